@@ -1,0 +1,148 @@
+"""Frozen dataclasses from TOML files and ``--set table.field=value``; a mistake is answered with "did you mean".
+
+A config is a frozen dataclass whose fields are *tables*: frozen dataclasses of plain values, or ``dict`` for a table
+whose owner checks its keys later (a student's own fields). Defaults live in the dataclasses and nowhere else.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from gdist.pipeline.errors import ConfigError
+
+Tables = dict[str, dict[str, Any]]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the closest known one, or the list of them all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
+
+
+def read_toml(path: Path) -> Tables:
+    """The tables of a TOML file."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    loose = [key for key, value in tables.items() if not isinstance(value, dict)]
+    if loose:
+        raise ConfigError(f"{path}: `{loose[0]}` stands outside a table", "put it under [train], [student], …")
+    return tables
+
+
+def parse_set(assignment: str) -> tuple[str, str, Any]:
+    """``table.field=value`` → (table, field, value). The value is read as TOML, or as a bare string."""
+    key, equals, text = assignment.partition("=")
+    table, dot, field = key.strip().partition(".")
+    if not (equals and dot and table and field):
+        raise ConfigError(f"--set {assignment!r} is not table.field=value", "for example --set train.steps=1000")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    return table, field, value
+
+
+def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Tables:
+    """Tables laid over one another; the later one wins field by field."""
+    merged: Tables = {}
+    for layer in layers:
+        for table, fields in layer.items():
+            merged.setdefault(table, {}).update(fields)
+    return merged
+
+
+def build[C](cls: type[C], tables: Mapping[str, Mapping[str, Any]]) -> C:
+    """An instance of the config ``cls``. Unknown tables and fields, and values of a wrong type, are ConfigErrors."""
+    hints = get_type_hints(cls)
+    unknown = [name for name in tables if name not in hints]
+    if unknown:
+        raise ConfigError(f"unknown table [{unknown[0]}]", did_you_mean(unknown[0], hints))
+    return cls(**{name: _build_table(hints[name], name, fields) for name, fields in tables.items()})
+
+
+def _build_table(cls: Any, table: str, fields: Mapping[str, Any]) -> Any:
+    if not dataclasses.is_dataclass(cls):
+        return dict(fields)
+    hints = get_type_hints(cls)
+    for name in fields:
+        if name not in hints:
+            hint = did_you_mean(name, hints)
+            raise ConfigError(
+                f"unknown field `{table}.{name}`", hint.replace("did you mean `", f"did you mean `{table}.")
+            )
+    values = {name: _coerce(value, hints[name], f"{table}.{name}") for name, value in fields.items()}
+    assert isinstance(cls, type)
+    return cls(**values)
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as type ``hint``, or a ConfigError that names the field and what it takes."""
+    origin = get_origin(hint)
+    if origin is typing.Literal:
+        if value in get_args(hint):
+            return value
+        raise ConfigError(f"{where} = {value!r}: not one of {', '.join(map(str, get_args(hint)))}")
+    if origin in (typing.Union, types.UnionType):
+        for option in get_args(hint):
+            if option is type(None) and value in (None, "none"):
+                return None
+            if option is not type(None):
+                return _coerce(value, option, where)
+    if origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_coerce(item, get_args(hint)[0], where) for item in value)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where} = {value!r}: {type(value).__name__} given, {name} wanted")
+
+
+def require(condition: bool, message: str, hint: str | None = None) -> None:
+    """Raise ConfigError unless ``condition``: one line a rule in ``__post_init__``."""
+    if not condition:
+        raise ConfigError(message, hint)
+
+
+def to_tables(config: Any) -> Tables:
+    """The inverse of :func:`build`: plain tables, every field spelled out, None left away."""
+    tables = dataclasses.asdict(config)
+    return {name: {k: v for k, v in fields.items() if v is not None} for name, fields in tables.items()}
+
+
+def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """TOML text of flat tables. JSON's scalars and lists are TOML's too."""
+    lines: list[str] = []
+    for name, fields in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in fields.items()), ""]
+    return "\n".join(lines)
+
+
+def signature(tables: Mapping[str, Any]) -> str:
+    """Twelve hex digits that identify a resolved config, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each field that differs between two (nested) mappings: ``table.field: old → new``."""
+    lines: list[str] = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += [f"{key}.{line}" for line in differences(before, after)]
+        elif before != after and json.dumps(before) != json.dumps(after):
+            lines.append(f"{key}: {before} → {after}")
+    return lines

@@ -1,0 +1,123 @@
+"""Data goes to stdout, people read stderr; bars only on a terminal, plain lines now and then elsewhere."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+PLAIN_LINE_SECONDS = 10.0  # how often progress is reported where there is no terminal (CI, nohup, a log file)
+
+
+def people() -> Console:
+    """The console for people: stderr. Made anew each time, so that redirected streams are honoured."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """One line for people. Brackets are shown as they are."""
+    people().print(text, style=style, markup=False)
+
+
+def emit(result: dict[str, Any] | list[Any]) -> None:
+    """One JSON value on stdout: what ``--json`` prints."""
+    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table of results on stdout; numbers are right-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a pipe has no width; 80 would cut the columns
+    console.print(table)
+
+
+class Advance(Protocol):
+    """Report ``n`` more units done, and optionally a note such as the loss or the throughput."""
+
+    def __call__(self, n: float = 1, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: float, unit: str, start: int = 0, enabled: bool = True) -> Iterator[Advance]:
+    """A bar with rate and time left on a terminal; a line every ten seconds elsewhere.
+
+    Args:
+        total, start: in ``unit``; ``start`` is what an earlier run had already done.
+    """
+    if not enabled:
+        yield lambda n=1, note="": None
+        return
+    console = people()
+    if console.is_terminal:
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        ]
+        with Progress(*columns, console=console, transient=False) as bar:
+            task = bar.add_task(title, total=total, completed=start, note="")
+
+            def advance(n: float = 1, note: str = "") -> None:
+                bar.update(task, advance=n)
+                if note:
+                    bar.update(task, note=note)
+
+            yield advance
+        return
+    began = last = time.monotonic()
+    done: float = start
+
+    def advance_plainly(n: float = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= PLAIN_LINE_SECONDS or done >= total:
+            last = now
+            rate = (done - start) / max(now - began, 1e-9)
+            left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
+            say(f"{title}: {done:.0f}/{total:.0f} {unit}{left}{'  ' + note if note else ''}")
+
+    yield advance_plainly
+
+
+def duration(seconds: float) -> str:
+    """``3725`` → ``1 h 02 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(num_bytes: float) -> str:
+    """``1_500_000`` → ``1.5 MB`` (powers of ten, as disks and buckets are sold)."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if num_bytes < 1000 or unit == "TB":
+            break
+        num_bytes /= 1000
+    return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"

@@ -1,0 +1,74 @@
+"""Every exception gdist raises on purpose, and the exit code each one becomes.
+
+    GdistError                  1   a known failure; the message says what was tried, why not, what to type next
+    ├── UsageError              2   what the user typed or configured cannot work (also a ValueError)
+    │   ├── ConfigError         2   unknown key, wrong type, value out of range
+    │   └── ManifestError       2   a manifest that cannot be read or lacks a column
+    ├── AudioError              1   one utterance cannot be used; carries a short reason for the quarantine
+    ├── TeacherError            1   a checkpoint that cannot be loaded or is not a supported family
+    ├── CacheError              1   a cache that cannot be opened, created or written
+    │   ├── CacheMismatchError  1   the cache was made from other inputs; carries the differences
+    │   └── CacheDamagedError   1   bytes do not match their receipts
+    └── RunError                1   a training run's directory that cannot be used
+
+Anything else that escapes is a bug in gdist and is shown with its traceback.
+"""
+
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_QUARANTINED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class GdistError(Exception):
+    """A failure we can explain.
+
+    Args:
+        message: what was attempted and why it cannot work.
+        hint: what to do or type next; printed on a line of its own.
+    """
+
+    exit_code = EXIT_FAILURE
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(GdistError, ValueError):
+    """What the user typed or configured cannot work."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(UsageError):
+    """An unknown key, a wrong type, or a value out of range."""
+
+
+class ManifestError(UsageError):
+    """A manifest that cannot be read, or lacks what it needs."""
+
+
+class AudioError(GdistError):
+    """One utterance cannot be used. Extraction turns this into a quarantine entry and goes on."""
+
+
+class TeacherError(GdistError):
+    """A checkpoint that cannot be loaded, or belongs to no supported family."""
+
+
+class CacheError(GdistError):
+    """A cache that cannot be opened, created or written."""
+
+
+class CacheMismatchError(CacheError):
+    """The cache was made from other inputs than the ones given now."""
+
+
+class CacheDamagedError(CacheError):
+    """Stored bytes do not match their receipts."""
+
+
+class RunError(GdistError):
+    """A training run's directory that cannot be used as asked."""

@@ -1,0 +1,40 @@
+"""Sample ↔ frame arithmetic, in one place.
+
+Every supported teacher has the wav2vec 2.0 front-end: convolutions with a total stride of 320 samples and a
+receptive field of 400 samples at 16 kHz, without padding. Worked by hand:
+
+    400 samples → 1 frame      719 samples → 1 frame      720 samples → 2 frames      399 samples → 0 frames
+
+``num_samples // 320`` is the usual mistake: it is one too many for a quarter of all lengths.
+"""
+
+SAMPLE_RATE = 16_000
+HOP = 320
+RECEPTIVE_FIELD = 400
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP
+
+
+def num_frames(num_samples: int) -> int:
+    """Frames the front-end yields for ``num_samples`` samples at 16 kHz; 0 when it is too short for one."""
+    return 0 if num_samples < RECEPTIVE_FIELD else (num_samples - RECEPTIVE_FIELD) // HOP + 1
+
+
+def num_samples_for(frames: int) -> int:
+    """The fewest samples that yield ``frames`` frames."""
+    return 0 if frames <= 0 else (frames - 1) * HOP + RECEPTIVE_FIELD
+
+
+def num_rows(num_samples: int) -> int:
+    """Rows of 320 samples that hold a waveform; up to two more than its frames, since frames overlap."""
+    return -(-num_samples // HOP)
+
+
+def resampled_length(num_samples: int, sample_rate: int) -> int:
+    """Samples at 16 kHz after resampling ``num_samples`` at ``sample_rate``: rounded up, as torchaudio does."""
+    return -(-num_samples * SAMPLE_RATE // sample_rate)
+
+
+def crop_samples(start_frame: int, frames: int) -> tuple[int, int]:
+    """The samples ``[start, stop)`` that yield exactly frames ``[start_frame, start_frame + frames)``."""
+    start = start_frame * HOP
+    return start, start + num_samples_for(frames)

@@ -1,0 +1,1 @@
+"""The science and the commands. Stages import pipeline, never the reverse."""

@@ -1,0 +1,172 @@
+"""Stage one's plan: what the cache will be, decided from the manifest and the teacher's shapes alone."""
+
+import importlib.metadata
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from gdist.pipeline import audio, framing, layout
+from gdist.pipeline.config import require
+from gdist.pipeline.encodings import encoding
+from gdist.pipeline.errors import AudioError, UsageError
+from gdist.pipeline.manifest import Manifest, Utterance
+from gdist.pipeline.plan import Plan, array_specs
+from gdist.stages.teachers import Teacher
+
+AUDIO_THREADS = 8
+BATCH_SECONDS = {"cpu": 32.0, "cuda": 320.0}
+INITIAL_LAYERS = 2  # the teacher's first Transformer layers travel along: DistilHuBERT starts from two
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """What to extract, from what, to where.
+
+    Attributes:
+        layers: ``all``, or layers such as ``0,4,8,12`` (0 is the first Transformer layer's input).
+        precision: of the teacher's arithmetic: fp32, bf16 or fp16 autocast.
+        max_seconds: longer utterances are quarantined, since attention's memory grows with the square of length.
+        batch_seconds: audio a batch, padding included; None lets the device decide.
+    """
+
+    teacher: str
+    manifest: str
+    cache: str
+    layers: str = "all"
+    encoding: str = "fp16"
+    precision: str = "fp32"
+    device: str = "auto"
+    final_norm: bool = False
+    max_seconds: float = 60.0
+    batch_seconds: float | None = None
+    pack_frames: int = layout.PACK_FRAMES
+    restart: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        encoding(self.encoding)
+        require(self.max_seconds > 0, f"--max-seconds {self.max_seconds}: must be positive")
+        require(
+            self.pack_frames > 0 and self.pack_frames % layout.CHUNK_FRAMES == 0,
+            f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}",
+        )
+
+
+def measure(manifest: Manifest) -> tuple[dict[str, Utterance], list[tuple[str, int, str | None]]]:
+    """Every utterance's length at 16 kHz, from the manifest or, where it is silent, from the file's header.
+
+    Returns:
+        id → utterance with ``num_samples`` and ``sample_rate`` filled in, and (id, samples, problem) in order.
+    """
+
+    def one(utterance: Utterance) -> tuple[Utterance, tuple[str, int, str | None]]:
+        samples, rate = utterance.num_samples, utterance.sample_rate
+        if samples is None or rate is None:
+            try:
+                header = audio.read_header(utterance.path)
+            except AudioError as error:
+                return utterance, (utterance.id, 0, error.message)
+            samples = header.num_samples - utterance.start if samples is None else samples
+            rate = header.sample_rate if rate is None else rate
+            utterance = replace(utterance, num_samples=samples, sample_rate=rate)
+        return utterance, (utterance.id, max(framing.resampled_length(samples, rate), 0), None)
+
+    with ThreadPoolExecutor(AUDIO_THREADS) as pool:
+        measured = list(pool.map(one, manifest.utterances()))
+    return {utterance.id: utterance for utterance, _ in measured}, [length for _, length in measured]
+
+
+def make_plan(
+    config: ExtractConfig,
+    teacher: Teacher,
+    manifest: Manifest,
+    lengths: list[tuple[str, int, str | None]],
+    device: str,
+) -> Plan:
+    """Everything the cache will be, before the teacher runs."""
+    identity = {
+        "teacher": {
+            "family": teacher.family,
+            "fingerprint": teacher.fingerprint,
+            "num_layers": teacher.num_layers,
+            "num_params": teacher.num_params,
+            "do_normalize": teacher.do_normalize,
+            "final_norm": config.final_norm,
+        },
+        "manifest": manifest.fingerprint(),
+        "layers": parse_layers(config.layers, teacher.num_layers),
+        "dim": teacher.dim,
+        "encoding": config.encoding,
+        "precision": config.precision,
+        "sample_rate": framing.SAMPLE_RATE,
+        "hop": framing.HOP,
+        "receptive_field": framing.RECEPTIVE_FIELD,
+        "chunk_frames": layout.CHUNK_FRAMES,
+        "pack_frames": config.pack_frames,
+        "max_seconds": config.max_seconds,
+        # Which utterances share a batch moves the last bits of a float, so it is part of what makes the bytes.
+        "batch_seconds": config.batch_seconds or BATCH_SECONDS[torch.device(device).type],
+    }
+    packages = ("gdist", "torch", "torchaudio", "transformers", "zarr", "numcodecs")
+    about = {name: importlib.metadata.version(name) for name in packages} | {
+        "teacher": teacher.name,
+        "device": device,
+    }
+    max_samples = int(config.max_seconds * framing.SAMPLE_RATE)
+    entries = layout.place(lengths, max_samples, layout.CHUNK_FRAMES, config.pack_frames)
+    labels = manifest.table.select(manifest.label_columns) if manifest.label_columns else None
+    files = {
+        "config.json": json.dumps(teacher.config, indent=2, sort_keys=True).encode(),
+        "frontend.safetensors": safetensors.torch.save(teacher.frontend_tensors()),
+        "layers.safetensors": safetensors.torch.save(teacher.layer_tensors(min(INITIAL_LAYERS, teacher.num_layers))),
+    }
+    return Plan(identity, about, entries, labels, files)
+
+
+def parse_layers(text: str, num_layers: int) -> list[int]:
+    """``all`` or ``0,4,8-12`` → sorted layer numbers between 0 and ``num_layers``."""
+    if text == "all":
+        return list(range(num_layers + 1))
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UsageError(f"--layers {text!r}: {part!r} is not a layer", "for example --layers all or 0,4,8-12")
+        layers |= set(range(int(first), int(last or first) + 1))
+    beyond = sorted(layer for layer in layers if layer > num_layers)
+    if beyond or not layers:
+        raise UsageError(f"--layers {text!r}: this teacher has layers 0 to {num_layers}")
+    return sorted(layers)
+
+
+def choose_device(device: str) -> str:
+    """``auto`` → cuda where there is one, else cpu; UsageError for a device this machine lacks."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: this machine has no CUDA device", "--device cpu")
+    return device
+
+
+def describe(plan: Plan, done: int) -> dict[str, Any]:
+    """What ``--dry-run`` reports: sizes are upper bounds, before lossless compression and without padding."""
+    usable = [entry for entry in plan.entries if entry.num_frames]
+    kind, frames = encoding(plan.identity["encoding"]), sum(entry.num_frames for entry in usable)
+    samples = sum(entry.num_samples for entry in usable)
+    return {
+        "utterances": len(usable),
+        "frames": frames,
+        "audio_seconds": samples / framing.SAMPLE_RATE,
+        "bytes": round(
+            frames * plan.identity["dim"] * len(plan.identity["layers"]) * kind.bytes_per_value + samples * 2
+        ),
+        "packs": plan.packs,
+        "packs_resumed": done,
+        "objects": plan.packs * (len(array_specs(plan.identity)) + 1),
+        "quarantined": len(plan.entries) - len(usable),
+        "quarantine": {entry.id: entry.problem for entry in plan.entries if entry.problem},
+    }

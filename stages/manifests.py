@@ -1,0 +1,48 @@
+"""`gdist manifest build` and `gdist manifest check`."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from gdist.pipeline import console
+from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, EXIT_QUARANTINED
+from gdist.pipeline.manifest import Manifest, Problem, build, check
+
+SHOWN = 20  # problems listed for people; --json lists them all
+
+
+def build_command(src: Path, out: Path, kind: str, split_seconds: float | None, as_json: bool) -> int:
+    """Build, write, and report what was found. Exit code 3 when some files could not be read."""
+    manifest = build(src, out, kind, split_seconds=split_seconds)
+    rows = manifest.table.num_rows
+    result = {
+        "utterances": rows,
+        "columns": manifest.table.column_names,
+        "problems": [asdict(p) for p in manifest.problems],
+    }
+    if as_json:
+        console.emit(result)
+    else:
+        console.say(f"{out}: {rows} utterances; columns {', '.join(manifest.table.column_names)}")
+        _list(list(manifest.problems), "extraction would quarantine it")
+    return EXIT_QUARANTINED if manifest.problems else EXIT_OK
+
+
+def check_command(path: Path, audio: bool, as_json: bool) -> int:
+    """List every utterance that cannot be used. Exit code 1 when there is one."""
+    manifest = Manifest.read(str(path))
+    rows = manifest.table.num_rows
+    with console.progress("check", rows, "utterances", enabled=not as_json) as advance:
+        problems = check(manifest, audio=audio, progress=lambda n: advance(n))
+    if as_json:
+        console.emit({"ok": not problems, "utterances": rows, "problems": [asdict(p) for p in problems]})
+    else:
+        console.say(f"{path}: {rows} utterances, {len(problems)} with a problem")
+        _list(problems, "")
+    return EXIT_FAILURE if problems else EXIT_OK
+
+
+def _list(problems: list[Problem], note: str) -> None:
+    for problem in problems[:SHOWN]:
+        console.say(f"  {problem.id}: {problem.reason}{f' ({note})' if note else ''}", style="yellow")
+    if len(problems) > SHOWN:
+        console.say(f"  … and {len(problems) - SHOWN} more (--json lists all)")
