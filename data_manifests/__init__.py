@@ -1,0 +1,13 @@
+"""Data that ships with gdist: the demo's speech, its manifest and its teacher (see README.md beside this file)."""
+
+from importlib.resources import files
+from pathlib import Path
+
+
+def demo_folder() -> Path:
+    """The demo set: ``demo.parquet``, ``audio/`` and ``teacher/``, a Hugging Face checkpoint.
+
+    >>> sorted(path.name for path in demo_folder().glob("*.parquet"))
+    ['demo.parquet']
+    """
+    return Path(str(files(__name__) / "demo"))

@@ -1,0 +1,208 @@
+"""Audio as the teacher hears it: int16, mono, 16 kHz, decoded by soundfile and resampled by torchaudio's sinc filter.
+
+Everything that is wrong with one file becomes an :class:`AudioError` with a short reason, which extraction keeps in
+the receipt. An object store that does not answer is another matter: it fails the run (a CacheError), because an
+outage must not be mistaken for a thousand bad recordings.
+"""
+
+import io
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, gcd
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdist.pipeline.errors import AudioError
+from gdist.pipeline.framing import SAMPLE_RATE, resampled_length
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PEAK = 32_767  # the cache writes −32,768 where a waveform is missing, so no sample may have that value
+_BLOCK = 1 << 20  # samples decoded at a time: what a lying header promises is never allocated in one piece
+_UNKNOWN_LENGTH = 1 << 48  # libsndfile reports 2**63 − 1 where a FLAC was streamed without a sample count
+_MAX_FILTER = 1 << 24  # values in a resampling filter; rates without a common factor need a phase per sample
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself: samples per channel, sample rate in Hz, channels."""
+
+    num_samples: int
+    sample_rate: int
+    channels: int
+
+
+def is_uri(path: str) -> bool:
+    """Whether ``path`` names an object in a store (``s3://…``, ``gs://…``) rather than a local file."""
+    return "://" in path and not path.startswith("file://")
+
+
+def read_header(path: str) -> Header:
+    """Read a file's header, without its samples.
+
+    Args:
+        path: a local path, or a URI, whose object is then fetched whole.
+
+    Raises:
+        AudioError: missing, empty, a folder, undecodable, or of unknown length.
+        CacheError: the object store could not be reached.
+    """
+    with _open(path) as file:
+        return Header(file.frames, file.samplerate, file.channels)
+
+
+def load_utterance(path: str, start: int, num_samples: int, sample_rate: int) -> NDArray[np.int16]:
+    """Decode one segment to int16 mono at 16 kHz; only the segment is read.
+
+    Channels are averaged, and values rounded half to even and clipped to ±32,767. 16-bit mono at 16 kHz comes
+    through bit for bit, save that −32,768 becomes −32,767.
+
+    Args:
+        path: a local path or a URI.
+        start, num_samples: the segment, in samples at ``sample_rate``.
+        sample_rate: what the manifest says of the file, in Hz; another rate in the file is an error.
+
+    Returns:
+        ``[resampled_length(num_samples, sample_rate)]``.
+
+    Raises:
+        AudioError: anything wrong with the file, or with what the manifest says of it.
+        CacheError: the object store could not be reached.
+    """
+    wave_S = _read_segment(path, start, num_samples, sample_rate)
+    bad = np.flatnonzero(~np.isfinite(wave_S))
+    if len(bad):
+        noun = "sample" if len(bad) == 1 else "samples"
+        raise AudioError(f"{len(bad)} non-finite {noun}, the first at sample {start + int(bad[0])} of {path}")
+    if sample_rate != SAMPLE_RATE:
+        wave_S = _resample(wave_S, sample_rate)
+    return np.clip(np.rint(wave_S * 32_768), -PEAK, PEAK).astype(np.int16)
+
+
+def to_float(samples_S: NDArray[np.int16]) -> "Tensor":
+    """int16 samples → float32 in [−1, 1), as soundfile scales them: what teachers and students hear."""
+    import torch
+
+    return torch.from_numpy(samples_S).float() / 32_768
+
+
+def _read_segment(path: str, start: int, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
+    """The segment at the file's own rate: ``[num_samples]``, mean over channels, full scale is 1."""
+    import soundfile
+
+    with _open(path) as file:
+        if file.samplerate != sample_rate:
+            raise AudioError(f"sample rate is {file.samplerate} Hz, the manifest says {sample_rate} Hz: {path}")
+        if start + num_samples > file.frames:
+            promised = f"the manifest promises {start + num_samples}"
+            raise AudioError(f"truncated: holds {file.frames} samples, {promised}: {path}")
+        blocks, missing = [np.zeros(0)], num_samples
+        try:
+            file.seek(start)
+            while missing:
+                block_SC = file.read(min(missing, _BLOCK), dtype="float64", always_2d=True)
+                if not len(block_SC):
+                    break
+                blocks.append(block_SC.mean(axis=1))
+                missing -= len(block_SC)
+        except soundfile.SoundFileError as error:
+            # A FLAC cut short keeps its full length in the header, and fails only here.
+            raise AudioError(f"truncated or damaged: {_reason(error)}: {path}") from error
+    if missing:
+        raise AudioError(f"truncated: {num_samples - missing} of {num_samples} samples decode: {path}")
+    return np.concatenate(blocks)
+
+
+def _resample(wave_S: NDArray[np.float64], sample_rate: int) -> NDArray[np.float64]:
+    """Resample to 16 kHz in double precision, ten seconds at a time.
+
+    In single precision torchaudio's filter itself is off by more than one int16 step at some rates (11,025 Hz), and
+    its output is now and then a sample short of the exact length (441,102 samples at 44.1 kHz). In one piece it needs
+    up to 14 times the waveform's memory. Blocks that start on the filter's period, with its width of context on
+    either side, give the same values.
+    """
+    import torch
+
+    common = gcd(sample_rate, SAMPLE_RATE)
+    period, phases = sample_rate // common, SAMPLE_RATE // common  # so many samples in, so many out
+    if period * phases > _MAX_FILTER:
+        why = f"it would need a filter of {period * phases:,} values"
+        raise AudioError(f"cannot resample {sample_rate} Hz to {SAMPLE_RATE} Hz: {why}")
+    filter_ = _resampler(sample_rate)
+    context = ceil(filter_.width / period) * period
+    block = ceil(10 * sample_rate / period) * period
+    padded_S = np.pad(wave_S, (context, context + block))
+    pieces = [np.zeros(0)]
+    with torch.inference_mode():
+        for start in range(0, len(wave_S), block):
+            piece = filter_(torch.from_numpy(padded_S[start : start + block + 2 * context]))
+            pieces.append(piece.numpy()[context // period * phases :][: block // period * phases])
+    return np.concatenate(pieces)[: resampled_length(len(wave_S), sample_rate)]
+
+
+@lru_cache(maxsize=8)
+def _resampler(sample_rate: int) -> Any:
+    import torch
+    from torchaudio.transforms import Resample
+
+    return Resample(sample_rate, SAMPLE_RATE, dtype=torch.float64)
+
+
+def _open(path: str) -> Any:
+    """A soundfile.SoundFile ready to read, whose length is known."""
+    import soundfile
+
+    source = io.BytesIO(_fetch(path)) if is_uri(path) else _existing(path.removeprefix("file://"))
+    try:
+        file = soundfile.SoundFile(source)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless formats such as .raw
+        if isinstance(source, str) and not os.access(source, os.R_OK):
+            raise AudioError(f"permission denied: {path}") from error
+        raise AudioError(f"not audio soundfile can decode: {path}") from error
+    if file.frames >= _UNKNOWN_LENGTH:
+        file.close()
+        raise AudioError(f"the header does not say how long it is (a streamed file; encode it again): {path}")
+    return file
+
+
+def _existing(path: str) -> str:
+    try:
+        status = os.stat(path)  # noqa: PTH116 — a str in, a str out
+    except FileNotFoundError as error:
+        raise AudioError(f"file not found: {path}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise AudioError(f"cannot be read: {getattr(error, 'strerror', None) or error}: {path}") from error
+    if os.path.isdir(path):  # noqa: PTH112
+        raise AudioError(f"is a directory: {path}")
+    if status.st_size == 0:
+        raise AudioError(f"empty file: {path}")
+    return path
+
+
+@lru_cache(maxsize=4)  # utterances that are segments of one object come one after another
+def _fetch(uri: str) -> bytes:
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    try:
+        data = _bucket(f"{scheme}://{bucket}").get(key)
+    except FileNotFoundError as error:
+        raise AudioError(f"file not found: {uri}") from error
+    if not data:
+        raise AudioError(f"empty file: {uri}")
+    return bytes(data)
+
+
+@lru_cache(maxsize=64)
+def _bucket(uri: str) -> Any:
+    from gdist.pipeline.storage import Storage
+
+    return Storage(uri)
+
+
+def _reason(error: Exception) -> str:
+    """libsndfile's own words, without its prefix and full stop."""
+    return str(error).strip().removeprefix("Error : ").rstrip(".")
