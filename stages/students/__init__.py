@@ -1,0 +1,110 @@
+"""Students: small models that answer for every hidden layer of a large one.
+
+To add a student, write one file with a ``StudentConfig`` and a ``Student`` (see ``base.py`` for the contract), and
+add its row to ``STUDENTS``; the conformance tests run over the table.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, WavLMConfig
+
+from gdist.pipeline.errors import ConfigError
+from gdist.stages.frontend import FrontendConfig
+from gdist.stages.students.base import Student, StudentConfig
+from gdist.stages.students.distilhubert import DistilHubertConfig, DistilHubertModel
+from gdist.stages.students.gendistiller import GenDistillerConfig, GenDistillerModel
+
+__all__ = ["STUDENTS", "Student", "StudentConfig", "student_config", "student_sizes"]
+
+STUDENTS: dict[str, tuple[type[StudentConfig], type[Student]]] = {
+    "gendistiller": (GenDistillerConfig, GenDistillerModel),
+    "distilhubert": (DistilHubertConfig, DistilHubertModel),
+}
+
+# A student answers in the teacher's shapes, so these follow from the teacher alone.
+_FROM_TEACHER = ("frontend", "hidden_size", "num_teacher_layers")
+
+
+def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) -> StudentConfig:
+    """The config of the student ``name`` for a teacher.
+
+    Args:
+        name: a key of ``STUDENTS``.
+        teacher_config: the teacher's Hugging Face config as a dictionary, ``Teacher.config``.
+        **overrides: fields of the student's config; the others follow from the teacher or have their defaults.
+
+    Raises:
+        ConfigError: an unknown student or field, or a value out of range.
+    """
+    if name not in STUDENTS:
+        raise ConfigError(f"There is no student {name!r}.", hint=_suggest(name, STUDENTS))
+    config_class = STUDENTS[name][0]
+    fields = student_fields(name)
+    for key in overrides:
+        if key in _FROM_TEACHER:
+            raise ConfigError(f"student.{key} follows from the teacher and cannot be set.")
+        if key not in fields:
+            raise ConfigError(f"The student {name} has no field {key!r}.", hint=_suggest(key, fields))
+    frontend = FrontendConfig.from_teacher_config(teacher_config)
+    defaults = {
+        "intermediate_size": teacher_config.get("intermediate_size", 3072),
+        "num_attention_heads": teacher_config.get("num_attention_heads", 12),
+        "layer_norm_eps": frontend.eps,
+        "pre_norm": teacher_config.get("do_stable_layer_norm", False),
+        # A bare config.json does not say; this is how the families come.
+        "do_normalize": teacher_config.get("do_normalize", frontend.conv_norm == "layer"),
+    }
+    try:
+        return config_class(
+            frontend=frontend.to_dict(),
+            hidden_size=frontend.hidden_size,
+            num_teacher_layers=teacher_config.get("num_hidden_layers", 12),
+            **(defaults | overrides),
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"The student {name} cannot be configured so: {error}.") from error
+
+
+def student_fields(name: str) -> dict[str, Any]:
+    """The fields of a student's config that may be set, with their defaults."""
+    inherited = {field.name for field in dataclasses.fields(StudentConfig.__mro__[1])}
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(STUDENTS[name][0])
+        if field.name not in inherited and field.name not in _FROM_TEACHER
+    }
+
+
+def student_sizes(teacher_config: dict[str, Any] | None = None, teacher: str = "WavLM Base") -> list[dict[str, Any]]:
+    """How large each student of a teacher is; no weights are made.
+
+    Returns:
+        for each student ``{name, params, params_with_heads, teacher, teacher_params, reduction}``, where
+        ``reduction`` is the share of the teacher's parameters saved, counting heads that serve distillation only.
+    """
+    config = WavLMConfig().to_dict() if teacher_config is None else dict(teacher_config)
+    with torch.device("meta"):
+        teacher_params = AutoModel.from_config(AutoConfig.for_model(**config)).num_parameters()
+        rows = []
+        for name, (_, model_class) in STUDENTS.items():
+            model = model_class(student_config(name, config))
+            with_heads = model.num_parameters_with_heads()
+            rows.append(
+                {
+                    "name": name,
+                    "params": model.num_parameters(),
+                    "params_with_heads": with_heads,
+                    "teacher": teacher,
+                    "teacher_params": teacher_params,
+                    "reduction": 1 - with_heads / teacher_params,
+                }
+            )
+    return rows
+
+
+def _suggest(name: str, choices: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(choices)}."

@@ -1,0 +1,195 @@
+"""What every student is: a Hugging Face model that answers for its teacher's hidden states.
+
+Training and evaluation use ``frontend``, ``predict``, ``num_parameters`` and ``initialize_from_teacher``;
+everyone else calls the model as they called the teacher.
+
+Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D features.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+
+from gdist.stages.frontend import Frontend, FrontendConfig, is_symbolic
+from gdist.stages.students.layer import TransformerLayer
+
+History = Literal["student", "teacher", "mixed"]
+HISTORIES: tuple[History, ...] = ("student", "teacher", "mixed")
+
+
+class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Fields every student has; :func:`gdist.stages.students.student_config` fills them in from a teacher.
+
+    Args:
+        frontend: the fields of :class:`gdist.stages.frontend.FrontendConfig`.
+        hidden_size: D, the teacher's.
+        intermediate_size, num_attention_heads, layer_norm_eps, pre_norm: of the student's Transformer layers.
+        num_teacher_layers: L; there are L + 1 hidden states.
+        dropout: inside the Transformer layers; the front-end has none.
+        do_normalize: whether inputs must be normalised first by :func:`gdist.stages.frontend.normalize`. The
+            model does not do it itself: as with Hugging Face's models, the feature extractor does.
+        initializer_range: standard deviation of linear weights before training.
+    """
+
+    attribute_map = {"num_hidden_layers": "num_teacher_layers"}  # noqa: RUF012  as Hugging Face declares it
+
+    frontend: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_attention_heads: int = 12
+    num_teacher_layers: int = 12
+    layer_norm_eps: float = 1e-5
+    pre_norm: bool = False
+    dropout: float = 0.1
+    do_normalize: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.frontend = FrontendConfig(**{"hidden_size": self.hidden_size, **self.frontend}).to_dict()
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads is {self.num_attention_heads}, no divisor of hidden_size, {self.hidden_size}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    def new_layer(self) -> TransformerLayer:
+        """A Transformer layer as this config describes it."""
+        return TransformerLayer(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.intermediate_size,
+            eps=self.layer_norm_eps,
+            dropout=self.dropout,
+            pre_norm=self.pre_norm,
+        )
+
+
+class Student(PreTrainedModel):  # type: ignore[misc]
+    """A front-end, and ``predict``: layer 0 → predictions of the teacher's layers."""
+
+    config_class = StudentConfig
+    main_input_name = "input_values"
+    config: Any
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__(config)
+        self.frontend = Frontend(FrontendConfig(**config.frontend))
+
+    def predict(
+        self,
+        h0_BTD: Tensor,
+        num_frames_B: Tensor,
+        targets_BLTD: Tensor | None = None,
+        history: History | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """Predictions of the teacher's layers, from layer 0.
+
+        Args:
+            h0_BTD: the front-end's output, or the teacher's cached layer 0 when the front-end is frozen.
+            num_frames_B: frames of each utterance; best kept on the CPU.
+            targets_BLTD: the teacher's layers 1 … L; needed for the histories "teacher" and "mixed".
+            history: what each step starts from; None takes the config's. Students that take no steps ignore it.
+            generator: draws the coins of "mixed", so that a resumed run draws the same ones.
+
+        Returns:
+            ``prediction_BKTD`` in the dtype of ``h0_BTD``, float32 under autocast, with padding at zero; and the
+            K teacher layers (1 … L) it answers for.
+        """
+        raise NotImplementedError
+
+    @property
+    def predicted_layers(self) -> tuple[int, ...]:
+        """The teacher layers that ``predict`` answers for, and so the ones training reads from the cache."""
+        return tuple(range(1, self.config.num_teacher_layers + 1))
+
+    def layers(self) -> Iterable[TransformerLayer]:
+        """The Transformer layers, in the order a teacher's are loaded into them."""
+        raise NotImplementedError
+
+    def throwaway(self) -> Iterable[nn.Parameter]:
+        """Parameters that serve distillation only and are no part of the student people keep."""
+        return ()
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = True,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """What the teacher's ``forward`` gives: ``hidden_states``, L + 1 tensors ``[B, T, D]``, free-running.
+
+        Args:
+            input_values: ``[B, S]`` samples at 16 kHz, normalised when ``config.do_normalize`` is set.
+            attention_mask: ``[B, S]``, 1 for samples and 0 for padding at the end; None when nothing is padded.
+            output_hidden_states, return_dict: as in Hugging Face's models.
+            **kwargs: accepted for the teacher's sake and ignored, such as ``output_attentions``.
+
+        For a layer without a prediction of its own the nearest one answers, the lower of two.
+        """
+        batch, samples = input_values.shape
+        num_samples_B = torch.full((batch,), samples) if attention_mask is None else attention_mask.sum(-1)
+        h0_BTD = self.frontend(input_values, num_samples_B)
+        num_frames_B = self.frontend.num_frames(num_samples_B)
+        prediction_BKTD, layers = self.predict(h0_BTD, num_frames_B, history="student")
+        hidden_states = [h0_BTD]
+        for layer in range(1, self.config.num_teacher_layers + 1):
+            nearest = min(range(len(layers)), key=lambda k: (abs(layers[k] - layer), layers[k]))
+            hidden_states.append(prediction_BKTD[:, nearest])
+        if attention_mask is not None and not is_symbolic():
+            # A batch padded beyond its longest utterance keeps its length, as the teacher's would.
+            frames = int(self.frontend.num_frames(torch.tensor(samples)))
+            hidden_states = [F.pad(h, (0, 0, 0, frames - h.shape[1])) for h in hidden_states]
+        states = tuple(hidden_states) if output_hidden_states else None
+        if return_dict is False:
+            return (hidden_states[-1],) if states is None else (hidden_states[-1], states)
+        return BaseModelOutput(last_hidden_state=hidden_states[-1], hidden_states=states)
+
+    def initialize_from_teacher(
+        self, frontend_tensors: dict[str, Tensor], layer_tensors: dict[str, Tensor] | None = None
+    ) -> None:
+        """Copies a teacher's front-end, and its first layers where given, into this student.
+
+        Args:
+            frontend_tensors: ``Teacher.frontend_tensors()``, or the cache's copy.
+            layer_tensors: ``Teacher.layer_tensors(n)`` with n at least the student's number of layers.
+
+        Raises:
+            ValueError: names or shapes do not fit this student's config.
+        """
+        try:
+            self.frontend.load_state_dict(frontend_tensors)
+            for i, layer in enumerate(self.layers() if layer_tensors else ()):
+                own = {n.removeprefix(f"{i}."): t for n, t in (layer_tensors or {}).items() if n.startswith(f"{i}.")}
+                layer.load_state_dict(own)
+        except RuntimeError as error:
+            raise ValueError(f"the teacher's weights do not fit this student: {error}") from error
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Parameters of the student people keep: what distillation alone needed is left out."""
+        thrown = sum(p.numel() for p in self.throwaway() if p.requires_grad or not only_trainable)
+        return int(super().num_parameters(only_trainable, exclude_embeddings)) - thrown
+
+    def num_parameters_with_heads(self) -> int:
+        """Every parameter there is while distilling."""
+        return sum(p.numel() for p in self.parameters())
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv1d) and module.groups == 1:
+            init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.Conv1d):  # the positional convolution, as wav2vec 2.0 begins it
+            init.normal_(module.weight, std=2 / math.sqrt(module.kernel_size[0] * module.in_channels))

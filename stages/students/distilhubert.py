@@ -1,0 +1,83 @@
+"""The baseline, in DistilHuBERT's manner (arXiv 2110.01900): two layers, and a linear head for each of three targets.
+
+Axes: B batch, T frames, K predicted layers, L teacher layers, D features.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gdist.stages.frontend import frame_mask, zero_padding
+from gdist.stages.students.base import History, Student, StudentConfig
+from gdist.stages.students.layer import TransformerLayer
+
+
+class DistilHubertConfig(StudentConfig):
+    """Beside the common fields:
+
+    Args:
+        num_layers: Transformer layers of the student.
+        predict_layers: the teacher layers with a head, increasing; None takes thirds of L, 4, 8, 12 of 12.
+    """
+
+    model_type = "gdist-distilhubert"
+
+    num_layers: int = 2
+    predict_layers: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        depth = self.num_teacher_layers
+        if self.predict_layers is None:
+            self.predict_layers = sorted({max(1, round(depth * third / 3)) for third in (1, 2, 3)})
+        self.predict_layers = list(self.predict_layers)
+        increasing = self.predict_layers == sorted(set(self.predict_layers))
+        if not self.predict_layers or not increasing or not all(1 <= n <= depth for n in self.predict_layers):
+            raise ValueError(
+                f"predict_layers is {self.predict_layers}; it must increase and lie from 1 to {depth}, "
+                "the teacher's layers"
+            )
+        if self.num_layers < 1:
+            raise ValueError(f"num_layers is {self.num_layers}; it must be at least 1")
+
+
+class DistilHubertModel(Student):
+    """Front-end, layers, heads. The heads are thrown away after distillation."""
+
+    config_class = DistilHubertConfig
+
+    def __init__(self, config: DistilHubertConfig) -> None:
+        super().__init__(config)
+        self.blocks = nn.ModuleList(config.new_layer() for _ in range(config.num_layers))
+        self.heads = nn.ModuleList(
+            nn.Linear(config.hidden_size, config.hidden_size) for _ in config.predict_layers or ()
+        )
+        self.post_init()
+
+    def predict(
+        self,
+        h0_BTD: Tensor,
+        num_frames_B: Tensor,
+        targets_BLTD: Tensor | None = None,
+        history: History | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """The layers with a head, all from the last block; targets, history and generator are not used."""
+        mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
+        hidden_BTD = h0_BTD
+        for block in self.blocks:
+            hidden_BTD = block(hidden_BTD, mask_BT)
+        predictions = [zero_padding(head(hidden_BTD).to(h0_BTD.dtype), mask_BT) for head in self.heads]
+        return torch.stack(predictions, dim=1), self.predicted_layers
+
+    @property
+    def predicted_layers(self) -> tuple[int, ...]:
+        return tuple(self.config.predict_layers)
+
+    def layers(self) -> Iterable[TransformerLayer]:
+        return self.blocks  # type: ignore[return-value]  # a ModuleList does not know what it holds
+
+    def throwaway(self) -> Iterable[nn.Parameter]:
+        return self.heads.parameters()

@@ -1,0 +1,165 @@
+"""Teachers: large self-supervised speech models, read exactly and in batches.
+
+To add a family, write one file with a ``Teacher`` subclass and add its row to ``FAMILIES``; the conformance
+tests run over the table and compare it with Hugging Face, utterance by utterance.
+"""
+
+import json
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers.utils import cached_file
+from transformers.utils import logging as hf_logging
+
+from gdist.pipeline.errors import TeacherError
+from gdist.stages.frontend import FrontendConfig
+from gdist.stages.teachers.base import Teacher, check_geometry, check_precision, check_weights
+from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
+from gdist.stages.teachers.hubert import HubertTeacher
+from gdist.stages.teachers.wav2vec2 import Wav2Vec2Teacher
+from gdist.stages.teachers.wavlm import WavLMTeacher
+
+__all__ = ["FAMILIES", "Teacher", "load_teacher", "read_teacher_config"]
+
+logger = logging.getLogger(__name__)
+
+FAMILIES: dict[str, type[Teacher]] = {
+    "wavlm": WavLMTeacher,
+    "hubert": HubertTeacher,
+    "wav2vec2": Wav2Vec2Teacher,
+    "data2vec-audio": Data2VecAudioTeacher,
+}
+
+
+def load_teacher(
+    name_or_path: str, *, precision: str = "fp32", device: str = "cpu", final_norm: bool = False
+) -> Teacher:
+    """Loads a checkpoint of a supported family, in eval mode.
+
+    Args:
+        name_or_path: a Hugging Face id, or a local folder, for which nothing is downloaded.
+        precision: fp32, or bf16 or fp16 by autocast; hidden states are float32 all the same.
+        device: "cpu", "cuda", "cuda:1" …
+        final_norm: Large models (pre-norm) end in one more LayerNorm. transformers 5 gives their last hidden
+            state before it, and so does this by default; True gives it after, as transformers 4 and s3prl do.
+            It changes the fingerprint, and nothing for Base models.
+
+    Raises:
+        TeacherError: the checkpoint cannot be found or read, is of another family, lacks weights, has weights
+            that are not finite, or does not make a frame of 400 samples every 320.
+        ConfigError: an unknown precision.
+    """
+    check_precision(precision)
+    config = read_teacher_config(name_or_path)
+    do_normalize = config.pop("do_normalize")
+    family = FAMILIES[config["model_type"]]
+    if config.pop("add_adapter", False):
+        logger.warning("%s: the adapter behind the encoder is left out; it is no hidden state", name_or_path)
+    show_bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # it would draw over ours, and into logs
+    try:
+        model, loading = family.model_class.from_pretrained(
+            name_or_path,
+            config=family.model_class.config_class.from_dict(config),
+            attn_implementation=family.attention,
+            dtype=torch.float32,
+            local_files_only=Path(name_or_path).is_dir(),
+            weights_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise TeacherError(
+            f"The weights of {name_or_path} cannot be loaded: {_first_line(error)}",
+            hint="Expected model.safetensors or pytorch_model.bin beside config.json, complete and matching it.",
+        ) from error
+    finally:
+        if show_bars:
+            hf_logging.enable_progress_bar()
+    check_weights(model, loading, name_or_path)
+    return family(
+        model,
+        name=name_or_path,
+        do_normalize=do_normalize,
+        precision=precision,
+        device=device,
+        final_norm=final_norm,
+    )
+
+
+def read_teacher_config(name_or_path: str) -> dict[str, Any]:
+    """The checkpoint's config.json, checked, with ``do_normalize`` from its preprocessor; no weights are read.
+
+    Raises:
+        TeacherError: as for :func:`load_teacher`, as far as a config can tell.
+    """
+    config = _read_json(name_or_path, "config.json")
+    if config is None:
+        if Path(name_or_path).is_dir():
+            message = f"The folder {name_or_path} has no config.json, so it is not a Hugging Face checkpoint."
+            raise TeacherError(message, hint="Give the folder that holds config.json and the weights.")
+        raise TeacherError(
+            f"No teacher {name_or_path}: it is no folder here, and no such model could be fetched.",
+            hint="Check the spelling and the network, or give a folder with config.json and weights in it.",
+        )
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise TeacherError(
+            f"{name_or_path} is of type {model_type!r}, which is none of the families gdist reads.",
+            hint=f"The families are {', '.join(FAMILIES)}.",
+        )
+    if config.get("adapter_attn_dim") is not None:
+        raise TeacherError(
+            f"{name_or_path} has an adapter in every layer (adapter_attn_dim), one set for each language.",
+            hint="Use the checkpoint it was adapted from; which adapter would be the teacher is not defined.",
+        )
+    try:
+        frontend = FrontendConfig.from_teacher_config(config)
+    except ValueError as error:
+        raise TeacherError(f"{name_or_path} has a front-end that gdist cannot build: {error}") from error
+    check_geometry(frontend, name_or_path)
+    return config | {"do_normalize": _do_normalize(name_or_path, frontend)}
+
+
+def _do_normalize(name_or_path: str, frontend: FrontendConfig) -> bool:
+    preprocessor = _read_json(name_or_path, "preprocessor_config.json")
+    if preprocessor is None:  # transformers 5 may nest it
+        preprocessor = (_read_json(name_or_path, "processor_config.json") or {}).get("feature_extractor")
+    if preprocessor is None:
+        guess = frontend.conv_norm == "layer"
+        logger.warning(
+            "%s has no preprocessor_config.json; taking do_normalize = %s, usual for its front-end",
+            name_or_path,
+            guess,
+        )
+        return guess
+    return bool(preprocessor.get("do_normalize", True))  # Wav2Vec2FeatureExtractor's default
+
+
+def _read_json(name_or_path: str, filename: str) -> dict[str, Any] | None:
+    local = Path(name_or_path).is_dir()
+    try:
+        path = cached_file(
+            name_or_path,
+            filename,
+            local_files_only=local,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        value = None if path is None else json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        # Not a folder and not an id: Hugging Face says so with an OSError; a broken file is a ValueError.
+        if isinstance(error, json.JSONDecodeError):
+            raise TeacherError(f"{filename} of {name_or_path} is not JSON: {error}") from error
+        return None
+    if value is not None and not isinstance(value, dict):
+        raise TeacherError(f"{filename} of {name_or_path} holds no JSON object")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,249 @@
+"""The teacher contract: a batch of waveforms → every hidden layer, as Hugging Face gives it for each alone.
+
+A family is one file with a :class:`Teacher` subclass, and one row in ``gdist.stages.teachers.FAMILIES``. It
+names its Hugging Face model and, where the plain layers do not do, how one layer is run.
+
+Axes: B batch, S samples, T frames, D features.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gdist.pipeline import framing
+from gdist.pipeline.errors import ConfigError, TeacherError
+from gdist.stages.frontend import Frontend, FrontendConfig, frame_mask, normalize, zero_padding
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Hugging Face's parameter names, in the front-end's words.
+_FRONTEND_NAMES = (
+    (re.compile(r"feature_extractor\.conv_layers\.(\d+)\.conv\."), r"convs.\1."),
+    (re.compile(r"feature_extractor\.conv_layers\.(\d+)\.layer_norm\."), r"norms.\1."),
+    (re.compile(r"feature_projection\.layer_norm\."), "feature_norm."),
+    (re.compile(r"feature_projection\.projection\."), "projection."),
+    (re.compile(r"encoder\.pos_conv_embed\.conv\."), "positions.0."),
+    (re.compile(r"encoder\.pos_conv_embed\.layers\.(\d+)\.conv\."), r"positions.\1."),
+    (re.compile(r"encoder\.layer_norm\."), "output_norm."),
+)
+# What a plain Transformer layer has; position biases and adapters have no counterpart in a student.
+_LAYER_NAMES = re.compile(
+    r"(attention\.(q|k|v|out)_proj|layer_norm|final_layer_norm|feed_forward\.(intermediate|output)_dense)\."
+)
+_USED = ("feature_extractor.", "feature_projection.", "encoder.")
+# The config fields that change what the teacher computes; together with the weights they are its identity.
+_IDENTITY_FIELDS = (
+    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    "layer_norm_eps", "feat_extract_norm", "feat_extract_activation", "conv_dim", "conv_kernel", "conv_stride",
+    "conv_bias", "feat_proj_layer_norm", "num_conv_pos_embeddings", "num_conv_pos_embedding_groups",
+    "conv_pos_kernel_size", "conv_pos_batch_norm", "do_stable_layer_norm", "num_buckets", "max_bucket_distance",
+    "do_normalize",
+)  # fmt: skip
+
+
+class Teacher:
+    """A loaded teacher. Make one with :func:`gdist.stages.teachers.load_teacher`.
+
+    Attributes:
+        name: what was asked for, an id or a folder.
+        family: the key in ``FAMILIES``.
+        num_layers: Transformer layers, L; there are L + 1 hidden states.
+        dim: features of each, D.
+        do_normalize: whether the waveform is normalised first (see :func:`gdist.stages.frontend.normalize`).
+        fingerprint: sha256 (hex) over the weights in use and the config fields that matter.
+        config: the Hugging Face config as a JSON-able dictionary, with ``do_normalize`` beside it.
+        num_params: parameters, as ``AutoModel(...).num_parameters()`` counts them.
+    """
+
+    model_class: ClassVar[Any]
+    attention: ClassVar[str] = "sdpa"
+
+    def __init__(
+        self, model: Any, *, name: str, do_normalize: bool, precision: str, device: str, final_norm: bool
+    ) -> None:
+        self.name, self.do_normalize = name, do_normalize
+        self.config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+        for field in ("transformers_version", "_name_or_path", "dtype"):
+            self.config.pop(field, None)
+        self.config["do_normalize"] = do_normalize
+        self.family: str = self.config["model_type"]
+        self.num_layers: int = model.config.num_hidden_layers
+        self.dim: int = model.config.hidden_size
+        self.num_params: int = model.num_parameters()
+        self.fingerprint = _fingerprint(model, self.config, final_norm)
+        stable = self.config.get("do_stable_layer_norm", False)
+        self._final_norm: nn.Module | None = model.encoder.layer_norm.to(device) if stable and final_norm else None
+
+        config = FrontendConfig.from_teacher_config(self.config)
+        self._frontend = Frontend(config)
+        self._frontend.load_state_dict(_frontend_tensors(model, config))
+        self._frontend.eval().requires_grad_(False).to(device)
+        self._layers: Any = model.encoder.layers.eval().requires_grad_(False).to(device)
+        self._device = torch.device(device)
+        self._dtype = PRECISIONS[precision]
+
+    @torch.inference_mode()
+    def hidden_states(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Iterator[Tensor]:
+        """Yields layers 0 … L, each ``[B, T, D]`` in float32 with padding at zero.
+
+        Layer 0 is the first Transformer layer's input. In fp32 each utterance's rows are within 1e-4 of
+        ``AutoModel(...)(...).hidden_states`` for that utterance alone.
+
+        Args:
+            waveform_BS: float samples at 16 kHz in [-1, 1), padded at the end with anything.
+            num_samples_B: samples of each utterance, at least 400; best kept on the CPU.
+
+        Raises:
+            ValueError: an utterance is too short for a frame.
+        """
+        num_samples_B = num_samples_B.cpu()
+        if int(num_samples_B.min()) < framing.RECEPTIVE_FIELD:
+            raise ValueError(f"an utterance has {int(num_samples_B.min())} samples, too few for a frame (400)")
+        assert not self._frontend.training and not self._layers.training, "dropout and layerdrop must be off"
+        waveform_BS = waveform_BS.to(self._device, torch.float32)
+        if self.do_normalize:
+            waveform_BS = normalize(waveform_BS, num_samples_B)
+        # The contexts are left before each yield, or they would leak into whoever consumes the layers.
+        with self._compute():
+            hidden_BTD = self._frontend(waveform_BS, num_samples_B)
+        frames = hidden_BTD.shape[1]
+        mask_BT = frame_mask(self._frontend.num_frames(num_samples_B), frames, self._device)
+        with self._compute():
+            shared = self.prepare(frames, mask_BT)
+        yield hidden_BTD
+        for i, layer in enumerate(self._layers):
+            with self._compute():
+                hidden_BTD = self.run_layer(layer, hidden_BTD, shared)
+                if self._final_norm is not None and i + 1 == self.num_layers:
+                    hidden_BTD = self._final_norm(hidden_BTD)
+            yield zero_padding(hidden_BTD.float(), mask_BT)
+
+    def prepare(self, num_frames: int, mask_BT: Tensor | None) -> Any:
+        """What all layers share for one batch; passed to :meth:`run_layer`."""
+        return None if mask_BT is None else mask_BT[:, None, None, :]
+
+    def run_layer(self, layer: Any, hidden_BTD: Tensor, shared: Any) -> Tensor:
+        """One Transformer layer over a batch; frames of padding may hold anything finite."""
+        hidden: Tensor = layer(hidden_BTD, attention_mask=shared)
+        return hidden
+
+    def frontend_tensors(self) -> dict[str, Tensor]:
+        """The state dict of :class:`gdist.stages.frontend.Frontend`, float32 on the CPU."""
+        return {name: t.detach().cpu().clone() for name, t in self._frontend.state_dict().items()}
+
+    def layer_tensors(self, n: int) -> dict[str, Tensor]:
+        """The first ``n`` Transformer layers in a student layer's names: ``"0.attention.q_proj.weight"`` …
+
+        Float32 on the CPU. WavLM's position bias and its gates are dropped: a student's attention has none.
+        """
+        if not 0 <= n <= self.num_layers:
+            raise ValueError(f"asked for {n} layers of a teacher with {self.num_layers}")
+        return {
+            f"{i}.{name}": tensor.detach().cpu().clone()
+            for i in range(n)
+            for name, tensor in self._layers[i].state_dict().items()
+            if _LAYER_NAMES.match(name)
+        }
+
+    @contextlib.contextmanager
+    def _compute(self) -> Iterator[None]:
+        if self._dtype is not None:
+            with torch.autocast(self._device.type, self._dtype):
+                yield
+        elif self._device.type == "cuda":
+            # cuDNN may use TF32 unless told otherwise, and that is off by 1e-3.
+            with torch.backends.cudnn.flags(allow_tf32=False):
+                yield
+        else:
+            yield
+
+
+def check_precision(precision: str) -> None:
+    """Raises ConfigError unless ``precision`` is one of fp32, bf16, fp16."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+
+
+def check_geometry(config: FrontendConfig, name: str) -> None:
+    """Raises TeacherError unless a frame is 400 samples every 320, which the cache's arithmetic rests on."""
+    if (config.hop, config.receptive_field) != (framing.HOP, framing.RECEPTIVE_FIELD):
+        raise TeacherError(
+            f"{name} yields a frame of {config.receptive_field} samples every {config.hop}; the cache's geometry is "
+            f"a frame of {framing.RECEPTIVE_FIELD} samples every {framing.HOP}.",
+            hint="gdist reads models with wav2vec 2.0's convolutions: 16 kHz in, 50 frames a second out.",
+        )
+
+
+def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
+    """Raises TeacherError unless every weight in use came from the checkpoint and is finite."""
+    # masked_spec_embed serves SpecAugment in training only.
+    missing = sorted(key for key in loading["missing_keys"] if not key.endswith("masked_spec_embed"))
+    if missing:
+        raise TeacherError(
+            f"{name} lacks {len(missing)} of the model's weights, and random ones would take their place: "
+            f"{_some(missing)}.",
+            hint="The checkpoint and its config.json do not belong together; download it again.",
+        )
+    prefix = f"{model.base_model_prefix}."
+    extra = sorted(k for k in loading["unexpected_keys"] if k.removeprefix(prefix).startswith(_USED))
+    if extra:
+        raise TeacherError(
+            f"{name} has {len(extra)} weights inside the encoder that its config.json knows nothing of: "
+            f"{_some(extra)}.",
+            hint="The checkpoint and its config.json do not belong together; download it again.",
+        )
+    broken = [n for n, t in model.state_dict().items() if n.startswith(_USED) and not bool(t.isfinite().all())]
+    if broken:
+        raise TeacherError(
+            f"{name} has weights that are not finite: {_some(broken)}.",
+            hint="The file is damaged or its training diverged; use another checkpoint.",
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
+def _frontend_tensors(model: Any, config: FrontendConfig) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = dict(model.state_dict())
+    positions = model.encoder.pos_conv_embed
+    if not config.position_norm:
+        # The parametrised weight itself, so that folding changes no float.
+        state["encoder.pos_conv_embed.conv.weight"] = positions.conv.weight.detach()
+    tensors = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _FRONTEND_NAMES:
+            renamed, hits = pattern.subn(replacement, name)
+            if hits and ".parametrizations." not in name:
+                tensors[renamed] = tensor
+    if not config.output_norm:
+        tensors.pop("output_norm.weight"), tensors.pop("output_norm.bias")
+    if config.position_scale:
+        norm = positions.batch_norm
+        scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+        tensors["position_scale.weight"] = scale
+        tensors["position_scale.bias"] = norm.bias.detach() - norm.running_mean * scale
+    return tensors
+
+
+def _fingerprint(model: Any, config: dict[str, Any], final_norm: bool) -> str:
+    identity = {field: config[field] for field in _IDENTITY_FIELDS if field in config}
+    digest = hashlib.sha256(json.dumps(identity | {"final_norm": final_norm}, sort_keys=True).encode())
+    # torch renamed weight norm's two halves; a checkpoint's identity must not follow.
+    renamed = {
+        name.replace(".parametrizations.weight.original0", ".weight_g").replace(
+            ".parametrizations.weight.original1", ".weight_v"
+        ): tensor
+        for name, tensor in model.state_dict().items()
+        if name.startswith(_USED)
+    }
+    for name, tensor in sorted(renamed.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

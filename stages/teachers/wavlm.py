@@ -1,0 +1,77 @@
+"""WavLM, Base and Large (arXiv 2110.13900), with scaled-dot-product attention.
+
+Hugging Face's attention returns every weight whether or not anyone wants it. Here the gated relative position
+bias becomes the additive mask of ``F.scaled_dot_product_attention``, and the weights are never formed.
+
+Axes: B batch, T frames (queries, then keys), D features, H heads, E features of a head.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import WavLMModel
+
+from gdist.stages.teachers.base import Teacher
+
+# The bias has B·H·T² numbers a layer: utterances are attended to a few at a time, on a CPU within its caches.
+BIAS_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
+
+
+class WavLMTeacher(Teacher):
+    """WavLM's layers around our own attention."""
+
+    model_class = WavLMModel
+    attention = "eager"  # Hugging Face knows no other for WavLM; its attention modules are read, not run
+
+    def prepare(self, num_frames: int, mask_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The ungated position bias ``[H, T, T]``, made by layer 0 and shared by all; and the mask."""
+        attention = self._layers[0].attention
+        # It depends on (key − query) only: look 2T − 1 distances up, and let every query see its window.
+        distance = torch.arange(1 - num_frames, num_frames, device=attention.rel_attn_embed.weight.device)
+        bias_HR = attention.rel_attn_embed(attention._relative_positions_bucket(distance)).T
+        bias_HTT = bias_HR.unfold(1, num_frames, 1).flip(1).contiguous()
+        return bias_HTT, mask_BT
+
+    def run_layer(self, layer: Any, hidden_BTD: Tensor, shared: tuple[Tensor, Tensor | None]) -> Tensor:
+        if self.config["do_stable_layer_norm"]:
+            hidden_BTD = hidden_BTD + attend(layer.attention, layer.layer_norm(hidden_BTD), *shared)
+            output: Tensor = hidden_BTD + layer.feed_forward(layer.final_layer_norm(hidden_BTD))
+        else:
+            hidden_BTD = layer.layer_norm(hidden_BTD + attend(layer.attention, hidden_BTD, *shared))
+            output = layer.final_layer_norm(hidden_BTD + layer.feed_forward(hidden_BTD))
+        return output
+
+
+def attend(attention: Any, hidden_BTD: Tensor, bias_HTT: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """What ``WavLMAttention`` computes, without its weights.
+
+    The gate comes from each layer's own input (section 3.1 of the paper); the bias it gates is layer 0's.
+    """
+
+    def heads(features_BTD: Tensor) -> Tensor:
+        return features_BTD.view(*features_BTD.shape[:2], attention.num_heads, -1).transpose(1, 2)
+
+    logits_BHT8 = attention.gru_rel_pos_linear(heads(hidden_BTD)).float()
+    gates_BHT2 = logits_BHT8.view(*logits_BHT8.shape[:3], 2, 4).sum(-1).sigmoid()
+    update_BHT1, reset_BHT1 = gates_BHT2.chunk(2, dim=-1)
+    gate_BHT1 = update_BHT1 * (reset_BHT1 * attention.gru_rel_pos_const - 1.0) + 2.0
+
+    query_BHTE = heads(attention.q_proj(hidden_BTD))
+    key_BHTE = heads(attention.k_proj(hidden_BTD))
+    value_BHTE = heads(attention.v_proj(hidden_BTD))
+    few = max(1, BIAS_ELEMENTS.get(hidden_BTD.device.type, 2**24) // bias_HTT.numel())
+    parts = []
+    for start in range(0, len(hidden_BTD), few):
+        rows = slice(start, start + few)
+        bias_BHTT = gate_BHT1[rows] * bias_HTT
+        if mask_BT is not None:
+            bias_BHTT = bias_BHTT.masked_fill_(~mask_BT[rows, None, None, :], -torch.inf)
+        parts.append(
+            F.scaled_dot_product_attention(
+                query_BHTE[rows], key_BHTE[rows], value_BHTE[rows], attn_mask=bias_BHTT.to(query_BHTE.dtype)
+            )
+        )
+    output: Tensor = attention.out_proj(torch.cat(parts).transpose(1, 2).flatten(2))
+    return output

@@ -1,0 +1,180 @@
+"""The front-end on its own; that it equals Hugging Face's is in test_teachers.py.
+
+Axes: B batch, S samples, T frames, D features.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2FeatureExtractor, WavLMConfig
+
+from gdist.pipeline import framing
+from gdist.stages.frontend import Frontend, FrontendConfig, TimeNorm, frame_mask, normalize
+
+torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+
+TINY: dict[str, Any] = {"conv_dim": (16,) * 7, "hidden_size": 24, "position_kernel": 16, "position_groups": 4}
+LAYOUTS = {
+    "group": FrontendConfig(**TINY),
+    "layer": FrontendConfig(**TINY, conv_norm="layer", conv_bias=True, output_norm=False),
+    "data2vec": FrontendConfig(
+        **(TINY | {"position_kernel": 5}), conv_norm="layer", position_layers=3, position_norm=True
+    ),
+    "scaled": FrontendConfig(**TINY, position_scale=True, feature_norm=False),
+}
+
+
+def make(config: FrontendConfig) -> Frontend:
+    torch.manual_seed(0)
+    frontend = Frontend(config)
+    with torch.no_grad():
+        for parameter in frontend.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return frontend
+
+
+def speechlike(lengths: list[int], offset: float = 0.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    waveform_BS = torch.randn(len(lengths), max(lengths), generator=generator) * 0.1 + offset
+    return waveform_BS, torch.tensor(lengths)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("lengths", [[400, 719, 720, 5000], [3200, 3199], [4000]])
+def test_a_batch_equals_its_utterances_alone(layout: str, lengths: list[int]) -> None:
+    frontend = make(LAYOUTS[layout])
+    waveform_BS, num_samples_B = speechlike(lengths)
+    with torch.no_grad():
+        hidden_BTD = frontend(waveform_BS, num_samples_B)
+        assert hidden_BTD.shape == (len(lengths), framing.num_frames(max(lengths)), 24)
+        for row, samples in enumerate(lengths):
+            alone_TD = frontend(waveform_BS[row : row + 1, :samples], torch.tensor([samples]))[0]
+            torch.testing.assert_close(hidden_BTD[row, : len(alone_TD)], alone_TD, atol=1e-5, rtol=0)
+            assert not hidden_BTD[row, len(alone_TD) :].any()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_lies_in_the_padding_is_never_heard(layout: str) -> None:
+    frontend = make(LAYOUTS[layout])
+    waveform_BS, num_samples_B = speechlike([2000, 4000])
+    loud_BS = waveform_BS.clone()
+    loud_BS[0, 2000:] = 100.0
+    with torch.no_grad():
+        quiet_BTD = frontend(waveform_BS.masked_fill(loud_BS == 100.0, 0), num_samples_B)
+        torch.testing.assert_close(frontend(loud_BS, num_samples_B), quiet_BTD, atol=1e-5, rtol=0)
+
+
+def test_masked_statistics_equal_group_norm_despite_an_offset() -> None:
+    norm = TimeNorm(8)
+    hidden_BCT = torch.randn(2, 8, 500, generator=torch.Generator().manual_seed(0)) + 1000.0
+    full = torch.ones(2, 500, dtype=torch.bool)
+    # What float32 itself loses at an offset of 1000 is 1e-4; E[x²] − E[x]² would lose everything.
+    torch.testing.assert_close(norm(hidden_BCT, full), norm(hidden_BCT), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("silent", [False, True])
+def test_gradients_are_finite_and_ignore_the_padding(layout: str, silent: bool) -> None:
+    frontend = make(LAYOUTS[layout])
+    waveform_BS, num_samples_B = speechlike([400, 3000])
+    if silent:
+        waveform_BS = torch.zeros_like(waveform_BS)  # the variance is zero, and so is its root's argument
+    waveform_BS.requires_grad_()
+    frontend(waveform_BS, num_samples_B).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in frontend.parameters())
+    assert waveform_BS.grad is not None and bool(waveform_BS.grad.isfinite().all())
+    assert not waveform_BS.grad[0, 400:].any()
+
+
+def test_gradients_of_a_batch_are_the_sum_of_its_utterances_alone() -> None:
+    waveform_BS, num_samples_B = speechlike([1500, 3000])
+    together, alone = make(LAYOUTS["group"]).double(), make(LAYOUTS["group"]).double()
+    together(waveform_BS.double(), num_samples_B).sin().sum().backward()
+    for row, samples in enumerate(num_samples_B.tolist()):
+        alone(waveform_BS[row : row + 1, :samples].double(), num_samples_B[row : row + 1]).sin().sum().backward()
+    for one, other in zip(together.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4)
+
+
+@given(st.integers(0, 40_000))
+def test_num_frames_is_the_arithmetic_of_framing(samples: int) -> None:
+    assert int(Frontend.num_frames(FRONTEND, torch.tensor(samples))) == framing.num_frames(samples)
+
+
+FRONTEND = make(LAYOUTS["group"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(400, 3000), min_size=1, max_size=4))
+def test_any_lengths_give_their_frames_and_zeros_after(lengths: list[int]) -> None:
+    with torch.no_grad():
+        hidden_BTD = FRONTEND(*speechlike(lengths))
+    frames = [framing.num_frames(n) for n in lengths]
+    assert hidden_BTD.shape[1] == max(frames)
+    for row, count in enumerate(frames):
+        assert hidden_BTD[row, :count].abs().sum(-1).all() and not hidden_BTD[row, count:].any()
+
+
+def test_normalize_matches_the_feature_extractor() -> None:
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
+    waveform_BS, num_samples_B = speechlike([500, 3000, 1234], offset=0.3)
+    waveform_BS[2] = 0.0
+    normal_BS = normalize(waveform_BS, num_samples_B)
+    for row, samples in enumerate(num_samples_B.tolist()):
+        theirs = extractor(waveform_BS[row, :samples].numpy(), sampling_rate=16_000)["input_values"][0]
+        np.testing.assert_allclose(normal_BS[row, :samples].numpy(), theirs, atol=2e-6)
+        assert not normal_BS[row, samples:].any()
+
+
+def test_frame_mask_is_absent_when_nothing_is_padded() -> None:
+    cpu = torch.device("cpu")
+    assert frame_mask(torch.tensor([4, 4]), 4, cpu) is None
+    mask = frame_mask(torch.tensor([1, 3]), 3, cpu)
+    assert mask is not None and mask.tolist() == [[True, False, False], [True, True, True]]
+
+
+@pytest.mark.parametrize("layout", ["group", "layer"])
+def test_autocast_stays_close_and_ends_in_float32(layout: str) -> None:
+    frontend = make(LAYOUTS[layout])
+    waveform_BS, num_samples_B = speechlike([4000, 8000])
+    with torch.no_grad():
+        exact_BTD = frontend(waveform_BS, num_samples_B)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough_BTD = frontend(waveform_BS, num_samples_B)
+    assert rough_BTD.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(exact_BTD.flatten(), rough_BTD.flatten(), dim=0) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [
+        (WavLMConfig(), FrontendConfig()),
+        (
+            HubertConfig(feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True, hidden_size=1024),
+            FrontendConfig(conv_norm="layer", conv_bias=True, output_norm=False, hidden_size=1024),
+        ),
+        (
+            Data2VecAudioConfig(),
+            FrontendConfig(conv_norm="layer", position_layers=5, position_kernel=19, position_norm=True),
+        ),
+    ],
+)
+def test_configs_come_from_teachers_and_survive_json(teacher: Any, expected: FrontendConfig) -> None:
+    config = FrontendConfig.from_teacher_config(teacher.to_dict())
+    assert config == expected
+    assert FrontendConfig(**json.loads(json.dumps(config.to_dict()))) == config
+    assert (config.hop, config.receptive_field) == (framing.HOP, framing.RECEPTIVE_FIELD)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"conv_norm": "batch"}, {"activation": "tanhh"}, {"conv_dim": (8, 8)}, {"conv_dim": ()}]
+)
+def test_a_config_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        FrontendConfig(**wrong)
