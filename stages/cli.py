@@ -56,6 +56,20 @@ def main() -> None:
     """
 
 
+@command(main, "demo", short_help="The whole story on bundled speech, in minutes.")
+@click.option("--out", default="gdist-demo", show_default=True, type=click.Path(path_type=Path), help="A folder.")
+@json_option
+def demo_command(out: Path, as_json: bool) -> int:
+    """Extract the bundled speech with the bundled teacher, train two students, judge them and write report.html.
+
+    \b
+    Example:  gdist demo --out gdist-demo
+    """
+    from gdist.stages import demo
+
+    return demo.demo(out, as_json)
+
+
 @main.group()
 def manifest() -> None:
     """Build and check the table of utterances that extraction reads."""
@@ -167,10 +181,78 @@ def verify_command(uri: str, as_json: bool) -> int:
     return inspect.verify_command(uri, as_json)
 
 
+@command(main, "train", short_help="Stage two: cache → student.")
+@click.option("--cache", required=True, metavar="URI", help="What `gdist extract` wrote.")
+@click.option("--out", required=True, metavar="RUN", type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file.")
+@click.option("--student", help="Which student (gdist students).")
+@click.option("--set", "settings", multiple=True, metavar="TABLE.FIELD=VALUE", help="Set one field; repeatable.")
+@json_option
+def train_command(
+    cache: str, out: Path, recipe: str | None, student: str | None, settings: tuple[str, ...], as_json: bool
+) -> int:
+    """Train a student from the cache alone: no teacher, no audio files.
+
+    Interrupted? Run the same command again: it goes on from the last checkpoint, to the same bits.
+
+    \b
+    Example:  gdist train --cache s3://bucket/libri --out runs/first --set train.steps=50000
+    """
+    from gdist.pipeline import console
+    from gdist.stages import train
+    from gdist.stages.train_config import load_config
+
+    result = train.train(cache, out, load_config(recipe, student, settings))
+    if as_json:
+        console.emit(result)
+    else:
+        train.show(out, result)
+    return 0
+
+
+@command(main, "eval", short_help="Fidelity by layer and probes of trained students.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.option("--cache", metavar="URI", help="Judge on this cache. [default: the one each run was trained from]")
+@click.option("--probes", default="all", show_default=True, help="Comma-separated names, all, or none.")
+@json_option
+def eval_command(runs: tuple[Path, ...], cache: str | None, probes: str, as_json: bool) -> int:
+    """Judge students on held-out speech, generating freely: fidelity to each of the teacher's layers, and probes.
+
+    \b
+    Example:  gdist eval runs/first runs/second
+    """
+    from gdist.stages import evaluate
+
+    return evaluate.eval_command(list(runs), cache, probes, as_json)
+
+
+@command(main, "students", short_help="The students there are, with their sizes.")
+@click.option("--teacher", help="Size them for this teacher. [default: WavLM Base]")
+@json_option
+def students_command(teacher: str | None, as_json: bool) -> int:
+    """List the students and how much smaller than the teacher they are; `--set student.FIELD` takes their fields.
+
+    \b
+    Example:  gdist students --teacher microsoft/wavlm-base-plus
+    """
+    from gdist.stages import catalogue
+
+    return catalogue.students_command(teacher, as_json)
+
+
+@command(main, "teachers", short_help="The teacher families that can be extracted.")
+@json_option
+def teachers_command(as_json: bool) -> int:
+    """List the families of teachers: any checkpoint of theirs works, by Hugging Face id or from a local folder."""
+    from gdist.stages import catalogue
+
+    return catalogue.teachers_command(as_json)
+
+
 @command(main, "encodings", short_help="The ways hidden states can be stored.")
 @json_option
 def encodings_command(as_json: bool) -> int:
     """List the encodings that `gdist extract --encoding` takes, with their sizes and errors."""
-    from gdist.stages import inspect
+    from gdist.stages import catalogue
 
-    return inspect.encodings_command(as_json)
+    return catalogue.encodings_command(as_json)

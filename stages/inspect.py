@@ -1,10 +1,9 @@
-"""`gdist inspect`, `gdist verify` and `gdist encodings`."""
+"""`gdist inspect` and `gdist verify`."""
 
 from typing import Any
 
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache import Cache
-from gdist.pipeline.encodings import ENCODINGS
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError
 from gdist.pipeline.verify import verify
 
@@ -56,10 +55,8 @@ def inspect_command(uri: str, as_json: bool) -> int:
     title = f"{uri}: {found['utterances']} utterances, {console.duration(found['audio_seconds'])} of audio"
     rows = [
         ["teacher", f"{about['teacher']} ({teacher['family']}, {teacher['num_params'] / 1e6:.2f} M parameters)"],
-        [
-            "layers",
-            f"{len(identity['layers'])} of {identity['dim']} in {identity['encoding']}, computed in {identity['precision']}",
-        ],
+        ["layers", f"{len(identity['layers'])} of {identity['dim']} values, stored in {identity['encoding']}"],
+        ["computed in", identity["precision"]],
         ["packs", f"{found['packs_done']} of {found['packs']} done"],
         ["size", f"{console.size(found['bytes'])} in {found['objects']} objects"],
         ["quarantined", str(len(found["quarantine"]))],
@@ -95,30 +92,6 @@ def verify_command(uri: str, as_json: bool) -> int:
             console.say(f"damaged: {damage['message']}", style="red")
         if result["packs_missing"]:
             console.say(f"missing packs: {result['packs_missing']} (run the same `gdist extract` again)", style="red")
-        console.say(
-            f"{uri}: {'ok' if result['ok'] else 'NOT ok'}, {result['packs']} packs, {len(result['bad'])} damaged objects"
-        )
+        verdict = "ok" if result["ok"] else "NOT ok"
+        console.say(f"{uri}: {verdict}, {result['packs']} packs, {len(result['bad'])} damaged objects")
     return EXIT_OK if result["ok"] else EXIT_FAILURE
-
-
-def encodings_command(as_json: bool) -> int:
-    """List the table of encodings."""
-    rows = [
-        {
-            "name": kind.name,
-            "bytes_per_value": kind.bytes_per_value,
-            "relative_error": kind.relative_error,
-            "largest": kind.largest,
-            "description": (type(kind).__doc__ or "").split("\n")[0],
-        }
-        for kind in ENCODINGS.values()
-    ]
-    if as_json:
-        console.emit(rows)
-    else:
-        table = [
-            [str(r["name"]), str(r["bytes_per_value"]), f"{r['relative_error']:.1e}", str(r["description"])]
-            for r in rows
-        ]
-        console.print_table("encodings", ["name", "bytes a value", "relative error", "what"], table)
-    return EXIT_OK

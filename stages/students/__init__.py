@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, WavLMConfig
+from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.errors import ConfigError
 from gdist.stages.frontend import FrontendConfig
 from gdist.stages.students.base import Student, StudentConfig
 from gdist.stages.students.distilhubert import DistilHubertConfig, DistilHubertModel
 from gdist.stages.students.gendistiller import GenDistillerConfig, GenDistillerModel
+
+hf_logging.disable_progress_bar()  # bars over a few megabytes of weights would draw over our own
 
 __all__ = ["STUDENTS", "Student", "StudentConfig", "student_config", "student_sizes"]
 

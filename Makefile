@@ -1,0 +1,73 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The lock's hashes are what is installed: change pyproject.toml, then `make lock`.
+STAMP := $(VENV)/.installed
+PACKAGE := $(shell find pipeline stages data_manifests -type f -not -path '*/__pycache__/*' 2>/dev/null)
+
+# zarr needs Python >= 3.12. A machine's `python3` may be older while a newer one lies beside it or under pyenv, whose
+# shims answer even for versions that are not switched on: each candidate is run before it is believed.
+FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python3 \
+	$$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[2-4]*/bin/python /usr/local/bin/python3.1[2-4] 2>/dev/null); do \
+	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
+	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
+
+.PHONY: help demo test check lint types tests browser lock bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(STAMP)  ## set up, then the whole story on the bundled speech (about 3 minutes; report in gdist-demo/)
+	$(BIN)/gdist demo --out gdist-demo
+
+test: check  ## set up, then lint, types and tests against the installed package
+
+check: lint types tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy -p gdist.pipeline -p gdist.stages -p gdist.data_manifests
+
+tests: $(STAMP) browser
+	$(BIN)/python -m pytest
+
+browser:  ## install Chromium, which the report's tests open, where that can be done
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
+	else echo "no Chromium: the report's browser tests will be skipped (install the package 'chromium')" >&2; fi; }
+
+$(VENV)/.locked: requirements.lock
+	@python=$$($(FIND_PYTHON)); \
+	if [ -z "$$python" ]; then \
+		echo "gdist needs Python 3.12, 3.13 or 3.14 with venv, and found none." >&2; \
+		echo "Install one (apt-get install python3.12-venv, brew install python@3.12, pyenv install 3.12)," >&2; \
+		echo "or name one: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.12" >&2; exit 1; \
+	fi; \
+	[ -x $(BIN)/python ] || { echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+# The package itself is installed, not linked: a sub-package forgotten in pyproject.toml fails here, not at a user's.
+$(STAMP): $(VENV)/.locked pyproject.toml README.md $(PACKAGE)
+	@$(BIN)/python -m pip uninstall --quiet --disable-pip-version-check -y gdist 2>/dev/null || true
+	@rm -rf build *.egg-info
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation .
+	@rm -rf build *.egg-info
+	@touch $@
+
+lock:  ## resolve pyproject.toml into requirements.lock
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.12 --universal --generate-hashes --no-header -o requirements.lock
+
+bench: $(STAMP)  ## every benchmark, each printing ratios measured in one run
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove what make made
+	rm -rf $(VENV) build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,67 @@
+"""What there is to choose from: `gdist students`, `gdist teachers` and `gdist encodings`."""
+
+from gdist.pipeline import console
+from gdist.pipeline.encodings import ENCODINGS
+from gdist.pipeline.errors import EXIT_OK
+
+
+def students_command(teacher: str | None, as_json: bool) -> int:
+    """The table of students, sized for a teacher."""
+    from gdist.stages.students import STUDENTS, student_fields, student_sizes
+    from gdist.stages.teachers import read_teacher_config
+
+    config = read_teacher_config(teacher) if teacher else None
+    sizes = student_sizes(config, teacher) if teacher else student_sizes()
+    if as_json:
+        console.emit(sizes)
+        return EXIT_OK
+    rows = [
+        [
+            str(size["name"]),
+            f"{size['params'] / 1e6:.2f} M",
+            f"{size['params_with_heads'] / 1e6:.2f} M",
+            f"{size['reduction']:.1%}",
+        ]
+        for size in sizes
+    ]
+    title = f"students of {sizes[0]['teacher']} ({sizes[0]['teacher_params'] / 1e6:.2f} M parameters)"
+    console.print_table(title, ["student", "parameters", "with heads", "smaller by"], rows)
+    for name in STUDENTS:
+        fields = ", ".join(f"{key}={value}" for key, value in student_fields(name).items())
+        console.say(f"{name}: --set student.FIELD=VALUE with {fields}")
+    return EXIT_OK
+
+
+def teachers_command(as_json: bool) -> int:
+    """The table of teacher families."""
+    from gdist.stages.teachers import FAMILIES
+
+    rows = [{"family": name, "model": family.model_class.__name__} for name, family in FAMILIES.items()]
+    if as_json:
+        console.emit(rows)
+    else:
+        console.print_table("teachers", ["family", "loads with"], [list(row.values()) for row in rows])
+    return EXIT_OK
+
+
+def encodings_command(as_json: bool) -> int:
+    """List the table of encodings."""
+    rows = [
+        {
+            "name": kind.name,
+            "bytes_per_value": kind.bytes_per_value,
+            "relative_error": kind.relative_error,
+            "largest": kind.largest,
+            "description": (type(kind).__doc__ or "").split("\n")[0],
+        }
+        for kind in ENCODINGS.values()
+    ]
+    if as_json:
+        console.emit(rows)
+    else:
+        table = [
+            [str(r["name"]), str(r["bytes_per_value"]), f"{r['relative_error']:.1e}", str(r["description"])]
+            for r in rows
+        ]
+        console.print_table("encodings", ["name", "bytes a value", "relative error", "what"], table)
+    return EXIT_OK

@@ -1,0 +1,101 @@
+"""`gdist demo`: the main job from end to end, on the speech and the teacher that ship with gdist.
+
+extract → verify → train both students from the one cache → evaluate → report. Every part is an ordinary command's
+function, and interrupted like one: run it again and it goes on.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gdist.data_manifests import demo_folder
+from gdist.pipeline import console
+from gdist.pipeline.cache import Cache
+from gdist.pipeline.errors import GdistError
+from gdist.pipeline.run import Run, write_atomically
+from gdist.pipeline.verify import verify
+from gdist.stages.evaluate import Bench, evaluate, show
+from gdist.stages.extract import extract
+from gdist.stages.extract_plan import ExtractConfig
+from gdist.stages.probes import PROBES
+from gdist.stages.report import write_report
+from gdist.stages.train import train
+from gdist.stages.train_config import load_config
+
+STUDENTS = ("gendistiller", "distilhubert")
+
+
+def demo(out: Path, as_json: bool) -> int:
+    """Run the demo into ``out``; returns the exit code."""
+    speech = demo_folder()
+    cache_uri, extraction = str(out / "cache"), out / "extract.json"
+    _headline(1, "extract: the teacher runs once over 17 minutes of speech")
+    config = ExtractConfig(teacher=str(speech / "teacher"), manifest=str(speech / "demo.parquet"), cache=cache_uri)
+    extracted = extract(config, show_progress=not as_json)
+    if extracted["packs_resumed"] < extracted["packs"] or not extraction.exists():
+        write_atomically(
+            extraction, json.dumps(extracted, indent=2)
+        )  # a rerun that did nothing has no figures to tell
+    extracted = json.loads(extraction.read_text())
+
+    _headline(2, "verify: every byte against its checksum")
+    cache = Cache.open(cache_uri)
+    with console.progress("verify", cache.packs, "packs", enabled=not as_json) as advance:
+        verified = verify(cache, advance)
+    if not verified["ok"]:
+        raise GdistError(
+            f"the demo's cache is damaged: {verified['bad'][:1]}", f"delete {out} and run the demo again"
+        )
+
+    _headline(3, "train: two students from the one cache, no teacher")
+    runs, trained = [], {}
+    for name in STUDENTS:
+        recipe = load_config(f"demo-{name}", None, ())
+        trained[name] = train(cache_uri, out / name, recipe, show_progress=not as_json)
+        runs.append(Run(out / name))
+
+    _headline(4, "evaluate: fidelity by layer and a probe, on speech held out")
+    bench = Bench(cache, recipe.data, list(PROBES))
+    results = [evaluate(run, bench) for run in runs]
+
+    _headline(5, "report")
+    report = out / "report.html"
+    extras = {
+        "extract": extracted,
+        "verify": {"ok": verified["ok"], "packs": verified["packs"]},
+        "cache": {
+            "uri": cache_uri,
+            "encoding": cache.identity["encoding"],
+            "dim": cache.identity["dim"],
+            "layers": len(cache.layers),
+        },
+        "teacher_passes": teacher_passes(runs, extracted),
+    }
+    write_report([run.folder for run in runs], report, extras)
+    if as_json:
+        summary = {
+            name: {"mean_cosine": r["mean_cosine"], "probes": r["probes"]}
+            for name, r in zip(STUDENTS, results, strict=True)
+        }
+        console.emit(
+            {"extract": extracted, "verify": verified["ok"], "train": trained, "eval": summary, "report": str(report)}
+        )
+    else:
+        show(results)
+        console.say(f"\nopen {report.absolute()}", style="bold green")
+    return 0
+
+
+def teacher_passes(runs: list[Run], extracted: dict[str, Any]) -> dict[str, float]:
+    """What an online teacher would have cost these trainings, at the speed it was extracted with."""
+    rows = [row for run in runs for row in run.read_metrics() if row["kind"] == "train"]
+    heard = sum(row["audio_seconds"] for row in rows)
+    return {
+        "steps": sum(row["steps"] for row in rows),
+        "audio_seconds_trained": heard,
+        "teacher_seconds_saved": heard / extracted["realtime_factor"] - extracted["seconds"],
+    }
+
+
+def _headline(number: int, text: str) -> None:
+    console.say(f"\n{number}/5  {text}", style="bold")

@@ -1,0 +1,238 @@
+"""`gdist eval`: students judged on held-out speech, beside the teacher, log-mel and two trivial references.
+
+Students generate freely: each layer from the one they made before, as in use. The teacher's answers come from the
+cache, so it is not run here either.
+
+Axes: N utterances, B batch, K hidden states, L layers, T frames, D features, S samples.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from gdist.pipeline import console, framing
+from gdist.pipeline.cache import Cache
+from gdist.pipeline.config import build, did_you_mean
+from gdist.pipeline.errors import CacheError, RunError, UsageError
+from gdist.pipeline.layout import Entry
+from gdist.pipeline.loader import Batch, DataConfig, Loader, choose_splits, usable_entries
+from gdist.pipeline.run import Run, write_atomically
+from gdist.stages.fidelity import Fidelity, mean_cosine
+from gdist.stages.frontend import normalize
+from gdist.stages.probes import PROBES
+from gdist.stages.students import STUDENTS, Student
+from gdist.stages.train_config import TrainConfig
+
+BATCH_SECONDS = 60.0
+MEAN_FRAME_SECONDS = 3600.0  # training audio that the mean frame is taken over, at most
+
+Features = dict[str, Tensor]
+"""split → hidden states averaged over time [N, K, D]"""
+
+
+class Bench:
+    """What every student on one cache is judged against: utterances, references, and the teacher's own probes."""
+
+    def __init__(self, cache: Cache, data: DataConfig, probes: list[str]) -> None:
+        self.cache = cache
+        self.num_layers = cache.identity["teacher"]["num_layers"]
+        absent = [layer for layer in range(self.num_layers + 1) if layer not in cache.layers]
+        if absent:
+            raise CacheError(
+                f"eval compares every layer, and {cache.uri} lacks {absent}", "extract with --layers all"
+            )
+        entries = usable_entries(cache, data.skip_missing)
+        self.splits = choose_splits(entries, data)
+        self.split = "test" if self.splits["test"] else "valid"
+        self.probes = [name for name in probes if any(e.labels.get(PROBES[name].label) is not None for e in entries)]
+
+    def batches(self, entries: list[Entry]) -> Iterable[Batch]:
+        """Whole utterances with all their layers 0 … L and their audio."""
+        return Loader(self.cache, entries, list(range(self.num_layers + 1)), BATCH_SECONDS).once()
+
+    def labelled(self, name: str) -> dict[str, list[Entry]]:
+        """The utterances of each split that a probe has an answer for."""
+        label = PROBES[name].label
+        return {split: [e for e in es if e.labels.get(label) is not None] for split, es in self.splits.items()}
+
+    @cached_property
+    def mean_frame(self) -> Tensor:
+        """The teacher's mean frame [L, D] at each layer 1 … L, over training speech."""
+        total_LD, frames = torch.zeros(()), 0
+        for batch in self.batches(self.splits["train"]):
+            total_LD = total_LD + batch.hidden_BLTD[:, 1:].double().sum((0, 2))  # padding is zero
+            frames += int(batch.num_frames_B.sum())
+            if frames > MEAN_FRAME_SECONDS * framing.FRAMES_PER_SECOND:
+                break
+        return (total_LD / frames).float()
+
+    @cached_property
+    def mean_frame_rows(self) -> list[dict[str, float]]:
+        """How well the mean frame does: the least a student must beat."""
+        fidelity = Fidelity(list(range(1, self.num_layers + 1)))
+        for batch in self.batches(self.splits[self.split]):
+            fidelity.add(self.mean_frame[None, :, None, :], batch.hidden_BLTD[:, 1:], _mask(batch))
+        return fidelity.rows()
+
+    @cached_property
+    def baselines(self) -> dict[str, Any]:
+        """Probe results of the teacher (from the cache) and of log-mel."""
+        about, teacher = self.cache.gdist["about"], self.cache.identity["teacher"]
+        return {
+            "teacher": {
+                "name": about["teacher"],
+                "params": teacher["num_params"],
+                "probes": self.probe(lambda batch: batch.hidden_BLTD),
+            },
+            "log_mel": {"probes": self.probe(LogMel())},
+        }
+
+    def probe(self, upstream: Callable[[Batch], Tensor]) -> dict[str, Any]:
+        """Every probe's result on the frozen states ``[B, K, T, D]`` that ``upstream`` gives for a batch."""
+        results = {}
+        for name in self.probes:
+            entries = self.labelled(name)
+            features = {split: self._pooled(upstream, members) for split, members in entries.items()}
+            labels = {
+                split: [str(e.labels[PROBES[name].label]) for e in members] for split, members in entries.items()
+            }
+            results[name] = asdict(PROBES[name].run(features, labels))
+        return results
+
+    @torch.no_grad()
+    def _pooled(self, upstream: Callable[[Batch], Tensor], entries: list[Entry]) -> Tensor:
+        by_id: dict[str, Tensor] = {}
+        for batch in self.batches(entries):
+            states_BKTD = upstream(batch)
+            mask_B1T1 = _mask(batch)[:, None, :, None]
+            sums_BKD = torch.where(mask_B1T1, states_BKTD, 0).sum(2)
+            means_BKD = sums_BKD / batch.num_frames_B[:, None, None]
+            by_id |= dict(zip(batch.ids, means_BKD, strict=True))
+        return torch.stack([by_id[entry.id] for entry in entries]) if entries else torch.zeros(0, 1, 1)
+
+
+class LogMel:
+    """80 log-mel bands on the teacher's frames (25 ms every 20 ms): what speech tells without any learning."""
+
+    def __init__(self) -> None:
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            framing.SAMPLE_RATE, n_fft=framing.RECEPTIVE_FIELD, hop_length=framing.HOP, n_mels=80, center=False
+        )
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert batch.waveform_BS is not None
+        mel_BTD: Tensor = (self.mel(batch.waveform_BS) + 1e-6).log().transpose(1, 2)
+        return mel_BTD[:, None, : batch.hidden_BLTD.shape[2]]
+
+
+@torch.no_grad()
+def hidden_states(student: Student, batch: Batch) -> Tensor:
+    """All L + 1 hidden states [B, L + 1, T, D] of a batch, in free-running generation."""
+    assert batch.waveform_BS is not None
+    waveform_BS = batch.waveform_BS
+    if student.config.do_normalize:
+        waveform_BS = normalize(waveform_BS, batch.num_samples_B)
+    samples_BS = torch.arange(waveform_BS.shape[1]) < batch.num_samples_B[:, None]
+    return torch.stack(student(waveform_BS, attention_mask=samples_BS.long()).hidden_states, dim=1)
+
+
+def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
+    """Judge one run's student and write RUN/eval.json."""
+    student = load_student(run)
+    student.eval()
+    layers = list(range(1, bench.num_layers + 1))
+    fidelity, copies = Fidelity(layers), Fidelity(layers)
+    for batch in bench.batches(bench.splits[bench.split]):
+        states_BKTD = hidden_states(student, batch)
+        target_BLTD, mask_BT = batch.hidden_BLTD[:, 1:], _mask(batch)
+        fidelity.add(states_BKTD[:, 1:], target_BLTD, mask_BT)
+        copies.add(states_BKTD[:, :1], target_BLTD, mask_BT)
+    rows = fidelity.rows()
+    result = {
+        "run": run.name,
+        "student": run.tables()["student"]["name"],
+        "params": student.num_parameters(),
+        "params_with_heads": student.num_parameters_with_heads(),
+        "predicted_layers": list(student.predicted_layers),
+        "cache": bench.cache.uri,
+        "split": bench.split,
+        "utterances": len(bench.splits[bench.split]),
+        "frames": fidelity.frames,
+        "mean_cosine": mean_cosine(rows),
+        "layers": rows,
+        "references": {"mean_frame": bench.mean_frame_rows, "copy_h0": copies.rows()},
+        "probes": bench.probe(lambda batch: hidden_states(student, batch)),
+        **bench.baselines,
+    }
+    write_atomically(run.folder / "eval.json", json.dumps(result, indent=2))
+    return result
+
+
+def load_student(run: Run) -> Student:
+    """The run's finished student."""
+    if not (run.student / "config.json").exists():
+        done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
+        cache = run.provenance()["cache"]
+        raise RunError(
+            f"{run.folder} has no finished student (step {done} of {total})",
+            f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}",
+        )
+    student: Student = STUDENTS[run.tables()["student"]["name"]][1].from_pretrained(run.student)
+    return student
+
+
+def eval_command(folders: list[Path], uri: str | None, probes: str, as_json: bool) -> int:
+    """Evaluate runs one after another; what they share is computed once a cache."""
+    chosen = [] if probes == "none" else list(PROBES) if probes == "all" else probes.split(",")
+    for name in chosen:
+        if name not in PROBES:
+            raise UsageError(f"--probes {probes}: there is no probe {name!r}", did_you_mean(name, PROBES))
+    benches: dict[tuple[str, DataConfig], Bench] = {}
+    results = []
+    with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:
+        for folder in folders:
+            run = Run.open(folder)
+            load_student(run)  # says so before the cache is read, if there is none
+            where = uri or run.provenance()["cache"]
+            data = build(TrainConfig, run.tables()).data
+            if (where, data) not in benches:
+                benches[where, data] = Bench(Cache.open(where), data, chosen)
+            results.append(evaluate(run, benches[where, data]))
+            advance(1)
+    if as_json:
+        console.emit(results[0] if len(results) == 1 else results)
+    else:
+        show(results)
+    return 0
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Fidelity by layer, side by side, then the probes."""
+    names = [result["run"] for result in results]
+    first = results[0]
+    columns = ["layer", *names, "copy of h_0", "mean frame"]
+    rows = [
+        [str(layer["layer"])]
+        + [f"{result['layers'][place]['cosine']:.3f}" for result in results]
+        + [f"{first['references'][name][place]['cosine']:.3f}" for name in ("copy_h0", "mean_frame")]
+        for place, layer in enumerate(first["layers"])
+    ]
+    rows.append(["mean", *(f"{result['mean_cosine']:.3f}" for result in results)])
+    console.print_table(f"cosine to the teacher on {first['utterances']} {first['split']} utterances", columns, rows)
+    if first["probes"]:
+        systems = [("teacher", first["teacher"]), *zip(names, results, strict=True), ("log-mel", first["log_mel"])]
+        table = [[name, *(f"{r['value']:.3f}" for r in system["probes"].values())] for name, system in systems]
+        heads = [f"{name} ({result['metric']})" for name, result in first["probes"].items()]
+        console.print_table("probes", ["features", *heads], table)
+
+
+def _mask(batch: Batch) -> Tensor:
+    """True where a frame belongs to its utterance, [B, T]."""
+    return torch.arange(batch.hidden_BLTD.shape[2]) < batch.num_frames_B[:, None]

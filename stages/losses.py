@@ -1,0 +1,68 @@
+"""Distillation losses: pure functions of prediction, target and mask, and the table of their names.
+
+Each returns a loss for every layer; padding counts for nothing. To add one: a function and a row in ``LOSSES``.
+
+Axes: B batch, K layers, T frames, D features.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gdist.pipeline.config import did_you_mean, require
+
+Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(prediction_BKTD, target_BKTD, mask_BT, cosine_weight) → loss_K"""
+
+
+def l1_logcos(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_weight: float) -> Tensor:
+    """L1 + λ·(−log σ(cos)), DistilHuBERT's (arXiv 2110.01900, eq. 1), here averaged over D and without padding."""
+    l1_BKT = (prediction_BKTD - target_BKTD).abs().mean(-1)
+    cosine_BKT = F.cosine_similarity(prediction_BKTD, target_BKTD, dim=-1)
+    return masked_mean(l1_BKT - cosine_weight * F.logsigmoid(cosine_BKT), mask_BT)
+
+
+def l1_cos(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_weight: float) -> Tensor:
+    """L1 + λ·(1 − cos), as DPHuBERT's (arXiv 2305.17651) but for the constant that keeps it positive."""
+    l1_BKT = (prediction_BKTD - target_BKTD).abs().mean(-1)
+    cosine_BKT = F.cosine_similarity(prediction_BKTD, target_BKTD, dim=-1)
+    return masked_mean(l1_BKT + cosine_weight * (1 - cosine_BKT), mask_BT)
+
+
+def l1(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_weight: float) -> Tensor:
+    """Mean absolute error; the cosine weight is not used."""
+    return masked_mean((prediction_BKTD - target_BKTD).abs().mean(-1), mask_BT)
+
+
+def mse(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_weight: float) -> Tensor:
+    """Mean squared error, FitHuBERT's (arXiv 2207.00555); the cosine weight is not used."""
+    return masked_mean((prediction_BKTD - target_BKTD).square().mean(-1), mask_BT)
+
+
+LOSSES: dict[str, Loss] = {"l1_logcos": l1_logcos, "l1_cos": l1_cos, "l1": l1, "mse": mse}
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Which loss.
+
+    Attributes:
+        name: a row of ``LOSSES``.
+        cosine_weight: λ, the weight of the cosine term in the losses that have one.
+    """
+
+    name: str = "l1_logcos"
+    cosine_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.name in LOSSES, f"loss.name = {self.name!r}: no such loss", did_you_mean(self.name, LOSSES))
+        require(self.cosine_weight >= 0, f"loss.cosine_weight = {self.cosine_weight}: must be 0 or more")
+
+
+def masked_mean(value_BKT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over the frames that belong to an utterance, for each of K layers."""
+    mask_B1T = mask_BT[:, None, :]
+    return torch.where(mask_B1T, value_BKT, 0).sum((0, 2)) / mask_B1T.sum()
