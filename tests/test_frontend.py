@@ -139,6 +139,17 @@ def test_frame_mask_is_absent_when_nothing_is_padded() -> None:
     assert mask is not None and mask.tolist() == [[True, False, False], [True, True, True]]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_exported_front_end_takes_other_lengths(layout: str) -> None:
+    frontend = make(LAYOUTS[layout])
+    auto = torch.export.Dim.AUTO
+    exported = torch.export.export(frontend, speechlike([2000, 3000]), dynamic_shapes=({0: auto, 1: auto}, {0: auto}))
+    with torch.no_grad():
+        expected_BTD = frontend(*speechlike([400, 5000, 720]))
+        hidden_BTD = exported.module()(*speechlike([400, 5000, 720]))
+    torch.testing.assert_close(hidden_BTD, expected_BTD, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("layout", ["group", "layer"])
 def test_autocast_stays_close_and_ends_in_float32(layout: str) -> None:
     frontend = make(LAYOUTS[layout])
