@@ -1,0 +1,181 @@
+"""The report's line charts, as SVG made by hand: no fonts, scripts or colours of their own.
+
+Everything is drawn in classes and ``currentColor`` that the page's stylesheet fills in, so one drawing serves light,
+dark and paper. Each chart is drawn twice, for wide and for narrow screens, instead of shrinking its text.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup, escape
+
+WIDE, NARROW = 500, 342  # pixels: half of the page beside its twin, and a phone's whole width
+HEIGHT = 312
+TOP, BOTTOM, LEFT = 30, 44, 46
+LETTER = 6.6  # pixels: a generous mean width of the label's letters
+LABEL_GAP = 15  # pixels between two labels, baseline to baseline
+SHAPES = ("circle", "square", "diamond", "triangle")  # colour is never the only difference
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        style: the CSS class that colours it: ``c1`` … ``c6`` for runs, ``ref`` for references, ``rest``.
+        strong: x values whose markers are filled; the others are hollow. None: no markers.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    style: str
+    strong: frozenset[float] | None = None
+
+
+def chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], integers: bool = False) -> Markup:
+    """A line chart with its labels at the lines' ends.
+
+    Args:
+        title: for those who hear the page instead of seeing it, and for the pointer.
+        integers: one tick an integer x, as for layers; else round numbers.
+    """
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return Markup()
+    drawings = Markup("").join(_draw(title, x_label, y_label, lines, integers, width) for width in (WIDE, NARROW))
+    return Markup('<div class="chart">{}</div>').format(drawings)
+
+
+def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integers: bool, width: int) -> Markup:
+    labels = [_shortened(line.name, 18 if width == WIDE else 14) for line in lines]
+    right = 16 + LETTER * max(map(len, labels))
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points]
+    x_ticks = [float(x) for x in range(int(min(xs)), int(max(xs)) + 1)] if integers else ticks(min(0.0, *xs), max(xs))
+    x_ticks = [x for x in x_ticks if x <= max(xs)]
+    y_ticks = ticks(min(ys), max(ys))
+    if integers and len(x_ticks) > 13:
+        x_ticks = [x for x in x_ticks if x % (len(x_ticks) // 12 + 1) == 0]
+    x_low, x_high = (min(xs), max(xs)) if integers else (min(0.0, *xs), max(xs))
+    y_low, y_high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            LEFT + (x - x_low) / ((x_high - x_low) or 1) * (width - LEFT - right),
+            HEIGHT - BOTTOM - (y - y_low) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM),
+        )
+
+    parts = [f'<title>{escape(title)}</title><g class="axes">']
+    for y in y_ticks:
+        height = place(x_low, y)[1]
+        parts.append(f'<line x1="{LEFT}" x2="{width - right:.1f}" y1="{height:.1f}" y2="{height:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{_number(y, y_ticks)}</text>')
+    for x in x_ticks:
+        at = place(x, y_low)[0]
+        parts.append(
+            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_number(x, x_ticks)}</text>'
+        )
+    parts.append(f'<text x="8" y="13" class="unit">{escape(y_label)}</text>')
+    middle = (LEFT + width - right) / 2
+    parts.append(
+        f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle" class="unit">{escape(x_label)}</text>'
+    )
+    parts.append("</g>")
+    heights = spread([place(*line.points[-1])[1] for line in lines], TOP, HEIGHT - BOTTOM)
+    # References first: the runs lie over them.
+    for line, label, height in sorted(
+        zip(lines, labels, heights, strict=True), key=lambda item: item[0].strong is not None
+    ):
+        spots = [place(x, y) for x, y in line.points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+        parts.append(f'<g class="{line.style}"><title>{escape(line.name)}</title><polyline points="{path}"/>')
+        shape = SHAPES[(int(line.style[1:]) - 1) % len(SHAPES)] if line.style[1:].isdigit() else SHAPES[0]
+        for (x, y), spot in zip(line.points, spots, strict=True):
+            if line.strong is not None:
+                tip = f"{line.name}, {x_label} {x:g}: {y:.3f}"
+                parts.append(_marker(shape, spot, "strong" if x in line.strong else "weak", tip))
+        end = spots[-1]
+        if abs(end[1] - height) > 3:
+            bend = f"{end[0] + 5:.1f},{end[1]:.1f} {width - right + 9:.1f},{height:.1f}"
+            parts.append(f'<polyline class="leader" points="{bend}"/>')
+        parts.append(f'<text x="{width - right + 12:.1f}" y="{height + 4:.1f}">{escape(label)}</text></g>')
+    size = "wide" if width == WIDE else "narrow"
+    return Markup(
+        f'<svg class="{size}" viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(title)}: '
+        f'{escape(y_label)} against {escape(x_label)}">{"".join(parts)}</svg>'
+    )
+
+
+def _marker(shape: str, spot: tuple[float, float], kind: str, tip: str) -> str:
+    x, y = spot
+    if shape == "circle":
+        drawn = f'circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.4"'
+    else:
+        corners = {
+            "square": ((-3, -3), (3, -3), (3, 3), (-3, 3)),
+            "diamond": ((0, -4.4), (4.4, 0), (0, 4.4), (-4.4, 0)),
+            "triangle": ((0, -4.2), (4.2, 3.2), (-4.2, 3.2)),
+        }[shape]
+        drawn = f'polygon class="{kind}" points="{" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)}"'
+    return f"<{drawn}><title>{escape(tip)}</title></{drawn.split()[0]}>"
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers that lie in low … high and their neighbours, some ``about`` of them.
+
+    >>> ticks(0.16, 0.97)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    span = (high - low) or abs(high) or 1.0
+    rough = span / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(n * step, 10) for n in range(first, max(last, first + 1) + 1)]
+
+
+def spread(heights: Sequence[float], top: float, bottom: float) -> list[float]:
+    """Label heights moved apart until none lies on another, as little as may be.
+
+    >>> spread([100.0, 104.0, 200.0], 0, 300)
+    [94.5, 109.5, 200.0]
+    """
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    groups: list[tuple[float, list[int]]] = []  # (centre, members): labels that touch move as one
+    for index in order:
+        groups.append((heights[index], [index]))
+        while len(groups) > 1 and _bottom(groups[-2]) + LABEL_GAP > _top(groups[-1]) + 1e-9:
+            (_, below), (_, above) = groups.pop(), groups.pop()
+            members = above + below
+            groups.append((sum(heights[i] for i in members) / len(members), members))
+    placed = [0.0] * len(heights)
+    for group in groups:
+        start = min(max(_top(group), top), max(bottom - LABEL_GAP * (len(group[1]) - 1), top))
+        for position, index in enumerate(group[1]):
+            placed[index] = start + LABEL_GAP * position
+    for above_label, below_label in pairwise(order):  # what the edges pushed back together
+        placed[below_label] = max(placed[below_label], placed[above_label] + LABEL_GAP)
+    return placed
+
+
+def _top(group: tuple[float, list[int]]) -> float:
+    return group[0] - LABEL_GAP * (len(group[1]) - 1) / 2
+
+
+def _bottom(group: tuple[float, list[int]]) -> float:
+    return group[0] + LABEL_GAP * (len(group[1]) - 1) / 2
+
+
+def _number(value: float, among: Sequence[float]) -> str:
+    """A tick's text, with as many decimals as its neighbours need."""
+    step = among[1] - among[0] if len(among) > 1 else 1.0
+    decimals = max(0, -math.floor(math.log10(abs(step)) + 1e-9))
+    if abs(among[-1]) >= 10_000:
+        return f"{value / 1000:g}k"
+    return f"{value:.{decimals}f}"
+
+
+def _shortened(name: str, letters: int) -> str:
+    return name if len(name) <= letters else name[: letters - 1] + "…"
