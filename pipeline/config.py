@@ -95,11 +95,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return value
         raise ConfigError(f"{where} = {value!r}: not one of {', '.join(map(str, get_args(hint)))}")
     if origin in (typing.Union, types.UnionType):
-        for option in get_args(hint):
-            if option is type(None) and value in (None, "none"):
-                return None
-            if option is not type(None):
-                return _coerce(value, option, where)
+        if type(None) in get_args(hint) and value in (None, "none"):  # TOML has no null
+            return None
+        return _coerce(value, next(option for option in get_args(hint) if option is not type(None)), where)
     if origin is tuple:
         if isinstance(value, (list, tuple)):
             return tuple(_coerce(item, get_args(hint)[0], where) for item in value)
@@ -124,10 +122,14 @@ def to_tables(config: Any) -> Tables:
 
 
 def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """TOML text of flat tables. JSON's scalars and lists are TOML's too."""
+    """TOML text of flat tables. JSON's scalars and lists are TOML's too, save for its way to escape emoji."""
     lines: list[str] = []
     for name, fields in tables.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in fields.items()), ""]
+        lines += [
+            f"[{name}]",
+            *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()),
+            "",
+        ]
     return "\n".join(lines)
 
 

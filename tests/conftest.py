@@ -1,0 +1,111 @@
+"""Real speech, a teacher whose forward pass takes milliseconds, and a cache of the one through the other."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from gdist.data_manifests import demo_folder
+from gdist.pipeline.manifest import Manifest
+from gdist.stages.cli import main
+from gdist.stages.extract import extract
+from gdist.stages.extract_plan import ExtractConfig
+
+PACK_FRAMES = 512  # small packs, so that a minute of speech fills several
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tiny tensors: threads would only wait for each other. And the same sums in every process."""
+    torch.set_num_threads(1)
+
+
+def make_teacher(folder: Path, seed: int = 0, **fields: Any) -> Path:
+    """A random WavLM in Base's layout, saved as a Hugging Face checkpoint."""
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
+
+    config = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "conv_dim": [16] * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+        "num_buckets": 32,
+        "max_bucket_distance": 40,
+        "initializer_range": 0.2,  # large enough that the layers differ from one another
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        WavLMModel(WavLMConfig(**(config | fields))).eval().save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a checkpoint with 3 layers of 32 features."""
+    return make_teacher(tmp_path_factory.mktemp("teacher") / "tiny-wavlm")
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 30 real utterances, digits at 8 kHz and prompts: 14 train, 8 valid, 8 test; 0.3 to 7 s each."""
+    demo = Manifest.read(demo_folder() / "demo.parquet")
+    rows = demo.table.to_pylist()
+    chosen: list[dict[str, Any]] = []
+    for split, digits, prompts in (("train", 8, 6), ("valid", 4, 4), ("test", 4, 4)):
+        of_split = [row for row in rows if row["split"] == split]
+        spoken = [row for row in of_split if row["digit"] is not None]
+        read = [row for row in of_split if row["digit"] is None]
+        # The tables are sorted by speaker and digit: the slant picks a different digit of each speaker.
+        chosen += [spoken[i * (len(spoken) // digits + 1) % len(spoken)] for i in range(digits)]
+        chosen += read[:: max(len(read) // prompts, 1)][:prompts]
+    out = tmp_path_factory.mktemp("speech") / "speech.parquet"
+    Manifest(pa.Table.from_pylist(chosen, schema=demo.table.schema), demo.root).write(out)
+    return out
+
+
+def extracted(teacher: Path, manifest: Path, cache: Path | str, **options: Any) -> dict[str, Any]:
+    """What ``gdist extract`` does, in this process."""
+    options = {"pack_frames": PACK_FRAMES, "device": "cpu"} | options
+    return extract(ExtractConfig(str(teacher), str(manifest), str(cache), **options), show_progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, speech: Path) -> Path:
+    """The folder of a finished cache in fp16, for reading only: see ``own_cache``."""
+    folder = tmp_path_factory.mktemp("cache") / "tiny"
+    extracted(tiny_teacher, speech, folder)
+    return folder
+
+
+@pytest.fixture
+def own_cache(tiny_cache: Path, tmp_path: Path) -> Path:
+    """A copy of ``tiny_cache`` that the test may damage."""
+    return Path(shutil.copytree(tiny_cache, tmp_path / "cache"))
+
+
+@pytest.fixture
+def gdist() -> Iterator[Callable[..., Result]]:
+    """Run a command in this process: ``gdist("verify", cache, "--json")``."""
+    runner = CliRunner()
+
+    def run(*args: object) -> Result:
+        result = runner.invoke(main, [str(arg) for arg in args])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception  # a bug: what users may see are GdistErrors, and those never get here
+        return result
+
+    yield run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under ``folder``, temporary ones too."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
