@@ -26,16 +26,19 @@ from gdist.pipeline.layout import Entry
 from gdist.pipeline.plan import (
     INDEX,
     NO_SAMPLE,
+    PLANNING,
     ROOT,
     WAVEFORM,
     Plan,
     array_specs,
+    begin,
+    is_ours,
     layer_name,
     read_document,
     read_root,
     receipt_key,
 )
-from gdist.pipeline.storage import Storage, seal, sha256, unseal
+from gdist.pipeline.storage import Storage, first_line, seal, sha256, unseal
 
 Span = tuple[Entry, int, int]
 """(utterance, first frame within it, number of frames)"""
@@ -56,6 +59,7 @@ class Cache:
         self.specs = array_specs(self.identity)
         self.encoding: Encoding = encoding(self.identity["encoding"])
         self._reader: arrays.Reader | None = None
+        self._known_done: set[int] = set()
         self._by_pack: dict[int, list[Entry]] = {}
         for entry in self.entries:
             self._by_pack.setdefault(entry.pack, []).append(entry)
@@ -95,17 +99,9 @@ class Cache:
             CacheError: the place holds something else, or cannot be written.
         """
         storage = Storage(uri, create=True)
-        storage.sweep_staged()
         gdist = read_root(storage)
         if gdist is None:
-            documents = plan.documents()
-            foreign = [key for key in storage.objects() if key not in documents]
-            if foreign:
-                raise CacheError(
-                    f"{uri} is not empty and holds no cache (it has {foreign[0]})", "choose another --cache"
-                )
-            for key, data in documents.items():
-                storage.put(key, data)
+            begin(storage, plan)
             return cls.open(uri)
         changed = differences(gdist["identity"], plan.identity)
         if changed:
@@ -114,6 +110,8 @@ class Cache:
                 f"the cache at {uri} was made from other inputs:\n{lines}",
                 "choose another --cache, go back to the old inputs, or start over with --restart (deletes the cache)",
             )
+        storage.sweep_staged(is_ours)
+        storage.delete([PLANNING])
         return cls.open(uri)
 
     # --- packs and receipts -------------------------------------------------------------------------------------
@@ -142,10 +140,12 @@ class Cache:
             statistics: what ``gdist inspect`` shows of the pack; free-form, JSON-able and deterministic.
         """
         assert set(rows) == set(self.specs), "a pack is written whole"
+        written = self.receipt(pack)  # a pack that is done is compared, never written again
         objects = {}
         for name, spec in self.specs.items():
             shard = arrays.encode_shard(spec, rows[name])
-            self.storage.put(shard_key(name, pack), shard)
+            if written is None:
+                self.storage.put(shard_key(name, pack), shard)
             objects[shard_key(name, pack)] = {"bytes": len(shard), "sha256": sha256(shard)}
         # No times in here: the same inputs give the same receipt, byte for byte.
         receipt = {
@@ -155,13 +155,14 @@ class Cache:
             "quarantine": dict(sorted(quarantine.items())),
             "statistics": dict(statistics),
         }
-        if not self.storage.put_new(receipt_key(pack), seal(receipt, receipt)):
+        sealed = seal(receipt, receipt)
+        if written is None and not self.storage.put_new(receipt_key(pack), sealed):
             written = self.receipt(pack)
-            if written != receipt:
-                raise CacheError(
-                    f"pack {pack} of {self.uri} was written by another process with different bytes",
-                    f"stop the other process, then: gdist verify {self.uri}",
-                )
+        if written is not None and written != receipt:
+            raise CacheError(
+                f"pack {pack} of {self.uri} was written by another process with different bytes",
+                f"stop the other process, then: gdist verify {self.uri}",
+            )
         return receipt
 
     def receipt(self, pack: int) -> dict[str, Any] | None:
@@ -171,9 +172,12 @@ class Cache:
         except FileNotFoundError:
             return None
         try:
-            return unseal(data)
+            receipt = unseal(data)
         except CacheDamagedError as error:
             raise self._damaged(receipt_key(pack), error.message) from error
+        if receipt.get("pack") != pack:
+            raise self._damaged(receipt_key(pack), f"it is the receipt of pack {receipt.get('pack')}")
+        return receipt
 
     def receipts(self) -> list[dict[str, Any]]:
         """The receipts of all packs that are done, read in parallel."""
@@ -233,14 +237,22 @@ class Cache:
         return pieces
 
     def _read(self, name: str, ranges: list[Rows], spans: Sequence[Span]) -> np.ndarray[Any, Any]:
+        if not self._known_done.issuperset(entry.pack for entry, _, _ in spans):
+            self._known_done = self.done()
+            for entry, _, _ in spans:
+                if entry.pack not in self._known_done:
+                    raise self._damaged(name, f"utterance {entry.id} is missing: pack {entry.pack} has no receipt")
         if self._reader is None:
             self._reader = arrays.Reader(self.storage)
         try:
             return self._reader.read(name, ranges)
         # zarr raises ValueError, RuntimeError and codec errors of its own; all mean that these rows cannot be had.
         except Exception as error:
-            packs = sorted({entry.pack for entry, _, _ in spans})
-            raise self._damaged(name, f"in pack(s) {packs}: {str(error).splitlines()[0]}") from error
+            if len(spans) > 1:  # one by one, to find whose they are
+                return np.concatenate(
+                    [self._read(name, [rows], [span]) for rows, span in zip(ranges, spans, strict=True)]
+                )
+            raise self._damaged(name, f"utterance {spans[0][0].id} is torn: {first_line(error)}") from error
 
     def _damaged(self, what: str, why: str) -> CacheDamagedError:
         return CacheDamagedError(f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {self.uri}")

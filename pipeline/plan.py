@@ -1,10 +1,17 @@
 """The cache before its first byte: every document that describes it, and the seals that guard them.
 
-The plan follows from the manifest and the teacher alone. Its documents are written before the teacher runs, the root
-document last, so that a root document means a complete plan.
+The plan follows from the manifest and the teacher alone. Its documents are written before the teacher runs:
+
+    planning   a marker, first: what lies here without a root document is ours, and may be replaced
+    …          index, array metadata, the teacher's files
+    zarr.json  the root document, last: there is a complete plan
+               and the marker is taken away
+
+so a process may be killed at any point, and a folder that is not ours is never written to.
 """
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +28,12 @@ from gdist.pipeline.storage import Storage, seal, sha256, unseal
 
 FORMAT = 1
 ROOT, INDEX, WAVEFORM = "zarr.json", "index.parquet", "waveform"
+PLANNING = "planning"
 HOLDER = ("attributes", "gdist")  # where the root document's seal lies
+OURS = re.compile(
+    r"zarr\.json|planning|index\.parquet|teacher/[^/]+|receipts/\d+\.json"
+    r"|((layers|scales)(/\d+)?|waveform)/zarr\.json|((layers|scales)/\d+|waveform)/c/\d+/\d+"
+)
 NO_SAMPLE = -32_768  # fills the waveform where nothing was written; audio is clipped to ±32,767
 
 
@@ -88,6 +100,51 @@ def array_specs(identity: Mapping[str, Any]) -> dict[str, ArraySpec]:
         for layer in identity["layers"]
     }
     return specs | {WAVEFORM: ArraySpec(framing.HOP, "int16", NO_SAMPLE, *rows)}
+
+
+def is_ours(key: str) -> bool:
+    """Whether a cache has objects of this name."""
+    return OURS.fullmatch(key) is not None
+
+
+def begin(storage: Storage, plan: Plan) -> None:
+    """Write a plan where there is no root document.
+
+    Raises:
+        CacheError: something else lies there, and is left untouched; or the place cannot be written.
+    """
+    keys = storage.objects()
+    if keys and PLANNING not in keys:
+        raise CacheError(
+            f"{storage.uri} is not empty and holds no cache (it has {next(iter(keys))})", "choose another --cache"
+        )
+    _clear(storage, list(keys))  # of a plan that was killed, perhaps with other inputs
+    for key, data in plan.documents().items():
+        storage.put(key, data)
+    storage.delete([PLANNING])
+
+
+def remove(storage: Storage) -> None:
+    """Delete the cache there, and nothing but a cache: other people's files beside it stay."""
+    keys = storage.objects()
+    try:
+        known = PLANNING in keys or read_root(storage) is not None
+    except CacheDamagedError:
+        known = {INDEX, f"{WAVEFORM}/{ROOT}"} <= keys.keys()  # its root is damaged, but a cache it was
+    if keys and not known:
+        raise CacheError(
+            f"--restart: {storage.uri} holds no cache, so nothing there is deleted", "choose another --cache"
+        )
+    if keys:
+        _clear(storage, list(keys))
+
+
+def _clear(storage: Storage, keys: list[str]) -> None:
+    """Leave nothing of a cache but the marker. The root goes first: half a cache must not pass for a whole one."""
+    storage.put(PLANNING, b"gdist is at work here; without a zarr.json beside it, this is not a cache yet\n")
+    storage.sweep_staged(is_ours)
+    ours = [key for key in keys if is_ours(key) and key != PLANNING]
+    storage.delete(sorted(ours, key=lambda key: key != ROOT))
 
 
 def read_root(storage: Storage) -> dict[str, Any] | None:

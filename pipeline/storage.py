@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +71,25 @@ class Storage:
         """Delete objects; one that is not there is fine."""
         with self._explained("delete", keys[0] if keys else ""):
             for key in keys:
-                try:
+                with suppress(FileNotFoundError):
                     self.store.delete(key)
-                except FileNotFoundError:
-                    continue
 
-    def sweep_staged(self) -> int:
-        """Remove the temporary files that a killed process left on a local disk. Returns how many there were."""
+    def sweep_staged(self, ours: Callable[[str], bool]) -> int:
+        """Remove the temporary files that a killed process left on a local disk. Returns how many there were.
+
+        Args:
+            ours: whether a key is one that gdist writes; other people's files may be called ``notes#1`` too.
+        """
         if self.folder is None:
             return 0
-        staged = [path for path in self.folder.rglob("*") if _STAGED.search(path.name) and path.is_file()]
-        for path in staged:
-            path.unlink(missing_ok=True)
-        return len(staged)
+        staged = 0
+        with self._explained("clean up", ""):
+            for path in self.folder.rglob("*#*"):
+                key, swept = _STAGED.subn("", path.relative_to(self.folder).as_posix())
+                if swept and ours(key) and path.is_file():
+                    path.unlink(missing_ok=True)
+                    staged += 1
+        return staged
 
     @contextmanager
     def _explained(self, verb: str, key: str, missing_is_fine: bool = False) -> Iterator[None]:
@@ -95,9 +101,9 @@ class Storage:
                 raise
             raise CacheError(f"{what}: it is not there") from error
         except OSError as error:
-            raise CacheError(f"{what}: {error.strerror or _first_line(error)}", _os_hint(error)) from error
+            raise CacheError(f"{what}: {error.strerror or first_line(error)}", _os_hint(error)) from error
         except obstore.exceptions.BaseError as error:
-            raise CacheError(f"{what}: {_first_line(error)}", _store_hint(error)) from error
+            raise CacheError(f"{what}: {first_line(error)}", _store_hint(error)) from error
 
 
 def _bucket(uri: str) -> Any:
@@ -108,10 +114,11 @@ def _bucket(uri: str) -> Any:
         return from_url(uri, client_options={"allow_http": True} if plain else None)
     except (ValueError, obstore.exceptions.GenericError) as error:
         hint = "a cache is a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or memory://NAME"
-        raise UsageError(f"cannot use {uri}: {_first_line(error)}", hint) from error
+        raise UsageError(f"cannot use {uri}: {first_line(error)}", hint) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, without the pages that follow."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -167,5 +174,5 @@ def unseal(data: bytes, path_to_holder: tuple[str, ...] = ()) -> dict[str, Any]:
         if seal(document, holder) == data and holder["checksum"] == checksum:
             return document
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CacheDamagedError(f"not a gdist document: {_first_line(error)}") from error
+        raise CacheDamagedError(f"not a gdist document: {first_line(error)}") from error
     raise CacheDamagedError("its bytes do not match its checksum")

@@ -4,6 +4,7 @@ A shard's digest tells that it is damaged; the checksum of each inner chunk, whi
 is.
 """
 
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from gdist.pipeline import arrays
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.console import Advance
 from gdist.pipeline.errors import CacheDamagedError
-from gdist.pipeline.plan import read_document, receipt_key
+from gdist.pipeline.plan import ROOT, read_document, receipt_key
 from gdist.pipeline.storage import sha256
 
 THREADS = 4
@@ -23,8 +24,9 @@ class Damage:
     """One damaged or missing object.
 
     Attributes:
-        array: ``layers/05``, ``waveform``, or None for a document.
-        utterances: those whose data is affected; empty when only rows without an owner are.
+        pack, array: (3, ``layers/05``) for a shard, (3, None) for a receipt, (None, ``layers/05``) for an array's
+            metadata, which serves every utterance, and (None, None) for the other documents.
+        utterances: those of the pack whose data is affected; empty when only rows without an owner are.
     """
 
     object: str
@@ -34,9 +36,13 @@ class Damage:
     utterances: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if not self.array:
+        if self.array is None and self.pack is None:
             return f"{self.object}: {self.reason}"
-        what = f"layer {int(self.array.removeprefix('layers/'))}" if self.array.startswith("layers/") else self.array
+        what = self.array or "every layer"
+        if what.startswith("layers/"):
+            what = f"layer {int(what.removeprefix('layers/'))}"
+        if self.pack is None:
+            return f"{self.object}: {self.reason}; {what}, every utterance"
         names = ", ".join(self.utterances[:5]) or "rows that belong to no utterance"
         more = f" and {len(self.utterances) - 5} more" if len(self.utterances) > 5 else ""
         return f"{self.object}: {self.reason}; {what}, utterance {names}{more}"
@@ -53,7 +59,9 @@ def verify(cache: Cache, advance: Advance) -> dict[str, Any]:
         try:
             read_document(cache.storage, cache.gdist, key)
         except CacheDamagedError as error:
-            bad.append(Damage(key, error.message.rsplit("/", 1)[-1].split(" ", 1)[-1]))
+            array = key.removesuffix(f"/{ROOT}")
+            reason = error.message.removeprefix(f"{cache.uri}/{key} ")
+            bad.append(Damage(key, reason, array=array if array in cache.specs else None))
     done = cache.done()
     with ThreadPoolExecutor(THREADS) as pool:
         for damages in pool.map(lambda pack: _verify_pack(cache, pack), sorted(done)):
@@ -72,30 +80,31 @@ def _verify_pack(cache: Cache, pack: int) -> list[Damage]:
     try:
         receipt = cache.receipt(pack)
     except CacheDamagedError as error:
-        return [Damage(receipt_key(pack), error.message.split(": ", 1)[-1], pack)]
-    assert receipt is not None
+        return [Damage(receipt_key(pack), error.message.split(": ", 1)[-1], pack, None, _stored(cache, pack, {}))]
+    if receipt is None:  # it was there when the packs were listed
+        return [Damage(receipt_key(pack), "it is missing", pack, None, _stored(cache, pack, {}))]
     bad = []
     for name in cache.specs:
         key = arrays.shard_key(name, pack)
-        written = receipt["objects"][key]
         try:
             shard = cache.storage.get(key)
         except FileNotFoundError:
-            owners = tuple(
-                e.id for e in cache.pack_entries(pack) if e.num_frames and e.id not in receipt["quarantine"]
-            )
-            bad.append(Damage(key, "it is missing", pack, name, owners))
+            bad.append(Damage(key, "it is missing", pack, name, _stored(cache, pack, receipt["quarantine"])))
             continue
-        if sha256(shard) != written["sha256"]:
-            bad.append(
-                Damage(key, "its bytes do not match its receipt", pack, name, _owners(cache, pack, name, shard))
-            )
+        if sha256(shard) != receipt["objects"][key]["sha256"]:
+            reason = "its bytes do not match its receipt"
+            bad.append(Damage(key, reason, pack, name, _torn(cache, pack, name, shard, receipt["quarantine"])))
     return bad
 
 
-def _owners(cache: Cache, pack: int, name: str, shard: bytes) -> tuple[str, ...]:
+def _stored(cache: Cache, pack: int, quarantine: Container[str]) -> tuple[str, ...]:
+    """The utterances of a pack that have data."""
+    return tuple(e.id for e in cache.pack_entries(pack) if e.num_frames and e.id not in quarantine)
+
+
+def _torn(cache: Cache, pack: int, name: str, shard: bytes, quarantine: Container[str]) -> tuple[str, ...]:
     """The utterances whose chunks in a damaged shard no longer decode."""
     base = pack * cache.identity["pack_frames"]
-    entries = [entry for entry in cache.pack_entries(pack) if entry.num_frames]
+    entries = [entry for entry in cache.pack_entries(pack) if entry.num_frames and entry.id not in quarantine]
     ranges = [(e.start_frame - base, e.start_frame - base + max(e.num_frames, e.num_rows)) for e in entries]
     return tuple(entries[position].id for position in arrays.damaged_rows(cache.specs[name], shard, ranges))

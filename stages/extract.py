@@ -21,7 +21,7 @@ from gdist.pipeline.encodings import unstorable
 from gdist.pipeline.errors import AudioError, CacheError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.manifest import Manifest, Utterance
-from gdist.pipeline.plan import ROOT, WAVEFORM, layer_name, read_root
+from gdist.pipeline.plan import WAVEFORM, layer_name, remove
 from gdist.pipeline.storage import Storage
 from gdist.stages.extract_plan import AUDIO_THREADS, ExtractConfig, choose_device, describe, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
@@ -46,7 +46,7 @@ def extract(config: ExtractConfig, show_progress: bool = True) -> dict[str, Any]
     if config.dry_run:
         return describe(plan, done=packs_done(config.cache))
     if config.restart:
-        remove_cache(config.cache)
+        remove(Storage(config.cache, create=True))
     cache = Cache.create(config.cache, plan)
 
     done = cache.done()
@@ -207,16 +207,6 @@ def summarize(cache: Cache, resumed: int, new_seconds: float, seconds: float) ->
         "quarantined": len(quarantined),
         "quarantine": quarantined,
     }
-
-
-def remove_cache(uri: str) -> None:
-    """Delete the cache at ``uri``, and nothing but a cache."""
-    storage = Storage(uri, create=True)
-    keys = list(storage.objects())
-    if keys and read_root(storage) is None:
-        raise CacheError(f"--restart: {uri} holds no cache, so nothing there is deleted", "choose another --cache")
-    # The root document goes last: until then the place is still known to be a cache.
-    storage.delete(sorted(keys, key=lambda key: key == ROOT))
 
 
 def packs_done(uri: str) -> int:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,7 +50,9 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         encoding(self.encoding)
-        require(self.max_seconds > 0, f"--max-seconds {self.max_seconds}: must be positive")
+        for option, seconds in (("--max-seconds", self.max_seconds), ("--batch-seconds", self.batch_seconds)):
+            possible = seconds is None or (seconds > 0 and math.isfinite(seconds))
+            require(possible, f"{option} {seconds}: must be positive and finite")
         require(
             self.pack_frames > 0 and self.pack_frames % layout.CHUNK_FRAMES == 0,
             f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}",
@@ -133,13 +136,13 @@ def parse_layers(text: str, num_layers: int) -> list[int]:
         return list(range(num_layers + 1))
     layers: set[int] = set()
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(f"--layers {text!r}: {part!r} is not a layer", "for example --layers all or 0,4,8-12")
-        layers |= set(range(int(first), int(last or first) + 1))
-    beyond = sorted(layer for layer in layers if layer > num_layers)
-    if beyond or not layers:
-        raise UsageError(f"--layers {text!r}: this teacher has layers 0 to {num_layers}")
+        start, stop = int(first), int(last or first)
+        if not start <= stop <= num_layers:
+            raise UsageError(f"--layers {text!r}: this teacher has layers 0 to {num_layers}")
+        layers |= set(range(start, stop + 1))
     return sorted(layers)
 
 
@@ -147,8 +150,16 @@ def choose_device(device: str) -> str:
     """``auto`` → cuda where there is one, else cpu; UsageError for a device this machine lacks."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {device}: this machine has no CUDA device", "--device cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"--device {device}: there is no such kind of device", "--device auto") from error
+    if wanted.type not in BATCH_SECONDS:
+        raise UsageError(f"--device {device}: teachers run on {' or '.join(BATCH_SECONDS)}", "--device auto")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices", "--device auto"
+        )
     return device
 
 

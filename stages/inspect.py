@@ -5,6 +5,7 @@ from typing import Any
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError
+from gdist.pipeline.plan import INDEX, ROOT, receipt_key
 from gdist.pipeline.verify import verify
 
 
@@ -80,7 +81,8 @@ def verify_command(uri: str, as_json: bool) -> int:
     except CacheDamagedError as error:
         if not as_json:
             raise
-        bad = {"object": "zarr.json", "reason": error.message, "message": error.message}
+        key = next((key for key in (ROOT, INDEX) if f"/{key}" in error.message), ROOT)
+        bad = {"object": key, "reason": error.message, "message": error.message}
         console.emit({"ok": False, "packs": 0, "packs_missing": [], "bad": [bad]})
         return EXIT_FAILURE
     with console.progress("verify", cache.packs, "packs", enabled=not as_json) as advance:
@@ -90,6 +92,9 @@ def verify_command(uri: str, as_json: bool) -> int:
     else:
         for damage in result["bad"]:
             console.say(f"damaged: {damage['message']}", style="red")
+        if packs := sorted({damage["pack"] for damage in result["bad"] if damage.get("pack") is not None}):
+            receipts = ", ".join(receipt_key(pack) for pack in packs)
+            console.say(f"to mend it: delete {receipts}, then run the same `gdist extract` again", style="yellow")
         if result["packs_missing"]:
             console.say(f"missing packs: {result['packs_missing']} (run the same `gdist extract` again)", style="red")
         verdict = "ok" if result["ok"] else "NOT ok"
