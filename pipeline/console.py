@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is reported where there is no terminal (CI, nohup, a log file)
 
@@ -39,11 +40,12 @@ def emit(result: dict[str, Any] | list[Any]) -> None:
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table of results on stdout; numbers are right-aligned."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    # Text, not str: rich would take the brackets of a path for markup.
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+        table.add_column(Text(column), justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120  # a pipe has no width; 80 would cut the columns

@@ -129,7 +129,8 @@ class Loader:
         layers: which to read, in the order of ``hidden_BLTD``.
         batch_seconds: audio a batch, padding included.
         waveforms: whether audio is read too.
-        rank, world: this process takes every ``world``-th batch, from ``rank`` on.
+        rank, world: this process takes every ``world``-th batch, from ``rank`` on. Where the last round is too small
+            for all, it is filled up from the epoch's start: every rank takes as many steps, so one state serves all.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class Loader:
         return entry, int(rng.integers(entry.num_frames - self.crop_frames + 1)), self.crop_frames
 
     def __iter__(self) -> Iterator[Batch]:
+        assert self.entries, "an endless iterator over nothing would never yield"
         ahead: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCH)
         stop = threading.Event()
         reader = threading.Thread(target=self._read_ahead, args=(ahead, stop, self.epoch, self.position), daemon=True)
@@ -213,9 +215,9 @@ class Loader:
         try:
             while not stop.is_set():
                 batches = self.epoch_batches(epoch)
-                for place in range(position + self.rank, len(batches), self.world):
-                    consumed = min(place - self.rank + self.world, len(batches))
-                    put(self.read(batches[place], (epoch, consumed)))
+                for start in range(position, len(batches), self.world):
+                    spans = batches[(start + self.rank) % len(batches)]
+                    put(self.read(spans, (epoch, min(start + self.world, len(batches)))))
                     if stop.is_set():
                         return
                 epoch, position = epoch + 1, 0
