@@ -225,9 +225,9 @@ class Loader:
         except BaseException as error:
             put(error)
 
-    def once(self) -> Iterator[Batch]:
-        """Every utterance whole, exactly once, longest first."""
-        spans: list[Span] = [(e, 0, e.num_frames) for e in self.entries]
+    def once(self, entries: Sequence[Entry] | None = None) -> Iterator[Batch]:
+        """Every utterance (or each of ``entries``) whole, exactly once, longest first."""
+        spans: list[Span] = [(e, 0, e.num_frames) for e in (self.entries if entries is None else entries)]
         for spans_of_batch in group(sorted(spans, key=lambda span: -span[2]), self.batch_frames):
             yield self.read(spans_of_batch)
 

@@ -20,6 +20,7 @@ from obstore.store import LocalStore, MemoryStore, from_url
 from gdist.pipeline.errors import CacheDamagedError, CacheError, UsageError
 
 _memory: dict[str, MemoryStore] = {}  # memory://NAME names one store for the life of the process
+_GENERIC = re.compile(r"^Generic \w+ error: ")
 _STAGED = re.compile(r"#\d+$")  # obstore's local store writes PATH#1 and renames it to PATH
 
 
@@ -35,9 +36,10 @@ class Storage:
                 self.store: Any = _memory.setdefault(uri, MemoryStore())
             elif scheme == "file":
                 self.folder = Path(uri.removeprefix("file://")).expanduser().absolute()
-                if not create and not self.folder.is_dir():
-                    raise FileNotFoundError(errno.ENOENT, "no such folder", str(self.folder))
-                self.folder.mkdir(parents=True, exist_ok=True)
+                if create:
+                    _make_folder(self.folder)
+                elif not self.folder.is_dir():
+                    raise OSError(0, "it is not a folder" if self.folder.exists() else "there is no such folder")
                 self.store = LocalStore(self.folder)
             else:
                 self.store = _bucket(uri)
@@ -101,7 +103,7 @@ class Storage:
                 raise
             raise CacheError(f"{what}: it is not there") from error
         except OSError as error:
-            raise CacheError(f"{what}: {error.strerror or first_line(error)}", _os_hint(error)) from error
+            raise CacheError(f"{what}: {error.strerror or first_line(error)}", HINTS.get(error.errno or 0)) from error
         except obstore.exceptions.BaseError as error:
             raise CacheError(f"{what}: {first_line(error)}", _store_hint(error)) from error
 
@@ -117,20 +119,26 @@ def _bucket(uri: str) -> Any:
         raise UsageError(f"cannot use {uri}: {first_line(error)}", hint) from error
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # /proc, an unmounted share: there is a parent, and it takes no folders
+        raise OSError(errno.EACCES, "no folder can be made there") from error
+
+
 def first_line(error: Exception) -> str:
-    """What an exception says, without the pages that follow."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an exception says, without the pages that follow and obstore's "Generic S3 error: " before it."""
+    return _GENERIC.sub("", (str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
-def _os_hint(error: OSError) -> str | None:
-    known = {
-        errno.ENOSPC: "free some space and run the same command again: finished packs are kept",
-        errno.EACCES: "choose a place you may write to, or mend its permissions",
-        errno.EROFS: "the file system is mounted read-only; choose another place",
-        errno.ENOTDIR: "a part of the path is a file; choose another place",
-        errno.EEXIST: "a file of that name is in the way; choose another place",
-    }
-    return known.get(error.errno or 0)
+HINTS = {
+    errno.ENOSPC: "free some space and run the same command again: finished packs are kept",
+    errno.EACCES: "choose a place you may write to, or mend its permissions",
+    errno.EPERM: "choose a place you may write to, or mend its permissions",
+    errno.EROFS: "the file system is mounted read-only; choose another place",
+    errno.ENOTDIR: "a part of the path is a file; choose another place",
+    errno.EEXIST: "a file of that name is in the way; choose another place",
+}
 
 
 def _store_hint(error: Exception) -> str | None:
@@ -139,11 +147,10 @@ def _store_hint(error: Exception) -> str | None:
         return (
             "check the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, …)"
         )
-    if os.strerror(errno.ENOSPC) in text:
-        return _os_hint(OSError(errno.ENOSPC, ""))
     if "error sending request" in text:
         return "check the network and AWS_ENDPOINT_URL"
-    return None
+    # obstore reports what the operating system said as text.
+    return next((hint for code, hint in HINTS.items() if os.strerror(code) in text), None)
 
 
 def sha256(data: bytes) -> str:

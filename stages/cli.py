@@ -226,6 +226,20 @@ def eval_command(runs: tuple[Path, ...], cache: str | None, probes: str, as_json
     return evaluate.eval_command(list(runs), cache, probes, as_json)
 
 
+@command(main, "report", short_help="One page that puts runs side by side.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.option("--out", default="report.html", show_default=True, type=click.Path(path_type=Path), help="The page.")
+def report_command(runs: tuple[Path, ...], out: Path) -> int:
+    """Write one self-contained HTML page: fidelity by layer, curves, probes, sizes and costs of evaluated runs.
+
+    \b
+    Example:  gdist report runs/first runs/second --out report.html
+    """
+    from gdist.stages import report
+
+    return report.report_command(list(runs), out)
+
+
 @command(main, "students", short_help="The students there are, with their sizes.")
 @click.option("--teacher", help="Size them for this teacher. [default: WavLM Base]")
 @json_option

@@ -18,7 +18,7 @@ from gdist.stages.evaluate import Bench, evaluate, show
 from gdist.stages.extract import extract
 from gdist.stages.extract_plan import ExtractConfig
 from gdist.stages.probes import PROBES
-from gdist.stages.report import write_report
+from gdist.stages.report import RunSummary, write_report
 from gdist.stages.train import train
 from gdist.stages.train_config import load_config
 
@@ -71,7 +71,7 @@ def demo(out: Path, as_json: bool) -> int:
         },
         "teacher_passes": teacher_passes(runs, extracted),
     }
-    write_report([run.folder for run in runs], report, extras)
+    write_report([RunSummary.read(run.folder) for run in runs], report, extras)
     if as_json:
         summary = {
             name: {"mean_cosine": r["mean_cosine"], "probes": r["probes"]}

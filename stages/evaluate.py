@@ -50,12 +50,15 @@ class Bench:
             )
         entries = usable_entries(cache, data.skip_missing)
         self.splits = choose_splits(entries, data)
+        # One loader for all passes: a selection that fits in memory is then read once.
+        self._full = Loader(cache, entries, list(range(self.num_layers + 1)), BATCH_SECONDS)
+        self._audio = Loader(cache, entries, [], BATCH_SECONDS)
         self.split = "test" if self.splits["test"] else "valid"
         self.probes = [name for name in probes if any(e.labels.get(PROBES[name].label) is not None for e in entries)]
 
-    def batches(self, entries: list[Entry]) -> Iterable[Batch]:
-        """Whole utterances with all their layers 0 … L and their audio."""
-        return Loader(self.cache, entries, list(range(self.num_layers + 1)), BATCH_SECONDS).once()
+    def batches(self, entries: list[Entry], hidden: bool = True) -> Iterable[Batch]:
+        """Whole utterances with their audio and, with ``hidden``, all their layers 0 … L."""
+        return (self._full if hidden else self._audio).once(entries)
 
     def labelled(self, name: str) -> dict[str, list[Entry]]:
         """The utterances of each split that a probe has an answer for."""
@@ -89,17 +92,21 @@ class Bench:
             "teacher": {
                 "name": about["teacher"],
                 "params": teacher["num_params"],
-                "probes": self.probe(lambda batch: batch.hidden_BLTD),
+                "probes": self.probe(lambda batch: batch.hidden_BLTD, hidden=True),
             },
             "log_mel": {"probes": self.probe(LogMel())},
         }
 
-    def probe(self, upstream: Callable[[Batch], Tensor]) -> dict[str, Any]:
-        """Every probe's result on the frozen states ``[B, K, T, D]`` that ``upstream`` gives for a batch."""
+    def probe(self, upstream: Callable[[Batch], Tensor], hidden: bool = False) -> dict[str, Any]:
+        """Every probe's result on the frozen states ``[B, K, T, D]`` that ``upstream`` gives for a batch.
+
+        Args:
+            hidden: whether ``upstream`` looks at the cached layers, or at the audio alone.
+        """
         results = {}
         for name in self.probes:
             entries = self.labelled(name)
-            features = {split: self._pooled(upstream, members) for split, members in entries.items()}
+            features = {split: self._pooled(upstream, members, hidden) for split, members in entries.items()}
             labels = {
                 split: [str(e.labels[PROBES[name].label]) for e in members] for split, members in entries.items()
             }
@@ -107,9 +114,9 @@ class Bench:
         return results
 
     @torch.no_grad()
-    def _pooled(self, upstream: Callable[[Batch], Tensor], entries: list[Entry]) -> Tensor:
+    def _pooled(self, upstream: Callable[[Batch], Tensor], entries: list[Entry], hidden: bool) -> Tensor:
         by_id: dict[str, Tensor] = {}
-        for batch in self.batches(entries):
+        for batch in self.batches(entries, hidden):
             states_BKTD = upstream(batch)
             mask_B1T1 = _mask(batch)[:, None, :, None]
             sums_BKD = torch.where(mask_B1T1, states_BKTD, 0).sum(2)
@@ -129,7 +136,7 @@ class LogMel:
     def __call__(self, batch: Batch) -> Tensor:
         assert batch.waveform_BS is not None
         mel_BTD: Tensor = (self.mel(batch.waveform_BS) + 1e-6).log().transpose(1, 2)
-        return mel_BTD[:, None, : batch.hidden_BLTD.shape[2]]
+        return mel_BTD[:, None, : int(batch.num_frames_B.max())]
 
 
 @torch.no_grad()

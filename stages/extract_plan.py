@@ -5,6 +5,7 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -128,6 +129,11 @@ def make_plan(
         "layers.safetensors": safetensors.torch.save(teacher.layer_tensors(min(INITIAL_LAYERS, teacher.num_layers))),
     }
     return Plan(identity, about, entries, labels, files)
+
+
+def short_name(teacher: str) -> str:
+    """A hub id as it is, a folder by its last part: where it lay on this machine is nobody else's business."""
+    return Path(teacher).resolve().name if Path(teacher).exists() else teacher
 
 
 def parse_layers(text: str, num_layers: int) -> list[int]:
