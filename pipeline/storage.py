@@ -128,7 +128,8 @@ def _make_folder(folder: Path) -> None:
 
 def first_line(error: Exception) -> str:
     """What an exception says, without the pages that follow and obstore's "Generic S3 error: " before it."""
-    return _GENERIC.sub("", (str(error).strip().splitlines() or [type(error).__name__])[0])
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _GENERIC.sub("", line).removesuffix(': <?xml version="1.0" encoding="utf-8"?>')
 
 
 HINTS = {
@@ -147,6 +148,8 @@ def _store_hint(error: Exception) -> str | None:
         return (
             "check the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, …)"
         )
+    if "NoSuchBucket" in text:
+        return "there is no such bucket (or AWS_ENDPOINT_URL points elsewhere): make it, or choose another place"
     if "error sending request" in text:
         return "check the network and AWS_ENDPOINT_URL"
     # obstore reports what the operating system said as text.
