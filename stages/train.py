@@ -168,8 +168,9 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
     teacher_config = json.loads(cache.document("config.json"))
     teacher_config["do_normalize"] = cache.identity["teacher"]["do_normalize"]
     fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
+    described = student_config(config.student["name"], teacher_config, **fields)
     torch.manual_seed(config.train.seed)
-    student = STUDENTS[config.student["name"]][1](student_config(config.student["name"], teacher_config, **fields))
+    student = STUDENTS[config.student["name"]][1](described)
     initialize = config.student["initialize"]
     if initialize != "none":
         frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
