@@ -59,11 +59,11 @@ def place(
     Args:
         max_samples: longer utterances get no rows; neither do those too short for one frame.
     """
-    max_samples = min(max_samples, pack_frames * framing.HOP)
+    pack_samples = pack_frames * framing.HOP
     entries: list[Entry] = []
     next_row = 0
     for name, samples, known_problem in lengths:
-        problem = known_problem or _unusable(samples, max_samples)
+        problem = known_problem or _unusable(samples, max_samples, pack_samples)
         frames = 0 if problem else framing.num_frames(samples)
         # Frames overlap, so a waveform may need up to two rows more than there are frames.
         held = 0 if problem else -(-framing.num_rows(samples) // chunk_frames) * chunk_frames
@@ -76,10 +76,13 @@ def place(
     return entries
 
 
-def _unusable(samples: int, max_samples: int) -> str | None:
-    if samples > max_samples:
-        seconds, limit = samples / framing.SAMPLE_RATE, max_samples / framing.SAMPLE_RATE
-        return f"too long: {seconds:.0f} s, the limit is {limit:.0f} s (manifest build --split-seconds cuts it)"
+def _unusable(samples: int, max_samples: int, pack_samples: int) -> str | None:
+    if samples > min(max_samples, pack_samples):
+        limit = f"the limit is {max_samples / framing.SAMPLE_RATE:.0f} s"
+        if pack_samples < max_samples:
+            limit = f"a pack holds {pack_samples / framing.SAMPLE_RATE:.0f} s"
+        seconds = samples / framing.SAMPLE_RATE
+        return f"too long: {seconds:.0f} s, {limit} (manifest build --split-seconds cuts it)"
     if framing.num_frames(samples) == 0:
         return f"too short: {samples} samples at 16 kHz, one frame needs {framing.RECEPTIVE_FIELD}"
     return None

@@ -94,6 +94,9 @@ def test_the_index_reads_back(lengths: Lengths) -> None:
 
 
 def test_too_long_says_what_to_do() -> None:
+    advice = "(manifest build --split-seconds cuts it)"
     (entry,) = place([("a", 16_000 * 61, None)], max_samples=16_000 * 60)
     assert entry.num_frames == 0 and entry.num_rows == 0
-    assert entry.problem == "too long: 61 s, the limit is 60 s (manifest build --split-seconds cuts it)"
+    assert entry.problem == f"too long: 61 s, the limit is 60 s {advice}"
+    (entry,) = place([("a", 16_000 * 61, None)], max_samples=16_000 * 60, pack_frames=2048)
+    assert entry.problem == f"too long: 61 s, a pack holds 41 s {advice}"
