@@ -59,7 +59,7 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: float, unit: str, start: int = 0, enabled: bool = True) -> Iterator[Advance]:
+def progress(title: str, total: float, unit: str, start: float = 0, enabled: bool = True) -> Iterator[Advance]:
     """A bar with rate and time left on a terminal; a line every ten seconds elsewhere.
 
     Args:
@@ -81,7 +81,8 @@ def progress(title: str, total: float, unit: str, start: int = 0, enabled: bool 
             TextColumn("{task.fields[note]}"),
         ]
         with Progress(*columns, console=console, transient=False) as bar:
-            task = bar.add_task(title, total=total, completed=start, note="")
+            task = bar.add_task(title, total=total, note="")
+            bar.update(task, completed=start)
 
             def advance(n: float = 1, note: str = "") -> None:
                 bar.update(task, advance=n)
@@ -97,10 +98,11 @@ def progress(title: str, total: float, unit: str, start: int = 0, enabled: bool 
         nonlocal done, last
         done += n
         now = time.monotonic()
-        if now - last >= PLAIN_LINE_SECONDS or done >= total:
+        finished = done >= total * (1 - 1e-9)  # a sum of seconds misses its total by a few bits
+        if now - last >= PLAIN_LINE_SECONDS or finished:
             last = now
             rate = (done - start) / max(now - began, 1e-9)
-            left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
+            left = f", {duration((total - done) / rate)} left" if rate and not finished else ""
             say(f"{title}: {done:.0f}/{total:.0f} {unit}{left}{'  ' + note if note else ''}")
 
     yield advance_plainly

@@ -257,7 +257,11 @@ def students_command(teacher: str | None, as_json: bool) -> int:
 @command(main, "teachers", short_help="The teacher families that can be extracted.")
 @json_option
 def teachers_command(as_json: bool) -> int:
-    """List the families of teachers: any checkpoint of theirs works, by Hugging Face id or from a local folder."""
+    """List the families of teachers: any checkpoint of theirs works, by Hugging Face id or from a local folder.
+
+    \b
+    Example:  gdist teachers --json
+    """
     from gdist.stages import catalogue
 
     return catalogue.teachers_command(as_json)
@@ -266,7 +270,11 @@ def teachers_command(as_json: bool) -> int:
 @command(main, "encodings", short_help="The ways hidden states can be stored.")
 @json_option
 def encodings_command(as_json: bool) -> int:
-    """List the encodings that `gdist extract --encoding` takes, with their sizes and errors."""
+    """List the encodings that `gdist extract --encoding` takes, with their sizes and errors.
+
+    \b
+    Example:  gdist encodings
+    """
     from gdist.stages import catalogue
 
     return catalogue.encodings_command(as_json)

@@ -58,9 +58,7 @@ def extract(config: ExtractConfig, show_progress: bool = True) -> dict[str, Any]
     mapping = time.monotonic()
     heard = 0.0
     with (
-        console.progress(
-            "extract", round(total), "s of audio", start=round(before), enabled=show_progress
-        ) as advance,
+        console.progress("extract", total, "s of audio", start=before, enabled=show_progress) as advance,
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(1) as writer,
     ):
