@@ -17,7 +17,6 @@ from gdist.pipeline.verify import verify
 from gdist.stages.evaluate import Bench, evaluate, show
 from gdist.stages.extract import extract
 from gdist.stages.extract_plan import ExtractConfig
-from gdist.stages.probes import PROBES
 from gdist.stages.report import RunSummary, write_report
 from gdist.stages.train import train
 from gdist.stages.train_config import load_config
@@ -55,7 +54,7 @@ def demo(out: Path, as_json: bool) -> int:
         runs.append(Run(out / name))
 
     _headline(4, "evaluate: fidelity by layer and a probe, on speech held out")
-    bench = Bench(cache, recipe.data, list(PROBES))
+    bench = Bench(cache, recipe.data)
     results = [evaluate(run, bench) for run in runs]
 
     _headline(5, "report")
@@ -73,17 +72,33 @@ def demo(out: Path, as_json: bool) -> int:
     }
     write_report([RunSummary.read(run.folder) for run in runs], report, extras)
     if as_json:
-        summary = {
-            name: {"mean_cosine": r["mean_cosine"], "probes": r["probes"]}
-            for name, r in zip(STUDENTS, results, strict=True)
-        }
         console.emit(
-            {"extract": extracted, "verify": verified["ok"], "train": trained, "eval": summary, "report": str(report)}
+            {
+                "extract": extracted,
+                "verify": verified,
+                "train": trained,
+                "eval": results,
+                "beats_references": {result["run"]: beats_references(result) for result in results},
+                "report": str(report),
+            }
         )
     else:
         show(results)
+        for result in results:
+            lost = [layer for layer, won in beats_references(result).items() if not won]
+            verdict = f"not at layers {', '.join(lost)}" if lost else "at every layer"
+            console.say(f"{result['run']} is nearer to the teacher than both references: {verdict}")
         console.say(f"\nopen {report.absolute()}", style="bold green")
     return 0
+
+
+def beats_references(result: dict[str, Any]) -> dict[str, bool]:
+    """Layer → whether the student's cosine is above the mean frame's and the copied h_0's."""
+    references = result["references"].values()
+    return {
+        str(row["layer"]): all(row["cosine"] > rows[place]["cosine"] for rows in references)
+        for place, row in enumerate(result["layers"])
+    }
 
 
 def teacher_passes(runs: list[Run], extracted: dict[str, Any]) -> dict[str, float]:

@@ -20,13 +20,14 @@ from torch import Tensor
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import build, did_you_mean
-from gdist.pipeline.errors import CacheError, RunError, UsageError
+from gdist.pipeline.errors import CacheError, GdistError, RunError, UsageError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.loader import Batch, DataConfig, Loader, choose_splits, usable_entries
 from gdist.pipeline.run import Run, write_atomically
 from gdist.stages.fidelity import Fidelity, mean_cosine
 from gdist.stages.frontend import normalize
 from gdist.stages.probes import PROBES
+from gdist.stages.probes.base import check_labels
 from gdist.stages.students import STUDENTS, Student
 from gdist.stages.train_config import TrainConfig
 
@@ -40,7 +41,8 @@ Features = dict[str, Tensor]
 class Bench:
     """What every student on one cache is judged against: utterances, references, and the teacher's own probes."""
 
-    def __init__(self, cache: Cache, data: DataConfig, probes: list[str]) -> None:
+    def __init__(self, cache: Cache, data: DataConfig, probes: list[str] | None = None) -> None:
+        """``probes`` None takes every probe that the cache's labels allow; one that is named must be possible."""
         self.cache = cache
         self.num_layers = cache.identity["teacher"]["num_layers"]
         absent = [layer for layer in range(self.num_layers + 1) if layer not in cache.layers]
@@ -54,7 +56,9 @@ class Bench:
         self._full = Loader(cache, entries, list(range(self.num_layers + 1)), BATCH_SECONDS)
         self._audio = Loader(cache, entries, [], BATCH_SECONDS)
         self.split = "test" if self.splits["test"] else "valid"
-        self.probes = [name for name in probes if any(e.labels.get(PROBES[name].label) is not None for e in entries)]
+        self.probes = list(PROBES) if probes is None else probes
+        if probes is None:
+            self.probes = [name for name in PROBES if self._possible(name)]
 
     def batches(self, entries: list[Entry], hidden: bool = True) -> Iterable[Batch]:
         """Whole utterances with their audio and, with ``hidden``, all their layers 0 … L."""
@@ -64,6 +68,17 @@ class Bench:
         """The utterances of each split that a probe has an answer for."""
         label = PROBES[name].label
         return {split: [e for e in es if e.labels.get(label) is not None] for split, es in self.splits.items()}
+
+    def _possible(self, name: str) -> bool:
+        """Whether the labels support a probe; people are told why not, unless there are no such labels at all."""
+        labels = {s: [str(e.labels[PROBES[name].label]) for e in es] for s, es in self.labelled(name).items()}
+        try:
+            check_labels(name, labels)
+        except GdistError as error:
+            if any(labels.values()):
+                console.say(f"left out: {error.message}", style="yellow")
+            return False
+        return True
 
     @cached_property
     def mean_frame(self) -> Tensor:
@@ -197,8 +212,8 @@ def load_student(run: Run) -> Student:
 
 def eval_command(folders: list[Path], uri: str | None, probes: str, as_json: bool) -> int:
     """Evaluate runs one after another; what they share is computed once a cache."""
-    chosen = [] if probes == "none" else list(PROBES) if probes == "all" else probes.split(",")
-    for name in chosen:
+    chosen = None if probes == "all" else [] if probes == "none" else probes.split(",")
+    for name in chosen or ():
         if name not in PROBES:
             raise UsageError(f"--probes {probes}: there is no probe {name!r}", did_you_mean(name, PROBES))
     benches: dict[tuple[str, DataConfig], Bench] = {}

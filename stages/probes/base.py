@@ -64,22 +64,18 @@ class Probe(Protocol):
         ...
 
 
-def check(name: str, features: Mapping[str, Tensor], labels: Mapping[str, Sequence[str]]) -> list[str]:
-    """Check a probe's inputs and return its classes, sorted: those the training split knows.
+def check_labels(name: str, labels: Mapping[str, Sequence[str]]) -> list[str]:
+    """Check that a probe's labels support it, and return its classes, sorted: those the training split knows.
 
     Raises:
-        GdistError: a split without examples, a single class, a label training never saw, or shapes that do not fit.
+        GdistError: a split without examples, a single class, or a label training never saw.
     """
     for split in SPLITS:
-        found = len(labels.get(split, ()))
-        if not found:
+        if not labels.get(split):
             raise GdistError(
                 f"the probe `{name}` has no examples in the split `{split}`",
                 "label them in the manifest's columns (a class and `split`), or leave the probe away with --probes",
             )
-        shape = tuple(features[split].shape) if split in features else None
-        if shape is None or len(shape) != 3 or shape[0] != found or shape[1:] != features["train"].shape[1:]:
-            raise GdistError(f"the probe `{name}` has {found} {split} labels for features of shape {shape}")
     classes = sorted(set(labels["train"]))
     if len(classes) < 2:
         raise GdistError(
@@ -88,4 +84,14 @@ def check(name: str, features: Mapping[str, Tensor], labels: Mapping[str, Sequen
     unknown = {label for split in ("valid", "test") for label in labels[split]} - set(classes)
     if unknown:
         raise GdistError(f"the probe `{name}` is tested on {sorted(unknown)}, which its training split never shows")
+    return classes
+
+
+def check(name: str, features: Mapping[str, Tensor], labels: Mapping[str, Sequence[str]]) -> list[str]:
+    """:func:`check_labels`, and that the features fit: for each split one [K, D] an example."""
+    classes = check_labels(name, labels)
+    for split in SPLITS:
+        shape, found = tuple(features[split].shape) if split in features else None, len(labels[split])
+        if shape is None or len(shape) != 3 or shape[0] != found or shape[1:] != features["train"].shape[1:]:
+            raise GdistError(f"the probe `{name}` has {found} {split} labels for features of shape {shape}")
     return classes
