@@ -25,7 +25,7 @@ from conftest import PACK_FRAMES, contents, extracted, make_teacher
 from gdist.pipeline import framing
 from gdist.pipeline.audio import load_utterance
 from gdist.pipeline.cache import Cache
-from gdist.pipeline.errors import CacheMismatchError, ConfigError, UsageError
+from gdist.pipeline.errors import CacheDamagedError, CacheMismatchError, ConfigError, UsageError
 from gdist.pipeline.manifest import Manifest, build
 from gdist.pipeline.storage import Storage
 from gdist.stages.extract import batches
@@ -200,6 +200,15 @@ class TestTheRun:
             span = (entry, 0, entry.num_frames)
             if entry.id != name:
                 assert torch.equal(cache.hidden(3, [span])[0], victim.hidden(3, [span])[0])
+                continue
+            for layer in cache.layers:  # not even the layers before the overflow
+                with pytest.raises(CacheDamagedError, match=f"utterance {name} is missing"):
+                    cache.hidden(layer, [span])
+            with pytest.raises(CacheDamagedError, match=f"utterance {name} is missing"):
+                cache.waveform([span])
+        statistics = [receipt["statistics"] for receipt in cache.receipts()]
+        assert sum(pack["frames"] for pack in statistics) == result["frames"]
+        assert max(pack["layers"]["02"]["max_abs"] for pack in statistics) < 100
 
 
 @pytest.mark.parametrize(
@@ -339,9 +348,8 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     with (tmp_path_factory.mktemp("nursery") / "stderr").open("wb") as log:
         nursery = Nursery(log)
         yield nursery
-        assert nursery.process.stdin is not None
-        nursery.process.stdin.close()
-        nursery.process.wait(30)
+        nursery.process.kill()  # all its children have ended
+        nursery.process.communicate()
 
 
 def command(teacher: Path, manifest: Path, cache: object) -> list[object]:

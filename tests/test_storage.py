@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,6 +135,28 @@ class TestPlacesThatCannotServe:
         with pytest.raises(UsageError, match=f"cannot use {uri}") as caught:
             Storage(uri)
         assert caught.value.hint and "s3://BUCKET/PATH" in caught.value.hint
+
+
+class TestHints:
+    @pytest.mark.parametrize(
+        ("text", "hint"),
+        [
+            ("Error performing PUT http://169.254.169.254/latest/api/token in 2s", "check the credentials"),
+            ("Server returned 404 Not Found: <Code>NoSuchBucket</Code>", "there is no such bucket"),
+            ("HTTP error: error sending request", "check the network"),
+            ("Unable to copy data to file: No space left on device (os error 28)", "free some space"),
+            ("Unable to create dir /x: Permission denied (os error 13)", "choose a place you may write to"),
+        ],
+    )
+    def test_what_object_stores_say(self, monkeypatch: pytest.MonkeyPatch, text: str, hint: str) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise obstore.exceptions.GenericError(f"Generic S3 error: {text}\n\nDebug source: …")
+
+        monkeypatch.setattr(obstore, "put", fail)
+        with pytest.raises(CacheError) as caught:
+            Storage("memory://hints").put("a", b"x")
+        assert caught.value.message == f"cannot write memory://hints/a: {text}"
+        assert caught.value.hint and caught.value.hint.startswith(hint)
 
 
 class mounted:  # noqa: N801 — reads as a statement
