@@ -145,7 +145,7 @@ HINTS = {
 def _store_hint(error: Exception) -> str | None:
     text = str(error)
     refused = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError)
-    # Without credentials in the environment the cloud's own metadata server is asked, which answers in the cloud only.
+    # Without credentials in the environment the metadata server is asked, which answers inside the cloud only.
     if isinstance(error, refused) or "169.254." in text or "metadata.google" in text:
         return (
             "check the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, …)"

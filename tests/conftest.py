@@ -1,6 +1,7 @@
 """Real speech, a teacher whose forward pass takes milliseconds, and a cache of the one through the other."""
 
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,21 @@ def gdist() -> Iterator[Callable[..., Result]]:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file under ``folder``, temporary ones too."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+class mounted:  # noqa: N801 — reads as a statement
+    """A tmpfs for the length of a ``with``; the test is skipped where none may be mounted."""
+
+    def __init__(self, folder: Path, options: str) -> None:
+        self.folder, self.options = folder, options
+
+    def __enter__(self) -> Path:
+        self.folder.mkdir()
+        try:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", self.options, "tmpfs", self.folder], check=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("no tmpfs can be mounted here")
+        return self.folder
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", self.folder], check=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from click.testing import Result
-from conftest import contents, make_teacher
+from conftest import contents, make_teacher, mounted
 
 from gdist.pipeline.cache import Cache
 
@@ -239,6 +240,25 @@ class TestTheCache:
             result = gdist(*command(tiny_teacher, speech, tmp_path, *more))
             assert result.exit_code == 1 and "choose another --cache" in result.stderr
         assert contents(tmp_path) == {"thesis.tex": b"mine"}
+
+    def test_a_disk_that_fills_up(
+        self, gdist: Gdist, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
+    ) -> None:
+        """What was written before stays, and the same command goes on from there."""
+        with mounted(tmp_path / "disk", "size=1m") as disk:
+            run = command(tiny_teacher, speech, disk / "c")
+            run[run.index(4096)] = 512
+            result = gdist(*run)
+            assert result.exit_code == 1
+            assert "No space left on device" in result.stderr and "finished packs are kept" in result.stderr
+            done = Cache.open(str(disk / "c")).done()
+            assert 0 < len(done) < 9
+            found = json.loads(gdist("verify", disk / "c", "--json").stdout)
+            assert found["bad"] == [] and len(found["packs_missing"]) == 9 - len(done)
+            subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+            again = gdist(*run, "--json")
+            assert again.exit_code == 0 and json.loads(again.stdout)["packs_resumed"] == len(done)
+            assert contents(disk / "c") == contents(tiny_cache)
 
 
 class TestOptions:

@@ -1,13 +1,13 @@
 """Objects in folders and in memory, documents under seal, and the places that cannot be written."""
 
 import os
-import subprocess
 import uuid
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
+from conftest import mounted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,24 +157,6 @@ class TestHints:
             Storage("memory://hints").put("a", b"x")
         assert caught.value.message == f"cannot write memory://hints/a: {text}"
         assert caught.value.hint and caught.value.hint.startswith(hint)
-
-
-class mounted:  # noqa: N801 — reads as a statement
-    """A tmpfs for the length of a ``with``; the test is skipped where none may be mounted."""
-
-    def __init__(self, folder: Path, options: str) -> None:
-        self.folder, self.options = folder, options
-
-    def __enter__(self) -> Path:
-        self.folder.mkdir()
-        try:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", self.options, "tmpfs", self.folder], check=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("no tmpfs can be mounted here")
-        return self.folder
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", self.folder], check=True)
 
 
 # --- seals ----------------------------------------------------------------------------------------------------------
