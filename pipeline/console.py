@@ -93,9 +93,12 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
         return
     began = last = time.monotonic()
     done: float = start
+    finished = False
 
     def advance_plainly(n: float = 1, note: str = "") -> None:
-        nonlocal done, last
+        nonlocal done, last, finished
+        if finished:
+            return
         done += n
         now = time.monotonic()
         finished = done >= total * (1 - 1e-9)  # a sum of seconds misses its total by a few bits
