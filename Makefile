@@ -15,7 +15,7 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests browser lock bench clean
+.PHONY: help demo test check lint types tests browser lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,9 +65,6 @@ $(STAMP): $(VENV)/.locked pyproject.toml README.md $(PACKAGE)
 lock:  ## resolve pyproject.toml into requirements.lock
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.12 --universal --generate-hashes --no-header -o requirements.lock
-
-bench: $(STAMP)  ## every benchmark, each printing ratios measured in one run
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove what make made
 	rm -rf $(VENV) build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -103,13 +103,7 @@ class Cache:
         if gdist is None:
             begin(storage, plan)
             return cls.open(uri)
-        changed = differences(gdist["identity"], plan.identity)
-        if changed:
-            lines = "\n".join(f"  {line}" for line in changed)
-            raise CacheMismatchError(
-                f"the cache at {uri} was made from other inputs:\n{lines}",
-                "choose another --cache, go back to the old inputs, or start over with --restart (deletes the cache)",
-            )
+        require_same(uri, gdist, plan)
         storage.sweep_staged(is_ours)
         storage.delete([PLANNING])
         return cls.open(uri)
@@ -256,3 +250,14 @@ class Cache:
 
     def _damaged(self, what: str, why: str) -> CacheDamagedError:
         return CacheDamagedError(f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {self.uri}")
+
+
+def require_same(uri: str, gdist: Mapping[str, Any], plan: Plan) -> None:
+    """Raise CacheMismatchError, with the differences, unless ``plan`` is the one the cache was made from."""
+    changed = differences(gdist["identity"], plan.identity)
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise CacheMismatchError(
+            f"the cache at {uri} was made from other inputs:\n{lines}",
+            "choose another --cache, go back to the old inputs, or start over with --restart (deletes the cache)",
+        )

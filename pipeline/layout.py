@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from gdist.pipeline import framing
+from gdist.pipeline.errors import ManifestError
 
 CHUNK_FRAMES = 128
 PACK_FRAMES = 16_384
@@ -89,7 +90,11 @@ def _unusable(samples: int, max_samples: int, pack_samples: int) -> str | None:
 
 
 def to_table(entries: Sequence[Entry], labels: pa.Table | None = None) -> pa.Table:
-    """The index: one row an utterance, the label columns of the manifest beside."""
+    """The index: one row an utterance, the label columns of the manifest beside.
+
+    Raises:
+        ManifestError: a label column has the name of one of the index's own.
+    """
     columns = {
         "id": pa.array([e.id for e in entries], pa.string()),
         "pack": pa.array([e.pack for e in entries], pa.int32()),
@@ -99,7 +104,12 @@ def to_table(entries: Sequence[Entry], labels: pa.Table | None = None) -> pa.Tab
         "problem": pa.array([e.problem for e in entries], pa.string()),
     }
     if labels is not None:
-        columns |= {name: labels[name].combine_chunks() for name in labels.column_names if name not in columns}
+        taken = [name for name in labels.column_names if name in columns]
+        if taken:
+            raise ManifestError(
+                f"the cache's index has a column `{taken[0]}` of its own", "rename the manifest's label"
+            )
+        columns |= {name: labels[name].combine_chunks() for name in labels.column_names}
     return pa.table(columns)
 
 

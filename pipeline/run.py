@@ -23,8 +23,8 @@ from torch import Tensor
 from gdist.pipeline.config import Tables, differences, read_toml, signature, to_toml
 from gdist.pipeline.errors import RunError
 
-# What may change between a run and its resumption without changing what is computed.
-FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "log_every"}}
+# What may change between a run and its resumption without changing what is computed (the device: but for last bits).
+FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "log_every", "device"}}
 
 
 class Run:
@@ -52,11 +52,7 @@ class Run:
             if not known and any(self.folder.iterdir()):
                 raise RunError(f"{self.folder} is not empty and holds no run", "choose another --out")
             if known:
-                before = read_toml(self.folder / "config.toml")
-                changed = differences(_without_free_fields(before), _without_free_fields(tables))
-                if changed:
-                    lines = "\n".join(f"  {line}" for line in changed)
-                    raise RunError(f"{self.folder} holds a run of another config:\n{lines}", "choose another --out")
+                self._require_same(tables, provenance)
             write_atomically(
                 self.folder / "run.json", json.dumps(provenance | {"signature": signature(tables)}, indent=2)
             )
@@ -65,6 +61,15 @@ class Run:
             hint = "choose another --out"
             raise RunError(f"cannot write the run {self.folder}: {error.strerror or error}", hint) from error
         return known
+
+    def _require_same(self, tables: Tables, provenance: dict[str, Any]) -> None:
+        changed = differences(_without_free_fields(self.tables()), _without_free_fields(tables))
+        before = self.provenance()
+        if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move, and stay the same
+            changed.append(f"cache: {before.get('cache')} → {provenance.get('cache')} (not the same content)")
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise RunError(f"{self.folder} holds a run of another config:\n{lines}", "choose another --out")
 
     @classmethod
     def open(cls, folder: Path) -> "Run":

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from gdist.pipeline import audio, console, framing
-from gdist.pipeline.cache import Cache
+from gdist.pipeline.cache import Cache, require_same
 from gdist.pipeline.encodings import unstorable
 from gdist.pipeline.errors import AudioError, CacheError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.manifest import Manifest, Utterance
-from gdist.pipeline.plan import WAVEFORM, layer_name, remove
+from gdist.pipeline.plan import WAVEFORM, Plan, layer_name, remove
 from gdist.pipeline.storage import Storage
 from gdist.stages.extract_plan import AUDIO_THREADS, ExtractConfig, choose_device, describe, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
@@ -44,7 +44,7 @@ def extract(config: ExtractConfig, show_progress: bool = True) -> dict[str, Any]
     utterances, lengths = measure(manifest)
     plan = make_plan(config, teacher, manifest, lengths, device)
     if config.dry_run:
-        return describe(plan, done=packs_done(config.cache))
+        return describe(plan, done=0 if config.restart else packs_done(config.cache, plan))
     if config.restart:
         remove(Storage(config.cache, create=True))
     cache = Cache.create(config.cache, plan)
@@ -207,12 +207,18 @@ def summarize(cache: Cache, resumed: int, new_seconds: float, seconds: float) ->
     }
 
 
-def packs_done(uri: str) -> int:
-    """Packs that an earlier run committed at ``uri``; 0 when there is no cache."""
+def packs_done(uri: str, plan: Plan) -> int:
+    """Packs that an earlier run of the same plan committed at ``uri``; 0 when there is no cache.
+
+    Raises:
+        CacheMismatchError: there is one, made from other inputs.
+    """
     try:
-        return len(Cache.open(uri).done())
+        cache = Cache.open(uri)
     except CacheError:
         return 0
+    require_same(uri, cache.gdist, plan)
+    return len(cache.done())
 
 
 def show(result: dict[str, Any], dry_run: bool) -> None:

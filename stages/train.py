@@ -100,11 +100,12 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
             if checkpoint or step % config.train.log_every == 0:
                 row = meter.flush() | {"lr": learner.rate(step), "grad_norm": learner.grad_norm}
                 report(run, curves, row | {"step": step, "kind": "train", "seconds": time.monotonic() - began})
-            if last or step % config.train.validate_every == 0:
-                row = learner.validate(held_out.once())
-                report(run, curves, row | {"step": step, "kind": "valid", "seconds": time.monotonic() - began})
-            if checkpoint:
-                learner.save(run, step, loader, time.monotonic() - began)
+            with meter.paused():
+                if last or step % config.train.validate_every == 0:
+                    row = learner.validate(held_out.once())
+                    report(run, curves, row | {"step": step, "kind": "valid", "seconds": time.monotonic() - began})
+                if checkpoint:
+                    learner.save(run, step, loader, time.monotonic() - began)
             if stopping and not last:
                 raise KeyboardInterrupt
     save_student(run, student)
@@ -127,6 +128,13 @@ class Meter:
         self.cosines += cosine
         self.audio += audio_seconds
         self.waited += waited
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time in here (validation, checkpoints) is no part of a step's."""
+        started = time.monotonic()
+        yield
+        self.began += time.monotonic() - started
 
     def row(self) -> dict[str, float]:
         """What metrics.jsonl takes."""

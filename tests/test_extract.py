@@ -21,6 +21,7 @@ import soundfile
 import torch
 from click.testing import Result
 from conftest import PACK_FRAMES, contents, extracted, make_teacher
+from test_train import short
 
 from gdist.pipeline import framing
 from gdist.pipeline.audio import load_utterance
@@ -30,6 +31,7 @@ from gdist.pipeline.manifest import Manifest, build
 from gdist.pipeline.storage import Storage
 from gdist.stages.extract import batches
 from gdist.stages.extract_plan import ExtractConfig, choose_device, parse_layers
+from gdist.stages.train import train
 
 Gdist = Callable[..., Result]
 
@@ -138,6 +140,8 @@ class TestTheRun:
         assert fresh["objects"] == len([key for key in before if "/c/" in key or key.startswith("receipts/")])
         # An upper bound on what is stored, which is compressed.
         assert 0.5 * fresh["bytes"] < sum(len(v) for k, v in before.items() if "/c/" in k) < 1.05 * fresh["bytes"]
+        with pytest.raises(CacheMismatchError, match="encoding: fp16 → fp32"):
+            extracted(tiny_teacher, speech, own_cache, dry_run=True, encoding="fp32")
 
     def test_restart_makes_another_cache_of_it(self, tiny_teacher: Path, speech: Path, own_cache: Path) -> None:
         (own_cache / "notes.txt").write_text("mine")
@@ -481,6 +485,15 @@ class TestBucket:
         assert {key: storage.get(key) for key in storage.objects()} == contents(tiny_cache)
         assert extracted(tiny_teacher, speech, uri, layers="0", restart=True)["packs_resumed"] == 0
         assert gdist_layers(uri) == [0]
+
+    def test_training_from_it(
+        self, bucket: str, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
+    ) -> None:
+        uri = f"{bucket}/c"
+        extracted(tiny_teacher, speech, uri)
+        for where, name in ((uri, "bucket"), (str(tiny_cache), "folder")):
+            train(where, tmp_path / name, short(), show_progress=False)
+        assert contents(tmp_path / "bucket" / "student") == contents(tmp_path / "folder" / "student")
 
     def test_no_such_bucket(self, bucket: str, tiny_teacher: Path, speech: Path, gdist: Gdist) -> None:
         result = gdist(*command(tiny_teacher, speech, "s3://nowhere/x"))

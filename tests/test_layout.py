@@ -3,10 +3,12 @@
 from itertools import pairwise
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gdist.pipeline import framing
+from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.layout import Entry, from_table, place, to_table
 
 CHUNK, PACK = 128, 512
@@ -100,3 +102,10 @@ def test_too_long_says_what_to_do() -> None:
     assert entry.problem == f"too long: 61 s, the limit is 60 s {advice}"
     (entry,) = place([("a", 16_000 * 61, None)], max_samples=16_000 * 60, pack_frames=2048)
     assert entry.problem == f"too long: 61 s, a pack holds 41 s {advice}"
+
+
+def test_a_label_may_not_hide_a_column_of_the_index() -> None:
+    entries = place([("a", 16_000, None)], 10**6)
+    with pytest.raises(ManifestError, match="`pack`"):
+        to_table(entries, pa.table({"speaker": ["anna"], "pack": ["red"]}))
+    assert to_table(entries, pa.table({"speaker": ["anna"]})).to_pylist()[0]["speaker"] == "anna"

@@ -178,6 +178,16 @@ def test_another_config_is_refused_with_the_difference(tiny_cache: Path, tmp_pat
     run(tiny_cache, tmp_path / "run", short(train__checkpoint_every=5))  # what is computed stays the same
 
 
+def test_another_cache_is_refused_and_a_moved_one_is_not(
+    tiny_teacher: Path, speech: Path, tiny_cache: Path, own_cache: Path, tmp_path: Path
+) -> None:
+    run(tiny_cache, tmp_path / "run", short())
+    run(own_cache, tmp_path / "run", short())  # a copy
+    extracted(tiny_teacher, speech, tmp_path / "fp32", encoding="fp32")
+    with pytest.raises(RunError, match=r"cache: .* → .*fp32"):
+        run(tmp_path / "fp32", tmp_path / "run", short())
+
+
 def test_a_damaged_checkpoint_is_named(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 8)
