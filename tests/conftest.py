@@ -1,5 +1,6 @@
 """Real speech, a teacher whose forward pass takes milliseconds, and a cache of the one through the other."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from gdist.stages.cli import main
 from gdist.stages.extract import extract
 from gdist.stages.extract_plan import ExtractConfig
 
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 PACK_FRAMES = 512  # small packs, so that a minute of speech fills several
 
 
@@ -105,6 +107,21 @@ def gdist() -> Iterator[Callable[..., Result]]:
         return result
 
     yield run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium. Without one these tests are skipped, except in CI, which must have it."""
+    found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"none of {', '.join(CHROMIUMS)} is on the PATH")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=flags)
+        yield opened
+        opened.close()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

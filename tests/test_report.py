@@ -2,9 +2,6 @@
 
 import doctest
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ from gdist.pipeline.errors import RunError, UsageError
 from gdist.stages import report_charts, report_story
 from gdist.stages.report import RunSummary, report_command, write_report
 
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 SECTIONS = ["fidelity", "training", "probes", "sizes", "cache", "provenance"]
 
 # Layers 1 to 12. The values are like those of students of a 12-layer teacher; layers 4, 8 and 12 are the baseline's.
@@ -192,21 +188,6 @@ def test_teachers_of_different_depth_do_not_share_a_table(tmp_path: Path) -> Non
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium. Without one these tests are skipped, except in CI, which must have it."""
-    found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"none of {', '.join(CHROMIUMS)} is on the PATH")
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=flags)
-        yield opened
-        opened.close()
 
 
 @pytest.mark.browser
