@@ -26,11 +26,12 @@ from torch.utils.tensorboard import SummaryWriter
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import to_tables
-from gdist.pipeline.errors import CacheError, ConfigError, RunError
+from gdist.pipeline.errors import CacheError, ConfigError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.loader import Loader, choose_splits, usable_entries
 from gdist.pipeline.run import Run, write_atomically
 from gdist.stages.learner import Learner
+from gdist.stages.meter import Meter, report, summarize
 from gdist.stages.students import STUDENTS, Student, student_config
 from gdist.stages.train_config import STUDENT_DEFAULTS, TrainConfig
 
@@ -110,56 +111,6 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
                 raise KeyboardInterrupt
     save_student(run, student)
     return summarize(run)
-
-
-class Meter:
-    """Means since the last report: loss, cosine, throughput, and the share of time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self.began = time.monotonic()
-        self.steps, self.losses, self.cosines, self.audio, self.waited = 0, 0.0, 0.0, 0.0, 0.0
-
-    def add(self, loss: float, cosine: float, audio_seconds: float, waited: float) -> None:
-        self.steps += 1
-        self.losses += loss
-        self.cosines += cosine
-        self.audio += audio_seconds
-        self.waited += waited
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time in here (validation, checkpoints) is no part of a step's."""
-        started = time.monotonic()
-        yield
-        self.began += time.monotonic() - started
-
-    def row(self) -> dict[str, float]:
-        """What metrics.jsonl takes."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        return {
-            "steps": self.steps,
-            "loss": self.losses / max(self.steps, 1),
-            "cosine": self.cosines / max(self.steps, 1),
-            "audio_seconds": self.audio,
-            "audio_seconds_per_second": self.audio / seconds,
-            "data_wait_fraction": self.waited / seconds,
-            "step_seconds": seconds / max(self.steps, 1),
-        }
-
-    def flush(self) -> dict[str, float]:
-        row = self.row()
-        self._reset()
-        return row
-
-    def __str__(self) -> str:
-        row = self.row()
-        return (
-            f"loss {row['loss']:.3f}  cosine {row['cosine']:.3f}  {row['audio_seconds_per_second']:.0f}× real time"
-            f"  waiting {row['data_wait_fraction']:.0%}"
-        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -254,17 +205,6 @@ def stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def report(run: Run, curves: SummaryWriter, row: dict[str, Any]) -> None:
-    """One row to metrics.jsonl and TensorBoard."""
-    run.report(row)
-    for name, value in row.items():
-        if isinstance(value, (int, float)) and name != "step":
-            curves.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-    if "cosine_by_layer" in row:
-        for layer, cosine in row["cosine_by_layer"].items():
-            curves.add_scalar(f"valid_cosine/layer_{int(layer):02d}", cosine, row["step"])
-
-
 def save_student(run: Run, student: Student) -> None:
     """The finished student, in Hugging Face's format, whole or not at all."""
     staged = run.student.with_name("student.tmp")
@@ -282,22 +222,6 @@ def save_student(run: Run, student: Student) -> None:
     write_atomically(staged / "preprocessor_config.json", json.dumps(extractor, indent=2))
     shutil.rmtree(run.student, ignore_errors=True)
     staged.rename(run.student)
-
-
-def summarize(run: Run) -> dict[str, Any]:
-    """What ``gdist train`` reports, from the run's own curves."""
-    rows = [row for row in run.read_metrics() if row["kind"] == "train"]
-    if not rows:
-        raise RunError(f"{run.folder} has no metrics", "delete the folder and train again")
-    seconds = sum(row["step_seconds"] * row["steps"] for row in rows)
-    steps = sum(row["steps"] for row in rows)
-    return {
-        "steps": rows[-1]["step"],
-        "loss": rows[-1]["loss"],
-        "step_seconds": seconds / steps,
-        "data_wait_fraction": sum(r["data_wait_fraction"] * r["step_seconds"] * r["steps"] for r in rows) / seconds,
-        "audio_seconds_per_second": sum(row["audio_seconds"] for row in rows) / seconds,
-    }
 
 
 def show(out: Path, result: dict[str, Any]) -> None:

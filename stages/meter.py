@@ -1,0 +1,88 @@
+"""What a training run tells while it runs and when it ends: throughput, losses, the share of time spent waiting."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from gdist.pipeline.errors import RunError
+from gdist.pipeline.run import Run
+
+
+class Meter:
+    """Means since the last report: loss, cosine, throughput, and the share of time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.began = time.monotonic()
+        self.steps, self.losses, self.cosines, self.audio, self.waited = 0, 0.0, 0.0, 0.0, 0.0
+
+    def add(self, loss: float, cosine: float, audio_seconds: float, waited: float) -> None:
+        self.steps += 1
+        self.losses += loss
+        self.cosines += cosine
+        self.audio += audio_seconds
+        self.waited += waited
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time in here (validation, checkpoints) is no part of a step's."""
+        started = time.monotonic()
+        yield
+        self.began += time.monotonic() - started
+
+    def row(self) -> dict[str, float]:
+        """What metrics.jsonl takes."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        return {
+            "steps": self.steps,
+            "loss": self.losses / max(self.steps, 1),
+            "cosine": self.cosines / max(self.steps, 1),
+            "audio_seconds": self.audio,
+            "audio_seconds_per_second": self.audio / seconds,
+            "data_wait_fraction": self.waited / seconds,
+            "step_seconds": seconds / max(self.steps, 1),
+        }
+
+    def flush(self) -> dict[str, float]:
+        row = self.row()
+        self._reset()
+        return row
+
+    def __str__(self) -> str:
+        row = self.row()
+        return (
+            f"loss {row['loss']:.3f}  cosine {row['cosine']:.3f}  {row['audio_seconds_per_second']:.0f}× real time"
+            f"  waiting {row['data_wait_fraction']:.0%}"
+        )
+
+
+def report(run: Run, curves: SummaryWriter, row: dict[str, Any]) -> None:
+    """One row to metrics.jsonl and TensorBoard."""
+    run.report(row)
+    for name, value in row.items():
+        if isinstance(value, (int, float)) and name != "step":
+            curves.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+    if "cosine_by_layer" in row:
+        for layer, cosine in row["cosine_by_layer"].items():
+            curves.add_scalar(f"valid_cosine/layer_{int(layer):02d}", cosine, row["step"])
+
+
+def summarize(run: Run) -> dict[str, Any]:
+    """What ``gdist train`` reports, from the run's own curves."""
+    rows = [row for row in run.read_metrics() if row["kind"] == "train"]
+    if not rows:
+        raise RunError(f"{run.folder} has no metrics", "delete the folder and train again")
+    seconds = sum(row["step_seconds"] * row["steps"] for row in rows)
+    steps = sum(row["steps"] for row in rows)
+    return {
+        "steps": rows[-1]["step"],
+        "loss": rows[-1]["loss"],
+        "step_seconds": seconds / steps,
+        "data_wait_fraction": sum(r["data_wait_fraction"] * r["step_seconds"] * r["steps"] for r in rows) / seconds,
+        "audio_seconds_per_second": sum(row["audio_seconds"] for row in rows) / seconds,
+    }
