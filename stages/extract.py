@@ -91,11 +91,17 @@ def read_audio(cache: Cache, pack: int, utterances: dict[str, Utterance]) -> Loa
 
     def one(entry: Entry) -> np.ndarray[Any, Any] | str:
         utterance = utterances[entry.id]
-        assert utterance.num_samples is not None and utterance.sample_rate is not None
+        if utterance.num_samples is None or utterance.sample_rate is None:  # it had a length when it was planned
+            return f"can no longer be read: {utterance.path}"
         try:
-            return audio.load_utterance(utterance.path, utterance.start, utterance.num_samples, utterance.sample_rate)
+            samples_S = audio.load_utterance(
+                utterance.path, utterance.start, utterance.num_samples, utterance.sample_rate
+            )
         except AudioError as error:
             return error.message
+        if len(samples_S) != entry.num_samples:
+            return f"changed: {len(samples_S)} samples at 16 kHz, {entry.num_samples} when planned: {utterance.path}"
+        return samples_S
 
     usable = [entry for entry in cache.pack_entries(pack) if entry.num_frames]
     waveforms: dict[str, np.ndarray[Any, Any]] = {}

@@ -127,6 +127,26 @@ class TestTheRun:
         assert extracted(tiny_teacher, speech, own_cache)["packs_resumed"] == 9 - len(lost)
         assert contents(own_cache) == before
 
+    def test_files_that_change_between_two_runs_are_quarantined(
+        self, tiny_teacher: Path, tmp_path: Path, gdist: Gdist
+    ) -> None:
+        """Where the manifest gives no lengths, the plan's headers may no longer be the files'."""
+        noise = np.random.default_rng(0).normal(0, 0.1, 32_000)
+        for name in ("kept", "gone", "grown"):
+            soundfile.write(tmp_path / f"{name}.wav", noise[:16_000], 16_000)
+        rows = [{"id": name, "path": str(tmp_path / f"{name}.wav")} for name in ("kept", "gone", "grown")]
+        Manifest(pa.Table.from_pylist(rows), str(tmp_path)).write(tmp_path / "m.parquet")
+        cache = tmp_path / "cache"
+        extracted(tiny_teacher, tmp_path / "m.parquet", cache)
+        (cache / "receipts/00000.json").unlink()  # as if killed before the pack was done
+        (tmp_path / "gone.wav").unlink()
+        soundfile.write(tmp_path / "grown.wav", noise, 16_000)
+        result = extracted(tiny_teacher, tmp_path / "m.parquet", cache)
+        assert result["utterances"] == 1 and set(result["quarantine"]) == {"gone", "grown"}
+        assert result["quarantine"]["gone"].startswith("can no longer be read")
+        assert "32000 samples at 16 kHz, 16000 when planned" in result["quarantine"]["grown"]
+        assert gdist("verify", cache).exit_code == 0
+
     def test_a_dry_run_writes_nothing(
         self, tiny_teacher: Path, speech: Path, tmp_path: Path, own_cache: Path
     ) -> None:
