@@ -33,6 +33,7 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy -p gdist.pipeline -p gdist.stages -p gdist.data_manifests
+	MYPYPATH=tests $(BIN)/mypy tests
 
 tests: $(STAMP) browser
 	$(BIN)/python -m pytest

@@ -77,8 +77,9 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def extracted(teacher: Path, manifest: Path, cache: Path | str, **options: Any) -> dict[str, Any]:
     """What ``gdist extract`` does, in this process."""
-    options = {"pack_frames": PACK_FRAMES, "device": "cpu"} | options
-    return extract(ExtractConfig(str(teacher), str(manifest), str(cache), **options), show_progress=False)
+    settings: dict[str, Any] = {"pack_frames": PACK_FRAMES, "device": "cpu"}
+    config = ExtractConfig(str(teacher), str(manifest), str(cache), **(settings | options))
+    return extract(config, show_progress=False)
 
 
 @pytest.fixture(scope="session")

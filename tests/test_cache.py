@@ -261,8 +261,16 @@ class TestCommit:
         cache = Cache.create(str(tmp_path), make_plan())
         written: list[str] = []
         put, put_new = cache.storage.put, cache.storage.put_new
-        monkeypatch.setattr(cache.storage, "put", lambda key, data: (written.append(key), put(key, data)))
-        monkeypatch.setattr(cache.storage, "put_new", lambda key, data: (written.append(key), put_new(key, data))[1])
+
+        def noted(write: Callable[[str, bytes], Any]) -> Callable[[str, bytes], Any]:
+            def wrapper(key: str, data: bytes) -> Any:
+                written.append(key)
+                return write(key, data)
+
+            return wrapper
+
+        monkeypatch.setattr(cache.storage, "put", noted(put))
+        monkeypatch.setattr(cache.storage, "put_new", noted(put_new))
         commit(cache, 1)
         assert written == ["layers/00/c/1/0", "layers/02/c/1/0", "waveform/c/1/0", "receipts/00001.json"]
         assert cache.done() == {1}

@@ -98,7 +98,7 @@ class TestFiles:
                 st.integers(-(2**63), 2**63 - 1)
                 | st.floats(allow_nan=False, allow_infinity=False)
                 | st.booleans()
-                | st.text(st.characters(exclude_characters="\x7f", exclude_categories=("Cs",)))
+                | st.text(st.characters(exclude_characters="\x7f", exclude_categories=["Cs"]))
                 | st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3),
                 max_size=4,
             ),

@@ -29,8 +29,8 @@ def cache(tiny_cache: Path) -> Cache:
 
 
 def make(cache: Cache, **options: Any) -> Loader:
-    options = {"layers": LAYERS, "batch_seconds": 5.0, "seed": 3} | options
-    return Loader(cache, usable_entries(cache), **options)
+    settings: dict[str, Any] = {"layers": LAYERS, "batch_seconds": 5.0, "seed": 3}
+    return Loader(cache, usable_entries(cache), **(settings | options))
 
 
 def same(one: Batch, other: Batch) -> bool:

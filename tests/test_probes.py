@@ -16,7 +16,8 @@ from gdist.stages.probes import PROBES, ProbeResult
 from gdist.stages.probes.base import SPLITS
 from gdist.stages.probes.digits import standardized
 
-Features, Labels = dict[str, Tensor], dict[str, list[str]]
+Features = dict[str, Tensor]
+Labels = dict[str, list[str]]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -53,9 +53,9 @@ def make_run(
 ) -> Path:
     """A run's folder as train and eval leave it."""
     folder.mkdir(parents=True)
-    tables = {"train": {"steps": 160, "lr": 1e-3}, "student": {"name": "gendistiller"}}
+    tables: dict[str, dict[str, Any]] = {"train": {"steps": 160, "lr": 1e-3}, "student": {"name": "gendistiller"}}
     teacher = {"name": "demo/teacher", "params": 5_928_040, "num_layers": 12, "dim": 192}
-    about = {"cache": "demo/cache", "encoding": "fp16", "student": "gendistiller", "teacher": teacher}
+    about: dict[str, Any] = {"cache": "demo/cache", "encoding": "fp16", "student": "gendistiller", "teacher": teacher}
     about |= {"params": params, "params_with_heads": params, "signature": signature(tables)}
     rows = []
     for step in range(10, 161, 10):
@@ -247,7 +247,12 @@ def test_a_name_cannot_inject_html(browser: Any, runs: list[RunSummary], tmp_pat
     write_report([RunSummary.read(evil), *runs], tmp_path / "report.html")
     page = browser.new_page()
     dialogs: list[Any] = []
-    page.on("dialog", lambda dialog: (dialogs.append(dialog), dialog.dismiss()))
+
+    def dismiss(dialog: Any) -> None:
+        dialogs.append(dialog)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     page.goto((tmp_path / "report.html").as_uri())
     assert dialogs == []
     assert page.locator("img, script").count() == 0
