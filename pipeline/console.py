@@ -8,15 +8,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is reported where there is no terminal (CI, nohup, a log file)
@@ -72,15 +65,14 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
     if console.is_terminal:
         columns = [
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TimeElapsedColumn(),
+            BarColumn(bar_width=16),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
             TextColumn("ETA"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            # What is left of the line is the note's: where it is narrow, the note is cut and not the numbers.
+            TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         ]
-        with Progress(*columns, console=console, transient=False) as bar:
+        with Progress(*columns, console=console, expand=True) as bar:
             task = bar.add_task(title, total=total, note="")
             bar.update(task, completed=start)
 

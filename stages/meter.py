@@ -56,8 +56,8 @@ class Meter:
     def __str__(self) -> str:
         row = self.row()
         return (
-            f"loss {row['loss']:.3f}  cosine {row['cosine']:.3f}  {row['audio_seconds_per_second']:.0f}× real time"
-            f"  waiting {row['data_wait_fraction']:.0%}"
+            f"loss {row['loss']:.3f}  cos {row['cosine']:.3f}  {row['audio_seconds_per_second']:.0f}× real time"
+            f"  wait {row['data_wait_fraction']:.0%}"
         )
 
 
