@@ -39,7 +39,14 @@ def command(group: click.Group, name: str, **settings: Any) -> Callable[[Callabl
     return wrap
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class InOrder(click.Group):
+    """Lists its commands as they are used, one after another, not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="gdist", prog_name="gdist")
 def main() -> None:
     """Distil speech models offline: run the teacher once, train students from its cache.

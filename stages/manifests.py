@@ -1,5 +1,7 @@
 """`gdist manifest build` and `gdist manifest check`."""
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +14,7 @@ SHOWN = 20  # problems listed for people; --json lists them all
 
 def build_command(src: Path, out: Path, kind: str, split_seconds: float | None, as_json: bool) -> int:
     """Build, write, and report what was found. Exit code 3 when some files could not be read."""
-    manifest = build(src, out, kind, split_seconds=split_seconds)
+    manifest = build(src, out, kind, split_seconds=split_seconds, progress=_counted())
     rows = manifest.table.num_rows
     result = {
         "utterances": rows,
@@ -39,6 +41,20 @@ def check_command(path: Path, audio: bool, as_json: bool) -> int:
         console.say(f"{path}: {rows} utterances, {len(problems)} with a problem")
         _list(problems, "")
     return EXIT_FAILURE if problems else EXIT_OK
+
+
+def _counted() -> Callable[[int], None]:
+    """A line now and then: how many headers there will be is not known before they are listed."""
+    done, last = 0, time.monotonic()
+
+    def note(n: int) -> None:
+        nonlocal done, last
+        done += n
+        if time.monotonic() - last >= console.PLAIN_LINE_SECONDS:
+            last = time.monotonic()
+            console.say(f"read {done} headers")
+
+    return note
 
 
 def _list(problems: list[Problem], note: str) -> None:
