@@ -181,6 +181,18 @@ def caveats(runs: Sequence["RunSummary"]) -> list[Markup]:
         said.append(Markup("These runs were judged on different speech or caches: compare them with care."))
     if len({run.training().get("steps") for run in runs}) > 1:
         said.append(Markup("These runs took different numbers of steps."))
+    frozen = [run for run in runs if run.config.get("student", {}).get("frontend") == "frozen"]
+    if frozen:
+        whom = (
+            "All"
+            if len(frozen) == len(runs)
+            else Markup(", ").join(Markup("<b>{}</b>").format(r.name) for r in frozen)
+        )
+        said.append(
+            Markup(
+                "Trained on a frozen front-end, from the teacher's cached layer 0: {}. Their h₀ is the teacher's own."
+            ).format(whom)
+        )
     partial = [run for run in runs if 0 < len(run.eval.get("predicted_layers") or []) < len(run.eval["layers"])]
     if partial:
         names = Markup(", ").join(

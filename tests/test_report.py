@@ -258,3 +258,17 @@ def test_a_name_cannot_inject_html(browser: Any, runs: list[RunSummary], tmp_pat
     assert page.locator("img, script").count() == 0
     assert '"><img src=x onerror=alert(1)>' in page.inner_text("#sizes")
     page.close()
+
+
+def test_a_frozen_front_end_is_told(tmp_path: Path) -> None:
+    thawed, frozen = make_run(tmp_path / "thawed", GENDISTILLER), make_run(tmp_path / "frozen", GENDISTILLER)
+    config = frozen / "config.toml"
+    config.write_text(
+        config.read_text().replace('name = "gendistiller"', 'name = "gendistiller"\nfrontend = "frozen"')
+    )
+    pages = []
+    for folders in ([thawed], [thawed, frozen], [frozen]):
+        write_report([RunSummary.read(folder) for folder in folders], tmp_path / "report.html")
+        pages.append((tmp_path / "report.html").read_text(encoding="utf-8"))
+    told = "cached layer 0: "
+    assert told not in pages[0] and f"{told}<b>frozen</b>." in pages[1] and f"{told}All." in pages[2]
