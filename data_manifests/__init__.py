@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def demo_folder() -> Path:
-    """The demo set: ``demo.parquet``, ``audio/`` and ``teacher/``, a Hugging Face checkpoint.
+    """The demo set: ``demo.parquet``, ``audio/`` and ``teacher-nano/``, a Hugging Face checkpoint.
 
     >>> sorted(path.name for path in demo_folder().glob("*.parquet"))
     ['demo.parquet']

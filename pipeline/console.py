@@ -34,7 +34,7 @@ def emit(result: dict[str, Any] | list[Any]) -> None:
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table of results on stdout; numbers are right-aligned."""
     # Text, not str: rich would take the brackets of a path for markup.
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table()
     for position, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
@@ -42,6 +42,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120  # a pipe has no width; 80 would cut the columns
+    # A line of its own: as the table's title it would be wrapped to the width of the columns.
+    console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(table)
 
 

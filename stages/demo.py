@@ -29,7 +29,9 @@ def demo(out: Path, as_json: bool) -> int:
     speech = demo_folder()
     cache_uri, extraction = str(out / "cache"), out / "extract.json"
     _headline(1, "extract: the teacher runs once over 17 minutes of speech")
-    config = ExtractConfig(teacher=str(speech / "teacher"), manifest=str(speech / "demo.parquet"), cache=cache_uri)
+    config = ExtractConfig(
+        teacher=str(speech / "teacher-nano"), manifest=str(speech / "demo.parquet"), cache=cache_uri
+    )
     extracted = extract(config, show_progress=not as_json)
     if extracted["packs_resumed"] < extracted["packs"] or not extraction.exists():
         write_atomically(

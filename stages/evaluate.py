@@ -56,9 +56,7 @@ class Bench:
         self._full = Loader(cache, entries, list(range(self.num_layers + 1)), BATCH_SECONDS)
         self._audio = Loader(cache, entries, [], BATCH_SECONDS)
         self.split = "test" if self.splits["test"] else "valid"
-        self.probes = list(PROBES) if probes is None else probes
-        if probes is None:
-            self.probes = [name for name in PROBES if self._possible(name)]
+        self.probes = [name for name in PROBES if self._possible(name)] if probes is None else probes
 
     def batches(self, entries: list[Entry], hidden: bool = True) -> Iterable[Batch]:
         """Whole utterances with their audio and, with ``hidden``, all their layers 0 … L."""
@@ -69,9 +67,14 @@ class Bench:
         label = PROBES[name].label
         return {split: [e for e in es if e.labels.get(label) is not None] for split, es in self.splits.items()}
 
+    def answers(self, name: str) -> dict[str, list[str]]:
+        """Their answers, in the same order."""
+        label = PROBES[name].label
+        return {split: [str(e.labels[label]) for e in es] for split, es in self.labelled(name).items()}
+
     def _possible(self, name: str) -> bool:
         """Whether the labels support a probe; people are told why not, unless there are no such labels at all."""
-        labels = {s: [str(e.labels[PROBES[name].label]) for e in es] for s, es in self.labelled(name).items()}
+        labels = self.answers(name)
         try:
             check_labels(name, labels)
         except GdistError as error:
@@ -122,10 +125,7 @@ class Bench:
         for name in self.probes:
             entries = self.labelled(name)
             features = {split: self._pooled(upstream, members, hidden) for split, members in entries.items()}
-            labels = {
-                split: [str(e.labels[PROBES[name].label]) for e in members] for split, members in entries.items()
-            }
-            results[name] = asdict(PROBES[name].run(features, labels))
+            results[name] = asdict(PROBES[name].run(features, self.answers(name)))
         return results
 
     @torch.no_grad()

@@ -23,7 +23,8 @@ from gdist.pipeline.layout import Entry
 from gdist.pipeline.manifest import Manifest, Utterance
 from gdist.pipeline.plan import WAVEFORM, Plan, layer_name, remove
 from gdist.pipeline.storage import Storage
-from gdist.stages.extract_plan import AUDIO_THREADS, ExtractConfig, choose_device, describe, make_plan, measure
+from gdist.stages.device import choose_device
+from gdist.stages.extract_plan import AUDIO_THREADS, ExtractConfig, describe, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
 
 Rows = dict[str, np.ndarray[Any, Any]]
@@ -39,7 +40,7 @@ def extract(config: ExtractConfig, show_progress: bool = True) -> dict[str, Any]
     """
     began = time.monotonic()
     manifest = Manifest.read(config.manifest)
-    device = choose_device(config.device)
+    device = choose_device(config.device, "--device ")
     teacher = load_teacher(config.teacher, precision=config.precision, device=device, final_norm=config.final_norm)
     utterances, lengths = measure(manifest)
     plan = make_plan(config, teacher, manifest, lengths, device)

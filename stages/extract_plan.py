@@ -3,18 +3,16 @@
 import importlib.metadata
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 
-from gdist.pipeline import audio, framing, layout
+from gdist.pipeline import framing, layout
 from gdist.pipeline.config import require
 from gdist.pipeline.encodings import encoding
-from gdist.pipeline.errors import AudioError, UsageError
+from gdist.pipeline.errors import UsageError
 from gdist.pipeline.manifest import Manifest, Utterance
 from gdist.pipeline.plan import Plan, array_specs
 from gdist.stages.teachers import Teacher
@@ -66,22 +64,17 @@ def measure(manifest: Manifest) -> tuple[dict[str, Utterance], list[tuple[str, i
     Returns:
         id → utterance with ``num_samples`` and ``sample_rate`` filled in, and (id, samples, problem) in order.
     """
-
-    def one(utterance: Utterance) -> tuple[Utterance, tuple[str, int, str | None]]:
-        samples, rate = utterance.num_samples, utterance.sample_rate
-        if samples is None or rate is None:
-            try:
-                header = audio.read_header(utterance.path)
-            except AudioError as error:
-                return utterance, (utterance.id, 0, error.message)
-            samples = header.num_samples - utterance.start if samples is None else samples
-            rate = header.sample_rate if rate is None else rate
-            utterance = replace(utterance, num_samples=samples, sample_rate=rate)
-        return utterance, (utterance.id, max(framing.resampled_length(samples, rate), 0), None)
-
-    with ThreadPoolExecutor(AUDIO_THREADS) as pool:
-        measured = list(pool.map(one, manifest.utterances()))
-    return {utterance.id: utterance for utterance, _ in measured}, [length for _, length in measured]
+    measured = manifest.measured()
+    problems = {problem.id: problem.reason for problem in measured.problems}
+    utterances = measured.utterances()
+    lengths: list[tuple[str, int, str | None]] = []
+    for utterance in utterances:
+        samples, rate = utterance.num_samples or 0, utterance.sample_rate or framing.SAMPLE_RATE
+        known = utterance.id not in problems
+        lengths.append(
+            (utterance.id, framing.resampled_length(samples, rate) if known else 0, problems.get(utterance.id))
+        )
+    return {utterance.id: utterance for utterance in utterances}, lengths
 
 
 def make_plan(
@@ -113,11 +106,11 @@ def make_plan(
         "pack_frames": config.pack_frames,
         "max_seconds": config.max_seconds,
         # Which utterances share a batch moves the last bits of a float, so it is part of what makes the bytes.
-        "batch_seconds": config.batch_seconds or BATCH_SECONDS[torch.device(device).type],
+        "batch_seconds": config.batch_seconds or BATCH_SECONDS[device.partition(":")[0]],
     }
     packages = ("gdist", "torch", "torchaudio", "transformers", "zarr", "numcodecs")
     about = {name: importlib.metadata.version(name) for name in packages} | {
-        "teacher": teacher.name,
+        "teacher": short_name(teacher.name),
         "device": device,
     }
     max_samples = int(config.max_seconds * framing.SAMPLE_RATE)
@@ -150,23 +143,6 @@ def parse_layers(text: str, num_layers: int) -> list[int]:
             raise UsageError(f"--layers {text!r}: this teacher has layers 0 to {num_layers}")
         layers |= set(range(start, stop + 1))
     return sorted(layers)
-
-
-def choose_device(device: str) -> str:
-    """``auto`` → cuda where there is one, else cpu; UsageError for a device this machine lacks."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"--device {device}: there is no such kind of device", "--device auto") from error
-    if wanted.type not in BATCH_SECONDS:
-        raise UsageError(f"--device {device}: teachers run on {' or '.join(BATCH_SECONDS)}", "--device auto")
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices", "--device auto"
-        )
-    return device
 
 
 def describe(plan: Plan, done: int) -> dict[str, Any]:

@@ -26,10 +26,11 @@ from torch.utils.tensorboard import SummaryWriter
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import to_tables
-from gdist.pipeline.errors import CacheError, ConfigError
+from gdist.pipeline.errors import CacheError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.loader import Loader, choose_splits, usable_entries
 from gdist.pipeline.run import Run, write_atomically
+from gdist.stages.device import choose_device
 from gdist.stages.learner import Learner
 from gdist.stages.meter import Meter, report, summarize
 from gdist.stages.students import STUDENTS, Student, student_config
@@ -46,7 +47,7 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
         CacheError, RunError, ConfigError: as their messages say; nothing written is lost.
     """
     cache = Cache.open(uri)
-    device = choose_device(config.train.device)
+    device = torch.device(choose_device(config.train.device, "train.device = "))
     student = build_student(cache, config).to(device)
     frozen = config.student["frontend"] == "frozen"
     layers = layers_to_read(cache, student, frozen)
@@ -111,15 +112,6 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
                 raise KeyboardInterrupt
     save_student(run, student)
     return summarize(run)
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` → CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"train.device = {name!r}: this machine has no CUDA device", "--set train.device=cpu")
-    return torch.device(name)
 
 
 def build_student(cache: Cache, config: TrainConfig) -> Student:

@@ -284,7 +284,8 @@ class TestPlanning:
         assert contents(Path(cache.uri)) == before
 
     def test_other_software_is_no_other_input(self, cache: Cache) -> None:
-        Cache.create(cache.uri, replace(make_plan(), about={"gdist": "99"}))
+        again = Cache.create(cache.uri, replace(make_plan(), about={"gdist": "99"}))
+        assert again.gdist == cache.gdist, "the cache tells what it was made with"
 
     def test_other_inputs_are_refused_with_every_difference(self, cache: Cache) -> None:
         before = contents(Path(cache.uri))

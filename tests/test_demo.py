@@ -22,7 +22,7 @@ from gdist.stages.train_config import TrainConfig, load_config
 @pytest.fixture
 def short_demo(tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seventh of the demo's speech, a teacher of milliseconds, and eight steps."""
-    shutil.copytree(tiny_teacher, tmp_path / "bundle" / "teacher")
+    shutil.copytree(tiny_teacher, tmp_path / "bundle" / "teacher-nano")
     manifest = Manifest.read(demo_folder() / "demo.parquet")
     seventh = manifest.table.take(list(range(0, manifest.table.num_rows, 7)))
     Manifest(seventh, manifest.root).write(tmp_path / "bundle" / "demo.parquet")

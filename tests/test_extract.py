@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,8 +30,9 @@ from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import CacheDamagedError, CacheMismatchError, ConfigError, UsageError
 from gdist.pipeline.manifest import Manifest, build
 from gdist.pipeline.storage import Storage
+from gdist.stages.device import choose_device
 from gdist.stages.extract import batches
-from gdist.stages.extract_plan import ExtractConfig, choose_device, parse_layers
+from gdist.stages.extract_plan import ExtractConfig, parse_layers
 from gdist.stages.train import train
 
 Gdist = Callable[..., Result]
@@ -126,6 +128,14 @@ class TestTheRun:
             (own_cache / f"layers/01/c/{pack}/0").write_bytes(b"torn")
         assert extracted(tiny_teacher, speech, own_cache)["packs_resumed"] == 9 - len(lost)
         assert contents(own_cache) == before
+
+    def test_where_the_teacher_lies_is_no_part_of_the_cache(
+        self, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
+    ) -> None:
+        moved = shutil.copytree(tiny_teacher, tmp_path / "elsewhere" / tiny_teacher.name)
+        extracted(moved, speech, tmp_path / "cache")
+        assert contents(tmp_path / "cache") == contents(tiny_cache)
+        assert str(tmp_path).encode() not in b"".join(contents(tmp_path / "cache").values())
 
     def test_files_that_change_between_two_runs_are_quarantined(
         self, tiny_teacher: Path, tmp_path: Path, gdist: Gdist
@@ -251,7 +261,7 @@ def test_layers_that_cannot_be(text: str) -> None:
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta", "mps", "cuda:x", ""])
 def test_devices_that_cannot_be(device: str) -> None:
     with pytest.raises(UsageError, match=f"--device {device}: "):
-        choose_device(device)
+        choose_device(device, "--device ")
 
 
 @pytest.mark.parametrize(

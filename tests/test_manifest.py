@@ -490,5 +490,5 @@ class TestTheDemo:
         assert built.utterances() == shipped.utterances()
 
     def test_its_papers_lie_beside_it(self) -> None:
-        for name in ("LICENSES.md", "PROVENANCE.md", "teacher/config.json", "teacher/model.safetensors"):
+        for name in ("LICENSES.md", "PROVENANCE.md", "teacher-nano/config.json", "teacher-nano/model.safetensors"):
             assert (demo_folder() / name).is_file()

@@ -268,8 +268,8 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("name", "overrides", "says"),
         [
-            ("gendistilller", {}, "Did you mean 'gendistiller'"),
-            ("gendistiller", {"histroy": "teacher"}, "Did you mean 'history'"),
+            ("gendistilller", {}, "did you mean `gendistiller`"),
+            ("gendistiller", {"histroy": "teacher"}, "did you mean `history`"),
             ("distilhubert", {"skip": False}, "no field 'skip'"),
             ("gendistiller", {"history": "everyone"}, "student, teacher, mixed"),
             ("gendistiller", {"output_layer": "mlp"}, "linear, none"),

@@ -160,7 +160,7 @@ def test_a_teacher_layer_does_the_same_in_a_student(tmp_path: Path) -> None:
 
 def test_the_bundled_teacher_on_real_speech() -> None:
     demo = Path(str(importlib.resources.files("gdist.data_manifests"))) / "demo"
-    recordings = sorted(demo.rglob("*.flac")) if (demo / "teacher" / "config.json").exists() else []
+    recordings = sorted(demo.rglob("*.flac")) if (demo / "teacher-nano" / "config.json").exists() else []
     clips: list[Tensor] = []
     for path in recordings[:3]:
         speech_S, rate = soundfile.read(path, frames=40_000, dtype="float32")
@@ -169,7 +169,7 @@ def test_the_bundled_teacher_on_real_speech() -> None:
     if not clips:
         pytest.skip("the demo data is not installed")
     waveform_BS = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
-    assert_equals_hugging_face(demo / "teacher", waveform_BS, torch.tensor([len(clip) for clip in clips]))
+    assert_equals_hugging_face(demo / "teacher-nano", waveform_BS, torch.tensor([len(clip) for clip in clips]))
 
 
 def test_large_models_give_their_last_state_before_or_after_the_final_norm(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ add its row to ``STUDENTS``; the conformance tests run over the table.
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, WavLMConfig
 from transformers.utils import logging as hf_logging
 
+from gdist.pipeline.config import did_you_mean
 from gdist.pipeline.errors import ConfigError
 from gdist.stages.frontend import FrontendConfig
 from gdist.stages.students.base import Student, StudentConfig
@@ -43,14 +43,14 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
         ConfigError: an unknown student or field, or a value out of range.
     """
     if name not in STUDENTS:
-        raise ConfigError(f"There is no student {name!r}.", hint=_suggest(name, STUDENTS))
+        raise ConfigError(f"There is no student {name!r}.", hint=did_you_mean(name, STUDENTS))
     config_class = STUDENTS[name][0]
     fields = student_fields(name)
     for key in overrides:
         if key in _FROM_TEACHER:
             raise ConfigError(f"student.{key} follows from the teacher and cannot be set.")
         if key not in fields:
-            raise ConfigError(f"The student {name} has no field {key!r}.", hint=_suggest(key, fields))
+            raise ConfigError(f"The student {name} has no field {key!r}.", hint=did_you_mean(key, fields))
     frontend = FrontendConfig.from_teacher_config(teacher_config)
     defaults = {
         "intermediate_size": teacher_config.get("intermediate_size", 3072),
@@ -106,8 +106,3 @@ def student_sizes(teacher_config: dict[str, Any] | None = None, teacher: str = "
                 }
             )
     return rows
-
-
-def _suggest(name: str, choices: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(name, choices, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(choices)}."
