@@ -143,5 +143,6 @@ def test_gdist_itself_is_a_namespace() -> None:
 
 def test_the_data_that_ships_is_installed() -> None:
     folder = gdist.data_manifests.demo_folder()
-    for name in ("demo.parquet", "LICENSES.md", "PROVENANCE.md", "teacher-nano/config.json", "teacher-nano/model.safetensors"):
+    teacher = ("teacher-nano/config.json", "teacher-nano/model.safetensors")
+    for name in ("demo.parquet", "LICENSES.md", "PROVENANCE.md", *teacher):
         assert (folder / name).is_file(), name
