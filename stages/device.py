@@ -1,5 +1,7 @@
 """Which device to compute on."""
 
+import os
+
 import torch
 
 from gdist.pipeline.errors import ConfigError
@@ -29,3 +31,9 @@ def choose_device(name: str, option: str) -> str:
             f"{option}{name}: this machine has {torch.cuda.device_count()} CUDA devices", f"{option}auto"
         )
     return name
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each of the GPUs that this process may use."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named or [str(number) for number in range(torch.cuda.device_count())]

@@ -8,7 +8,7 @@ Axes: B batch, S samples, C convolution channels, T frames, D features.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 NORMALIZE_EPS = 1e-7  # Hugging Face's Wav2Vec2FeatureExtractor
+BLOCK_FRAMES = 100  # convolved at a time on a CPU: 2 s, whose first activations are 13 MB
+FOURIER_KERNEL = 64  # positional convolutions this wide go by Fourier transform on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,13 +177,7 @@ class Frontend(nn.Module):
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
         self.position_scale = Scale(config.hidden_size) if config.position_scale else None
         self.positions = nn.ModuleList(
-            nn.Conv1d(
-                config.hidden_size,
-                config.hidden_size,
-                config.position_kernel,
-                padding=config.position_kernel // 2,
-                groups=config.position_groups,
-            )
+            PositionConv(config.hidden_size, config.position_kernel, config.position_groups)
             for _ in range(config.position_layers)
         )
         self.output_norm = LayerNorm(config.hidden_size, eps=config.eps) if config.output_norm else None
@@ -215,18 +211,55 @@ class Frontend(nn.Module):
         return _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
 
     def _convolve(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
-        activation = ACTIVATIONS[self.config.activation]
-        hidden_BCT = waveform_BS[:, None]
-        for i, conv in enumerate(self.convs):
-            hidden_BCT = conv(hidden_BCT)
-            if self.config.conv_norm == "layer":
-                hidden_BCT = self.norms[i](hidden_BCT.transpose(1, 2)).transpose(1, 2)
-            elif i == 0:
+        """The convolutional encoder, ``[B, T, C]``; frames of padding hold anything finite."""
+        device, compute = waveform_BS.device, self.projection.weight.dtype
+        if torch.is_autocast_enabled(device.type):
+            compute = torch.get_autocast_dtype(device.type)
+        first = cast(nn.Conv1d, self.convs[0])
+        with torch.autocast(device.type, enabled=False):
+            if self.config.conv_norm == "group":
                 frames_B = _conv_frames(num_samples_B, self.config.conv_kernel[:1], self.config.conv_stride[:1])
-                mask_BT = frame_mask(frames_B, hidden_BCT.shape[2], hidden_BCT.device)
-                hidden_BCT = self.norms[0](hidden_BCT, mask_BT)
-            hidden_BCT = activation(hidden_BCT)
-        return hidden_BCT.transpose(1, 2)
+                waveform_BS = _centre(waveform_BS, num_samples_B)
+                first_BKC, shift_B1C = cast(TimeNorm, self.norms[0]).fold(first, waveform_BS, frames_B)
+            else:
+                bias_C = torch.zeros_like(first.weight[:, 0, 0]) if first.bias is None else first.bias
+                first_BKC = first.weight[:, 0].T.expand(waveform_BS.shape[0], -1, -1)  # len() is no symbol
+                shift_B1C = bias_C.expand(waveform_BS.shape[0], 1, -1)
+        # Cast and laid out once, for all blocks.
+        first_BKC, shift_B1C, waveform_BS = first_BKC.to(compute), shift_B1C.to(compute), waveform_BS.to(compute)
+        weights = [cast(Tensor, conv.weight).to(compute)[:, :, None] for conv in self.convs]
+        kernels = [weight.contiguous(memory_format=torch.channels_last) for weight in weights]
+        if torch.is_grad_enabled() or is_symbolic() or device.type != "cpu":
+            return self._encode(waveform_BS, first_BKC, shift_B1C, kernels)
+        # What lies before the output is a hundred times its size. In blocks it stays in the caches, and in memory the
+        # allocator keeps: pages handed back and faulted in again cost more than the first convolution itself.
+        hop, overlap = self.config.hop, self.config.receptive_field - self.config.hop
+        counts = self.num_frames(num_samples_B).tolist()
+        hidden_BTC = waveform_BS.new_zeros(len(counts), max(counts), self.config.conv_dim[-1])
+        for row, frames in enumerate(counts):
+            one = slice(row, row + 1)
+            for start in range(0, frames, BLOCK_FRAMES):
+                stop = min(start + BLOCK_FRAMES, frames)
+                samples_1S = waveform_BS[one, start * hop : stop * hop + overlap]
+                hidden_BTC[one, start:stop] = self._encode(samples_1S, first_BKC[one], shift_B1C[one], kernels)
+        return hidden_BTC
+
+    def _encode(self, waveform_BS: Tensor, first_BKC: Tensor, shift_B1C: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+        # Channels last throughout: strided convolutions are then products of matrices without a copy, and so
+        # are LayerNorm and the projection behind them. A convolution of one channel is a product of windows.
+        activation = ACTIVATIONS[self.config.activation]
+        windows_BTK = waveform_BS.unfold(1, self.config.conv_kernel[0], self.config.conv_stride[0])
+        hidden_BTC = torch.baddbmm(shift_B1C, windows_BTK, first_BKC)
+        for i, conv in enumerate(self.convs):
+            if i > 0:
+                image_BC1T = hidden_BTC.transpose(1, 2)[:, :, None]
+                bias = None if conv.bias is None else cast(Tensor, conv.bias).to(hidden_BTC.dtype)
+                stride = (1, self.config.conv_stride[i])
+                hidden_BTC = F.conv2d(image_BC1T, kernels[i], bias, stride)[:, :, 0].transpose(1, 2)
+            if self.config.conv_norm == "layer":
+                hidden_BTC = self.norms[i](hidden_BTC)
+            hidden_BTC = activation(hidden_BTC)
+        return hidden_BTC
 
     def _position(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         activation = ACTIVATIONS[self.config.activation]
@@ -235,8 +268,7 @@ class Frontend(nn.Module):
         for conv in self.positions:
             # Alone, an utterance ends in the convolution's own zeros; in a batch it must see the same.
             hidden_BTD = zero_padding(hidden_BTD, mask_BT)
-            frames = hidden_BTD.shape[1]
-            hidden_BTD = conv(hidden_BTD.transpose(1, 2))[:, :, :frames].transpose(1, 2)  # an even kernel adds one
+            hidden_BTD = conv(hidden_BTD)
             if self.config.position_norm:
                 exact_BTD = hidden_BTD.to(self.projection.weight.dtype)
                 hidden_BTD = F.layer_norm(exact_BTD, (self.config.hidden_size,)).to(hidden_BTD.dtype)
@@ -252,29 +284,76 @@ class LayerNorm(nn.LayerNorm):
 
 
 class TimeNorm(nn.GroupNorm):
-    """GroupNorm with one group a channel, over the frames each utterance really has.
+    """GroupNorm with one group a channel after a convolution of one channel, folded into that convolution.
 
-    Without padding it is ``F.group_norm``. With padding, the statistics leave the padded frames out; what
-    those frames then hold is no matter, since no later convolution mixes them into a frame that counts.
+    A channel is a product with windows of the waveform, so its mean and variance over time follow from the windows'
+    mean and covariance, ``w·m`` and ``w·Σw``: K and K² numbers, where its output, the largest tensor of the model,
+    would be read twice. Only windows that an utterance really has are counted.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
-    def forward(self, hidden_BCT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        with torch.autocast(hidden_BCT.device.type, enabled=False):
-            exact_BCT = hidden_BCT.to(self.weight.dtype)
-            if mask_BT is None:
-                return super().forward(exact_BCT).to(hidden_BCT.dtype)
-            exact_BCT = exact_BCT.to(torch.promote_types(exact_BCT.dtype, torch.float32))
-            valid_B1T = mask_BT[:, None].to(exact_BCT.dtype)
-            count_B11 = valid_B1T.sum(2, keepdim=True).clamp(min=1)
-            # A product with the mask sums in one pass without a copy: on a CPU it all costs 1.2 F.group_norm.
-            mean_BC1 = exact_BCT @ valid_B1T.transpose(1, 2) / count_B11
-            centred_BCT = (exact_BCT - mean_BC1) * valid_B1T
-            variance_BC1 = torch.linalg.vector_norm(centred_BCT, dim=2, keepdim=True).square() / count_B11
-            scale_BC1 = self.weight[:, None] * torch.rsqrt(variance_BC1 + self.eps)
-            return torch.addcmul(self.bias[:, None], centred_BCT, scale_BC1).to(hidden_BCT.dtype)
+    def fold(self, conv: nn.Conv1d, waveform_BS: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Kernels ``[B, K, C]`` and shifts ``[B, 1, C]`` that convolve and normalise each utterance at once."""
+        # A filter may keep a millionth of the power it hears, and the product keeps what is left of 16 digits then.
+        # Apple's GPUs have no doubles.
+        exact_BS = waveform_BS.to("cpu" if waveform_BS.device.type == "mps" else None, torch.float64)
+        windows_BTK = exact_BS.unfold(1, conv.kernel_size[0], conv.stride[0])
+        mask_BT = frame_mask(num_frames_B, windows_BTK.shape[1], exact_BS.device)
+        count_B11 = num_frames_B.to(exact_BS.device).clamp(min=1)[:, None, None]
+        mean_B1K = zero_padding(windows_BTK, mask_BT).sum(1, keepdim=True) / count_B11
+        centred_BTK = zero_padding(windows_BTK - mean_B1K, mask_BT)
+        covariance_BKK = centred_BTK.transpose(1, 2) @ centred_BTK / count_B11
+        weight_KC = conv.weight[:, 0].T.to(exact_BS)
+        variance_B1C = (weight_KC * (covariance_BKK @ weight_KC)).sum(1, keepdim=True).clamp(min=0)
+        scale_B1C = self.weight.to(exact_BS) * torch.rsqrt(variance_B1C + self.eps)
+        shift_B1C = self.bias.to(exact_BS) - mean_B1K @ weight_KC * scale_B1C
+        if conv.bias is not None:  # it leaves with the mean; said so, it has a gradient, of zero
+            shift_B1C = shift_B1C + 0 * conv.bias.to(exact_BS)
+        return (weight_KC * scale_B1C).to(conv.weight), shift_B1C.to(conv.weight)
+
+
+class PositionConv(nn.Conv1d):
+    """The positional convolution over ``[B, T, D]``, as many frames out as in.
+
+    A wide kernel on a CPU is convolved by Fourier transform, block by block (overlap-save): 128 taps × 48 channels
+    of a group are 30 times fewer multiplications there, and the rounding stays at float32's.
+    """
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        self._known: tuple[Tensor, int, int, Tensor] | None = None
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        frames, kernel = hidden_BTD.shape[1], self.kernel_size[0]
+        if kernel < FOURIER_KERNEL or is_symbolic() or hidden_BTD.device.type != "cpu":
+            return super().forward(hidden_BTD.transpose(1, 2))[:, :, :frames].transpose(1, 2)  # even kernels add one
+        with torch.autocast("cpu", enabled=False):
+            size = 2 * kernel
+            fresh = size - kernel + 1  # frames a block yields; the others have wrapped around
+            blocks = -(-frames // fresh)
+            ends = (kernel // 2, (blocks - 1) * fresh + size - frames - kernel // 2)
+            padded_BTD = F.pad(hidden_BTD.to(self.weight.dtype), (0, 0, *ends))
+            # Axes here: N blocks of all utterances, W frequencies, G groups, I and O channels of a group.
+            heard_NDW = torch.fft.rfft(padded_BTD.unfold(1, size, fresh).flatten(0, 1))
+            heard_WGNI = heard_NDW.view(len(heard_NDW), self.groups, -1, heard_NDW.shape[2]).permute(3, 1, 0, 2)
+            spoken_NGOW = (heard_WGNI @ self._spectrum(size)).permute(2, 1, 3, 0)
+            output_NTD = torch.fft.irfft(spoken_NGOW.flatten(1, 2), size)[:, :, :fresh].transpose(1, 2)
+            output_BTD: Tensor = output_NTD.reshape(len(hidden_BTD), blocks * fresh, -1)[:, :frames]
+            return output_BTD if self.bias is None else output_BTD + self.bias
+
+    def _spectrum(self, size: int) -> Tensor:
+        """The kernel's spectrum ``[W, G, I, O]``; remembered while the weight stays what it is."""
+        weight, learning = self.weight, torch.is_grad_enabled() and self.weight.requires_grad
+        if self._known is not None and not learning:
+            known, version, address, known_WGIO = self._known
+            if known is weight and (version, address) == (weight._version, weight.data_ptr()):
+                return known_WGIO
+        kernel_GOIW = torch.fft.rfft(weight.view(self.groups, -1, *weight.shape[1:]), size).conj()
+        spectrum_WGIO: Tensor = kernel_GOIW.permute(3, 0, 2, 1).resolve_conj().contiguous()
+        self._known = None if learning else (weight, weight._version, weight.data_ptr(), spectrum_WGIO)
+        return spectrum_WGIO
 
 
 class Scale(nn.Module):
@@ -287,6 +366,13 @@ class Scale(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden * self.weight + self.bias
+
+
+def _centre(waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
+    # The norm over time takes a constant out again; taken out before, it costs no digits, of which bf16 has few.
+    mask_BS = frame_mask(num_samples_B, waveform_BS.shape[1], waveform_BS.device)
+    valid_BS = waveform_BS if mask_BS is None else waveform_BS.masked_fill(~mask_BS, 0)
+    return waveform_BS - valid_BS.sum(1, keepdim=True) / num_samples_B.to(waveform_BS.device)[:, None]
 
 
 def _conv_frames(num_samples_B: Tensor, kernels: Sequence[int], strides: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2FeatureExtractor, WavLMConfig
 
 from gdist.pipeline import framing
-from gdist.stages.frontend import Frontend, FrontendConfig, TimeNorm, frame_mask, normalize
+from gdist.stages.frontend import Frontend, FrontendConfig, PositionConv, TimeNorm, frame_mask, normalize
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
@@ -70,12 +70,85 @@ def test_what_lies_in_the_padding_is_never_heard(layout: str) -> None:
         torch.testing.assert_close(frontend(loud_BS, num_samples_B), quiet_BTD, atol=1e-5, rtol=0)
 
 
-def test_masked_statistics_equal_group_norm_despite_an_offset() -> None:
-    norm = TimeNorm(8)
-    hidden_BCT = torch.randn(2, 8, 500, generator=torch.Generator().manual_seed(0)) + 1000.0
-    full = torch.ones(2, 500, dtype=torch.bool)
-    # What float32 itself loses at an offset of 1000 is 1e-4; E[x²] − E[x]² would lose everything.
-    torch.testing.assert_close(norm(hidden_BCT, full), norm(hidden_BCT), atol=1e-3, rtol=0)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_a_folded_norm_equals_group_norm_despite_an_offset(bias: bool, offset: float) -> None:
+    torch.manual_seed(0)
+    conv, norm = torch.nn.Conv1d(1, 8, 10, 5, bias=bias).double(), TimeNorm(8).double()
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    waveform_BS, num_samples_B = speechlike([1000, 400], offset)
+    waveform_BS = waveform_BS.double()
+    kernel_BKC, shift_B1C = norm.fold(conv, waveform_BS, (num_samples_B - 10) // 5 + 1)
+    hidden_BTC = waveform_BS.unfold(1, 10, 5) @ kernel_BKC + shift_B1C
+    for row, samples in enumerate(num_samples_B.tolist()):
+        conv_CT = conv(waveform_BS[row, None, :samples])
+        expected_CT = torch.nn.functional.group_norm(conv_CT[None], 8, norm.weight, norm.bias)[0]
+        torch.testing.assert_close(hidden_BTC[row, : expected_CT.shape[1]], expected_CT.T, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("samples", range(400, 1400, 61))
+def test_blocks_equal_the_whole_at_every_length(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gdist.stages.frontend.BLOCK_FRAMES", 2)
+    for layout in ("group", "layer"):
+        frontend = make(LAYOUTS[layout]).double()
+        waveform_BS, num_samples_B = speechlike([samples, 1400])
+        whole_BTD = frontend(waveform_BS.double(), num_samples_B)  # gradients are on
+        with torch.no_grad():
+            blocks_BTD = frontend(waveform_BS.double(), num_samples_B)
+        torch.testing.assert_close(blocks_BTD, whole_BTD, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("samples", range(400, 440))
+def test_the_convolutions_equal_torch_at_every_remainder_and_so_do_gradients(samples: int) -> None:
+    frontend = make(LAYOUTS["layer"]).double()
+    waveform_BS, num_samples_B = speechlike([samples])
+    waveform_BS = waveform_BS.double().requires_grad_()
+    hidden_BCT = waveform_BS[:, None]
+    for conv, norm in zip(frontend.convs, frontend.norms, strict=True):
+        hidden_BCT = torch.nn.functional.gelu(norm(conv(hidden_BCT).transpose(1, 2)).transpose(1, 2))
+    hidden_BTC = frontend._convolve(waveform_BS, num_samples_B)
+    torch.testing.assert_close(hidden_BTC, hidden_BCT.transpose(1, 2))
+    parameters = [waveform_BS, *frontend.convs.parameters(), *frontend.norms.parameters()]
+    ours = torch.autograd.grad(hidden_BTC.sin().sum(), parameters)
+    torch.testing.assert_close(ours, torch.autograd.grad(hidden_BCT.sin().sum(), parameters))
+
+
+@pytest.mark.parametrize("kernel", [64, 127, 128])
+@pytest.mark.parametrize("frames", [1, 63, 64, 65, 128, 129, 130, 300])
+def test_a_wide_positional_convolution_equals_torch_and_so_do_its_gradients(kernel: int, frames: int) -> None:
+    torch.manual_seed(0)
+    conv = PositionConv(12, kernel, groups=3).double()
+    hidden_BTD = torch.randn(2, frames, 12, dtype=torch.float64, requires_grad=True)
+    expected_BDT = torch.nn.functional.conv1d(
+        hidden_BTD.transpose(1, 2), conv.weight, conv.bias, padding=kernel // 2, groups=3
+    )
+    expected_BTD = expected_BDT.transpose(1, 2)[:, :frames]
+    torch.testing.assert_close(conv(hidden_BTD), expected_BTD)
+    inputs = [hidden_BTD, *conv.parameters()]
+    ours = torch.autograd.grad(conv(hidden_BTD).sin().sum(), inputs)
+    torch.testing.assert_close(ours, torch.autograd.grad(expected_BTD.sin().sum(), inputs))
+
+
+def test_a_remembered_spectrum_follows_its_weight() -> None:
+    conv = PositionConv(4, 64, groups=2)
+    hidden_BTD = torch.randn(1, 70, 4, generator=torch.Generator().manual_seed(0))
+
+    def assert_current() -> None:
+        with torch.inference_mode():
+            plain_BDT = torch.nn.functional.conv1d(
+                hidden_BTD.transpose(1, 2), conv.weight, conv.bias, padding=32, groups=2
+            )
+            torch.testing.assert_close(conv(hidden_BTD), plain_BDT.transpose(1, 2)[:, :70], atol=1e-5, rtol=1e-5)
+
+    assert_current()
+    conv(hidden_BTD).sum().backward()
+    torch.optim.SGD(conv.parameters(), lr=0.1).step()
+    assert_current()
+    conv.load_state_dict({name: 2 * tensor for name, tensor in conv.state_dict().items()}, assign=True)
+    assert_current()
+    conv.weight.data = conv.weight.data + 1
+    assert_current()
+    assert set(conv.state_dict()) == {"weight", "bias"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -197,7 +197,24 @@ def test_low_precision_stays_close_and_does_not_leak(tmp_path: Path, layout: str
         assert torch.nn.functional.cosine_similarity(hidden_BTD.flatten(), exact_BTD.flatten(), dim=0) > 0.995
 
 
+@pytest.mark.parametrize("layout", ["wavlm-base", "wavlm-large"])
+def test_padded_batches_are_masked_where_frames_are_not_packed(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gdist.stages.teachers.wavlm.UNPADDED", ())
+    assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound(LENGTHS))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layers_without_onednn_equal_hugging_face_too(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gdist.stages.teachers.base.can_pack", lambda device, dtype: False)
+    assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound([3000, 4000]))
+
+
 def test_long_utterances_are_attended_to_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gdist.stages.teachers.wavlm.UNPADDED", ())
     monkeypatch.setattr("gdist.stages.teachers.wavlm.BIAS_ELEMENTS", {"cpu": 2 * 4 * 12 * 12})  # two utterances
     assert_equals_hugging_face(checkpoint(tmp_path, "wavlm-base", False), *sound([4000, 3000, 4000, 1000, 2000]))
 

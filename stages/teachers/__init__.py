@@ -42,7 +42,7 @@ def load_teacher(
 
     Args:
         name_or_path: a Hugging Face id, or a local folder, for which nothing is downloaded.
-        precision: fp32, or bf16 or fp16 by autocast; hidden states are float32 all the same.
+        precision: fp32, tf32 (CUDA only), or bf16 or fp16 by autocast; hidden states are float32 all the same.
         device: "cpu", "cuda", "cuda:1" …
         final_norm: Large models (pre-norm) end in one more LayerNorm. transformers 5 gives their last hidden
             state before it, and so does this by default; True gives it after, as transformers 4 and s3prl do.
@@ -53,7 +53,7 @@ def load_teacher(
             that are not finite, or does not make a frame of 400 samples every 320.
         ConfigError: an unknown precision.
     """
-    check_precision(precision)
+    check_precision(precision, device)
     config = read_teacher_config(name_or_path)
     do_normalize = config.pop("do_normalize")
     family = FAMILIES[config["model_type"]]

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError, TeacherError
 from gdist.stages.frontend import Frontend, FrontendConfig, frame_mask, normalize, zero_padding
+from gdist.stages.teachers.packed import can_pack, pack
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# tf32 is float32 whose products a GPU rounds to 10 bits of mantissa.
+PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Hugging Face's parameter names, in the front-end's words.
 _FRONTEND_NAMES = (
@@ -58,6 +60,7 @@ class Teacher:
         do_normalize: whether the waveform is normalised first (see :func:`gdist.stages.frontend.normalize`).
         fingerprint: sha256 (hex) over the weights in use and the config fields that matter.
         config: the Hugging Face config as a JSON-able dictionary, with ``do_normalize`` beside it.
+        device: where it computes.
         num_params: parameters, as ``AutoModel(...).num_parameters()`` counts them.
     """
 
@@ -85,11 +88,15 @@ class Teacher:
         self._frontend.load_state_dict(_frontend_tensors(model, config))
         self._frontend.eval().requires_grad_(False).to(device)
         self._layers: Any = model.encoder.layers.eval().requires_grad_(False).to(device)
-        self._device = torch.device(device)
-        self._dtype = PRECISIONS[precision]
+        self.device = torch.device(device)
+        self._dtype, self._tf32 = PRECISIONS[precision], precision == "tf32"
+        if can_pack(self.device, self._dtype or torch.float32):
+            pack(self._layers, self._dtype or torch.float32, self.config["hidden_act"])
 
     @torch.inference_mode()
-    def hidden_states(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Iterator[Tensor]:
+    def hidden_states(
+        self, waveform_BS: Tensor, num_samples_B: Tensor, last_layer: int | None = None
+    ) -> Iterator[Tensor]:
         """Yields layers 0 … L, each ``[B, T, D]`` in float32 with padding at zero.
 
         Layer 0 is the first Transformer layer's input. In fp32 each utterance's rows are within 1e-4 of
@@ -98,6 +105,7 @@ class Teacher:
         Args:
             waveform_BS: float samples at 16 kHz in [-1, 1), padded at the end with anything.
             num_samples_B: samples of each utterance, at least 400; best kept on the CPU.
+            last_layer: where to stop, when not at L.
 
         Raises:
             ValueError: an utterance is too short for a frame.
@@ -106,18 +114,18 @@ class Teacher:
         if int(num_samples_B.min()) < framing.RECEPTIVE_FIELD:
             raise ValueError(f"an utterance has {int(num_samples_B.min())} samples, too few for a frame (400)")
         assert not self._frontend.training and not self._layers.training, "dropout and layerdrop must be off"
-        waveform_BS = waveform_BS.to(self._device, torch.float32)
+        waveform_BS = waveform_BS.to(self.device, torch.float32)
         if self.do_normalize:
             waveform_BS = normalize(waveform_BS, num_samples_B)
         # The contexts are left before each yield, or they would leak into whoever consumes the layers.
         with self._compute():
             hidden_BTD = self._frontend(waveform_BS, num_samples_B)
         frames = hidden_BTD.shape[1]
-        mask_BT = frame_mask(self._frontend.num_frames(num_samples_B), frames, self._device)
+        mask_BT = frame_mask(self._frontend.num_frames(num_samples_B), frames, self.device)
         with self._compute():
             shared = self.prepare(frames, mask_BT)
         yield hidden_BTD
-        for i, layer in enumerate(self._layers):
+        for i, layer in enumerate(self._layers[:last_layer]):
             with self._compute():
                 hidden_BTD = self.run_layer(layer, hidden_BTD, shared)
                 if self._final_norm is not None and i + 1 == self.num_layers:
@@ -154,20 +162,27 @@ class Teacher:
     @contextlib.contextmanager
     def _compute(self) -> Iterator[None]:
         if self._dtype is not None:
-            with torch.autocast(self._device.type, self._dtype):
+            with torch.autocast(self.device.type, self._dtype):
                 yield
-        elif self._device.type == "cuda":
-            # cuDNN may use TF32 unless told otherwise, and that is off by 1e-3.
-            with torch.backends.cudnn.flags(allow_tf32=False):
-                yield
+        elif self.device.type == "cuda":
+            # cuDNN uses TF32 unless told otherwise, and that is off by 1e-3.
+            matmul = torch.backends.cuda.matmul
+            before, matmul.allow_tf32 = matmul.allow_tf32, self._tf32
+            try:
+                with torch.backends.cudnn.flags(allow_tf32=self._tf32):
+                    yield
+            finally:
+                matmul.allow_tf32 = before
         else:
             yield
 
 
-def check_precision(precision: str) -> None:
-    """Raises ConfigError unless ``precision`` is one of fp32, bf16, fp16."""
+def check_precision(precision: str, device: str = "cpu") -> None:
+    """Raises ConfigError unless ``precision`` is one of fp32, tf32 (on CUDA only), bf16, fp16."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if precision == "tf32" and not device.startswith("cuda"):
+        raise ConfigError(f"precision tf32 is arithmetic of CUDA devices, and this is {device}", "--precision fp32")
 
 
 def check_geometry(config: FrontendConfig, name: str) -> None:

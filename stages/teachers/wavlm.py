@@ -3,9 +3,10 @@
 Hugging Face's attention returns every weight whether or not anyone wants it. Here the gated relative position
 bias becomes the additive mask of ``F.scaled_dot_product_attention``, and the weights are never formed.
 
-Axes: B batch, T frames (queries, then keys), D features, H heads, E features of a head.
+Axes: B batch, T frames (queries, then keys), N frames of all utterances, D features, H heads, E features of a head.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from gdist.stages.teachers.base import Teacher
 
 # The bias has B·H·T² numbers a layer: utterances are attended to a few at a time, on a CPU within its caches.
 BIAS_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
+
+# Where an operator costs little to call, frames of padding are left out and utterances attended to one by one.
+UNPADDED = ("cpu",)
 
 
 class WavLMTeacher(Teacher):
@@ -35,12 +39,30 @@ class WavLMTeacher(Teacher):
         return bias_HTT, mask_BT
 
     def run_layer(self, layer: Any, hidden_BTD: Tensor, shared: tuple[Tensor, Tensor | None]) -> Tensor:
+        bias_HTT, mask_BT = shared
+        if mask_BT is None or hidden_BTD.device.type not in UNPADDED:
+            return self._run(layer, hidden_BTD, lambda queries_BTD: attend(layer.attention, queries_BTD, *shared))
+        counts = mask_BT.sum(1).tolist()
+
+        def attend_each(hidden_ND: Tensor) -> Tensor:
+            parts = [
+                attend(layer.attention, rows_TD[None], bias_HTT[:, : len(rows_TD), : len(rows_TD)], None)[0]
+                for rows_TD in torch.split(hidden_ND, counts)
+            ]
+            return torch.cat(parts)
+
+        output_ND = self._run(layer, hidden_BTD[mask_BT], attend_each)
+        output_BTD = output_ND.new_zeros(*mask_BT.shape, self.dim)
+        output_BTD[mask_BT] = output_ND
+        return output_BTD
+
+    def _run(self, layer: Any, hidden: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
         if self.config["do_stable_layer_norm"]:
-            hidden_BTD = hidden_BTD + attend(layer.attention, layer.layer_norm(hidden_BTD), *shared)
-            output: Tensor = hidden_BTD + layer.feed_forward(layer.final_layer_norm(hidden_BTD))
+            hidden = hidden + attention(layer.layer_norm(hidden))
+            output: Tensor = hidden + layer.feed_forward(layer.final_layer_norm(hidden))
         else:
-            hidden_BTD = layer.layer_norm(hidden_BTD + attend(layer.attention, hidden_BTD, *shared))
-            output = layer.final_layer_norm(hidden_BTD + layer.feed_forward(hidden_BTD))
+            hidden = layer.layer_norm(hidden + attention(hidden))
+            output = layer.final_layer_norm(hidden + layer.feed_forward(hidden))
         return output
 
 
