@@ -7,6 +7,8 @@ outage must not be mistaken for a thousand bad recordings.
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, gcd
@@ -17,13 +19,16 @@ from numpy.typing import NDArray
 
 from gdist.pipeline.errors import AudioError
 from gdist.pipeline.framing import SAMPLE_RATE, resampled_length
+from gdist.pipeline.places import RemotePath, is_uri
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+FULL_SCALE = 32_768
 PEAK = 32_767  # the cache writes −32,768 where a waveform is missing, so no sample may have that value
 _BLOCK = 1 << 20  # samples decoded at a time: what a lying header promises is never allocated in one piece
 _UNKNOWN_LENGTH = 1 << 48  # libsndfile reports 2**63 − 1 where a FLAC was streamed without a sample count
+_RANGE = 1 << 16  # bytes of an object fetched at a time to read its header
 _MAX_FILTER = 1 << 24  # values in a resampling filter; rates without a common factor need a phase per sample
 
 
@@ -36,22 +41,17 @@ class Header:
     channels: int
 
 
-def is_uri(path: str) -> bool:
-    """Whether ``path`` names an object in a store (``s3://…``, ``gs://…``) rather than a local file."""
-    return "://" in path and not path.startswith("file://")
-
-
 def read_header(path: str) -> Header:
     """Read a file's header, without its samples.
 
     Args:
-        path: a local path, or a URI, whose object is then fetched whole.
+        path: a local path, or a URI, of whose object only the ranges that tell are fetched: mostly the first 64 KiB.
 
     Raises:
         AudioError: missing, empty, a folder, undecodable, or of unknown length.
         CacheError: the object store could not be reached.
     """
-    with _open(path) as file:
+    with _open(path, header_only=True) as file:
         return Header(file.frames, file.samplerate, file.channels)
 
 
@@ -80,14 +80,14 @@ def load_utterance(path: str, start: int, num_samples: int, sample_rate: int) ->
         raise AudioError(f"{len(bad)} non-finite {noun}, the first at sample {start + int(bad[0])} of {path}")
     if sample_rate != SAMPLE_RATE:
         wave_S = _resample(wave_S, sample_rate)
-    return np.clip(np.rint(wave_S * 32_768), -PEAK, PEAK).astype(np.int16)
+    return np.clip(np.rint(wave_S * FULL_SCALE), -PEAK, PEAK).astype(np.int16)
 
 
 def to_float(samples_S: NDArray[np.int16]) -> "Tensor":
     """int16 samples → float32 in [−1, 1), as soundfile scales them: what teachers and students hear."""
     import torch
 
-    return torch.from_numpy(samples_S).float() / 32_768
+    return torch.from_numpy(samples_S).float() / FULL_SCALE
 
 
 def _read_segment(path: str, start: int, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
@@ -152,13 +152,16 @@ def _resampler(sample_rate: int) -> Any:
     return Resample(sample_rate, SAMPLE_RATE, dtype=torch.float64)
 
 
-def _open(path: str) -> Any:
+def _open(path: str, header_only: bool = False) -> Any:
     """A soundfile.SoundFile ready to read, whose length is known."""
     import soundfile
 
-    source = io.BytesIO(_fetch(path)) if is_uri(path) else _existing(path.removeprefix("file://"))
+    source: Any = _existing(path.removeprefix("file://")) if not is_uri(path) else None
+    if source is None:
+        source = _Ranges(path) if header_only else io.BytesIO(_fetch(path))
     try:
-        file = soundfile.SoundFile(source)
+        with _failing_with_its_store(source):
+            file = soundfile.SoundFile(source)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless formats such as .raw
         if isinstance(source, str) and not os.access(source, os.R_OK):
             raise AudioError(f"permission denied: {path}") from error
@@ -185,22 +188,70 @@ def _existing(path: str) -> str:
 
 @lru_cache(maxsize=4)  # utterances that are segments of one object come one after another
 def _fetch(uri: str) -> bytes:
-    scheme, _, rest = uri.partition("://")
-    bucket, _, key = rest.partition("/")
     try:
-        data = _bucket(f"{scheme}://{bucket}").get(key)
+        data = RemotePath.parse(uri).read_bytes()
     except FileNotFoundError as error:
         raise AudioError(f"file not found: {uri}") from error
     if not data:
         raise AudioError(f"empty file: {uri}")
-    return bytes(data)
+    return data
 
 
-@lru_cache(maxsize=64)
-def _bucket(uri: str) -> Any:
-    from gdist.pipeline.storage import Storage
+class _Ranges(io.RawIOBase):
+    """An object as a file of which only the blocks that are read are fetched, each with one request."""
 
-    return Storage(uri)
+    def __init__(self, uri: str) -> None:
+        self._path, self._position = RemotePath.parse(uri), 0
+        self.failure: Exception | None = None
+        try:
+            first, self._size = self._path.read_part(0, _RANGE)
+        except FileNotFoundError as error:
+            raise AudioError(f"file not found: {uri}") from error
+        if not self._size:
+            raise AudioError(f"empty file: {uri}")
+        self._blocks = {0: first}
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = (0, self._position, self._size)[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """As much as the block at hand has; 0 at the end, and when the store fails (see ``failure``)."""
+        block, offset = divmod(self._position, _RANGE)
+        if self._position >= self._size or self.failure:
+            return 0
+        try:
+            if block not in self._blocks:
+                self._blocks[block], _ = self._path.read_part(block * _RANGE, _RANGE)
+        # libsndfile calls this from C, where an exception would be printed and forgotten.
+        except Exception as error:
+            self.failure = error
+            return 0
+        part = self._blocks[block][offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        self._position += len(part)
+        if len(part) < len(buffer) and part:
+            return len(part) + self.readinto(memoryview(buffer)[len(part) :])
+        return len(part)
+
+
+@contextmanager
+def _failing_with_its_store(source: Any) -> Iterator[None]:
+    """What broke while libsndfile read from ``source`` says more than that it could not read on."""
+    try:
+        yield
+    finally:
+        if isinstance(source, _Ranges) and source.failure:
+            raise source.failure
 
 
 def _reason(error: Exception) -> str:

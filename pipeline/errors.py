@@ -8,8 +8,11 @@
     ├── TeacherError            1   a checkpoint that cannot be loaded or is not a supported family
     ├── CacheError              1   a cache that cannot be opened, created or written
     │   ├── CacheMismatchError  1   the cache was made from other inputs; carries the differences
+    │   ├── CacheLockedError    1   another extraction is writing to it
     │   └── CacheDamagedError   1   bytes do not match their receipts
-    └── RunError                1   a training run's directory that cannot be used
+    ├── ClusterError            1   workers or a scheduler that cannot be had, or were lost
+    ├── RunError                1   a training run's directory that cannot be used
+    └── StoppedError          130   asked to stop (Ctrl-C); what was finished is kept
 
 Anything else that escapes is a bug in gdist and is shown with its traceback.
 """
@@ -66,9 +69,23 @@ class CacheMismatchError(CacheError):
     """The cache was made from other inputs than the ones given now."""
 
 
+class CacheLockedError(CacheError):
+    """Another extraction is writing to the cache."""
+
+
 class CacheDamagedError(CacheError):
     """Stored bytes do not match their receipts."""
 
 
+class ClusterError(GdistError):
+    """Workers or a scheduler that do not answer, do not fit, or were lost."""
+
+
 class RunError(GdistError):
     """A training run's directory that cannot be used as asked."""
+
+
+class StoppedError(GdistError):
+    """Work was asked to stop, and did."""
+
+    exit_code = EXIT_INTERRUPTED

@@ -4,6 +4,7 @@ Read it, write it, build it from audio or another tool's manifest, and check it 
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -17,11 +18,14 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gdist.pipeline.audio import Header, is_uri, load_utterance, read_header
+from gdist.pipeline.audio import Header, load_utterance, read_header
 from gdist.pipeline.errors import AudioError, ManifestError, UsageError
 from gdist.pipeline.framing import RECEPTIVE_FIELD, resampled_length
 from gdist.pipeline.manifest_schema import COLUMNS, conformed, from_rows, with_columns
 from gdist.pipeline.manifest_sources import SOURCES, detect
+from gdist.pipeline.places import Place, RemotePath, is_uri, place
+
+THREADS = 32  # waiting for disks and object stores, most of them
 
 type Progress = Callable[[int], None]  # called with how many more utterances are done
 
@@ -48,7 +52,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The table, and the folder its relative paths start from.
+    """The table, and the folder (a path, or a URI) its relative paths start from.
 
     ``problems`` lists what :meth:`measured` (so also :func:`build`) could not read; those rows stay, with nulls.
     """
@@ -61,27 +65,32 @@ class Manifest:
         object.__setattr__(self, "table", conformed(self.table, "the table"))
 
     @classmethod
-    def read(cls, path: str | Path) -> Self:
+    def read(cls, path: str | Place) -> Self:
         """Read and check a manifest. ManifestError where it is missing, not Parquet, or breaks the schema."""
-        path = Path(path)
+        path = place(path)
         try:
-            table = pq.ParquetFile(path).read()
+            table = pq.ParquetFile(path.open("rb") if isinstance(path, RemotePath) else path).read()
         except FileNotFoundError as error:
             hint = f"make one: gdist manifest build AUDIO_FOLDER --out {path}"
             raise ManifestError(f"no manifest at {path}", hint) from error
         except (OSError, pa.ArrowException) as error:
             hint = f"from a folder or another tool's file, make one: gdist manifest build {path} --out M.parquet"
             raise ManifestError(f"cannot read {path} as a Parquet manifest", hint) from error
-        return cls(conformed(table, str(path)), str(path.parent.resolve()))
+        return cls(conformed(table, str(path)), _root(path))
 
-    def write(self, path: str | Path) -> None:
+    def write(self, path: str | Place) -> None:
         """Write to ``path``, whole or not at all. Same table, same bytes; relative paths start from its folder."""
-        path = Path(path)
+        path = place(path)
+        root = _root(path)
+        table = self.table if root == self.root else self._moved(root)
+        if isinstance(path, RemotePath):
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd")
+            path.write_bytes(buffer.getvalue())
+            return
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            root = str(path.parent.resolve())
-            table = self.table if root == self.root else self._moved(root)
             pq.write_table(table, temporary, compression="zstd")
             temporary.replace(path)
         except OSError as error:
@@ -94,6 +103,11 @@ class Manifest:
     def label_columns(self) -> list[str]:
         """The columns beyond the five of the schema, in the table's order."""
         return [name for name in self.table.column_names if name not in COLUMNS]
+
+    def take(self, rows: Sequence[int], labels: Sequence[str] | None = None) -> Self:
+        """These rows, in this order, with all label columns or only ``labels``."""
+        columns = [*COLUMNS, *(self.label_columns if labels is None else labels)]
+        return replace(self, table=self.table.select(columns).take(list(rows)), problems=())
 
     def utterances(self) -> list[Utterance]:
         """Every row, in order, with its path resolved."""
@@ -158,18 +172,21 @@ class Manifest:
 
     def _resolve(self, path: str) -> str:
         path = path.removeprefix("file://")
+        if is_uri(self.root) and not is_uri(path) and not os.path.isabs(path):  # noqa: PTH117
+            return str(RemotePath.parse(self.root) / path)
         return path if is_uri(path) else os.path.normpath(os.path.join(self.root, path))  # noqa: PTH118
 
     def _moved(self, root: str) -> pa.Table:
         """The table as it has to be when it lies in ``root``: absolute paths stay, relative ones start from there."""
         paths: list[str] = self.table["path"].to_pylist()
-        moved = [p if os.path.isabs(p) else _relative(self._resolve(p), root) for p in paths]  # noqa: PTH117
+        absolute = [is_uri(p) or os.path.isabs(p) for p in paths]  # noqa: PTH117
+        moved = [p if whole else _relative(self._resolve(p), root) for p, whole in zip(paths, absolute, strict=True)]
         return with_columns(self.table, path=moved)
 
 
 def build(
-    src: str | Path,
-    out: str | Path,
+    src: str | Place,
+    out: str | Place,
     kind: str = "auto",
     *,
     split_seconds: float | None = None,
@@ -190,13 +207,14 @@ def build(
     Raises:
         ManifestError: ``src`` is missing, of no known kind, empty, or contradicts itself.
     """
-    src, out = Path(src).resolve(), Path(out)
+    src, out = place(src), place(out)
+    src = src.resolve() if isinstance(src, Path) else src
     if kind not in ("auto", *SOURCES):
         raise UsageError(f"no such kind of source: {kind}", f"there are: auto, {', '.join(SOURCES)}")
     found = detect(src) if kind == "auto" else kind
     if src.is_dir() != (found in ("folder", "librispeech")):
         raise ManifestError(f"{src} is not what --kind {found} reads", "leave --kind away to tell by content")
-    root = str(out.parent.resolve())
+    root = _root(out)
     table = from_rows(SOURCES[found](src), str(src))
     if not absolute_paths:
         table = with_columns(table, path=[_relative(path, root) for path in table["path"].to_pylist()])
@@ -235,7 +253,14 @@ def check(manifest: Manifest, *, audio: bool = False, progress: Progress | None 
     return [Problem(u.id, why) for u, why in zip(utterances, reasons, strict=True) if why]
 
 
+def _root(path: Place) -> str:
+    return str(path.parent) if isinstance(path, RemotePath) else str(path.parent.resolve())
+
+
 def _relative(path: str, root: str) -> str:
+    """``path`` (absolute, or a URI) from ``root``, where both are of one bucket or both of this machine."""
+    if is_uri(root):
+        return path.removeprefix(f"{root}/")
     return path if is_uri(path) else os.path.relpath(path, root)
 
 
@@ -254,7 +279,7 @@ def _header(path: str) -> Header | str:
 def _in_threads[T, R](work: Callable[[T], R], items: Sequence[T], progress: Progress | None) -> list[R]:
     """``work`` over ``items``, in order. Decoders and object stores release the GIL, so threads are enough."""
     results = []
-    with ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 4)) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         for result in pool.map(work, items):
             results.append(result)
             if progress:

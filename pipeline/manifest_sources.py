@@ -6,6 +6,7 @@ URI), where known ``start``, ``num_samples`` and ``sample_rate`` in samples and 
 
 import csv
 import gzip
+import io
 import json
 import math
 import os
@@ -17,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gdist.pipeline.audio import is_uri
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.places import Place, RemotePath, is_uri
 
 type Row = dict[str, str | int | None]
 
@@ -48,9 +49,9 @@ _TRANSCRIPTS = re.compile(r"^(\d+)-(\d+)\.trans\.txt$")
 _SUBSET = re.compile(r"^(train|dev|test)\b")
 
 
-def folder(src: Path) -> Iterator[Row]:
+def folder(src: Place) -> Iterator[Row]:
     """Any tree of audio files. The id is the path below ``src`` without its suffix (kept where two would collide)."""
-    names = [PurePosixPath(path.relative_to(src)) for path in _walk(src) if _is_audio(path)]
+    names = [_relative(path, src) for path in _walk(src) if _is_audio(path)]
     stems = Counter(name.with_suffix("") for name in names)
     if not names:
         raise _no_audio(src)
@@ -59,7 +60,7 @@ def folder(src: Path) -> Iterator[Row]:
         yield {"id": str(stem if stems[stem] == 1 else name), "path": str(src / name)}
 
 
-def librispeech(src: Path) -> Iterator[Row]:
+def librispeech(src: Place) -> Iterator[Row]:
     """LibriSpeech, or a part of it: SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTT.flac beside SPEAKER-CHAPTER.trans.txt.
 
     Labels: speaker, chapter, text, and split (the subset's folder, such as train-clean-100, where there is one).
@@ -81,7 +82,7 @@ def librispeech(src: Path) -> Iterator[Row]:
             }
 
 
-def fairseq(src: Path) -> Iterator[Row]:
+def fairseq(src: Place) -> Iterator[Row]:
     """wav2vec's .tsv: the root, then ``path<TAB>num_samples``; text from a .wrd or .ltr of the same name."""
     root, *lines = list(_lines(src)) or [""]
     audio = _located(root, src.parent)
@@ -100,7 +101,7 @@ def fairseq(src: Path) -> Iterator[Row]:
         yield row | ({"text": texts[number - 2]} if texts else {})
 
 
-def lhotse(src: Path) -> Iterator[Row]:
+def lhotse(src: Place) -> Iterator[Row]:
     """Lhotse recordings or cuts, JSONL or JSONL.gz; text, speaker and language where a cut has one supervision."""
     for number, line in enumerate(_lines(src), start=1):
         try:
@@ -124,7 +125,7 @@ def lhotse(src: Path) -> Iterator[Row]:
         yield row
 
 
-def table(src: Path) -> Iterator[Row]:
+def table(src: Place) -> Iterator[Row]:
     """CSV, or TSV with a header, whose columns are the manifest's.
 
     Empty cells are null; paths start from its folder. A column becomes integers where every value is one and is
@@ -153,11 +154,11 @@ def table(src: Path) -> Iterator[Row]:
         raise ManifestError(f"{src}: the column {name} counts samples and holds {odd!r}", "write whole numbers")
     for row in rows:
         path = str(row["path"] or "")
-        located = path if is_uri(path) or not path else os.path.normpath(src.parent / path)
+        located = path if is_uri(path) or not path else _below(src.parent, path)
         yield row | {"path": located} | {name: _integer(row[name]) for name in integers}
 
 
-SOURCES: dict[str, Callable[[Path], Iterator[Row]]] = {
+SOURCES: dict[str, Callable[[Place], Iterator[Row]]] = {
     "folder": folder,
     "librispeech": librispeech,
     "fairseq": fairseq,
@@ -166,7 +167,7 @@ SOURCES: dict[str, Callable[[Path], Iterator[Row]]] = {
 }
 
 
-def detect(src: Path) -> str:
+def detect(src: Place) -> str:
     """The kind of ``src``, told by its content; ManifestError where it is none we know."""
     if src.is_dir():
         return "librispeech" if any(_TRANSCRIPTS.match(path.name) for path in _walk(src)) else "folder"
@@ -194,8 +195,11 @@ def detect(src: Path) -> str:
     )
 
 
-def _walk(src: Path) -> Iterator[Path]:
+def _walk(src: Place) -> Iterator[Place]:
     """Every visible file below ``src`` in a fixed order. Follows links to folders, once each."""
+    if isinstance(src, RemotePath):
+        yield from (path for path in src.files if not any(p.startswith(".") for p in path.relative_to(src).parts))
+        return
     seen: set[str] = set()
 
     def refuse(error: OSError) -> None:
@@ -209,11 +213,17 @@ def _walk(src: Path) -> Iterator[Path]:
         seen.add(real)
 
 
-def _is_audio(path: Path) -> bool:
+def _relative(path: Place, folder: Place) -> PurePosixPath:
+    if isinstance(path, RemotePath) and isinstance(folder, RemotePath):
+        return path.relative_to(folder)
+    return PurePosixPath(os.path.relpath(str(path), str(folder)))
+
+
+def _is_audio(path: Place) -> bool:
     return path.suffix.lower() in AUDIO_SUFFIXES
 
 
-def _no_audio(src: Path) -> ManifestError:
+def _no_audio(src: Place) -> ManifestError:
     others = Counter(path.suffix.lower() or path.name for path in _walk(src)).most_common(3)
     found = f"found {', '.join(f'{count} × {suffix}' for suffix, count in others)}; " if others else ""
     hint = f"{found}readable are {' '.join(sorted(AUDIO_SUFFIXES))}; convert others: ffmpeg -i IN -ar 16000 OUT.flac"
@@ -221,7 +231,7 @@ def _no_audio(src: Path) -> ManifestError:
 
 
 @contextmanager
-def _readable(src: Path) -> Iterator[None]:
+def _readable(src: Place) -> Iterator[None]:
     """Turns what can go wrong while reading a text file into a ManifestError that names it."""
     try:
         yield
@@ -232,28 +242,32 @@ def _readable(src: Path) -> Iterator[None]:
         raise ManifestError(f"cannot read {src}: {reason}") from error
 
 
-def _lines(src: Path) -> Iterator[str]:
+def _lines(src: Place) -> Iterator[str]:
     """Lines without their ends, of text or gzipped text; blank lines at the end do not count."""
     blank = 0
-    with _readable(src):
-        opener = gzip.open if src.suffix == ".gz" else open
-        with opener(src, "rt", encoding="utf-8-sig", newline="") as file:
-            for line in file:
-                if stripped := line.rstrip("\r\n"):
-                    yield from [""] * blank
-                    yield stripped
-                blank = 0 if stripped else blank + 1
+    with _readable(src), src.open("rb") as raw, gzip.open(raw) if src.suffix == ".gz" else raw as file:
+        for line in io.TextIOWrapper(file, encoding="utf-8-sig", newline=""):
+            if stripped := line.rstrip("\r\n"):
+                yield from [""] * blank
+                yield stripped
+            blank = 0 if stripped else blank + 1
 
 
-def _located(path: str, beside: Path) -> str:
+def _located(path: str, beside: Place) -> str:
     """A path from another tool: such tools mean the current directory; beside the manifest is the next best guess."""
     if is_uri(path):
         return path
     here = Path(path).absolute()
-    return str(here if here.exists() else beside / path)
+    return str(here) if here.exists() else _below(beside, path)
 
 
-def _fairseq_texts(src: Path, count: int) -> list[str] | None:
+def _below(folder: Place, path: str) -> str:
+    """What a path in a file of ``folder`` means: an absolute one is of this machine, wherever the file lies."""
+    local = isinstance(folder, Path) or os.path.isabs(path)  # noqa: PTH117
+    return os.path.normpath(os.path.join(str(folder), path)) if local else str(folder / path)  # noqa: PTH118
+
+
+def _fairseq_texts(src: Place, count: int) -> list[str] | None:
     for suffix in (".wrd", ".ltr"):
         if (beside := src.with_suffix(suffix)).is_file():
             texts = list(_lines(beside))
@@ -264,7 +278,7 @@ def _fairseq_texts(src: Path, count: int) -> list[str] | None:
     return None
 
 
-def _lhotse_path(recording: dict[str, Any], beside: Path) -> str:
+def _lhotse_path(recording: dict[str, Any], beside: Place) -> str:
     (source,) = recording["sources"] if len(recording["sources"]) == 1 else (None,)
     if source is None or source["type"] not in ("file", "url"):
         kinds = ", ".join(source["type"] for source in recording["sources"])

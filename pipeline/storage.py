@@ -11,16 +11,18 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.store import LocalStore, MemoryStore, from_url
+from obstore.store import LocalStore, MemoryStore
 
-from gdist.pipeline.errors import CacheDamagedError, CacheError, UsageError
+from gdist.pipeline.buckets import Bucket, explain, hint
+from gdist.pipeline.buckets import first_line as first_line
+from gdist.pipeline.errors import CacheDamagedError, CacheError
 
 _memory: dict[str, MemoryStore] = {}  # memory://NAME names one store for the life of the process
-_GENERIC = re.compile(r"^Generic \w+ error: ")
 _STAGED = re.compile(r"#\d+$")  # obstore's local store writes PATH#1 and renames it to PATH
 
 
@@ -30,51 +32,86 @@ class Storage:
     def __init__(self, uri: str, create: bool = False) -> None:
         self.uri = uri
         self.folder: Path | None = None
-        scheme = uri.split("://", 1)[0] if "://" in uri else "file"
+        self.bucket: Bucket | None = None
+        scheme = scheme_of(uri)
         with self._explained("open", ""):
             if scheme == "memory":
                 self.store: Any = _memory.setdefault(uri, MemoryStore())
             elif scheme == "file":
-                self.folder = Path(uri.removeprefix("file://")).expanduser().absolute()
+                self.folder = folder_of(uri)
                 if create:
                     _make_folder(self.folder)
                 elif not self.folder.is_dir():
                     raise OSError(0, "it is not a folder" if self.folder.exists() else "there is no such folder")
                 self.store = LocalStore(self.folder)
             else:
-                self.store = _bucket(uri)
+                self.bucket = Bucket(uri)
+                self.store = self.bucket.reading
 
     def get(self, key: str) -> bytes:
         """The whole object; FileNotFoundError when it is not there."""
         with self._explained("read", key, missing_is_fine=True):
-            return bytes(self.store.get(key).bytes())
+            return self._repeat(lambda store: bytes(store.get(key).bytes()))
+
+    def get_part(self, key: str, start: int, length: int) -> tuple[bytes, int]:
+        """Up to ``length`` bytes from ``start`` on, which lies within the object, and the whole object's size: one
+        request. FileNotFoundError when it is not there."""
+
+        def request(store: Any) -> tuple[bytes, int]:
+            result = obstore.get(store, key, options={"range": (start, start + length)})
+            return bytes(result.bytes()), result.meta["size"]
+
+        with self._explained("read", key, missing_is_fine=True):
+            try:
+                return self._repeat(request)
+            except obstore.exceptions.NotSupportedError:  # a plain web server
+                whole = self._repeat(lambda store: bytes(store.get(key).bytes()))
+                return whole[start : start + length], len(whole)
+            except obstore.exceptions.BaseError as error:
+                out_of_range = start == 0 and "range" in str(error).lower()
+                if out_of_range and not self._repeat(lambda store: obstore.head(store, key)["size"]):
+                    return b"", 0  # nothing has no first byte: stores refuse the range
+                raise
 
     def put(self, key: str, data: bytes) -> None:
         """Write one whole object, over an older one if need be."""
         with self._explained("write", key):
-            obstore.put(self.store, key, data)
+            # One request, however large: the parts of an upload that was killed would stay, unseen and paid for.
+            self._repeat(lambda store: obstore.put(store, key, data, use_multipart=False), len(data))
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Create-only write: False when the object is there already, which is then left as it was."""
+        tries = 0
+
+        def request(store: Any) -> None:
+            nonlocal tries
+            tries += 1
+            obstore.put(store, key, data, mode="create")
+
         with self._explained("write", key):
             try:
-                obstore.put(self.store, key, data, mode="create")
+                self._repeat(request, len(data))
             except obstore.exceptions.AlreadyExistsError:
-                return False
+                # A try whose answer was lost may have been the one that wrote it.
+                return tries > 1 and self.get(key) == data
             return True
 
     def objects(self, prefix: str = "") -> dict[str, dict[str, Any]]:
         """Key → {size, last_modified} of every object under ``prefix``, in order of key."""
         with self._explained("list", prefix):
-            found = obstore.list(self.store, prefix=prefix or None).collect()
+            found = self._repeat(lambda store: obstore.list(store, prefix=prefix or None).collect())
         return {meta["path"]: dict(meta) for meta in sorted(found, key=lambda meta: str(meta["path"]))}
 
     def delete(self, keys: list[str]) -> None:
-        """Delete objects; one that is not there is fine."""
-        with self._explained("delete", keys[0] if keys else ""):
-            for key in keys:
-                with suppress(FileNotFoundError):
-                    self.store.delete(key)
+        """Delete objects, the first before all others; one that is not there is fine."""
+        for first, some in enumerate([keys[:1], *(keys[i : i + 1000] for i in range(1, len(keys), 1000))]):
+            with self._explained("delete", some[0] if some else ""):
+                if self.bucket and first and self.uri.startswith("s3"):  # a thousand a request
+                    self._repeat(partial(obstore.delete, paths=some))
+                    continue
+                for key in some:
+                    with suppress(FileNotFoundError):
+                        self._repeat(partial(obstore.delete, paths=key))
 
     def sweep_staged(self, ours: Callable[[str], bool]) -> int:
         """Remove the temporary files that a killed process left on a local disk. Returns how many there were.
@@ -93,30 +130,44 @@ class Storage:
                     staged += 1
         return staged
 
+    def require_reachable(self, error: Exception, key: str) -> None:
+        """Raise what :meth:`get` would raise, where ``error`` (of a reader through ``store``) is the store's own: a
+        server that does not answer is not damage."""
+        if isinstance(error, obstore.exceptions.BaseError):
+            with self._explained("read", key):
+                raise error
+
+    def _repeat[T](self, request: Callable[[Any], T], size: int = 0) -> T:
+        """What ``request`` gives; in a bucket tried again while that makes sense. ``size``: bytes it uploads."""
+        return self.bucket.repeat(request, size) if self.bucket else request(self.store)
+
     @contextmanager
     def _explained(self, verb: str, key: str, missing_is_fine: bool = False) -> Iterator[None]:
         what = f"cannot {verb} {self.uri.rstrip('/')}{'/' + key if key else ''}"
         try:
             yield
         except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise CacheError(f"{what}: {explain(error)}", hint(error)) from error
             if missing_is_fine:
                 raise
             raise CacheError(f"{what}: it is not there") from error
         except OSError as error:
             raise CacheError(f"{what}: {error.strerror or first_line(error)}", HINTS.get(error.errno or 0)) from error
         except obstore.exceptions.BaseError as error:
-            raise CacheError(f"{what}: {first_line(error)}", _store_hint(error)) from error
+            # obstore reports what the operating system said as text.
+            local = next((hint for code, hint in HINTS.items() if os.strerror(code) in str(error)), None)
+            raise CacheError(f"{what}: {explain(error)}", hint(error) or local) from error
 
 
-def _bucket(uri: str) -> Any:
-    """A bucket, with endpoint and credentials from the environment, as cloud tools expect."""
-    # Other tools accept a plain-HTTP endpoint (MinIO, a test server) without a further switch; so do we.
-    plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    try:
-        return from_url(uri, client_options={"allow_http": True} if plain else None)
-    except (ValueError, obstore.exceptions.GenericError) as error:
-        hint = "a cache is a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or memory://NAME"
-        raise UsageError(f"cannot use {uri}: {first_line(error)}", hint) from error
+def scheme_of(uri: str) -> str:
+    """``s3``, ``memory``, … and ``file`` for a plain path."""
+    return uri.split("://", 1)[0] if "://" in uri else "file"
+
+
+def folder_of(uri: str) -> Path:
+    """The absolute local path behind a plain path or a ``file://`` URI."""
+    return Path(uri.removeprefix("file://")).expanduser().absolute()
 
 
 def _make_folder(folder: Path) -> None:
@@ -124,12 +175,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # /proc, an unmounted share: there is a parent, and it takes no folders
         raise OSError(errno.EACCES, "no folder can be made there") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, without the pages that follow and obstore's "Generic S3 error: " before it."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return _GENERIC.sub("", line).removesuffix(': <?xml version="1.0" encoding="utf-8"?>')
 
 
 HINTS = {
@@ -140,22 +185,6 @@ HINTS = {
     errno.ENOTDIR: "a part of the path is a file; choose another place",
     errno.EEXIST: "a file of that name is in the way; choose another place",
 }
-
-
-def _store_hint(error: Exception) -> str | None:
-    text = str(error)
-    refused = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError)
-    # Without credentials in the environment the metadata server is asked, which answers inside the cloud only.
-    if isinstance(error, refused) or "169.254." in text or "metadata.google" in text:
-        return (
-            "check the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, …)"
-        )
-    if "NoSuchBucket" in text:
-        return "there is no such bucket (or AWS_ENDPOINT_URL points elsewhere): make it, or choose another place"
-    if "error sending request" in text:
-        return "check the network and AWS_ENDPOINT_URL"
-    # obstore reports what the operating system said as text.
-    return next((hint for code, hint in HINTS.items() if os.strerror(code) in text), None)
 
 
 def sha256(data: bytes) -> str:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, EXIT_QUARANTINED
@@ -12,7 +11,7 @@ from gdist.pipeline.manifest import Manifest, Problem, build, check
 SHOWN = 20  # problems listed for people; --json lists them all
 
 
-def build_command(src: Path, out: Path, kind: str, split_seconds: float | None, as_json: bool) -> int:
+def build_command(src: str, out: str, kind: str, split_seconds: float | None, as_json: bool) -> int:
     """Build, write, and report what was found. Exit code 3 when some files could not be read."""
     manifest = build(src, out, kind, split_seconds=split_seconds, progress=_counted())
     rows = manifest.table.num_rows
@@ -29,9 +28,9 @@ def build_command(src: Path, out: Path, kind: str, split_seconds: float | None, 
     return EXIT_QUARANTINED if manifest.problems else EXIT_OK
 
 
-def check_command(path: Path, audio: bool, as_json: bool) -> int:
+def check_command(path: str, audio: bool, as_json: bool) -> int:
     """List every utterance that cannot be used. Exit code 1 when there is one."""
-    manifest = Manifest.read(str(path))
+    manifest = Manifest.read(path)
     rows = manifest.table.num_rows
     with console.progress("check", rows, "utterances", enabled=not as_json) as advance:
         problems = check(manifest, audio=audio, progress=lambda n: advance(n))

@@ -196,9 +196,9 @@ def test_an_object_in_a_store(wav: Callable[..., str]) -> None:
 
 
 def test_a_store_that_does_not_answer_is_not_bad_audio(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Storage, key: str) -> bytes:
-        raise CacheError("cannot read s3://gone")
-
-    monkeypatch.setattr(Storage, "get", refuse)
-    with pytest.raises(CacheError):
-        read_header("memory://gone/a.wav")
+    for name, value in (("ENDPOINT_URL", "http://127.0.0.1:1"), ("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for read in (read_header, lambda path: load_utterance(path, 0, 16_000, 16_000)):
+        with pytest.raises(CacheError, match=r"cannot read s3://gone-audio/a.wav: Connection refused"):
+            read("s3://gone-audio/a.wav")
