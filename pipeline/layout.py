@@ -54,15 +54,17 @@ def place(
     max_samples: int,
     chunk_frames: int = CHUNK_FRAMES,
     pack_frames: int = PACK_FRAMES,
+    first_pack: int = 0,
 ) -> list[Entry]:
     """Give each (id, samples at 16 kHz, known problem or None) its rows, in the order given.
 
     Args:
         max_samples: longer utterances get no rows; neither do those too short for one frame.
+        first_pack: where to begin; the packs before it are other utterances'.
     """
     pack_samples = pack_frames * framing.HOP
     entries: list[Entry] = []
-    next_row = 0
+    next_row = first_pack * pack_frames
     for name, samples, known_problem in lengths:
         problem = known_problem or _unusable(samples, max_samples, pack_samples)
         frames = 0 if problem else framing.num_frames(samples)
@@ -71,7 +73,11 @@ def place(
         if next_row % pack_frames + held > pack_frames:
             next_row = (next_row // pack_frames + 1) * pack_frames
         # A row on a pack's far edge already belongs to the next pack; an utterance without rows stays behind.
-        pack = next_row // pack_frames if held or next_row % pack_frames else max(next_row // pack_frames - 1, 0)
+        pack = (
+            next_row // pack_frames
+            if held or next_row % pack_frames
+            else max(next_row // pack_frames - 1, first_pack)
+        )
         entries.append(Entry(name, pack, next_row, frames, samples, problem))
         next_row += held
     return entries

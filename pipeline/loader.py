@@ -90,7 +90,7 @@ def usable_entries(cache: Cache, skip_missing: bool = False) -> list[Entry]:
             f"the cache at {cache.uri} is unfinished: {cache.packs - len(done)} of {cache.packs} packs are missing",
             "run the same `gdist extract` again to finish it, or --set data.skip_missing=true to do without them",
         )
-    quarantined = {name for receipt in cache.receipts() for name in receipt["quarantine"]}
+    quarantined = cache.quarantine()
     return [e for e in cache.entries if e.pack in done and e.num_frames and e.id not in quarantined]
 
 
@@ -129,6 +129,7 @@ class Loader:
         layers: which to read, in the order of ``hidden_BLTD``.
         batch_seconds: audio a batch, padding included.
         waveforms: whether audio is read too.
+        device: where hidden states are decoded: only what is stored travels there.
         rank, world: this process takes every ``world``-th batch, from ``rank`` on. Where the last round is too small
             for all, it is filled up from the epoch's start: every rank takes as many steps, so one state serves all.
     """
@@ -144,11 +145,12 @@ class Loader:
         waveforms: bool = True,
         rank: int = 0,
         world: int = 1,
+        device: str = "cpu",
     ) -> None:
         self.cache, self.entries, self.layers = cache, list(entries), list(layers)
         self.batch_frames = max(int(batch_seconds * framing.FRAMES_PER_SECOND), 1)
         self.crop_frames = int(crop_seconds * framing.FRAMES_PER_SECOND)
-        self.seed, self.waveforms, self.rank, self.world = seed, waveforms, rank, world
+        self.seed, self.waveforms, self.rank, self.world, self.device = seed, waveforms, rank, world, device
         self.epoch, self.position = 0, 0
         frames = sum(e.num_frames for e in self.entries)
         resident = frames * (4 * cache.identity["dim"] * len(self.layers) + 2 * framing.HOP) <= RESIDENT_BYTES
@@ -235,7 +237,7 @@ class Loader:
         """Read and pad one batch."""
         num_frames_B = torch.tensor([frames for _, _, frames in spans])
         hidden_BLTD = torch.zeros(
-            len(spans), len(self.layers), int(num_frames_B.max()), self.cache.identity["dim"], dtype=torch.float32
+            len(spans), len(self.layers), int(num_frames_B.max()), self.cache.identity["dim"], device=self.device
         )
         for place, layer in enumerate(self.layers):
             for row, hidden_TD in enumerate(self._hidden(layer, spans)):
@@ -253,10 +255,10 @@ class Loader:
 
     def _hidden(self, layer: int, spans: Sequence[Span]) -> list[Tensor]:
         if self._resident is None:
-            return self.cache.hidden(layer, spans)
+            return self.cache.hidden(layer, spans, self.device)
         absent = [entry for entry, _, _ in spans if (entry.id, layer) not in self._resident]
         if absent:
-            whole = self.cache.hidden(layer, [(entry, 0, entry.num_frames) for entry in absent])
+            whole = self.cache.hidden(layer, [(entry, 0, entry.num_frames) for entry in absent], self.device)
             self._resident |= {(entry.id, layer): hidden.clone() for entry, hidden in zip(absent, whole, strict=True)}
         return [self._resident[entry.id, layer][first : first + frames] for entry, first, frames in spans]
 

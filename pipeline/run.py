@@ -14,14 +14,17 @@ A checkpoint is written to a temporary folder and renamed: one that has its name
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
+from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import Tables, differences, read_toml, signature, to_toml
-from gdist.pipeline.errors import RunError
+from gdist.pipeline.console import say
+from gdist.pipeline.errors import CacheError, RunError
 
 # What may change between a run and its resumption without changing what is computed (the device: but for last bits).
 FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "log_every", "device"}}
@@ -86,6 +89,17 @@ class Run:
         """What :meth:`begin` recorded."""
         document: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
         return document
+
+    def open_cache(self, uri: str) -> Cache:
+        """The cache at ``uri`` as this run's plan named it: one that has grown since is read as it was then."""
+        cache = Cache.open(uri)
+        bound = self.provenance().get("cache_checksum") if (self.folder / "run.json").exists() else None
+        if bound is None or bound == cache.gdist["checksum"]:
+            return cache
+        with suppress(CacheError):  # another cache altogether; `begin` says so
+            cache = Cache.open(uri, checksum=bound)
+            say(f"the cache at {uri} has grown since {self.folder} was begun; it is read as it was then")
+        return cache
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 

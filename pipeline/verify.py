@@ -4,7 +4,7 @@ A shard's digest tells that it is damaged; the checksum of each inner chunk, whi
 is.
 """
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from gdist.pipeline import arrays
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.console import Advance
 from gdist.pipeline.errors import CacheDamagedError
-from gdist.pipeline.plan import ROOT, read_document, receipt_key
+from gdist.pipeline.plan import ROOT, Task, plan_key, read_document, read_root
 from gdist.pipeline.storage import sha256
 
 THREADS = 4
@@ -39,8 +39,8 @@ class Damage:
         if self.array is None and self.pack is None:
             return f"{self.object}: {self.reason}"
         what = self.array or "every layer"
-        if what.startswith("layers/"):
-            what = f"layer {int(what.removeprefix('layers/'))}"
+        if "/" in what:
+            what = f"layer {int(what.rpartition('/')[2])}"
         if self.pack is None:
             return f"{self.object}: {self.reason}; {what}, every utterance"
         names = ", ".join(self.utterances[:5]) or "rows that belong to no utterance"
@@ -48,11 +48,12 @@ class Damage:
         return f"{self.object}: {self.reason}; {what}, utterance {names}{more}"
 
 
-def verify(cache: Cache, advance: Advance) -> dict[str, Any]:
+def verify(cache: Cache, advance: Advance, tasks: Collection[Task] | None = None) -> dict[str, Any]:
     """The fields of ``gdist verify --json``: ok, packs, packs_missing, bad.
 
     Args:
-        advance: told after every pack.
+        advance: told after every task.
+        tasks: whose shards to read, where the others are known to be sound; None reads all.
     """
     bad: list[Damage] = []
     for key in cache.gdist["objects"]:
@@ -62,12 +63,20 @@ def verify(cache: Cache, advance: Advance) -> dict[str, Any]:
             array = key.removesuffix(f"/{ROOT}")
             reason = error.message.removeprefix(f"{cache.uri}/{key} ")
             bad.append(Damage(key, reason, array=array if array in cache.specs else None))
-    done = cache.done()
+    for generation in range(cache.gdist["generation"] + 1):
+        key = plan_key(generation)
+        try:
+            if read_root(cache.storage, key) is None:
+                bad.append(Damage(key, "is missing"))
+        except CacheDamagedError as error:
+            bad.append(Damage(key, error.message.split(": ", 1)[-1]))
+    todo = set(cache.todo())
+    there = [task for task in (cache.tasks if tasks is None else tasks) if task not in todo]
     with ThreadPoolExecutor(THREADS) as pool:
-        for damages in pool.map(lambda pack: _verify_pack(cache, pack), sorted(done)):
+        for damages in pool.map(lambda task: _verify_task(cache, task), there):
             bad += damages
             advance(1)
-    missing = [pack for pack in range(cache.packs) if pack not in done]
+    missing = sorted({task.pack for task in todo})
     return {
         "ok": not bad and not missing,
         "packs": cache.packs,
@@ -76,15 +85,16 @@ def verify(cache: Cache, advance: Advance) -> dict[str, Any]:
     }
 
 
-def _verify_pack(cache: Cache, pack: int) -> list[Damage]:
+def _verify_task(cache: Cache, task: Task) -> list[Damage]:
+    pack = task.pack
     try:
-        receipt = cache.receipt(pack)
+        receipt = cache.receipt(task)
     except CacheDamagedError as error:
-        return [Damage(receipt_key(pack), error.message.split(": ", 1)[-1], pack, None, _stored(cache, pack, {}))]
+        return [Damage(task.receipt, error.message.split(": ", 1)[-1], pack, None, _stored(cache, pack, {}))]
     if receipt is None:  # it was there when the packs were listed
-        return [Damage(receipt_key(pack), "it is missing", pack, None, _stored(cache, pack, {}))]
+        return [Damage(task.receipt, "it is missing", pack, None, _stored(cache, pack, {}))]
     bad = []
-    for name in cache.specs:
+    for name in cache.arrays_of(task):
         key = arrays.shard_key(name, pack)
         try:
             shard = cache.storage.get(key)
@@ -104,7 +114,9 @@ def _stored(cache: Cache, pack: int, quarantine: Container[str]) -> tuple[str, .
 
 def _torn(cache: Cache, pack: int, name: str, shard: bytes, quarantine: Container[str]) -> tuple[str, ...]:
     """The utterances whose chunks in a damaged shard no longer decode."""
-    base = pack * cache.identity["pack_frames"]
+    spec = cache.specs[name]
+    base, frames = pack * cache.identity["pack_frames"], cache.identity["pack_frames"] // spec.pack_rows  # a row's
     entries = [entry for entry in cache.pack_entries(pack) if entry.num_frames and entry.id not in quarantine]
-    ranges = [(e.start_frame - base, e.start_frame - base + max(e.num_frames, e.num_rows)) for e in entries]
-    return tuple(entries[position].id for position in arrays.damaged_rows(cache.specs[name], shard, ranges))
+    held = [(e.start_frame - base, e.start_frame - base + max(e.num_frames, e.num_rows)) for e in entries]
+    ranges = [(start // frames, -(-stop // frames)) for start, stop in held]
+    return tuple(entries[position].id for position in arrays.damaged_rows(spec, shard, ranges))

@@ -224,9 +224,11 @@ def eval_command(folders: list[Path], uri: str | None, probes: str, as_json: boo
             load_student(run)  # says so before the cache is read, if there is none
             where = uri or run.provenance()["cache"]
             data = build(TrainConfig, run.tables()).data
-            if (where, data) not in benches:
-                benches[where, data] = Bench(Cache.open(where), data, chosen)
-            results.append(evaluate(run, benches[where, data]))
+            cache = Cache.open(uri) if uri else run.open_cache(where)
+            key = cache.gdist["checksum"], data
+            if key not in benches:
+                benches[key] = Bench(cache, data, chosen)
+            results.append(evaluate(run, benches[key]))
             advance(1)
     if as_json:
         console.emit(results[0] if len(results) == 1 else results)

@@ -5,8 +5,10 @@ from typing import Any
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError
-from gdist.pipeline.plan import INDEX, ROOT, receipt_key
+from gdist.pipeline.plan import layer_name
 from gdist.pipeline.verify import verify
+from gdist.stages import statistics
+from gdist.stages.repair import Sources, repair
 
 
 def describe(cache: Cache) -> dict[str, Any]:
@@ -14,32 +16,30 @@ def describe(cache: Cache) -> dict[str, Any]:
     receipts = cache.receipts()
     quarantine = {name: reason for receipt in receipts for name, reason in receipt["quarantine"].items()}
     stored = [entry for entry in cache.entries if entry.id not in quarantine and entry.num_frames]
-    objects = cache.storage.objects()
-    frames = sum(receipt["statistics"]["frames"] for receipt in receipts)
-    layers = []
-    for layer in cache.layers:
-        name = f"{layer:02d}"
-        squares = sum(r["statistics"]["layers"][name]["rms"] ** 2 * r["statistics"]["frames"] for r in receipts)
-        layers.append(
-            {
-                "layer": layer,
-                "bytes": sum(int(meta["size"]) for key, meta in objects.items() if key.startswith(f"layers/{name}/")),
-                "rms": (squares / max(frames, 1)) ** 0.5,
-                "max_abs": max((r["statistics"]["layers"][name]["max_abs"] for r in receipts), default=0.0),
-            }
+    objects, done = cache.storage.objects(), cache.done()
+    parts = cache.encoding.parts(cache.identity["dim"])
+    sizes = {
+        layer: sum(
+            int(meta["size"])
+            for key, meta in objects.items()
+            if key.startswith(tuple(f"{layer_name(layer, folder)}/" for folder in parts))
         )
+        for layer in cache.layers
+    }
+    measured = {row["layer"]: row for row in statistics.combined(receipts)}
+    layers = [{"layer": layer, "bytes": sizes[layer]} | measured.get(layer, {}) for layer in cache.layers]
     return {
         "uri": cache.uri,
         "format": cache.gdist["format"],
         "identity": cache.identity,
         "about": cache.gdist["about"],
         "utterances": len(stored),
-        "frames": frames,
+        "frames": sum(entry.num_frames for entry in stored if entry.pack in done),
         "audio_seconds": sum(entry.num_samples for entry in stored) / framing.SAMPLE_RATE,
         "bytes": sum(int(meta["size"]) for meta in objects.values()),
         "objects": len(objects),
         "packs": cache.packs,
-        "packs_done": len(receipts),
+        "packs_done": len(done),
         "layers": layers,
         "quarantine": quarantine,
     }
@@ -63,10 +63,8 @@ def inspect_command(uri: str, as_json: bool) -> int:
         ["quarantined", str(len(found["quarantine"]))],
     ]
     console.print_table(title, ["", "value"], rows)
-    layers = [
-        [str(v["layer"]), console.size(v["bytes"]), f"{v['rms']:.3f}", f"{v['max_abs']:.2f}"] for v in found["layers"]
-    ]
-    console.print_table("layers", ["layer", "stored", "rms", "largest |x|"], layers)
+    layers = [[str(v["layer"]), console.size(v["bytes"]), *statistics.cells(v)] for v in found["layers"]]
+    console.print_table("layers", ["layer", "stored", *statistics.COLUMNS], layers)
     for name, reason in sorted(found["quarantine"].items()):
         console.say(f"quarantined {name}: {reason}", style="yellow")
     if found["packs_done"] < found["packs"]:
@@ -74,29 +72,34 @@ def inspect_command(uri: str, as_json: bool) -> int:
     return EXIT_OK
 
 
-def verify_command(uri: str, as_json: bool) -> int:
-    """Check every byte. Damage to the documents that make a cache readable at all is reported like any other."""
+def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> int:
+    """Check every byte, after mending what is damaged if there are ``sources`` for that."""
     try:
-        cache = Cache.open(uri)
+        if sources:
+            result = repair(uri, sources, show_progress=not as_json)
+        else:
+            cache = Cache.open(uri)
+            with console.progress("verify", len(cache.tasks), "packs", enabled=not as_json) as advance:
+                result = verify(cache, advance) | {"repaired": []}
     except CacheDamagedError as error:
+        # Damage to the documents that make a cache readable at all is reported like any other.
         if not as_json:
             raise
-        key = next((key for key in (ROOT, INDEX) if f"/{key}" in error.message), ROOT)
+        key = error.message.split(" ", 1)[0].removeprefix(f"{uri}/")
         bad = {"object": key, "reason": error.message, "message": error.message}
-        console.emit({"ok": False, "packs": 0, "packs_missing": [], "bad": [bad]})
+        console.emit({"ok": False, "packs": 0, "packs_missing": [], "bad": [bad], "repaired": []})
         return EXIT_FAILURE
-    with console.progress("verify", cache.packs, "packs", enabled=not as_json) as advance:
-        result = verify(cache, advance)
     if as_json:
         console.emit(result)
     else:
+        for key in result["repaired"]:
+            console.say(f"repaired: {key}")
         for damage in result["bad"]:
             console.say(f"damaged: {damage['message']}", style="red")
-        if packs := sorted({damage["pack"] for damage in result["bad"] if damage.get("pack") is not None}):
-            receipts = ", ".join(receipt_key(pack) for pack in packs)
-            console.say(f"to mend it: delete {receipts}, then run the same `gdist extract` again", style="yellow")
         if result["packs_missing"]:
             console.say(f"missing packs: {result['packs_missing']} (run the same `gdist extract` again)", style="red")
+        if result["bad"]:
+            console.say(f"to mend it: gdist verify {uri} --repair", style="yellow")
         verdict = "ok" if result["ok"] else "NOT ok"
         console.say(f"{uri}: {verdict}, {result['packs']} packs, {len(result['bad'])} damaged objects")
     return EXIT_OK if result["ok"] else EXIT_FAILURE

@@ -46,13 +46,13 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
     Raises:
         CacheError, RunError, ConfigError: as their messages say; nothing written is lost.
     """
-    cache = Cache.open(uri)
+    run = Run(out)
+    cache = run.open_cache(uri)
     device = torch.device(choose_device(config.train.device, "train.device = "))
     student = build_student(cache, config).to(device)
     frozen = config.student["frontend"] == "frozen"
     layers = layers_to_read(cache, student, frozen)
     splits = choose_splits(usable_entries(cache, config.data.skip_missing), config.data)
-    run = Run(out)
     resumed = run.begin(to_tables(config), provenance(cache, student, config, splits))
     learner = Learner(student, config, layers, device)
     loader = Loader(
@@ -63,6 +63,7 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
         config.data.crop_seconds,
         config.train.seed,
         waveforms=not frozen,
+        device=str(device),
     )
     held_out = Loader(
         cache,
@@ -70,6 +71,7 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
         layers,
         config.train.batch_seconds,
         waveforms=not frozen,
+        device=str(device),
     )
     step, seconds = 0, 0.0
     if resumed and run.steps():

@@ -1,0 +1,81 @@
+"""The contract of an encoding: hidden states of one layer → numbers in arrays, and back on any device.
+
+Axes: B batch, T frames, C chunks of 128 frames, D features, W numbers stored a row.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+LAYERS, SCALES = "layers", "scales"  # the folders of a cache that an encoding's arrays lie in
+
+Stored = dict[str, Tensor]
+"""Folder → rows, in a dtype that NumPy has too."""
+Tables = Mapping[str, Tensor]
+"""What :meth:`Encoding.calibrate` learnt for a layer; empty for most encodings."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the arrays that a layer is stored in.
+
+    Attributes:
+        width: W, numbers a row.
+        dtype: NumPy's name.
+        fill_value: marks rows never written; a layer whose rows hold it decodes to NaN.
+        per_chunk: a row for each chunk of 128 frames (scales), not for each frame.
+    """
+
+    width: int
+    dtype: str
+    fill_value: float | int
+    per_chunk: bool = False
+
+
+class Encoding(ABC):
+    """One way of storing hidden states. An utterance's numbers never depend on what else is in its batch.
+
+    Attributes:
+        name: what ``--encoding`` takes.
+        bytes_per_value: stored bytes a hidden-state value in full chunks, before lossless compression.
+        relative_error: ‖decoded − x‖ / ‖x‖ to expect of speech. A bound for the floating-point encodings, where it
+            holds value by value; measured on the bundled teacher and speech for the others.
+        largest: the largest |x| that can be stored.
+        lossless: decoding gives back every bit.
+        calibrated: tables are learnt from a sample of the corpus, when the cache is planned.
+    """
+
+    name: str
+    bytes_per_value: float
+    relative_error: float
+    largest: float
+    lossless: ClassVar[bool] = False
+    calibrated: ClassVar[bool] = False
+
+    @abstractmethod
+    def parts(self, dim: int) -> dict[str, Part]:
+        """The arrays of a layer of ``dim`` features, by folder."""
+
+    @abstractmethod
+    def encode(self, hidden_BTD: Tensor, num_frames_B: Tensor, tables: Tables) -> Stored:
+        """float32 [B, T, D] on any device → folder → [B, T, W] (or [B, C, W] for parts a chunk), on that device.
+
+        Args:
+            num_frames_B: frames of each utterance; those past them are zeros, and rows of theirs are thrown away.
+        """
+
+    @abstractmethod
+    def decode(self, stored: Stored, chunk_T: Tensor, tables: Tables) -> Tensor:
+        """Folder → rows, on any device → float32 [T, D] there.
+
+        Args:
+            stored: [T, W] of any frames, in any order; parts a chunk as [C, W].
+            chunk_T: for each frame, which of the C rows is its chunk's.
+        """
+
+    def calibrate(self, hidden_TD: Tensor) -> dict[str, Tensor]:
+        """Tables for one layer, from a sample of its frames; deterministic."""
+        return {}
