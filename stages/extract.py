@@ -1,197 +1,143 @@
 """Stage one, read top to bottom: plan → map (audio → teacher → encoded rows, a pack at a time) → commit.
 
-While the teacher runs on one pack, the next pack's audio is decoded and the previous pack is written. Memory holds at
-most three packs, however long the corpus.
-
-Axes: B batch, T frames, D features, S samples.
+One box is the default: three threads hand packs through one :class:`Extractor`. On a cluster the same tasks go to
+Dask's workers, which have one each.
 """
 
+import contextlib
+import dataclasses
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from gdist.pipeline import audio, console, framing
-from gdist.pipeline.cache import Cache, require_same
-from gdist.pipeline.encodings import unstorable
-from gdist.pipeline.errors import AudioError, CacheError
-from gdist.pipeline.layout import Entry
+from gdist.pipeline import console, framing
+from gdist.pipeline.cache import Cache
+from gdist.pipeline.encodings import encoding
+from gdist.pipeline.lock import Lock, require_token
 from gdist.pipeline.manifest import Manifest, Utterance
-from gdist.pipeline.plan import WAVEFORM, Plan, layer_name, remove
+from gdist.pipeline.plan import Plan, Task, remove, require_place
 from gdist.pipeline.storage import Storage
+from gdist.stages import statistics
+from gdist.stages.calibrate import learn_tables
 from gdist.stages.device import choose_device
-from gdist.stages.extract_plan import AUDIO_THREADS, ExtractConfig, describe, make_plan, measure
+from gdist.stages.extract_plan import ExtractConfig, describe, make_plan, measure
+from gdist.stages.extractor import LANES, Extractor
 from gdist.stages.teachers import Teacher, load_teacher
 
-Rows = dict[str, np.ndarray[Any, Any]]
-Loaded = tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]
-"""(utterance id → int16 samples at 16 kHz, utterance id → why it cannot be used)"""
+if TYPE_CHECKING:
+    from gdist.stages.extract_cluster import Workers
 
 
 def extract(config: ExtractConfig, show_progress: bool = True) -> dict[str, Any]:
-    """Run the teacher over the manifest into the cache, or finish what an earlier run began.
+    """Run the teacher over the manifest into the cache, or finish what an earlier run began, or add to it.
 
     Returns:
         the fields of ``gdist extract --json`` (see docs/commands.md).
     """
+    if config.cluster is None:
+        return _extract(config, show_progress)
+    from gdist.stages.extract_cluster import workers_of  # Dask takes a second to import
+
+    with workers_of(config) as workers:
+        return _extract(config, show_progress, workers)
+
+
+def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | None" = None) -> dict[str, Any]:
     began = time.monotonic()
     manifest = Manifest.read(config.manifest)
-    device = choose_device(config.device, "--device ")
-    teacher = load_teacher(config.teacher, precision=config.precision, device=device, final_norm=config.final_norm)
+    device = workers.device if workers else choose_device(config.device, "--device ")
+    here = "cpu" if workers else device  # with a cluster this process only plans, and leaves the GPUs alone
+    precision = "fp32" if workers and config.precision == "tf32" else config.precision  # tf32 is the workers' alone
+    teacher = load_teacher(config.teacher, precision=precision, device=here, final_norm=config.final_norm)
     utterances, lengths = measure(manifest)
-    plan = make_plan(config, teacher, manifest, lengths, device)
+    there = None if config.restart else Cache.find(config.cache)
+    plan = make_plan(config, teacher, manifest, lengths, device, there)
     if config.dry_run:
-        return describe(plan, done=0 if config.restart else packs_done(config.cache, plan))
-    if config.restart:
-        remove(Storage(config.cache, create=True))
-    cache = Cache.create(config.cache, plan)
+        return describe(plan, done=len(there.done()) if there else 0)
+    storage = Storage(config.cache, create=True)
+    require_place(storage)
+    with Lock(storage) as lock:
+        if config.restart:
+            remove(storage)
+        cache = Cache.create(config.cache, with_tables(plan, teacher, utterances))
+        cache.guard = lambda: require_token(storage, lock.token)
+        todo = cache.todo()
+        resumed = cache.packs - len({task.pack for task in todo})
+        if resumed and todo:
+            console.say(f"{resumed} of {cache.packs} packs are done")
+        total = audio_seconds(cache, todo)
+        with console.progress("extract", total, "s of audio", enabled=show_progress) as advance:
+            if workers:
+                parts = ((task, audio_of(cache, task, utterances), audio_seconds(cache, [task])) for task in todo)
+                workers.run(cache, lock.token, parts, advance)
+            else:
+                run_here(cache, teacher, todo, utterances, advance)
+    return summarize(cache, resumed=resumed, new_seconds=total, seconds=time.monotonic() - began)
 
-    done = cache.done()
-    todo = [pack for pack in range(cache.packs) if pack not in done]
-    total, before = audio_seconds(cache, range(cache.packs)), audio_seconds(cache, done)
-    if done and todo:
-        console.say(f"resuming: {len(done)} of {cache.packs} packs are done")
-    batch_samples = int(plan.identity["batch_seconds"] * framing.SAMPLE_RATE)
-    mapping = time.monotonic()
-    heard = 0.0
-    with (
-        console.progress("extract", total, "s of audio", start=before, enabled=show_progress) as advance,
-        ThreadPoolExecutor(1) as reader,
-        ThreadPoolExecutor(1) as writer,
-    ):
 
-        def report(seconds: float) -> None:
-            nonlocal heard
-            heard += seconds
-            advance(seconds, f"{heard / (time.monotonic() - mapping):.0f}× real time")
-
-        upcoming = [reader.submit(read_audio, cache, pack, utterances) for pack in todo[:1]]
-        writing: Future[Any] | None = None
-        for position, pack in enumerate(todo):
-            waveforms, quarantine = upcoming.pop().result()
-            upcoming += [reader.submit(read_audio, cache, later, utterances) for later in todo[position + 1 :][:1]]
-            rows, statistics = run_pack(cache, teacher, pack, waveforms, quarantine, batch_samples, report)
-            if writing is not None:
-                writing.result()  # one pack is written while the next is computed, never more
-            writing = writer.submit(cache.commit, pack, rows, quarantine, statistics)
-        if writing is not None:
-            writing.result()
-    return summarize(cache, resumed=len(done), new_seconds=total - before, seconds=time.monotonic() - began)
+def with_tables(plan: Plan, teacher: Teacher, utterances: dict[str, Utterance]) -> Plan:
+    """The plan, with the tables that its encoding learns for layers that are new."""
+    if not encoding(plan.identity["encoding"]).calibrated or not plan.new_layers:
+        return plan
+    name = f"tables-{plan.generation}.safetensors"
+    return dataclasses.replace(
+        plan, teacher_files=plan.teacher_files | {name: learn_tables(plan, teacher, utterances)}
+    )
 
 
 # --- map ------------------------------------------------------------------------------------------------------------
 
 
-def read_audio(cache: Cache, pack: int, utterances: dict[str, Utterance]) -> Loaded:
-    """Decode a pack's utterances in threads. What cannot be used comes back with its reason."""
-    quarantine = {entry.id: entry.problem for entry in cache.pack_entries(pack) if entry.problem}
-
-    def one(entry: Entry) -> np.ndarray[Any, Any] | str:
-        utterance = utterances[entry.id]
-        if utterance.num_samples is None or utterance.sample_rate is None:  # it had a length when it was planned
-            return f"can no longer be read: {utterance.path}"
-        try:
-            samples_S = audio.load_utterance(
-                utterance.path, utterance.start, utterance.num_samples, utterance.sample_rate
-            )
-        except AudioError as error:
-            return error.message
-        if len(samples_S) != entry.num_samples:
-            return f"changed: {len(samples_S)} samples at 16 kHz, {entry.num_samples} when planned: {utterance.path}"
-        return samples_S
-
-    usable = [entry for entry in cache.pack_entries(pack) if entry.num_frames]
-    waveforms: dict[str, np.ndarray[Any, Any]] = {}
-    with ThreadPoolExecutor(AUDIO_THREADS) as pool:
-        for entry, loaded in zip(usable, pool.map(one, usable), strict=True):
-            if isinstance(loaded, str):
-                quarantine[entry.id] = loaded
-            else:
-                waveforms[entry.id] = loaded
-    return waveforms, quarantine
-
-
-def batches(entries: list[Entry], batch_samples: int) -> Iterator[list[Entry]]:
-    """Utterances of like length together; a batch holds at most ``batch_samples``, padding included (or one)."""
-    batch: list[Entry] = []
-    for entry in sorted(entries, key=lambda e: (-e.num_samples, e.start_frame)):
-        if batch and batch[0].num_samples * (len(batch) + 1) > batch_samples:
-            yield batch
-            batch = []
-        batch.append(entry)
-    if batch:
-        yield batch
-
-
-def run_pack(
+def run_here(
     cache: Cache,
     teacher: Teacher,
-    pack: int,
-    waveforms: dict[str, np.ndarray[Any, Any]],
-    quarantine: dict[str, str],
-    batch_samples: int,
-    report: Callable[[float], None],
-) -> tuple[Rows, dict[str, Any]]:
-    """One pack's encoded rows of every array, and its statistics. Adds to ``quarantine`` what cannot be stored."""
-    rows = {name: spec.empty_pack() for name, spec in cache.specs.items()}
-    squares: dict[int, float] = dict.fromkeys(cache.layers, 0.0)
-    largest: dict[int, float] = dict.fromkeys(cache.layers, 0.0)
-    base = pack * cache.identity["pack_frames"]
-    frames = 0
-    for batch in batches([e for e in cache.pack_entries(pack) if e.id in waveforms], batch_samples):
-        num_samples_B = torch.tensor([entry.num_samples for entry in batch])
-        waveform_BS = torch.zeros(len(batch), int(num_samples_B.max()))
-        for row, entry in enumerate(batch):
-            waveform_BS[row, : entry.num_samples] = audio.to_float(waveforms[entry.id])
-        unusable: dict[int, str] = {}
-        sizes: dict[int, tuple[Tensor, Tensor]] = {}
-        for layer, hidden_BTD in enumerate(teacher.hidden_states(waveform_BS, num_samples_B)):
-            if layer not in squares:
-                continue
-            sizes[layer] = (hidden_BTD.double().square().sum((1, 2)), hidden_BTD.abs().amax((1, 2)))
-            if unstorable(hidden_BTD, cache.encoding):
-                for row, entry in enumerate(batch):
-                    why = unstorable(hidden_BTD[row, : entry.num_frames], cache.encoding)
-                    if why and row not in unusable:
-                        unusable[row] = f"layer {layer}: {why}"
-            stored_BTD = cache.encoding.encode(hidden_BTD)
-            for row, entry in enumerate(batch):
-                start = entry.start_frame - base
-                rows[layer_name(layer)][start : start + entry.num_frames] = stored_BTD[row, : entry.num_frames]
-        for row, entry in enumerate(batch):
-            start = entry.start_frame - base
-            if row in unusable:
-                quarantine[entry.id] = unusable[row]
-                for layer in cache.layers:
-                    name = layer_name(layer)
-                    rows[name][start : start + entry.num_frames] = cache.specs[name].fill_value
-                continue
-            rows[WAVEFORM][start : start + entry.num_rows].reshape(-1)[: entry.num_samples] = waveforms[entry.id]
-            frames += entry.num_frames
-        stored = [row for row in range(len(batch)) if row not in unusable]
-        if stored:
-            for layer, (squares_B, largest_B) in sizes.items():
-                squares[layer] += float(squares_B[stored].sum())
-                largest[layer] = max(largest[layer], float(largest_B[stored].max()))
-        report(float(num_samples_B.sum()) / framing.SAMPLE_RATE)
-    report(sum(e.num_samples for e in cache.pack_entries(pack) if e.num_frames and e.id not in waveforms) / 16_000)
-    values = max(frames * cache.identity["dim"], 1)
-    layers = {
-        f"{layer:02d}": {"rms": (squares[layer] / values) ** 0.5, "max_abs": largest[layer]} for layer in cache.layers
-    }
-    return rows, {"frames": frames, "layers": layers}
+    todo: Sequence[Task],
+    utterances: dict[str, Utterance],
+    advance: Callable[[float, str], None],
+) -> None:
+    """Do the tasks in this process, ``LANES`` of them in hand at a time."""
+    began, heard, counting = time.monotonic(), 0.0, threading.Lock()
+
+    def report(seconds: float) -> None:
+        nonlocal heard
+        with counting:
+            heard += seconds
+            advance(seconds, f"{heard / (time.monotonic() - began):.0f}× real time")
+
+    stop = threading.Event()
+    extractor = Extractor(cache, teacher, report, stop)
+
+    def run(task: Task) -> None:
+        extractor.run(task, audio_of(cache, task, utterances))
+
+    with ThreadPoolExecutor(LANES) as lanes, stopping(stop):
+        for _ in lanes.map(run, todo):  # what fails is raised here, and takes back what has not begun
+            pass
+
+
+@contextlib.contextmanager
+def stopping(stop: threading.Event) -> Iterator[None]:
+    """Whatever ends this block by an exception also ends the lanes, at their next batch."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
+
+
+def audio_of(cache: Cache, task: Task, utterances: dict[str, Utterance]) -> list[Utterance] | None:
+    """Where a task's audio lies; None for layers added to a pack whose audio is in the cache."""
+    return [utterances[entry.id] for entry in cache.pack_entries(task.pack)] if task.waveform else None
 
 
 # --- results --------------------------------------------------------------------------------------------------------
 
 
-def audio_seconds(cache: Cache, packs: Iterable[int]) -> float:
-    """Seconds of usable audio the packs hold."""
-    samples = sum(entry.num_samples for pack in packs for entry in cache.pack_entries(pack) if entry.num_frames)
+def audio_seconds(cache: Cache, tasks: Iterable[Task]) -> float:
+    """Seconds of usable audio that the tasks hear."""
+    samples = sum(entry.num_samples for task in tasks for entry in cache.pack_entries(task.pack) if entry.num_frames)
     return samples / framing.SAMPLE_RATE
 
 
@@ -211,21 +157,8 @@ def summarize(cache: Cache, resumed: int, new_seconds: float, seconds: float) ->
         "packs_resumed": resumed,
         "quarantined": len(quarantined),
         "quarantine": quarantined,
+        "layers": statistics.combined(receipts),
     }
-
-
-def packs_done(uri: str, plan: Plan) -> int:
-    """Packs that an earlier run of the same plan committed at ``uri``; 0 when there is no cache.
-
-    Raises:
-        CacheMismatchError: there is one, made from other inputs.
-    """
-    try:
-        cache = Cache.open(uri)
-    except CacheError:
-        return 0
-    require_same(uri, cache.gdist, plan)
-    return len(cache.done())
 
 
 def show(result: dict[str, Any], dry_run: bool) -> None:
@@ -235,6 +168,8 @@ def show(result: dict[str, Any], dry_run: bool) -> None:
         console.say(f"would extract {amount}: {result['packs']} packs, at most {console.size(result['bytes'])}")
         console.say(f"{result['packs_resumed']} packs are there already; {result['objects']} objects in all")
     else:
+        rows = [[str(row["layer"]), *statistics.cells(row)] for row in result["layers"]]
+        console.print_table("what is stored", ["layer", *statistics.COLUMNS], rows)
         speed = f"{console.duration(result['seconds'])}, {result['realtime_factor']:.0f}× real time"
         console.say(f"{amount} in {console.size(result['bytes'])}; {speed}", style="green")
         if result["packs_resumed"]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import safetensors.torch
 
 from gdist.pipeline import framing, layout
+from gdist.pipeline.cache import Cache, require_same
 from gdist.pipeline.config import require
 from gdist.pipeline.encodings import encoding
 from gdist.pipeline.errors import UsageError
@@ -17,7 +19,7 @@ from gdist.pipeline.manifest import Manifest, Utterance
 from gdist.pipeline.plan import Plan, array_specs
 from gdist.stages.teachers import Teacher
 
-AUDIO_THREADS = 8
+PACKAGES = ("gdist", "torch", "torchaudio", "transformers", "zarr", "numcodecs")  # those that make the bytes
 BATCH_SECONDS = {"cpu": 32.0, "cuda": 320.0}
 INITIAL_LAYERS = 2  # the teacher's first Transformer layers travel along: DistilHuBERT starts from two
 
@@ -28,9 +30,10 @@ class ExtractConfig:
 
     Attributes:
         layers: ``all``, or layers such as ``0,4,8,12`` (0 is the first Transformer layer's input).
-        precision: of the teacher's arithmetic: fp32, bf16 or fp16 autocast.
+        precision: of the teacher's arithmetic: fp32, tf32 (CUDA only), or bf16 or fp16 autocast.
         max_seconds: longer utterances are quarantined, since attention's memory grows with the square of length.
         batch_seconds: audio a batch, padding included; None lets the device decide.
+        cluster: who does the work, ``local:N`` or a Dask scheduler; None for this process. The bytes are the same.
     """
 
     teacher: str
@@ -44,6 +47,7 @@ class ExtractConfig:
     max_seconds: float = 60.0
     batch_seconds: float | None = None
     pack_frames: int = layout.PACK_FRAMES
+    cluster: str | None = None
     restart: bool = False
     dry_run: bool = False
 
@@ -56,6 +60,14 @@ class ExtractConfig:
             self.pack_frames > 0 and self.pack_frames % layout.CHUNK_FRAMES == 0,
             f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}",
         )
+        if self.cluster is not None:
+            from gdist.pipeline.cluster import check_spec  # Dask takes a second to import
+
+            check_spec(self.cluster)
+            require(
+                ":" not in self.device,
+                f"--device {self.device}: each worker of a cluster has its own GPU, --device cuda",
+            )
 
 
 def measure(manifest: Manifest) -> tuple[dict[str, Utterance], list[tuple[str, int, str | None]]]:
@@ -83,8 +95,18 @@ def make_plan(
     manifest: Manifest,
     lengths: list[tuple[str, int, str | None]],
     device: str,
+    cache: Cache | None = None,
 ) -> Plan:
-    """Everything the cache will be, before the teacher runs."""
+    """Everything the cache will be, before the teacher runs.
+
+    Args:
+        lengths: of every utterance, in the manifest's order, see :func:`measure`.
+        cache: the one that is there. It keeps its utterances and layers; those that are new are added.
+
+    Raises:
+        CacheMismatchError: the cache was made from other inputs, or its utterances are no longer in the manifest as
+            they were.
+    """
     identity = {
         "teacher": {
             "family": teacher.family,
@@ -108,20 +130,67 @@ def make_plan(
         # Which utterances share a batch moves the last bits of a float, so it is part of what makes the bytes.
         "batch_seconds": config.batch_seconds or BATCH_SECONDS[device.partition(":")[0]],
     }
-    packages = ("gdist", "torch", "torchaudio", "transformers", "zarr", "numcodecs")
-    about = {name: importlib.metadata.version(name) for name in packages} | {
+    about = {name: importlib.metadata.version(name) for name in PACKAGES} | {
         "teacher": short_name(teacher.name),
         "device": device,
     }
     max_samples = int(config.max_seconds * framing.SAMPLE_RATE)
+    if cache is not None:
+        return _addition(identity, about, cache, manifest, lengths, max_samples)
     entries = layout.place(lengths, max_samples, layout.CHUNK_FRAMES, config.pack_frames)
-    labels = manifest.table.select(manifest.label_columns) if manifest.label_columns else None
-    files = {
+    return Plan(identity, about, entries, labels_of(manifest), teacher_files(teacher))
+
+
+def teacher_files(teacher: Teacher) -> dict[str, bytes]:
+    """What a cache keeps of its teacher, under ``teacher/``."""
+    return {
         "config.json": json.dumps(teacher.config, indent=2, sort_keys=True).encode(),
         "frontend.safetensors": safetensors.torch.save(teacher.frontend_tensors()),
         "layers.safetensors": safetensors.torch.save(teacher.layer_tensors(min(INITIAL_LAYERS, teacher.num_layers))),
     }
-    return Plan(identity, about, entries, labels, files)
+
+
+def _addition(
+    identity: dict[str, Any],
+    about: dict[str, str],
+    cache: Cache,
+    manifest: Manifest,
+    lengths: list[tuple[str, int, str | None]],
+    max_samples: int,
+) -> Plan:
+    """What a cache becomes when new utterances and new layers are added; all that is there stays as it is."""
+    known = {entry.id for entry in cache.entries}
+    rows = {name: row for row, (name, _, _) in enumerate(lengths)}
+    new = [row for name, row in rows.items() if name not in known]
+    old = [rows[entry.id] for entry in cache.entries if entry.id in rows]
+    if len(old) < len(known):
+        identity["manifest"] = f"{len(known) - len(old)} of its utterances are not in this one"
+    elif not _has_rows(manifest.take(old), cache):
+        identity["manifest"] = "the same utterances with other rows"
+    else:
+        identity["manifest"] = cache.identity["manifest"]
+    identity["layers"] = sorted({*identity["layers"], *cache.identity["layers"]})
+    require_same(cache.uri, cache.identity, identity | {"layers": cache.identity["layers"]})
+    ordered = manifest.take([*old, *new])
+    identity["manifest"] = ordered.fingerprint()
+    added = layout.place(
+        [lengths[row] for row in new], max_samples, identity["chunk_frames"], identity["pack_frames"], cache.packs
+    )
+    return Plan(identity, about, [*cache.entries, *added], labels_of(ordered), {}, cache.gdist)
+
+
+def _has_rows(manifest: Manifest, cache: Cache) -> bool:
+    """Whether these are the rows that the cache was planned from; columns that came later do not count."""
+    labels = list(cache.entries[0].labels)
+    if not set(labels) <= set(manifest.label_columns):
+        return False
+    fingerprint = manifest.take(range(len(manifest.table)), labels).fingerprint()
+    return bool(fingerprint == cache.identity["manifest"])
+
+
+def labels_of(manifest: Manifest) -> pa.Table | None:
+    """The columns that travel into the cache's index."""
+    return manifest.table.select(manifest.label_columns) if manifest.label_columns else None
 
 
 def short_name(teacher: str) -> str:
@@ -146,7 +215,11 @@ def parse_layers(text: str, num_layers: int) -> list[int]:
 
 
 def describe(plan: Plan, done: int) -> dict[str, Any]:
-    """What ``--dry-run`` reports: sizes are upper bounds, before lossless compression and without padding."""
+    """What ``--dry-run`` reports: sizes are upper bounds, before lossless compression and without padding.
+
+    Args:
+        done: packs that need no more work.
+    """
     usable = [entry for entry in plan.entries if entry.num_frames]
     kind, frames = encoding(plan.identity["encoding"]), sum(entry.num_frames for entry in usable)
     samples = sum(entry.num_samples for entry in usable)
