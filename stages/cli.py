@@ -46,6 +46,18 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
+class LocalPath(click.Path):
+    """A path on this machine. Where a bucket is given for a run, it says so, and makes no folder called ``s3:``."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value} is in a bucket, and runs and reports are local folders; give a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="gdist", prog_name="gdist")
 def main() -> None:
@@ -54,6 +66,7 @@ def main() -> None:
     \b
     gdist demo                                            the whole story on bundled speech, in minutes
     gdist manifest build LibriSpeech --out libri.parquet
+    gdist plan    --teacher microsoft/wavlm-base-plus --manifest libri.parquet
     gdist extract --teacher microsoft/wavlm-base-plus --manifest libri.parquet --cache s3://bucket/libri
     gdist train   --cache s3://bucket/libri --out runs/first
     gdist eval    runs/first
@@ -64,7 +77,7 @@ def main() -> None:
 
 
 @command(main, "demo", short_help="The whole story on bundled speech, in minutes.")
-@click.option("--out", default="gdist-demo", show_default=True, type=click.Path(path_type=Path), help="A folder.")
+@click.option("--out", default="gdist-demo", show_default=True, type=LocalPath(), help="A folder.")
 @json_option
 def demo_command(out: Path, as_json: bool) -> int:
     """Extract the bundled speech with the bundled teacher, train two students, judge them and write report.html.
@@ -83,8 +96,8 @@ def manifest() -> None:
 
 
 @command(manifest, "build", short_help="Make a manifest from a folder or another tool's.")
-@click.argument("src", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The manifest to write, M.parquet.")
+@click.argument("src")
+@click.option("--out", required=True, metavar="M.parquet", help="The manifest to write; a path or a URI.")
 @click.option(
     "--kind",
     type=click.Choice(["auto", "folder", "librispeech", "fairseq", "lhotse", "csv"]),
@@ -94,8 +107,10 @@ def manifest() -> None:
 )
 @click.option("--split-seconds", type=float, help="Cut longer recordings into segments of at most this.")
 @json_option
-def manifest_build(src: Path, out: Path, kind: str, split_seconds: float | None, as_json: bool) -> int:
+def manifest_build(src: str, out: str, kind: str, split_seconds: float | None, as_json: bool) -> int:
     """Make a manifest from SRC: a folder of audio, LibriSpeech's tree, a fairseq .tsv, lhotse JSONL(.gz), a CSV.
+
+    SRC and the manifest may lie in a bucket (s3://…): of audio there, only the headers are fetched.
 
     \b
     Example:  gdist manifest build LibriSpeech/train-clean-100 --out train.parquet
@@ -106,10 +121,10 @@ def manifest_build(src: Path, out: Path, kind: str, split_seconds: float | None,
 
 
 @command(manifest, "check", short_help="Find what extraction would quarantine.")
-@click.argument("path", metavar="M.parquet", type=click.Path(path_type=Path))
+@click.argument("path", metavar="M.parquet")
 @click.option("--audio", is_flag=True, help="Decode every utterance, not only the headers.")
 @json_option
-def manifest_check(path: Path, audio: bool, as_json: bool) -> int:
+def manifest_check(path: str, audio: bool, as_json: bool) -> int:
     """Read the header (with --audio, every sample) of every utterance and list what cannot be used; exit 1 if any.
 
     \b
@@ -120,15 +135,64 @@ def manifest_check(path: Path, audio: bool, as_json: bool) -> int:
     return manifests.check_command(path, audio, as_json)
 
 
+def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Answers before anything else is asked for, as --version does."""
+    if wanted:
+        from gdist.stages.prices import shipped
+
+        click.echo(shipped().read_text(encoding="utf-8"), nl=False)
+        context.exit()
+
+
+@command(main, "plan", short_help="What a cache would take and cost, and when it pays.")
+@click.option("--teacher", required=True, help="A Hugging Face id or a local folder; the weights only to --measure.")
+@click.option("--manifest", type=click.Path(), help="The utterances, M.parquet.")
+@click.option("--hours", type=float, help="So much audio, where there is no manifest yet.")
+@click.option("--utterance-seconds", type=float, default=12.0, show_default=True, help="With --hours: a mean.")
+@click.option("--layers", default="all", show_default=True, help="For example 0,4,8-12.")
+@click.option("--max-seconds", type=float, default=60.0, show_default=True, help="Longer utterances are quarantined.")
+@click.option("--pack-frames", type=int, default=16384, show_default=True, help="Frames a pack: the unit of work.")
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="Load and time the teacher, for some seconds. [default: where there is a GPU]",
+)
+@click.option("--speed", type=float, help="The teacher's speed, × real time. [default: measured, or 1000 assumed]")
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="Where to measure: auto, cpu, cuda, cuda:1, …")
+@click.option("--run-hours", type=float, help="Audio a student run hears. [default: `gdist train`'s schedule]")
+@click.option("--prices", type=click.Path(path_type=Path), help="A TOML file over the shipped prices.")
+@click.option(
+    "--show-prices",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_prices,
+    help="Print the shipped prices, to copy and edit.",
+)
+@json_option
+def plan_command(prices: Path | None, as_json: bool, **options: Any) -> int:
+    """Tell before anything is extracted: the cache's size in each encoding, its objects and requests, the teacher's
+    time, what all of it costs, and after how many student runs it has paid for itself.
+
+    \b
+    Example:  gdist plan --teacher microsoft/wavlm-base-plus --hours 960
+    Example:  gdist plan --teacher microsoft/wavlm-base-plus --manifest libri.parquet --measure --prices mine.toml
+    """
+    from gdist.stages.estimate import EstimateConfig, plan_command
+
+    return plan_command(EstimateConfig(**options), prices, as_json)
+
+
 @command(main, "extract", short_help="Stage one: teacher → cache, once.")
 @click.option("--teacher", required=True, help="A Hugging Face id or a local folder.")
-@click.option("--manifest", required=True, type=click.Path(), help="The utterances, M.parquet.")
+@click.option("--manifest", required=True, help="The utterances, M.parquet: a path or a URI.")
 @click.option("--cache", required=True, metavar="URI", help="A folder, s3://…, gs://… or az://…")
 @click.option(
     "--layers", default="all", show_default=True, help="For example 0,4,8-12; 0 is the first layer's input."
 )
 @click.option("--encoding", default="fp16", show_default=True, help="How hidden states are stored (gdist encodings).")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--final-norm", is_flag=True, help="Large models: store the last layer after the final LayerNorm.")
 @click.option("--max-seconds", type=float, default=60.0, show_default=True, help="Longer utterances are quarantined.")
@@ -136,6 +200,7 @@ def manifest_check(path: Path, audio: bool, as_json: bool) -> int:
     "--batch-seconds", type=float, help="Audio a batch, padding included. [default: 32 on CPU, 320 on CUDA]"
 )
 @click.option("--pack-frames", type=int, default=16384, show_default=True, help="Frames a pack: the unit of work.")
+@click.option("--cluster", metavar="local:N|tcp://…", help="Work on N processes here, or on a Dask cluster.")
 @click.option("--restart", is_flag=True, help="Delete the cache that is there and start over.")
 @click.option("--dry-run", is_flag=True, help="Say what would be extracted and how large it is; write nothing.")
 @json_option
@@ -144,6 +209,10 @@ def extract_command(as_json: bool, **options: Any) -> int:
 
     Interrupted? Run the same command again: finished packs are kept. Utterances that cannot be used are quarantined
     with their reason, and the exit code is then 3.
+
+    With --cluster the same bytes are written by N processes of this machine, one a GPU where there are any, or by the
+    workers of a Dask scheduler (tcp://HOST:PORT, tls://HOST:PORT, or its scheduler file). They read the audio and
+    write the cache themselves: both must lie in a bucket, or under the same path on every machine.
 
     \b
     Example:  gdist extract --teacher microsoft/wavlm-base-plus --manifest libri.parquet --cache s3://bucket/libri
@@ -174,23 +243,33 @@ def inspect_command(uri: str, as_json: bool) -> int:
     return inspect.inspect_command(uri, as_json)
 
 
-@command(main, "verify", short_help="Read every byte of a cache against its checksums.")
+@command(main, "verify", short_help="Read every byte of a cache against its checksums; mend it.")
 @click.argument("uri")
+@click.option("--repair", is_flag=True, help="Make again what is missing or damaged, and nothing else.")
+@click.option("--teacher", help="For --repair: the cache's teacher, where it was a folder.")
+@click.option("--manifest", help="For --repair: the utterances, where their audio is what was lost.")
+@click.option("--device", default="auto", show_default=True, help="For --repair: where the teacher runs.")
 @json_option
-def verify_command(uri: str, as_json: bool) -> int:
+def verify_command(
+    uri: str, repair: bool, teacher: str | None, manifest: str | None, device: str, as_json: bool
+) -> int:
     """Read every byte of a cache and compare it with its receipts; exit 1 and say which utterance and layer if not.
 
+    With --repair, the teacher runs over the packs that are damaged, on the audio that the cache holds; the manifest
+    is needed only for packs whose audio is lost or that were never finished.
+
     \b
-    Example:  gdist verify s3://bucket/libri
+    Example:  gdist verify s3://bucket/libri --repair
     """
     from gdist.stages import inspect
+    from gdist.stages.repair import Sources
 
-    return inspect.verify_command(uri, as_json)
+    return inspect.verify_command(uri, as_json, Sources(teacher, manifest, device) if repair else None)
 
 
 @command(main, "train", short_help="Stage two: cache → student.")
 @click.option("--cache", required=True, metavar="URI", help="What `gdist extract` wrote.")
-@click.option("--out", required=True, metavar="RUN", type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--out", required=True, metavar="RUN", type=LocalPath(), help="The run's folder.")
 @click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file.")
 @click.option("--student", help="Which student (gdist students).")
 @click.option("--set", "settings", multiple=True, metavar="TABLE.FIELD=VALUE", help="Set one field; repeatable.")
@@ -218,7 +297,7 @@ def train_command(
 
 
 @command(main, "eval", short_help="Fidelity by layer and probes of trained students.")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=LocalPath())
 @click.option("--cache", metavar="URI", help="Judge on this cache. [default: the one each run was trained from]")
 @click.option("--probes", default="all", show_default=True, help="Comma-separated names, all, or none.")
 @json_option
@@ -234,8 +313,8 @@ def eval_command(runs: tuple[Path, ...], cache: str | None, probes: str, as_json
 
 
 @command(main, "report", short_help="One page that puts runs side by side.")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
-@click.option("--out", default="report.html", show_default=True, type=click.Path(path_type=Path), help="The page.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=LocalPath())
+@click.option("--out", default="report.html", show_default=True, type=LocalPath(), help="The page.")
 def report_command(runs: tuple[Path, ...], out: Path) -> int:
     """Write one self-contained HTML page: fidelity by layer, curves, probes, sizes and costs of evaluated runs.
 

@@ -81,8 +81,12 @@ def test_only_arrays_knows_zarr() -> None:
     assert importers("zarr", "numcodecs") == {"gdist.pipeline.arrays"}
 
 
-def test_only_storage_and_arrays_know_object_stores() -> None:
-    assert importers("obstore") == {"gdist.pipeline.storage"}
+def test_only_storage_and_buckets_know_object_stores() -> None:
+    assert importers("obstore") == {"gdist.pipeline.storage", "gdist.pipeline.buckets"}
+
+
+def test_only_cluster_knows_dask() -> None:
+    assert importers("dask", "distributed", "dask_cuda") == {"gdist.pipeline.cluster"}
 
 
 def test_nothing_imports_bare_packages() -> None:

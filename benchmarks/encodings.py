@@ -1,0 +1,164 @@
+"""What an encoding costs and saves: bytes against error, and against the student that is trained from it.
+
+    python benchmarks/encodings.py --seeds 3 --draw benchmarks/encodings.svg
+
+The bundled speech goes through the bundled teacher once for each encoding. From each cache the demo's GenDistiller is
+trained, and judged on held-out speech against the layers in fp32, whatever it was trained from. The seeds give the
+noise of a run, beside which the encodings are set: `within noise` says that a mean lies within two standard errors of
+the difference, or above.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gdist.data_manifests import demo_folder
+from gdist.pipeline.cache import Cache
+from gdist.pipeline.encodings import ENCODINGS
+from gdist.pipeline.run import Run
+from gdist.stages.evaluate import Bench, evaluate
+from gdist.stages.extract import extract
+from gdist.stages.extract_plan import ExtractConfig
+from gdist.stages.statistics import combined
+from gdist.stages.train import train
+from gdist.stages.train_config import load_config
+
+
+def stored(encoding: str, folder: Path) -> dict[str, Any]:
+    """Extract; bytes an audio second of the layers alone, and what was lost."""
+    cache_uri = str(folder / encoding)
+    teacher, manifest = demo_folder() / "teacher-nano", demo_folder() / "demo.parquet"
+    found = extract(ExtractConfig(str(teacher), str(manifest), cache_uri, encoding=encoding), show_progress=False)
+    cache = Cache.open(cache_uri)
+    layers = combined(cache.receipts())
+    tables = [key for key in cache.gdist["objects"] if key.startswith("teacher/tables")]
+    size = sum(
+        int(meta["size"])
+        for key, meta in cache.storage.objects().items()
+        if key.startswith(("layers/", "scales/")) or key in tables
+    )
+    return {
+        "encoding": encoding,
+        "bytes_per_second": size / found["audio_seconds"],
+        "relative_error": math.sqrt(statistics.mean(row["relative_error"] ** 2 for row in layers)),
+        "worst_error": max(row["relative_error"] for row in layers),
+        "cosine": statistics.mean(row["cosine"] for row in layers),
+        "seconds": found["seconds"],
+    }
+
+
+def student(encoding: str, seed: int, folder: Path, bench: Bench) -> float:
+    """Mean cosine over the layers of a student trained from one cache, against the layers in fp32."""
+    out = folder / f"run-{encoding}-{seed}"
+    config = load_config("demo-gendistiller", None, (f"train.seed={seed}", "train.checkpoint_every=1000"))
+    train(str(folder / encoding), out, config, show_progress=False)
+    return float(evaluate(Run.open(out), bench)["mean_cosine"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encodings", default=",".join(ENCODINGS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draw", type=Path, help="an SVG of the trade-off")
+    parser.add_argument("--json", type=Path, help="where to keep the figures")
+    options = parser.parse_args()
+    names = ["fp32", *(name for name in options.encodings.split(",") if name != "fp32")]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        rows = [stored(name, folder) for name in names]
+        bench = None
+        for row in rows:
+            if options.seeds:
+                if bench is None:
+                    exact = Cache.open(str(folder / "fp32"))
+                    bench = Bench(exact, load_config("demo-gendistiller", None, ()).data, [])
+                row["students"] = [student(row["encoding"], seed, folder, bench) for seed in range(options.seeds)]
+            row["fraction"] = row["bytes_per_second"] / rows[0]["bytes_per_second"]
+            print(told(row, rows[0]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if options.draw:
+        options.draw.write_text(drawing(rows))
+
+
+def told(row: dict[str, Any], exact: dict[str, Any]) -> str:
+    line = (
+        f"{row['encoding']:6} {row['bytes_per_second'] / 1000:7.1f} kB a second of audio, {row['fraction']:.3f} of "
+        f"fp32; relative error {row['relative_error']:.1e} (worst layer {row['worst_error']:.1e})"
+    )
+    if "students" not in row:
+        return line
+    mean = statistics.mean(row["students"])
+    line += f"; student {mean:.4f}"
+    if len(row["students"]) > 1:
+        spread = statistics.stdev(row["students"])
+        noise = math.hypot(spread, statistics.stdev(exact["students"])) / math.sqrt(len(row["students"]))
+        difference = mean - statistics.mean(exact["students"])
+        verdict = "within noise" if difference >= -2 * noise else "below fp32's"
+        line += f" ± {spread:.4f} ({difference:+.4f}, {verdict})"
+    return line
+
+
+def drawing(rows: list[dict[str, Any]]) -> str:
+    """Two panels over bytes (logarithmic): the error (logarithmic), and the student with its seeds."""
+    width, height, left, top, gap = 420, 300, 60, 40, 90
+    xs = [math.log10(row["bytes_per_second"]) for row in rows]
+    lossy = [row for row in rows if row["relative_error"]]
+    panels = [
+        ("relative error of what is stored", [(row, [math.log10(row["relative_error"])]) for row in lossy], True)
+    ]
+    if "students" in rows[0]:
+        panels.append(("mean cosine of the student", [(row, row["students"]) for row in rows], False))
+    parts = []
+    for number, (title, points, logarithmic) in enumerate(panels):
+        ys = [value for _, values in points for value in values]
+        low_x, high_x, low_y, high_y = min(xs) - 0.1, max(xs) + 0.1, min(ys), max(ys)
+        margin = 0.12 * (high_y - low_y or 1)
+        low_y, high_y, x0 = low_y - margin, high_y + margin, left + number * (width + gap)
+
+        def place(x: float, y: float, x0: int = x0, low: float = low_y, high: float = high_y) -> tuple[float, float]:
+            across = (x - low_x) / (high_x - low_x)  # noqa: B023 — the same for both panels
+            return x0 + across * width, top + height - (y - low) / (high - low) * height
+
+        parts.append(f'<text x="{x0}" y="{top - 16}" class="title">{title}</text>')
+        parts.append(f'<rect x="{x0}" y="{top}" width="{width}" height="{height}" class="frame"/>')
+        for kb in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000):
+            if low_x <= math.log10(kb * 1000) <= high_x:
+                x, _ = place(math.log10(kb * 1000), low_y)
+                parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + height}" class="grid"/>')
+                parts.append(
+                    f'<text x="{x:.1f}" y="{top + height + 18}" class="tick" text-anchor="middle">{kb}</text>'
+                )
+        for step in range(5):
+            value = low_y + (high_y - low_y) * (step + 0.5) / 5
+            _, y = place(low_x, value)
+            label = f"{10**value:.0e}" if logarithmic else f"{value:.3f}"
+            parts.append(f'<text x="{x0 - 6}" y="{y + 4:.1f}" class="tick" text-anchor="end">{label}</text>')
+        parts.append(
+            f'<text x="{x0 + width / 2}" y="{top + height + 38}" class="tick" text-anchor="middle">'
+            "kB of layers a second of audio</text>"
+        )
+        for row, values in points:
+            at = [place(math.log10(row["bytes_per_second"]), value) for value in values]
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="dot"/>' for x, y in at]
+            x, y = min(at, key=lambda point: point[1])
+            parts.append(
+                f'<text x="{x:.1f}" y="{y - 9:.1f}" class="name" text-anchor="middle">{row["encoding"]}</text>'
+            )
+    whole = left + len(panels) * (width + gap)
+    style = (
+        "text{font:13px system-ui,sans-serif;fill:#333}.title{font-weight:600}.tick{fill:#666;font-size:12px}"
+        ".name{font-weight:600}.frame{fill:none;stroke:#999}.grid{stroke:#ddd}.dot{fill:#2563eb;fill-opacity:.75}"
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} {top + height + 50}" role="img">'
+        f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""How near extraction comes to the teacher's own speed, and how far ahead of the loop most people write.
+
+    python benchmarks/extract.py --precision fp32 --precision bf16
+
+Three ways to do the same work on the same speech, taking turns in one process, so that what else the machine does
+strikes all of them:
+
+    limit     the teacher's forward pass alone, on batches that lie ready as tensors
+    gdist     audio files → a committed cache: what `gdist extract` does after it has loaded the teacher
+    loop      Hugging Face's model, one utterance at a time, and numpy.save for each
+
+What is printed are ratios of audio seconds a second; the teacher has WavLM Base's shapes and random weights unless
+another is named. Axes: B batch, S samples.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+import torch
+
+from gdist.data_manifests import demo_folder
+from gdist.pipeline import audio, framing
+from gdist.pipeline.cache import Cache
+from gdist.pipeline.manifest import Manifest, Utterance
+from gdist.stages.batching import batches
+from gdist.stages.extract import run_here
+from gdist.stages.extract_plan import ExtractConfig, make_plan, measure
+from gdist.stages.teachers import Teacher, load_teacher
+from gdist.stages.teachers.base import PRECISIONS
+
+
+def wavlm_base(folder: Path) -> str:
+    """A checkpoint with WavLM Base's shapes and random weights: the arithmetic of the real one."""
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
+
+    torch.manual_seed(0)
+    WavLMModel(WavLMConfig()).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
+    return str(folder)
+
+
+def speech(minutes: float, join_seconds: float, out: Path) -> Path:
+    """A manifest of bundled sentences in FLAC files, joined until each has so many seconds, again and again."""
+    demo = Manifest.read(demo_folder() / "demo.parquet").measured()
+    sentences = [
+        audio.load_utterance(u.path, u.start, u.num_samples or 0, u.sample_rate or 0)
+        for u in demo.utterances()
+        if (u.num_samples or 0) >= 2 * (u.sample_rate or 0)
+    ]
+    order = np.random.default_rng(0).permutation(len(sentences))
+    turn = 0
+    rows = []
+    while sum(row["num_samples"] for row in rows) < minutes * 60 * framing.SAMPLE_RATE:
+        pieces: list[Any] = []
+        while not pieces or sum(map(len, pieces)) < join_seconds * framing.SAMPLE_RATE:
+            pieces.append(sentences[order[turn % len(order)]])
+            turn += 1
+        name, samples_S = f"u{len(rows):04d}", np.concatenate(pieces)
+        soundfile.write(out.parent / f"{name}.flac", samples_S, framing.SAMPLE_RATE, subtype="PCM_16")
+        length = {"num_samples": len(samples_S), "sample_rate": framing.SAMPLE_RATE}
+        rows.append({"id": name, "path": f"{name}.flac"} | length)
+    Manifest(pa.Table.from_pylist(rows), str(out.parent)).write(out)
+    return out
+
+
+def limit(teacher: Teacher, ready: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for waveform_BS, num_samples_B in ready:
+        for _ in teacher.hidden_states(waveform_BS, num_samples_B):
+            pass
+    if teacher.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def loop(model: Any, utterances: list[Utterance], precision: str, half: bool, out: Path) -> None:
+    """What most people write."""
+    device, autocast = next(model.parameters()).device, PRECISIONS[precision]
+    for utterance in utterances:
+        samples_S = audio.load_utterance(
+            utterance.path, utterance.start, utterance.num_samples or 0, utterance.sample_rate or 0
+        )
+        with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=autocast is not None):
+            hidden = model(audio.to_float(samples_S)[None].to(device), output_hidden_states=True).hidden_states
+        stacked = torch.stack([h.float() for h in hidden])
+        np.save(out / f"{utterance.id}.npy", (stacked.half() if half else stacked).cpu().numpy())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", help="a checkpoint [default: WavLM Base's shapes]")
+    parser.add_argument("--precision", action="append", choices=list(PRECISIONS))
+    parser.add_argument("--encoding", action="append", help="[default: fp32 for fp32, else fp16]")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument(
+        "--join-seconds", type=float, default=9.0, help="join sentences into utterances of at least this"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pack-frames", type=int, default=4096, help="small, so that a short run has several packs")
+    parser.add_argument("--no-loop", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        source = options.teacher or wavlm_base(folder / "wavlm-base")
+        manifest_path = speech(options.minutes, options.join_seconds, folder / "speech.parquet")
+        results = [
+            compare(options, source, manifest_path, precision, encoding, folder)
+            for precision in options.precision or ["fp32", "bf16"]
+            for encoding in options.encoding or ["fp32" if precision == "fp32" else "fp16"]
+        ]
+    if options.json:
+        print(json.dumps(results, indent=2))
+
+
+def compare(
+    options: argparse.Namespace, source: str, manifest_path: Path, precision: str, encoding: str, folder: Path
+) -> dict[str, Any]:
+    from transformers import AutoModel
+
+    config = ExtractConfig(
+        source, str(manifest_path), str(folder / "cache"), precision=precision, encoding=encoding,
+        pack_frames=options.pack_frames, device=options.device,
+    )  # fmt: skip
+    manifest = Manifest.read(manifest_path)
+    teacher = load_teacher(source, precision=precision, device=options.device)
+    utterances, samples = measure(manifest)
+    plan = make_plan(config, teacher, manifest, samples, options.device)
+    seconds = sum(entry.num_samples for entry in plan.entries) / framing.SAMPLE_RATE
+    ready = []
+    for pack in range(plan.packs):
+        entries = [entry for entry in plan.entries if entry.pack == pack and entry.num_frames]
+        for members in batches(entries, int(plan.identity["batch_seconds"] * framing.SAMPLE_RATE)):
+            waveform_BS = torch.zeros(len(members), max(entry.num_samples for entry in members))
+            for row, entry in enumerate(members):
+                found = utterances[entry.id]
+                samples_S = audio.load_utterance(
+                    found.path, found.start, found.num_samples or 0, found.sample_rate or 0
+                )
+                waveform_BS[row, : len(samples_S)] = audio.to_float(samples_S)
+            ready.append((waveform_BS.to(teacher.device), torch.tensor([entry.num_samples for entry in members])))
+
+    def gdist() -> None:
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        cache = Cache.create(str(folder / "cache"), plan)
+        run_here(cache, teacher, cache.todo(), utterances, lambda seconds, note: None)
+        assert not cache.todo()
+
+    ways: dict[str, Callable[[], None]] = {"limit": lambda: limit(teacher, ready), "gdist": gdist}
+    if not options.no_loop:
+        model = AutoModel.from_pretrained(source).eval().to(options.device)
+        (folder / "npy").mkdir(exist_ok=True)
+        ordered = [utterances[entry.id] for entry in plan.entries]
+        ways["loop"] = lambda: loop(model, ordered, precision, encoding != "fp32", folder / "npy")
+    limit(teacher, ready[:1])  # warm up
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            took[name].append(time.perf_counter() - began)
+    speed = {name: seconds / statistics.median(times) for name, times in took.items()}
+    ratios = {
+        f"gdist/{name}": statistics.median(t / g for t, g in zip(times, took["gdist"], strict=True))
+        for name, times in took.items()
+        if name != "gdist"
+    }
+    lengths = [entry.num_samples / framing.SAMPLE_RATE for entry in plan.entries]
+    shown = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
+    print(f"{precision} stored in {encoding}, {options.device}, {torch.get_num_threads()} threads, {seconds:.0f} s "
+          f"(utterances of {min(lengths):.0f} to {max(lengths):.0f} s) "
+          f"in {plan.packs} packs; × real time: {shown}")  # fmt: skip
+    print("  " + ", ".join(f"{name} = {value:.3f}" for name, value in ratios.items()), flush=True)
+    return {"precision": precision, "encoding": encoding, "device": options.device, "speed": speed, "ratios": ratios}
+
+
+if __name__ == "__main__":
+    main()
