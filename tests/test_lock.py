@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,15 +107,16 @@ class TestExtraction:
         folder, once = tmp_path / "c", threading.Lock()
         refused: list[str | None] = []
         honest = Cache.commit
+        seconds: list[Callable[[], object]] = [
+            lambda: extracted(tiny_teacher, speech, folder),
+            lambda: extracted(tiny_teacher, speech, folder, restart=True),
+            lambda: repair(str(folder), Sources(), show_progress=False),
+        ]
 
         def commit(self: Cache, *args: object) -> object:
             with once:
                 if not refused:
-                    for second in (
-                        lambda: extracted(tiny_teacher, speech, folder),
-                        lambda: extracted(tiny_teacher, speech, folder, restart=True),
-                        lambda: repair(str(folder), Sources(), show_progress=False),
-                    ):
+                    for second in seconds:
                         with pytest.raises(CacheLockedError, match="another extraction is writing to") as caught:
                             second()
                         refused.append(caught.value.hint)
