@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline import cluster
+from gdist.pipeline import cluster, crew
 from gdist.pipeline.cache import BUCKET_WRITERS
 from gdist.pipeline.manifest import Manifest
 from gdist.stages import extract, extract_cluster
@@ -173,11 +173,12 @@ def measure(
     """Packs a second, and where the time of the workers' lanes went."""
     with tempfile.TemporaryDirectory() as notes, cluster.connect(address, LANES) as connected:
         connected.client.wait_for_workers(workers, timeout=120)
-        with connected.employed(Simulated(notes, gpu, puts, store.latency, store.connection, store.writers)) as crew:
-            list(crew.do(range(workers * LANES)))  # every worker has its job open
+        simulated = Simulated(notes, gpu, puts, store.latency, store.connection, store.writers)
+        with crew.employed(connected, simulated) as employed:
+            list(employed.do(range(workers * LANES)))  # every worker has its job open
             clocks = [(p, sum(p.cpu_times()[:2])) for p in (scheduler, psutil.Process())]
             began = time.monotonic()
-            errors = [error for _, error in crew.do(range(packs * workers)) if error]
+            errors = [error for _, error in employed.do(range(packs * workers)) if error]
             seconds = time.monotonic() - began
             assert not errors, errors[0]
             cpu = [(sum(p.cpu_times()[:2]) - before) / seconds for p, before in clocks]

@@ -73,7 +73,7 @@ class Storage:
                     return b"", 0  # nothing has no first byte: stores refuse the range
                 raise
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Write one whole object, over an older one if need be."""
         with self._explained("write", key):
             # One request, however large: the parts of an upload that was killed would stay, unseen and paid for.
@@ -187,7 +187,7 @@ HINTS = {
 }
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     """Hex digest of an object's bytes."""
     return hashlib.sha256(data).hexdigest()
 

@@ -1,6 +1,9 @@
 """Which device to compute on."""
 
+import contextlib
+import ctypes
 import os
+import sys
 
 import torch
 
@@ -37,3 +40,18 @@ def visible_gpus() -> list[str]:
     """What CUDA_VISIBLE_DEVICES calls each of the GPUs that this process may use."""
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named or [str(number) for number in range(torch.cuda.device_count())]
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors for the next ones, as CUDA's allocator does.
+
+    Left alone, it hands the end of its heap back to the kernel again and again, and every page that comes back is a
+    fault and is zeroed: with a Base model in float32 that was 23 MB and a sixteenth of the time for each second of
+    audio. What is larger than 32 MB, such as a pack's rows, still goes back at once.
+    """
+    if sys.platform == "linux":
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h's names for them
+        with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
+            libc = ctypes.CDLL(None)
+            libc.mallopt(mmap_threshold, 32 << 20)
+            libc.mallopt(trim_threshold, 1 << 30)

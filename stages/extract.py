@@ -1,15 +1,17 @@
 """Stage one, read top to bottom: plan → map (audio → teacher → encoded rows, a pack at a time) → commit.
 
-One box is the default: three threads hand packs through one :class:`Extractor`. On a cluster the same tasks go to
-Dask's workers, which have one each.
+One box is the default: while one pack is in the teacher, the next is decoded and those before it are written. On a
+cluster the same tasks go to Dask's workers, which do the same.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from gdist.pipeline import console, framing
@@ -23,7 +25,7 @@ from gdist.stages import statistics
 from gdist.stages.calibrate import learn_tables
 from gdist.stages.device import choose_device
 from gdist.stages.extract_plan import ExtractConfig, describe, make_plan, measure
-from gdist.stages.extractor import LANES, Extractor
+from gdist.stages.extractor import WRITING, Extractor, Heard
 from gdist.stages.teachers import Teacher, load_teacher
 
 if TYPE_CHECKING:
@@ -97,29 +99,42 @@ def run_here(
     utterances: dict[str, Utterance],
     advance: Callable[[float, str], None],
 ) -> None:
-    """Do the tasks in this process, ``LANES`` of them in hand at a time."""
-    began, heard, counting = time.monotonic(), 0.0, threading.Lock()
+    """Do the tasks in this process, and compute in this thread."""
+    began, heard = time.monotonic(), 0.0
 
     def report(seconds: float) -> None:
         nonlocal heard
-        with counting:
-            heard += seconds
-            advance(seconds, f"{heard / (time.monotonic() - began):.0f}× real time")
+        heard += seconds
+        advance(seconds, f"{heard / (time.monotonic() - began):.0f}× real time")
 
     stop = threading.Event()
     extractor = Extractor(cache, teacher, report, stop)
-
-    def run(task: Task) -> None:
-        extractor.run(task, audio_of(cache, task, utterances))
-
-    with ThreadPoolExecutor(LANES) as lanes, stopping(stop):
-        for _ in lanes.map(run, todo):  # what fails is raised here, and takes back what has not begun
-            pass
+    # A CPU's cores are full of the teacher, whose threads wait for the slowest of them: work beside it costs more
+    # than between two packs. A GPU leaves the cores alone, and a bucket keeps a writer waiting.
+    beside = teacher.device.type != "cpu" or cache.storage.folder is None
+    written: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITING) as writers, stopping(stop):
+        ahead: Future[Heard] | None = None
+        for task, after in itertools.pairwise([*todo, None]):
+            assert task is not None, "only the last is followed by none"
+            audio = (ahead or reader.submit(extractor.read, task, audio_of(cache, task, utterances))).result()
+            if after is not None:
+                ahead = reader.submit(extractor.read, after, audio_of(cache, after, utterances))
+            computed = extractor.compute(task, audio)
+            if not beside:
+                extractor.commit(task, computed)
+                continue
+            if len(written) == WRITING:
+                written.popleft().result()
+            written.append(writers.submit(extractor.commit, task, computed))
+            del computed  # memory for its rows is the writer's to free
+        for commit in written:
+            commit.result()
 
 
 @contextlib.contextmanager
 def stopping(stop: threading.Event) -> Iterator[None]:
-    """Whatever ends this block by an exception also ends the lanes, at their next batch."""
+    """Whatever ends this block by an exception also ends what has not been committed."""
     try:
         yield
     except BaseException:

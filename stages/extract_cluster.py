@@ -5,13 +5,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gdist.pipeline import cluster, console
+from gdist.pipeline import cluster, console, crew
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.cluster import Cluster
 from gdist.pipeline.errors import CacheError, ClusterError, ConfigError, GdistError, TeacherError
@@ -23,7 +24,7 @@ from gdist.pipeline.storage import folder_of, scheme_of
 from gdist.stages.device import choose_device, visible_gpus
 from gdist.stages.extract_plan import PACKAGES, ExtractConfig
 from gdist.stages.extractor import LANES, Extractor
-from gdist.stages.teachers import load_teacher
+from gdist.stages.teachers import Teacher, load_teacher
 
 Row = tuple[str, str, int, int | None, int | None]
 """An utterance without its labels: id, path, start, samples, rate"""
@@ -41,8 +42,8 @@ class UnseenError(GdistError):
 
 
 @dataclass
-class Extraction(cluster.Job):
-    """What a worker needs to do tasks of one run; see :class:`gdist.pipeline.cluster.Job`.
+class Extraction(crew.Job):
+    """What a worker needs to do tasks of one run; see :class:`gdist.pipeline.crew.Job`.
 
     Attributes:
         checksum: of the cache's root document.
@@ -62,8 +63,10 @@ class Extraction(cluster.Job):
     extractor: Extractor | None = field(default=None, init=False)
     tasks: dict[str, Task] = field(default_factory=dict, init=False)
     stop: threading.Event | None = field(default=None, init=False)
+    computing: ThreadPoolExecutor | None = field(default=None, init=False)
 
     def open(self) -> None:
+        self.computing = self.computing or ThreadPoolExecutor(1)
         here = f"the worker on {socket.gethostname()}"
         try:
             cache = Cache.open(self.cache, self.checksum)
@@ -74,8 +77,7 @@ class Extraction(cluster.Job):
             hint = shared if scheme_of(self.cache) == "file" else error.hint
             raise type(error)(f"{here} cannot use the cache: {error.message}", hint) from error
         try:
-            device = choose_device(self.device, "--device ")
-            teacher = load_teacher(self.teacher, precision=self.precision, device=device, final_norm=self.final_norm)
+            teacher = self.computing.submit(self._load).result()
         except (TeacherError, ConfigError) as error:
             raise type(error)(f"{here}: {error.message}", error.hint) from error
         if teacher.fingerprint != self.fingerprint:
@@ -84,8 +86,12 @@ class Extraction(cluster.Job):
         self.extractor = Extractor(cache, teacher, stop=self.stop)
         self.tasks = {task.receipt: task for task in cache.tasks}
 
+    def _load(self) -> Teacher:
+        device = choose_device(self.device, "--device ")
+        return load_teacher(self.teacher, precision=self.precision, device=device, final_norm=self.final_norm)
+
     def run(self, task: Parcel) -> None:
-        assert self.extractor is not None, "opened first"
+        assert self.extractor is not None and self.computing is not None, "opened first"
         receipt, rows, known_missing = task
         if self.extractor.cache.receipt(self.tasks[receipt]) is not None:
             return  # by a worker that was given up for lost
@@ -93,12 +99,16 @@ class Extraction(cluster.Job):
             missing = [path for _, path, _, _, _ in rows if not is_here(path)]
             if missing:
                 raise UnseenError(f"the worker on {socket.gethostname()} cannot see {missing[0]}", missing)
-        utterances = [Utterance(*row, labels={}) for row in rows] if self.tasks[receipt].waveform else None
-        self.extractor.run(self.tasks[receipt], utterances)
+        mine = self.tasks[receipt]
+        heard = self.extractor.read(mine, [Utterance(*row, labels={}) for row in rows] if mine.waveform else None)
+        computed = self.computing.submit(self.extractor.compute, mine, heard).result()
+        self.extractor.commit(mine, computed)
 
     def close(self) -> None:
         if self.stop is not None:
             self.stop.set()
+        if self.computing is not None:
+            self.computing.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -179,9 +189,9 @@ class Workers:
                 rows = [(u.id, u.path, u.start, u.num_samples, u.sample_rate) for u in utterances or ()]
                 yield task.receipt, rows, False
 
-        with self.cluster.employed(job) as crew:
+        with crew.employed(self.cluster, job) as workers:
             for batch in (parcels(), unseen):
-                for parcel, error in crew.do(batch):
+                for parcel, error in workers.do(batch):
                     if isinstance(error, UnseenError):
                         unseen.append(_missing_everywhere(parcel, error))
                         continue
@@ -190,7 +200,9 @@ class Workers:
                     length = seconds.pop(parcel[0])
                     heard += length
                     speed = heard / (time.monotonic() - began)
-                    advance(length, f"{speed:.0f}× real time on {crew.workers} worker{'s' * (crew.workers != 1)}")
+                    advance(
+                        length, f"{speed:.0f}× real time on {workers.workers} worker{'s' * (workers.workers != 1)}"
+                    )
 
 
 def _missing_everywhere(parcel: Parcel, error: UnseenError) -> Parcel:

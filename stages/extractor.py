@@ -1,7 +1,7 @@
 """One task of stage one: audio → teacher → encoded rows → committed pack. The same on one box and on a cluster.
 
-An :class:`Extractor` may be run by several threads. One of them computes at a time, while another decodes the next
-pack's audio and a third writes the last: the teacher never waits, and memory holds three packs, whatever the corpus.
+The three steps are a task's ``read``, ``compute`` and ``commit``. Reading and committing may be done by any threads,
+for one task while another is computed; computing belongs to a single thread, see :meth:`Extractor.compute`.
 
 Axes: B batch, T frames, D features, S samples.
 """
@@ -21,15 +21,34 @@ from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import AudioError, StoppedError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.manifest import Utterance
-from gdist.pipeline.plan import WAVEFORM, Task, layer_name
+from gdist.pipeline.plan import WAVEFORM, Task, layer_arrays, layer_name
 from gdist.stages.batching import batches
+from gdist.stages.device import keep_freed_memory
 from gdist.stages.statistics import Statistics, measure_layer
 from gdist.stages.teachers import Teacher
 
 AUDIO_THREADS = 8
-LANES = 3  # packs in hand at a time: one being decoded, one in the teacher, one being written
+WRITING = 2  # packs that are being written at a time, at most: to a bucket, one can take longer than the teacher
+LANES = 1 + WRITING  # packs whose rows are in memory, whatever the corpus: one more is in the teacher
 
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A pack's audio: id → int16 samples at 16 kHz, and id → why it cannot be used."""
+
+    waveforms: dict[str, Array]
+    quarantine: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a pack becomes: array name → rows, whom it quarantined and why, and its statistics."""
+
+    rows: dict[str, Array]
+    quarantine: dict[str, str]
+    statistics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,12 +56,12 @@ class Batch:
     """What the device made of one batch, perhaps still on its way to the host.
 
     Attributes:
-        rows: array name → [B, T, W] (a row a chunk: [B, C, W]).
+        stored: array name → [B, T, W] (a row a chunk: [B, C, W]); none where they are in their places already.
         measured: [L, M, B], see :func:`gdist.stages.statistics.measure_layer`.
     """
 
     entries: list[Entry]
-    rows: dict[str, Tensor]
+    stored: dict[str, Tensor]
     measured: Tensor
     arrived: torch.cuda.Event | None = None
 
@@ -66,34 +85,43 @@ class Extractor:
         self.stop = stop or threading.Event()
         self.batch_samples = int(cache.identity["batch_seconds"] * framing.SAMPLE_RATE)
         self.tables = {layer: cache.tables_on(layer, str(teacher.device)) for layer in cache.layers}
-        self._computing = threading.Lock()
         cuda = teacher.device.type == "cuda"
+        if not cuda:
+            keep_freed_memory()
         self._copies = torch.cuda.Stream(teacher.device) if cuda else None  # type: ignore[no-untyped-call]
 
     def run(self, task: Task, utterances: Sequence[Utterance] | None) -> dict[str, Any]:
-        """Do one task and commit it. Returns the receipt.
+        """One task from end to end, its steps one after another. Returns the receipt.
 
         Args:
             utterances: where the pack's audio lies; None where the cache holds it already.
         """
-        rows, quarantine, statistics = self.rows(task, utterances)
-        self._check_stop()
-        return self.cache.commit(task, rows, quarantine, statistics)
+        return self.commit(task, self.compute(task, self.read(task, utterances)))
 
-    def rows(
-        self, task: Task, utterances: Sequence[Utterance] | None
-    ) -> tuple[dict[str, Array], dict[str, str], dict[str, Any]]:
-        """One task's rows of every array, whom it quarantined and why, and its statistics."""
+    def read(self, task: Task, utterances: Sequence[Utterance] | None) -> Heard:
+        """The audio of a task, decoded in threads of its own; arguments as for :meth:`run`."""
         if utterances is not None:
-            waveforms, quarantine = decode_pack(self.cache, task.pack, utterances)
-        else:
-            waveforms, quarantine = stored_waveforms(self.cache, task.pack), {}
+            return decode_pack(self.cache, task.pack, utterances)
+        return stored_audio(self.cache, task.pack)
+
+    def compute(self, task: Task, heard: Heard) -> Computed:
+        """Teacher and encoder over one task.
+
+        Always by one thread, best the one that loaded the teacher: each thread that computes on a CPU gets workers of
+        its own from OpenMP, and once there are more of these than cores they sleep where they would have spun. That
+        cost a tenth of the speed.
+        """
         rows = {name: self.cache.specs[name].empty_pack() for name in self.cache.arrays_of(task)}
-        with self._computing:
-            statistics = self._compute(task, waveforms, quarantine, rows)
-        unheard = [e for e in self.cache.pack_entries(task.pack) if e.num_frames and e.id not in waveforms]
+        quarantine = dict(heard.quarantine)
+        statistics = self._compute(task, heard.waveforms, quarantine, rows)
+        unheard = [e for e in self.cache.pack_entries(task.pack) if e.num_frames and e.id not in heard.waveforms]
         self.advance(sum(entry.num_samples for entry in unheard) / framing.SAMPLE_RATE)
-        return rows, quarantine, statistics
+        return Computed(rows, quarantine, statistics)
+
+    def commit(self, task: Task, computed: Computed) -> dict[str, Any]:
+        """Write one task whole; its receipt."""
+        self._check_stop()
+        return self.cache.commit(task, computed.rows, computed.quarantine, computed.statistics)
 
     def _compute(
         self, task: Task, waveforms: dict[str, Array], quarantine: dict[str, str], rows: dict[str, Array]
@@ -107,7 +135,7 @@ class Extractor:
         before: Batch | None = None
         for members in batches(entries, self.batch_samples):
             self._check_stop()
-            batch = self._forward(task, members, waveforms)
+            batch = self._forward(task, members, waveforms, rows)
             if before is not None:  # on a GPU its copies to the host ran beside this batch
                 self._settle(task, before, waveforms, quarantine, rows, statistics)
             before = batch
@@ -115,7 +143,9 @@ class Extractor:
             self._settle(task, before, waveforms, quarantine, rows, statistics)
         return statistics.summary()
 
-    def _forward(self, task: Task, members: list[Entry], waveforms: dict[str, Array]) -> Batch:
+    def _forward(
+        self, task: Task, members: list[Entry], waveforms: dict[str, Array], rows: dict[str, Array]
+    ) -> Batch:
         """Teacher and encoder over one batch; on a GPU this only queues the work."""
         cuda = self._copies is not None
         num_samples_B = torch.tensor([entry.num_samples for entry in members])
@@ -128,10 +158,15 @@ class Extractor:
         measured = []
         encoding = self.cache.encoding
         for layer, hidden_BTD in enumerate(self.teacher.hidden_states(waveform_BS, num_samples_B, max(task.layers))):
-            if layer in task.layers:
-                parts = encoding.encode(hidden_BTD, num_frames_B, self.tables[layer])
-                measured.append(measure_layer(hidden_BTD, num_frames_B, parts, encoding, self.tables[layer]))
-                stored |= {layer_name(layer, folder): rows for folder, rows in parts.items()}
+            if layer not in task.layers:
+                continue
+            parts = encoding.encode(hidden_BTD, num_frames_B, self.tables[layer])
+            measured.append(measure_layer(hidden_BTD, num_frames_B, parts, encoding, self.tables[layer]))
+            named = {layer_name(layer, folder): part for folder, part in parts.items()}
+            if cuda:
+                stored |= named
+            else:  # kept until the last layer, they would take fresh memory, which costs more than the copy
+                self._place(members, named, rows)
         batch = Batch(members, stored, torch.stack(measured))
         return self._to_host(batch) if cuda else batch
 
@@ -147,8 +182,8 @@ class Extractor:
             return host.copy_(tensor, non_blocking=True)
 
         with torch.cuda.stream(copies):
-            rows = {name: copy(tensor) for name, tensor in batch.rows.items()}
-            return Batch(batch.entries, rows, copy(batch.measured), copies.record_event())
+            stored = {name: copy(tensor) for name, tensor in batch.stored.items()}
+            return Batch(batch.entries, stored, copy(batch.measured), copies.record_event())
 
     def _settle(
         self,
@@ -159,26 +194,39 @@ class Extractor:
         rows: dict[str, Array],
         statistics: Statistics,
     ) -> None:
-        """Put a batch's rows in their places, unless an utterance's values cannot be stored."""
+        """Put a batch's rows in their places, and leave none of an utterance whose values cannot be stored."""
         if batch.arrived is not None:
             batch.arrived.synchronize()
+        self._place(batch.entries, batch.stored, rows)
         usable = []
         for row, entry in enumerate(batch.entries):
             why = statistics.unstorable(batch.measured[..., row], self.cache.encoding)
             if why:
                 quarantine[entry.id] = why
+                self._clear(task, entry, rows)
                 continue
             usable.append(row)
-            for name, stored in batch.rows.items():
-                destination = rows[name]
-                frames = self.cache.identity["pack_frames"] // len(destination)  # a row's
-                start = entry.start_frame % self.cache.identity["pack_frames"] // frames
-                count = -(-entry.num_frames // frames)
-                destination[start : start + count] = stored[row, :count].numpy()
             if task.waveform:
                 self._place_audio(entry, waveforms[entry.id], rows[WAVEFORM])
         statistics.add(batch.measured[..., usable], [batch.entries[row].num_frames for row in usable])
         self.advance(sum(entry.num_samples for entry in batch.entries) / framing.SAMPLE_RATE)
+
+    def _place(self, entries: Sequence[Entry], stored: dict[str, Tensor], rows: dict[str, Array]) -> None:
+        for name, part in stored.items():
+            for row, entry in enumerate(entries):
+                place = self._place_of(entry, rows[name])
+                rows[name][place] = part[row, : place.stop - place.start].numpy()
+
+    def _clear(self, task: Task, entry: Entry, rows: dict[str, Array]) -> None:
+        for name in layer_arrays(self.cache.identity, task.layers):
+            rows[name][self._place_of(entry, rows[name])] = self.cache.specs[name].fill_value
+
+    def _place_of(self, entry: Entry, rows: Array) -> slice:
+        """An utterance's rows within its pack, of an array with a row a frame or a chunk."""
+        pack_frames = self.cache.identity["pack_frames"]
+        frames = pack_frames // len(rows)  # a row's
+        start = entry.start_frame % pack_frames // frames
+        return slice(start, start - (-entry.num_frames // frames))
 
     def _place_audio(self, entry: Entry, samples_S: Array, rows: Array) -> None:
         start = entry.start_frame % self.cache.identity["pack_frames"]
@@ -204,12 +252,8 @@ def decode(utterance: Utterance, planned: int) -> Array | str:
     return samples_S
 
 
-def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Decode a pack's audio in threads.
-
-    Returns:
-        id → int16 samples at 16 kHz, and id → why it cannot be used.
-    """
+def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance]) -> Heard:
+    """A pack's audio from its files, decoded in threads."""
     entries = {entry.id: entry for entry in cache.pack_entries(pack)}
     quarantine = {entry.id: entry.problem for entry in entries.values() if entry.problem}
     usable = [utterance for utterance in utterances if entries[utterance.id].num_frames]
@@ -221,12 +265,12 @@ def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance]) -> tup
                 quarantine[utterance.id] = decoded
             else:
                 waveforms[utterance.id] = decoded
-    return waveforms, quarantine
+    return Heard(waveforms, quarantine)
 
 
-def stored_waveforms(cache: Cache, pack: int) -> dict[str, Array]:
-    """A pack's audio as an earlier task stored it: id → int16 samples."""
+def stored_audio(cache: Cache, pack: int) -> Heard:
+    """A pack's audio as an earlier task stored it."""
     quarantine = cache.quarantine(pack)
     entries = [e for e in cache.pack_entries(pack) if e.num_frames and e.id not in quarantine]
     waveforms = cache.waveform([(entry, 0, entry.num_frames) for entry in entries]) if entries else []
-    return {entry.id: waveform for entry, waveform in zip(entries, waveforms, strict=True)}
+    return Heard({entry.id: waveform for entry, waveform in zip(entries, waveforms, strict=True)}, {})

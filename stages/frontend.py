@@ -181,6 +181,9 @@ class Frontend(nn.Module):
             for _ in range(config.position_layers)
         )
         self.output_norm = LayerNorm(config.hidden_size, eps=config.eps) if config.output_norm else None
+        # For weights that stay as they are, on a CPU, faster forms of all convolutions but the first: of one
+        # utterance, with the activation where no norm comes before it. A teacher sets them; students go without.
+        self.frozen_convs: Sequence[Callable[[Tensor], Tensor]] = ()
 
     def forward(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
         """The input of the first Transformer layer, ``[B, T, D]``; frames of padding are zero.
@@ -251,7 +254,11 @@ class Frontend(nn.Module):
         windows_BTK = waveform_BS.unfold(1, self.config.conv_kernel[0], self.config.conv_stride[0])
         hidden_BTC = torch.baddbmm(shift_B1C, windows_BTK, first_BKC)
         for i, conv in enumerate(self.convs):
-            if i > 0:
+            if i > 0 and self.frozen_convs:
+                hidden_BTC = self.frozen_convs[i - 1](hidden_BTC)
+                if self.config.conv_norm == "group":
+                    continue
+            elif i > 0:
                 image_BC1T = hidden_BTC.transpose(1, 2)[:, :, None]
                 bias = None if conv.bias is None else cast(Tensor, conv.bias).to(hidden_BTC.dtype)
                 stride = (1, self.config.conv_stride[i])

@@ -151,8 +151,8 @@ class Mending:
             layer for layer in task.layers if {*plan.layer_arrays(self.cache.identity, [layer])} & {*names}
         )
         part = dataclasses.replace(task, layers=layers, waveform=WAVEFORM in names)
-        rows, quarantine, _ = self.extractor.rows(part, self.audio(task) if part.waveform else None)
-        return self.rewrite(task, receipt, {name: rows[name] for name in names}, quarantine)
+        made = self.extractor.compute(part, self.extractor.read(part, self.audio(task) if part.waveform else None))
+        return self.rewrite(task, receipt, {name: made.rows[name] for name in names}, made.quarantine)
 
     def rewrite(
         self,

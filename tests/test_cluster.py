@@ -22,7 +22,7 @@ from conftest import contents, extracted
 from test_extract import Nursery, command
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline import cluster
+from gdist.pipeline import cluster, crew
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import CacheError, CacheLockedError, ClusterError, ConfigError
 from gdist.pipeline.manifest import Manifest
@@ -310,8 +310,8 @@ def test_what_workers_cannot_open_is_said(address: str, tiny_teacher: Path, spee
             ({"checksum": "0"}, "the worker on .* cannot use the cache: .* is not the one that was asked for"),
             ({}, "the worker on .* cannot use the cache: this process may no longer write"),
         ):
-            with connected.employed(extract_cluster.Extraction(**settings | changed)) as crew:
-                ((_, error),) = crew.do([parcel])
+            with crew.employed(connected, extract_cluster.Extraction(**settings | changed)) as workers:
+                ((_, error),) = workers.do([parcel])
             with pytest.raises(CacheError, match=message):
                 assert error is not None
                 raise error
@@ -353,14 +353,14 @@ def test_what_may_pass_is_tried_again(address: str, tmp_path: Path) -> None:
         ("bad", "store", 99),
         ("locked", "lock", 99),
     ]
-    with cluster.connect(address, LANES) as connected, connected.employed(Stumbling(tmp_path)) as crew:
-        ended = {name: error for (name, _, _), error in crew.do(tasks)}
-        assert [error for _, error in crew.do([("fatal", "die", 2)])] == [None]
+    with cluster.connect(address, LANES) as connected, crew.employed(connected, Stumbling(tmp_path)) as workers:
+        ended = {name: error for (name, _, _), error in workers.do(tasks)}
+        assert [error for _, error in workers.do([("fatal", "die", 2)])] == [None]
     assert ended.keys() == {name for name, _, _ in tasks}
     assert {name for name, error in ended.items() if error} == {"bad", "locked"}
     assert isinstance(ended["locked"], CacheLockedError) and ended["locked"].hint == "y"
     calls = {name: len((tmp_path / name).read_text()) for name in ("slow", "net", "bad", "locked", "fatal")}
-    assert calls == {"slow": 3, "net": 3, "bad": cluster.ATTEMPTS, "locked": 1, "fatal": 3}
+    assert calls == {"slow": 3, "net": 3, "bad": crew.ATTEMPTS, "locked": 1, "fatal": 3}
     opened = (tmp_path / "opened").read_text().split()
     assert len(opened) == len(set(opened)) <= 4, "once a worker, and once more where one was killed"
     assert (tmp_path / "closed").exists()
@@ -370,10 +370,10 @@ def test_what_a_killed_run_left_on_the_workers_is_cleared(address: str, tmp_path
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
     with cluster.connect(address, LANES) as connected:
-        left = cluster._Resident(Stumbling(tmp_path / "old"), LANES)
+        left = crew._Resident(Stumbling(tmp_path / "old"), LANES)
         connected.client.register_plugin(left, name="gdist-Client-that-died")
-        with connected.employed(Stumbling(tmp_path / "new")) as crew:
-            assert [error for _, error in crew.do([("a", "", 0)])] == [None]
+        with crew.employed(connected, Stumbling(tmp_path / "new")) as workers:
+            assert [error for _, error in workers.do([("a", "", 0)])] == [None]
             assert (tmp_path / "old/closed").exists() and not (tmp_path / "new/closed").exists()
 
 

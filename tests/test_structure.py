@@ -85,8 +85,8 @@ def test_only_storage_and_buckets_know_object_stores() -> None:
     assert importers("obstore") == {"gdist.pipeline.storage", "gdist.pipeline.buckets"}
 
 
-def test_only_cluster_knows_dask() -> None:
-    assert importers("dask", "distributed", "dask_cuda") == {"gdist.pipeline.cluster"}
+def test_only_cluster_and_crew_know_dask() -> None:
+    assert importers("dask", "distributed", "dask_cuda") == {"gdist.pipeline.cluster", "gdist.pipeline.crew"}
 
 
 def test_nothing_imports_bare_packages() -> None:

@@ -29,6 +29,7 @@ from gdist.pipeline.errors import ConfigError, TeacherError
 from gdist.stages.frontend import Frontend, FrontendConfig
 from gdist.stages.students import STUDENTS, student_config
 from gdist.stages.teachers import FAMILIES, load_teacher, read_teacher_config
+from gdist.stages.teachers.packed import PackedConv, can_pack
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
@@ -362,3 +363,25 @@ class TestRefusals:
     def test_an_unknown_precision(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="fp8"):
             load_teacher(str(tmp_path), precision="fp8")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "bias", "gelu"), [(3, 2, False, True), (2, 2, True, False), (5, 3, True, True)]
+)
+def test_a_packed_convolution_is_the_convolution(
+    dtype: torch.dtype, kernel: int, stride: int, bias: bool, gelu: bool
+) -> None:
+    """Also over a slice of a longer tensor, and over lengths that leave samples at the end."""
+    if not can_pack(torch.device("cpu"), dtype):
+        pytest.skip("this machine's oneDNN has no fast products of that kind")
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(64, 48, kernel, stride, bias=bias).requires_grad_(False)
+    packed = PackedConv(conv, dtype, gelu, rows=30)
+    for frames in (kernel, 3 * stride + kernel - 1, 61):
+        hidden_1TC = torch.randn(1, frames + 9, 64)[:, 9:].to(dtype)
+        found = packed(hidden_1TC)
+        expected = conv(hidden_1TC.float().transpose(1, 2)).transpose(1, 2)
+        expected = torch.nn.functional.gelu(expected) if gelu else expected
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=1e-5 if dtype == torch.float32 else 2e-2, rtol=0)

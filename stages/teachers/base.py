@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError, TeacherError
 from gdist.stages.frontend import Frontend, FrontendConfig, frame_mask, normalize, zero_padding
-from gdist.stages.teachers.packed import can_pack, pack
+from gdist.stages.teachers.packed import can_pack, pack, pack_frontend
 
 # tf32 is float32 whose products a GPU rounds to 10 bits of mantissa.
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -92,6 +92,7 @@ class Teacher:
         self._dtype, self._tf32 = PRECISIONS[precision], precision == "tf32"
         if can_pack(self.device, self._dtype or torch.float32):
             pack(self._layers, self._dtype or torch.float32, self.config["hidden_act"])
+            pack_frontend(self._frontend, self._dtype or torch.float32)
 
     @torch.inference_mode()
     def hidden_states(

@@ -1,8 +1,10 @@
-"""Linear layers whose weights lie as oneDNN wants them, for a frozen teacher on a CPU.
+"""Linear layers and convolutions whose weights lie as oneDNN wants them, for a frozen teacher on a CPU.
 
 ``F.linear`` in float32 is MKL's, which does not know AMD's processors well, and under autocast it casts the weight
 again at every call. oneDNN's product with a weight cast and laid out once is 1.1 to 1.2 times as fast on a quiet
-machine, and applies GELU on the way out. The operators are the ones that torch.compile's own code calls.
+machine, and applies GELU on the way out. A convolution over time without padding is such a product with overlapping
+windows, and gains more: 1.3 to 1.8 times its own operator in float32. The operators are the ones that torch.compile's
+own code calls; they have no gradients.
 """
 
 from typing import Any, cast
@@ -10,24 +12,56 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from gdist.stages.frontend import BLOCK_FRAMES, Frontend
+
 ROWS = 1600  # frames of a usual batch, 32 s: what the layout is chosen for; others only cost a little speed
 SMALLEST = 2**11  # weights with fewer numbers gain nothing
 
 
+class _Product:
+    """hidden [N, K] → hidden · weightᵀ + bias [N, M], and GELU (exact) of that if asked for."""
+
+    def __init__(self, weight_MK: Tensor, bias_M: Tensor | None, dtype: torch.dtype, gelu: bool, rows: int) -> None:
+        self.dtype = dtype
+        self._after: tuple[str, list[Any], str] = ("gelu", [], "none") if gelu else ("none", [], "")
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_MK.detach().to(dtype).contiguous(), rows)
+        self._bias = None if bias_M is None else bias_M.detach().to(dtype)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        product = torch.ops.mkldnn._linear_pointwise(hidden, self._weight, self._bias, *self._after)
+        return cast(Tensor, product)
+
+
 class PackedLinear(nn.Module):
-    """``nn.Linear``, and GELU (exact) after it if asked for, without gradients. Weight and bias keep their names."""
+    """``nn.Linear``, and GELU after it if asked for. Weight and bias keep their names."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, gelu: bool = False) -> None:
         super().__init__()
-        self.weight, self.bias, self._dtype = linear.weight, linear.bias, dtype
-        self._after: tuple[str, list[Any], str] = ("gelu", [], "none") if gelu else ("none", [], "")
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), ROWS)
-        self._bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self.weight, self.bias = linear.weight, linear.bias
+        self._product = _Product(linear.weight, linear.bias, dtype, gelu, ROWS)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return cast(
-            Tensor, torch.ops.mkldnn._linear_pointwise(hidden.to(self._dtype), self._weight, self._bias, *self._after)
-        )
+        return self._product(hidden.to(self._product.dtype))
+
+
+class PackedConv:
+    """``nn.Conv1d`` without padding over one utterance, channels last, and GELU after it if asked for.
+
+    Worked by hand: a kernel of 3 with stride 2 over [T, C] is a product of rows of 3 C numbers, each beginning 2 C
+    after the one before, with the weight as [C', 3 C].
+    """
+
+    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype, gelu: bool, rows: int) -> None:
+        self._kernel, self._stride = conv.kernel_size[0], conv.stride[0]
+        self._product = _Product(conv.weight.transpose(1, 2).flatten(1), conv.bias, dtype, gelu, rows)
+
+    def __call__(self, hidden_1TC: Tensor) -> Tensor:
+        """``[1, T, C]`` in the packed dtype → ``[1, T', C']``."""
+        _, frames, channels = hidden_1TC.shape
+        count = (frames - self._kernel) // self._stride + 1
+        hidden_1TC = hidden_1TC.contiguous()
+        windows_NK = hidden_1TC.as_strided((count, self._kernel * channels), (self._stride * channels, 1))
+        return self._product(windows_NK)[None]
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -53,3 +87,16 @@ def pack(layers: nn.ModuleList, dtype: torch.dtype, activation: Any) -> None:
                 setattr(parent, name, PackedLinear(linear, dtype, gelu))
                 if gelu:
                     parent.intermediate_act_fn = nn.Identity()
+
+
+def pack_frontend(frontend: Frontend, dtype: torch.dtype) -> None:
+    """Gives a frozen front-end packed convolutions, with GELU in those that no norm follows."""
+    config = frontend.config
+    if config.activation != "gelu" and config.conv_norm == "group":
+        return
+    packed, rows = [], BLOCK_FRAMES * config.hop // config.conv_stride[0]
+    for conv in list(frontend.convs)[1:]:
+        assert isinstance(conv, nn.Conv1d)
+        rows //= conv.stride[0]
+        packed.append(PackedConv(conv, dtype, config.conv_norm == "group", rows))
+    frontend.frozen_convs = packed
