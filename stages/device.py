@@ -10,6 +10,7 @@ import torch
 from gdist.pipeline.errors import ConfigError
 
 KINDS = ("cpu", "cuda")
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # what malloc.h calls M_…
 
 
 def choose_device(name: str, option: str) -> str:
@@ -47,11 +48,11 @@ def keep_freed_memory() -> None:
 
     Left alone, it hands the end of its heap back to the kernel again and again, and every page that comes back is a
     fault and is zeroed: with a Base model in float32 that was 23 MB and a sixteenth of the time for each second of
-    audio. What is larger than 32 MB, such as a pack's rows, still goes back at once.
+    audio. What is larger than 32 MB, such as a pack's rows, still goes back at once; and there is one heap for all
+    threads, where each would keep some of its own.
     """
     if sys.platform == "linux":
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h's names for them
         with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
             libc = ctypes.CDLL(None)
-            libc.mallopt(mmap_threshold, 32 << 20)
-            libc.mallopt(trim_threshold, 1 << 30)
+            for name, value in ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 128 << 20), (ARENA_MAX, 1)):
+                libc.mallopt(name, value)
