@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
-from conftest import contents
+from conftest import RealDemo, contents
 
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.manifest import Manifest
@@ -57,12 +55,9 @@ def test_the_demo_and_again(tmp_path: Path, gdist: Callable[..., Result]) -> Non
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_the_real_demo_keeps_its_promise(tmp_path: Path, browser: Any) -> None:
+def test_the_real_demo_keeps_its_promise(real_demo: RealDemo, browser: Any) -> None:
     """All of it, as `make demo` runs it: GenDistiller beats both references at every layer, and the page shows it."""
-    command = [sys.executable, "-c", "from gdist.stages.cli import main; main()", "demo", "--json", "--out"]
-    ran = subprocess.run([*command, str(tmp_path / "out")], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    result = json.loads(ran.stdout)
+    result = real_demo.result()
     assert (result["extract"]["utterances"], result["extract"]["quarantined"]) == (1420, 0)
     assert result["verify"] == {"ok": True, "packs": 12, "packs_missing": [], "bad": []}
     assert result["beats_references"]["gendistiller"] == {str(layer): True for layer in range(1, 13)}
