@@ -2,12 +2,16 @@
 
     python benchmarks/extract.py --precision fp32 --precision bf16
 
-Three ways to do the same work on the same speech, taking turns in one process, so that what else the machine does
-strikes all of them:
+Three ways to do the same work on the same speech, taking turns, so that what else the machine does strikes all of
+them:
 
     limit     the teacher's forward pass alone, on batches that lie ready as tensors
     gdist     audio files → a committed cache: what `gdist extract` does after it has loaded the teacher
-    loop      Hugging Face's model, one utterance at a time, and numpy.save for each
+    loop      Hugging Face's model, one utterance at a time, and numpy.save for each; in a process of its own, where
+              it has the memory allocator as people have it
+
+On a CPU it also says what the cores could do at most (`roof`): the arithmetic of Hugging Face's forward pass,
+counted, all of it at the speed of the fastest product of matrices.
 
 What is printed are ratios of audio seconds a second; the teacher has WavLM Base's shapes and random weights unless
 another is named. Axes: B batch, S samples.
@@ -15,6 +19,8 @@ another is named. Axes: B batch, S samples.
 
 import argparse
 import json
+import math
+import multiprocessing
 import shutil
 import statistics
 import tempfile
@@ -27,16 +33,19 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from gdist.data_manifests import demo_folder
 from gdist.pipeline import audio, framing
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.manifest import Manifest, Utterance
 from gdist.stages.batching import batches
+from gdist.stages.device import keep_freed_memory
 from gdist.stages.extract import run_here
 from gdist.stages.extract_plan import ExtractConfig, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
 from gdist.stages.teachers.base import PRECISIONS
+from gdist.stages.teachers.packed import PackedLinear, can_pack
 
 
 def wavlm_base(folder: Path) -> str:
@@ -94,6 +103,47 @@ def loop(model: Any, utterances: list[Utterance], precision: str, half: bool, ou
         np.save(out / f"{utterance.id}.npy", (stacked.half() if half else stacked).cpu().numpy())
 
 
+def loop_process(
+    turns: Any, source: str, device: str, utterances: list[Utterance], precision: str, half: bool, out: Path
+) -> None:
+    """Runs the loop each time it is told to, and answers with the seconds that took."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(source).eval().to(device)
+    loop(model, utterances[:2], precision, half, out)  # warm up
+    turns.send("ready")
+    while turns.recv():
+        began = time.perf_counter()
+        loop(model, utterances, precision, half, out)
+        turns.send(time.perf_counter() - began)
+
+
+def arithmetic(source: str, seconds: float) -> float:
+    """Floating-point operations of Hugging Face's forward pass over so many seconds."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(source).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, int(seconds * framing.SAMPLE_RATE)))
+    return float(counter.get_total_flops())
+
+
+def fastest_product(precision: str) -> float:
+    """Operations a second of the best product of matrices that this CPU was seen to do, in feed-forward shapes."""
+    dtype = PRECISIONS[precision] or torch.float32
+    hidden = torch.randn(1600, 768).to(dtype)
+    linear = torch.nn.Linear(768, 3072).requires_grad_(False)
+    ways = [linear.to(dtype)]
+    if can_pack(torch.device("cpu"), dtype):
+        ways.append(PackedLinear(linear, dtype))  # type: ignore[arg-type]
+    best = math.inf
+    for way in ways * 20:
+        began = time.perf_counter()
+        way(hidden)
+        best = min(best, time.perf_counter() - began)
+    return 2 * 1600 * 768 * 3072 / best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", help="a checkpoint [default: WavLM Base's shapes]")
@@ -125,8 +175,6 @@ def main() -> None:
 def compare(
     options: argparse.Namespace, source: str, manifest_path: Path, precision: str, encoding: str, folder: Path
 ) -> dict[str, Any]:
-    from transformers import AutoModel
-
     config = ExtractConfig(
         source, str(manifest_path), str(folder / "cache"), precision=precision, encoding=encoding,
         pack_frames=options.pack_frames, device=options.device,
@@ -155,25 +203,49 @@ def compare(
         run_here(cache, teacher, cache.todo(), utterances, lambda seconds, note: None)
         assert not cache.todo()
 
-    ways: dict[str, Callable[[], None]] = {"limit": lambda: limit(teacher, ready), "gdist": gdist}
+    def timed(way: Callable[[], None]) -> float:
+        began = time.perf_counter()
+        way()
+        return time.perf_counter() - began
+
+    ways: dict[str, Callable[[], float]] = {
+        "limit": lambda: timed(lambda: limit(teacher, ready)), "gdist": lambda: timed(gdist)
+    }  # fmt: skip
     if not options.no_loop:
-        model = AutoModel.from_pretrained(source).eval().to(options.device)
         (folder / "npy").mkdir(exist_ok=True)
+        turns, theirs = multiprocessing.Pipe()
         ordered = [utterances[entry.id] for entry in plan.entries]
-        ways["loop"] = lambda: loop(model, ordered, precision, encoding != "fp32", folder / "npy")
+        arguments = (theirs, source, options.device, ordered, precision, encoding != "fp32", folder / "npy")
+        context = multiprocessing.get_context("spawn")
+        context.Process(target=loop_process, args=arguments, daemon=True).start()
+        turns.recv()  # it is ready
+
+        def in_turn() -> float:
+            turns.send(True)
+            return float(turns.recv())
+
+        ways["loop"] = in_turn
+    if options.device == "cpu":
+        keep_freed_memory()  # as extraction does
     limit(teacher, ready[:1])  # warm up
     took: dict[str, list[float]] = {name: [] for name in ways}
+    products = []
     for _ in range(options.rounds):
+        products.append(fastest_product(precision) if options.device == "cpu" else math.nan)
         for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            took[name].append(time.perf_counter() - began)
+            took[name].append(way())
     speed = {name: seconds / statistics.median(times) for name, times in took.items()}
     ratios = {
         f"gdist/{name}": statistics.median(t / g for t, g in zip(times, took["gdist"], strict=True))
         for name, times in took.items()
         if name != "gdist"
     }
+    if options.device == "cpu":
+        mean = seconds / len(plan.entries)
+        speed["roof"] = max(products) / (arithmetic(source, mean) / mean)
+        ratios |= {f"roof/{name}": speed["roof"] / speed[name] for name in ("limit", "loop") if name in speed}
+    if not options.no_loop:
+        turns.send(False)
     lengths = [entry.num_samples / framing.SAMPLE_RATE for entry in plan.entries]
     shown = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
     print(f"{precision} stored in {encoding}, {options.device}, {torch.get_num_threads()} threads, {seconds:.0f} s "
