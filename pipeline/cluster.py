@@ -32,6 +32,7 @@ from gdist.pipeline.errors import ClusterError, ConfigError
 
 DEATHS = 10  # workers that a task may lose before Dask gives it up; three by default, and a spot fleet loses more
 CONNECT_SECONDS = 10.0
+TRIES, PAUSE_SECONDS = 5, 1.0  # of a request to all workers, some of which may be lost meanwhile
 PATIENCE_SECONDS = 300.0  # for the first worker to come, and for one to come back when all are lost
 SPECS = "local:N, tcp://HOST:PORT, tls://HOST:PORT or a scheduler file (….json)"
 
@@ -221,16 +222,45 @@ class Cluster:
 
     def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
         """What ``function(*args)`` returns on each worker, by address. It must be importable there."""
+
+        def request() -> dict[str, Any]:
+            answers: dict[str, Any] = self.client.run(function, *args, on_error="return")
+            for answer in answers.values():
+                if isinstance(answer, Exception) and not isinstance(answer, OSError):
+                    raise answer
+            heard = {address: answer for address, answer in answers.items() if not isinstance(answer, OSError)}
+            if not heard:  # they were lost while they were asked; others come
+                self.wait_for_workers()
+                raise OSError("every worker was lost while it was asked what it is")
+            return heard
+
         try:
-            answers: dict[str, Any] = self.client.run(function, *args)
+            return self.insist(request)
         except ImportError as error:
             raise ClusterError(
                 f"the workers at {self.spec} cannot import gdist ({error})",
                 f"install gdist {metadata.version('gdist')} where they run, and start them again",
             ) from error
-        except OSError as error:
-            raise ClusterError(f"a worker of {self.spec} was lost while it was asked what it is: {error}") from error
-        return answers
+
+    def insist[T](self, request: Callable[[], T]) -> T:
+        """The result of a request that all workers have a part in: again where one of them was lost in its middle.
+
+        Raises:
+            ClusterError: the scheduler was lost, or workers are lost faster than they can be asked.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                return request()
+            except OSError as error:
+                if self.client.status != "running":
+                    raise self.lost() from error
+                if not left:
+                    raise ClusterError(
+                        f"the workers at {self.spec} cannot be spoken to: {error}",
+                        "see their logs; then run the same command again: what was committed is kept",
+                    ) from error
+                time.sleep(PAUSE_SECONDS)
+        raise AssertionError("the last try returns or raises")
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:

@@ -38,9 +38,9 @@ class Job(Protocol):
 @contextlib.contextmanager
 def employed(cluster: Cluster, job: Job) -> Iterator["Crew"]:
     """Every worker, also one that comes later, with ``job`` at hand; closed at the end, whatever ends it."""
-    _forget_the_dead(cluster)
+    cluster.insist(lambda: _forget_the_dead(cluster))
     name = f"gdist-{cluster.client.id}"
-    cluster.client.register_plugin(_Resident(job, cluster.lanes), name=name)
+    cluster.insist(lambda: cluster.client.register_plugin(_Resident(job, cluster.lanes), name=name))
     crew = Crew(cluster, name)
     try:
         yield crew

@@ -1,5 +1,6 @@
 """Many workers: the bytes of one box, whoever is killed. Real Dask processes: a scheduler and two workers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -366,6 +367,20 @@ def test_what_may_pass_is_tried_again(address: str, tmp_path: Path) -> None:
     assert (tmp_path / "closed").exists()
 
 
+def die_once(marker: Path) -> int:
+    """On the worker that comes first, and never again."""
+    with contextlib.suppress(FileExistsError):
+        marker.touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def test_a_worker_is_lost_while_it_is_asked(address: str, tmp_path: Path) -> None:
+    with cluster.connect(address, LANES) as connected:
+        assert connected.ask(die_once, tmp_path / "marker")
+        assert (tmp_path / "marker").exists()
+
+
 def test_what_a_killed_run_left_on_the_workers_is_cleared(address: str, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
@@ -380,12 +395,15 @@ def test_what_a_killed_run_left_on_the_workers_is_cleared(address: str, tmp_path
 def test_the_scheduler_is_killed(
     running: Running, address: str, tiny_teacher: Path, speech: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    """The last test: it leaves no scheduler."""
-    with (
-        pytest.raises(ClusterError, match=f"the scheduler at {address} was lost") as raised,
-        at_receipt(tmp_path, 2, running.scheduler.kill, most=receipts_of(expected)),
-    ):
-        extracted(tiny_teacher, speech, tmp_path, pack_frames=SMALL, cluster=address)
+    """The last test: it leaves no scheduler, neither to who extracts nor to who is about to."""
+    with cluster.connect(address, LANES) as other:
+        with (
+            pytest.raises(ClusterError, match=f"the scheduler at {address} was lost") as raised,
+            at_receipt(tmp_path, 2, running.scheduler.kill, most=receipts_of(expected)),
+        ):
+            extracted(tiny_teacher, speech, tmp_path, pack_frames=SMALL, cluster=address)
+        with pytest.raises(ClusterError, match="was lost"), crew.employed(other, Stumbling(tmp_path)):
+            pass
     assert raised.value.exit_code == 1 and "run the same command again" in str(raised.value)
     assert not (tmp_path / "extracting.json").exists(), "the lock is given back"
     done = receipts(tmp_path)
