@@ -8,7 +8,7 @@ Axes: T frames (rows), C chunks, D features, S samples, W numbers stored a row.
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from gdist.pipeline import arrays, framing, layout, plan
 from gdist.pipeline.arrays import Rows, shard_key
+from gdist.pipeline.buckets import first_line
 from gdist.pipeline.config import differences
 from gdist.pipeline.encodings import Encoding, Tables, encoding
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, Task, layer_name, plan_key
-from gdist.pipeline.storage import Storage, first_line, folder_of, scheme_of, seal, sha256, unseal
+from gdist.pipeline.storage import Storage, folder_of, scheme_of, seal, sha256, unseal
 
 Span = tuple[Entry, int, int]
 """(utterance, first frame within it, number of frames)"""
@@ -225,7 +226,7 @@ class Cache:
             receipts = self.receipts()
         else:
             receipts = [r for r in map(self.receipt, self.tasks_of(pack)) if r is not None]
-        return {name: reason for receipt in receipts for name, reason in receipt["quarantine"].items()}
+        return quarantined(receipts)
 
     def tasks_of(self, pack: int) -> list[Task]:
         """The tasks of one pack: the first, and one for each time that layers were added."""
@@ -332,6 +333,11 @@ class Cache:
 
     def _damaged(self, what: str, why: str) -> CacheDamagedError:
         return CacheDamagedError(f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {self.uri}")
+
+
+def quarantined(receipts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Utterance id → why it cannot be used, of what these receipts cover."""
+    return {name: reason for receipt in receipts for name, reason in receipt["quarantine"].items()}
 
 
 def require_same(uri: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

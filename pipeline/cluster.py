@@ -190,11 +190,6 @@ class Cluster:
     lanes: int
     patience: float = PATIENCE_SECONDS
 
-    @property
-    def local(self) -> bool:
-        """Whether the workers are processes of this machine, made by us."""
-        return self.spec.startswith("local:")
-
     def workers(self) -> int:
         """How many there are just now."""
         try:

@@ -18,8 +18,7 @@ from typing import Any
 import obstore
 from obstore.store import LocalStore, MemoryStore
 
-from gdist.pipeline.buckets import Bucket, explain, hint
-from gdist.pipeline.buckets import first_line as first_line
+from gdist.pipeline.buckets import Bucket, explain, first_line, hint
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 
 _memory: dict[str, MemoryStore] = {}  # memory://NAME names one store for the life of the process

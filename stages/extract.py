@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from gdist.pipeline import console, framing
-from gdist.pipeline.cache import Cache
+from gdist.pipeline.cache import Cache, quarantined
 from gdist.pipeline.encodings import encoding
 from gdist.pipeline.lock import Lock, require_token
 from gdist.pipeline.manifest import Manifest, Utterance
@@ -159,8 +159,8 @@ def audio_seconds(cache: Cache, tasks: Iterable[Task]) -> float:
 def summarize(cache: Cache, resumed: int, new_seconds: float, seconds: float) -> dict[str, Any]:
     """What ``gdist extract`` reports of a complete cache."""
     receipts = cache.receipts()
-    quarantined = {name: reason for receipt in receipts for name, reason in receipt["quarantine"].items()}
-    stored = [entry for entry in cache.entries if entry.id not in quarantined]
+    quarantine = quarantined(receipts)
+    stored = [entry for entry in cache.entries if entry.id not in quarantine]
     return {
         "utterances": len(stored),
         "frames": sum(entry.num_frames for entry in stored),
@@ -170,8 +170,8 @@ def summarize(cache: Cache, resumed: int, new_seconds: float, seconds: float) ->
         "bytes": sum(int(meta["size"]) for meta in cache.storage.objects().values()),
         "packs": cache.packs,
         "packs_resumed": resumed,
-        "quarantined": len(quarantined),
-        "quarantine": quarantined,
+        "quarantined": len(quarantine),
+        "quarantine": quarantine,
         "layers": statistics.combined(receipts),
     }
 

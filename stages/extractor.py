@@ -29,7 +29,7 @@ from gdist.stages.teachers import Teacher
 
 AUDIO_THREADS = 8
 WRITING = 2  # packs that are being written at a time, at most: to a bucket, one can take longer than the teacher
-LANES = 1 + WRITING  # packs whose rows are in memory, whatever the corpus: one more is in the teacher
+LANES = 1 + WRITING  # packs whose rows are in memory, whatever the corpus: one is in the teacher
 
 Array = np.ndarray[Any, Any]
 

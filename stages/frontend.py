@@ -230,8 +230,10 @@ class Frontend(nn.Module):
                 shift_B1C = bias_C.expand(waveform_BS.shape[0], 1, -1)
         # Cast and laid out once, for all blocks.
         first_BKC, shift_B1C, waveform_BS = first_BKC.to(compute), shift_B1C.to(compute), waveform_BS.to(compute)
-        weights = [cast(Tensor, conv.weight).to(compute)[:, :, None] for conv in self.convs]
-        kernels = [weight.contiguous(memory_format=torch.channels_last) for weight in weights]
+        kernels: list[Tensor] = []
+        if not self.frozen_convs:
+            weights = [cast(Tensor, conv.weight).to(compute)[:, :, None] for conv in self.convs]
+            kernels = [weight.contiguous(memory_format=torch.channels_last) for weight in weights]
         if torch.is_grad_enabled() or is_symbolic() or device.type != "cpu":
             return self._encode(waveform_BS, first_BKC, shift_B1C, kernels)
         # What lies before the output is a hundred times its size. In blocks it stays in the caches, and in memory the

@@ -3,7 +3,7 @@
 from typing import Any
 
 from gdist.pipeline import console, framing
-from gdist.pipeline.cache import Cache
+from gdist.pipeline.cache import Cache, quarantined
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError
 from gdist.pipeline.plan import layer_name
 from gdist.pipeline.verify import verify
@@ -14,7 +14,7 @@ from gdist.stages.repair import Sources, repair
 def describe(cache: Cache) -> dict[str, Any]:
     """What a cache holds, from its root, its index and its receipts; no layer is read."""
     receipts = cache.receipts()
-    quarantine = {name: reason for receipt in receipts for name, reason in receipt["quarantine"].items()}
+    quarantine = quarantined(receipts)
     stored = [entry for entry in cache.entries if entry.id not in quarantine and entry.num_frames]
     objects, done = cache.storage.objects(), cache.done()
     parts = cache.encoding.parts(cache.identity["dim"])

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import Result
-from conftest import PACK_FRAMES, contents
+from conftest import PACK_FRAMES, contents, free_port
 from test_train import SHORT
 
 from gdist.data_manifests import demo_folder
@@ -43,9 +42,7 @@ class Flaky:
         self.endpoint = f"http://127.0.0.1:{port}"
 
     def _start(self, *command: str, then: list[str] | None = None) -> tuple["subprocess.Popen[bytes]", int]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         arguments = [sys.executable, *command, str(port), *(then or [])]
         return subprocess.Popen(arguments, stdout=self.log_file, stderr=self.log_file), port
 

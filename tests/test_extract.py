@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ import pytest
 import soundfile
 import torch
 from click.testing import Result
-from conftest import PACK_FRAMES, contents, extracted, make_teacher
+from conftest import PACK_FRAMES, contents, extracted, free_port, make_teacher
 from test_train import short
 
 from gdist.pipeline import framing
@@ -458,9 +457,7 @@ def files_of(folder: Path) -> list[str]:
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket on a real S3 server in a process of its own, with credentials in the environment."""
     pytest.importorskip("moto.server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
     server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
