@@ -6,7 +6,7 @@ caller as one object, so that its digest is known and two writers can never shar
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore, ObjectStore
 
+from gdist.pipeline.shards import Rows, ShardReader, layout_of
 from gdist.pipeline.storage import Storage
 
 ZSTD_LEVEL = 1  # activations hardly compress (some 15 % in fp16); level 1 already flattens the padding
@@ -25,7 +26,10 @@ ZSTD_LEVEL = 1  # activations hardly compress (some 15 % in fp16); level 1 alrea
 # without a task each: whole packs came three times as fast as with zarr's default here, with the same bytes.
 zarr.config.set({"async.concurrency": 64, "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})
 
-Rows = tuple[int, int]  # [start, stop)
+# TODO
+THREADS, BUCKET_THREADS = 1, 16
+
+Empty = Callable[[tuple[int, int], np.dtype[Any]], np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -109,23 +113,43 @@ def damaged_rows(spec: ArraySpec, shard: bytes, ranges: Sequence[Rows]) -> list[
 
 
 class Reader:
-    """Row ranges of a cache's arrays. Opening reads one object: the consolidated metadata."""
+    """Row ranges of a cache's arrays. Opening reads one object: the consolidated metadata.
 
-    def __init__(self, storage: Storage) -> None:
-        self._group = zarr.open_group(ObjectStore(storage.store, read_only=True), mode="r", use_consolidated=True)
-        self._arrays: dict[str, zarr.Array[Any]] = {}
+    Args:
+        threads: that fetch and decompress at a time; None for what suits the store.
+    """
 
-    def read(self, name: str, ranges: Sequence[Rows]) -> np.ndarray[Any, Any]:
-        """Rows of array ``name``, the ranges one after another: [sum of lengths, width]."""
-        if name not in self._arrays:
-            array = self._group[name]
-            assert isinstance(array, zarr.Array)
-            self._arrays[name] = array
-        array = self._arrays[name]
-        if len(ranges) == 1:
-            return np.asarray(array[ranges[0][0] : ranges[0][1]])
+    def __init__(self, storage: Storage, threads: int | None = None) -> None:
+        self._storage = storage
+        self._documents: dict[str, Any] = parse(storage.get("zarr.json"))["consolidated_metadata"]["metadata"]
+        self.layouts = {name: layout_of(document) for name, document in self._documents.items()}
+        self._shards = ShardReader(storage, threads or (THREADS if storage.folder else BUCKET_THREADS))
+        self._others: dict[str, zarr.Array[Any]] = {}
+
+    def read(self, name: str, ranges: Sequence[Rows], empty: Empty = np.empty) -> np.ndarray[Any, Any]:
+        """Rows of array ``name``, the ranges one after another: [sum of lengths, width].
+
+        Args:
+            empty: makes the array that is returned, of a shape and a type.
+
+        Raises:
+            ValueError, zarr's own errors: some of it is missing or torn.
+            CacheError: the store does not answer.
+        """
+        layout = self.layouts[name]
+        if layout is None:
+            return self._read_with_zarr(name, ranges)
+        rows = empty((sum(stop - start for start, stop in ranges), layout.width), layout.dtype)
+        self._shards.read(name, layout, ranges, rows)
+        return rows
+
+    def _read_with_zarr(self, name: str, ranges: Sequence[Rows]) -> np.ndarray[Any, Any]:
+        """Any codecs, some 0.3 ms a chunk slower."""
+        if name not in self._others:
+            array = zarr.open_array(ObjectStore(self._storage.store, read_only=True), path=name, mode="r")
+            self._others[name] = array
         rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
-        return np.asarray(array.oindex[rows])
+        return np.asarray(self._others[name].oindex[rows])
 
 
 def parse(metadata_json: bytes) -> dict[str, Any]:

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from gdist.pipeline import arrays, framing, layout, plan
-from gdist.pipeline.arrays import Rows, shard_key
+from gdist.pipeline.arrays import Empty, shard_key
 from gdist.pipeline.buckets import first_line
 from gdist.pipeline.config import differences
 from gdist.pipeline.encodings import Encoding, Tables, encoding
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, Task, layer_name, plan_key
+from gdist.pipeline.shards import Rows
 from gdist.pipeline.storage import Storage, folder_of, scheme_of, seal, sha256, unseal
 
 Span = tuple[Entry, int, int]
@@ -276,8 +277,9 @@ class Cache:
         ranges = [(entry.start_frame + first, entry.start_frame + first + n) for entry, first, n in spans]
         chunks = [(start // chunk_frames, -(-stop // chunk_frames)) for start, stop in ranges]
         stored = {}
+        empty = _pinned if torch.device(device).type == "cuda" else np.empty
         for folder, part in self.encoding.parts(self.identity["dim"]).items():
-            rows = self._read(layer_name(layer, folder), chunks if part.per_chunk else ranges, spans)
+            rows = self._read(layer_name(layer, folder), chunks if part.per_chunk else ranges, spans, empty)
             stored[folder] = torch.from_numpy(rows).to(device, non_blocking=True)
         chunk_T, before = [], 0
         for (start, stop), (first_chunk, last_chunk) in zip(ranges, chunks, strict=True):
@@ -310,7 +312,9 @@ class Cache:
             pieces.append(piece)
         return pieces
 
-    def _read(self, name: str, ranges: list[Rows], spans: Sequence[Span]) -> np.ndarray[Any, Any]:
+    def _read(
+        self, name: str, ranges: list[Rows], spans: Sequence[Span], empty: Empty = np.empty
+    ) -> np.ndarray[Any, Any]:
         packs = {entry.pack for entry, _, _ in spans}
         needed = {pack: plan.receipt_of(self.gdist, pack, name) for pack in packs}
         if not self._receipts_seen.issuperset(needed.values()):
@@ -318,10 +322,12 @@ class Cache:
             for entry, _, _ in spans:
                 if needed[entry.pack] not in self._receipts_seen:
                     raise self._damaged(name, f"utterance {entry.id} is missing: pack {entry.pack} has no receipt")
-        if self._reader is None:
-            self._reader = arrays.Reader(self.storage)
         try:
-            return self._reader.read(name, ranges)
+            if self._reader is None:
+                self._reader = arrays.Reader(self.storage)
+            return self._reader.read(name, ranges, empty)
+        except CacheError:  # the store does not answer, which is no damage
+            raise
         # zarr raises ValueError, RuntimeError and codec errors of its own; all mean that these rows cannot be had.
         except Exception as error:
             self.storage.require_reachable(error, name)
@@ -332,7 +338,16 @@ class Cache:
             raise self._damaged(name, f"utterance {spans[0][0].id} is torn: {first_line(error)}") from error
 
     def _damaged(self, what: str, why: str) -> CacheDamagedError:
-        return CacheDamagedError(f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {self.uri}")
+        return CacheDamagedError(
+            f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {self.uri} --repair"
+        )
+
+
+def _pinned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Page-locked memory, from which a GPU fetches by itself. torch keeps it until that is done."""
+    like = torch.from_numpy(np.empty(0, dtype))
+    pinned: np.ndarray[Any, Any] = torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
+    return pinned
 
 
 def quarantined(receipts: Iterable[Mapping[str, Any]]) -> dict[str, str]:

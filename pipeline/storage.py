@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Buffer, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ class Storage:
         self.uri = uri
         self.folder: Path | None = None
         self.bucket: Bucket | None = None
+        self._own = threading.local()
         scheme = scheme_of(uri)
         with self._explained("open", ""):
             if scheme == "memory":
@@ -71,6 +73,42 @@ class Storage:
                 if out_of_range and not self._repeat(lambda store: obstore.head(store, key)["size"]):
                     return b"", 0  # nothing has no first byte: stores refuse the range
                 raise
+
+    def get_tail(self, key: str, length: int) -> tuple[bytes, int]:
+        """The last ``length`` bytes (of a shorter object all) and the whole object's size: one request.
+        FileNotFoundError when it is not there."""
+
+        def request(store: Any) -> tuple[bytes, int]:
+            result = obstore.get(store, key, options={"range": {"suffix": length}})
+            return bytes(result.bytes()), result.meta["size"]
+
+        with self._explained("read", key, missing_is_fine=True):
+            if self.folder is not None:
+                with (self.folder / key).open("rb", buffering=0) as file:
+                    size = file.seek(0, os.SEEK_END)
+                    return os.pread(file.fileno(), length, max(size - length, 0)), size
+            try:
+                return self._repeat(request)
+            except obstore.exceptions.NotSupportedError:  # Azure
+                size = self._repeat(lambda store: int(obstore.head(store, key)["size"]))
+                return self.get_part(key, max(size - length, 0), length) if size else (b"", 0)
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Buffer]:
+        """The bytes of each [start, stop), in order; what lies past the object's end is not there. Each is good until
+        the next is asked for. FileNotFoundError when there is no such object."""
+        with self._explained("read", key, missing_is_fine=True):
+            if self.folder is None:
+                starts, stops = zip(*ranges, strict=True)
+                yield from self._repeat(lambda store: obstore.get_ranges(store, key, starts=starts, ends=stops))
+                return
+            with (self.folder / key).open("rb", buffering=0) as file:
+                # Memory that was used before: to have the kernel make pages takes longer than to read cached ones.
+                size = max(stop - start for start, stop in ranges)
+                if len(getattr(self._own, "memory", b"")) < size:
+                    self._own.memory = bytearray(size)
+                for start, stop in ranges:
+                    view = memoryview(self._own.memory)[: stop - start]
+                    yield view[: os.preadv(file.fileno(), [view], start)]
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write one whole object, over an older one if need be."""

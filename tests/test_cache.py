@@ -209,7 +209,7 @@ class TestNothingPassesForData:
             with pytest.raises(CacheDamagedError, match=f"utterance {victim.id} ") as caught:
                 read(*entries)
             assert array in caught.value.message
-            assert caught.value.hint == f"gdist verify {tmp_path}"
+            assert caught.value.hint == f"gdist verify {tmp_path} --repair"
         read(other)
 
     def test_rows_never_written(self, tmp_path: Path) -> None:

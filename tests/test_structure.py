@@ -78,7 +78,8 @@ def test_training_does_not_know_teachers() -> None:
 
 
 def test_only_arrays_knows_zarr() -> None:
-    assert importers("zarr", "numcodecs") == {"gdist.pipeline.arrays"}
+    assert importers("zarr") == {"gdist.pipeline.arrays"}
+    assert importers("numcodecs", "google_crc32c") == {"gdist.pipeline.shards"}
 
 
 def test_only_storage_and_buckets_know_object_stores() -> None:

@@ -1,0 +1,296 @@
+"""How near training batches come to a plain sequential read of the same bytes.
+
+    python benchmarks/loader.py --minutes 8
+
+The cache has WavLM Base's shapes (13 layers of 768) and made-up values that compress as activations do, unless one is
+named. In turns, so that what else the machine does strikes all of them:
+
+    plain     every shard file that an epoch needs, from its first byte to its last, into the same megabyte of memory
+    codecs    the chunks of those files checked and decompressed from memory, one thread: no reader can do with less
+    reader    the rows of every batch, checked and decompressed, as they are stored
+    hidden    the same as float32, an utterance at a time
+    loader    whole batches (60 s, padded, layers 1 to 12 and the audio), read ahead by the loader
+    zarr      what `reader` does, by zarr itself: what gdist did before it read shards on its own
+
+Speeds are bytes of the shard files a second. *warm*: the files lie in the page cache. *cold*: they were taken out of it
+(posix_fadvise) before every turn; what the disk or the host keeps is out of reach. `two layers` is the loader with two
+of them; the bytes it reads are what the kernel counted. `--s3` is the same through moto's S3 server on this machine, with
+a download of the same objects one after another as `plain`. Axes: T frames, D features.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import obstore
+import torch
+
+from gdist.pipeline import arrays, framing, layout, loader
+from gdist.pipeline.cache import Cache
+from gdist.pipeline.loader import Loader
+from gdist.pipeline.plan import WAVEFORM, Plan, layer_arrays, layer_name
+from gdist.pipeline.shards import Layout, crc32c, zstd
+
+DIM, LAYERS = 768, range(13)
+
+
+def build(uri: str, minutes: float, encoding: str, pack_frames: int) -> None:
+    """A cache of utterances of 2 to 15 s."""
+    rng = np.random.default_rng(0)
+    lengths: list[tuple[str, int, str | None]] = []
+    while sum(samples for _, samples, _ in lengths) < minutes * 60 * framing.SAMPLE_RATE:
+        lengths.append((f"u{len(lengths):04d}", int(rng.uniform(2, 15) * framing.SAMPLE_RATE), None))
+    identity = {
+        "layers": [*LAYERS],
+        "dim": DIM,
+        "encoding": encoding,
+        "chunk_frames": 128,
+        "pack_frames": pack_frames,
+    }
+    entries = layout.place(lengths, 10**9, layout.CHUNK_FRAMES, pack_frames)
+    cache = Cache.create(uri, Plan(identity, {"gdist": "benchmark"}, entries))
+    walk_TD = np.cumsum(rng.standard_normal((2 * pack_frames, DIM), np.float32), axis=0)
+    walk_TD = (walk_TD[16:] - walk_TD[:-16]) * rng.lognormal(-2.0, 0.7, DIM).astype(np.float32)
+    for task in cache.todo():
+        rows = {name: spec.empty_pack() for name, spec in cache.specs.items()}
+        for entry in cache.pack_entries(task.pack):
+            start = entry.start_frame - task.pack * pack_frames
+            for layer in LAYERS:
+                first = int(rng.integers(len(walk_TD) - entry.num_frames))
+                hidden_TD = torch.from_numpy(walk_TD[first : first + entry.num_frames])
+                stored = cache.encoding.encode(hidden_TD[None], torch.tensor([entry.num_frames]), {})
+                for folder, values in stored.items():
+                    destination = rows[layer_name(layer, folder)]
+                    at = start * len(destination) // pack_frames
+                    destination[at : at + values.shape[1]] = values[0].numpy()
+            samples = np.cumsum(rng.integers(-300, 301, entry.num_samples)) % 8192
+            rows[WAVEFORM][start : start + entry.num_rows].reshape(-1)[: entry.num_samples] = samples
+        cache.commit(task, rows, {}, {})
+
+
+class Bench:
+    """One cache, and the ways to read an epoch of it."""
+
+    def __init__(self, cache: Cache, layers: list[int], options: argparse.Namespace) -> None:
+        self.cache, self.layers = cache, layers
+        names = [*layer_arrays(cache.identity, layers), WAVEFORM]
+        self.keys = [arrays.shard_key(name, pack) for name in names for pack in range(cache.packs)]
+        self.bytes = sum(int(cache.storage.objects(key)[key]["size"]) for key in self.keys)
+        self.chunks = sum(cache.specs[name].pack_rows // cache.specs[name].chunk_rows * cache.packs for name in names)
+        entries = [entry for entry in cache.entries if entry.num_frames]
+        self.loader = Loader(cache, entries, layers, options.batch_seconds, device=options.device)
+        self.batches = self.loader.epoch_batches(0)
+        self.memory = memoryview(bytearray(1 << 20))
+        self.reader, self.with_zarr = arrays.Reader(cache.storage), arrays.Reader(cache.storage)
+        self.with_zarr.layouts.update(dict.fromkeys(self.with_zarr.layouts))
+
+    def drop(self) -> None:
+        """Take the files out of the page cache."""
+        for key in self.keys:
+            descriptor = os.open(self.cache.storage.folder / key, os.O_RDONLY)  # type: ignore[operator]
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+    def plain(self) -> None:
+        for key in self.keys:
+            if self.cache.storage.folder is None:
+                obstore.get(self.cache.storage.store, key).bytes()
+                continue
+            with (self.cache.storage.folder / key).open("rb", buffering=0) as file:
+                while file.readinto(self.memory):
+                    pass
+
+    def codecs(self) -> float:
+        """Seconds, without what it takes to have the bytes in memory."""
+        took = 0.0
+        for key in self.keys:
+            found = self.reader.layouts[key.split("/c/")[0]]
+            assert isinstance(found, Layout)
+            shard = np.frombuffer(self.cache.storage.get(key), np.uint8)
+            index = shard[-found.index_bytes : -4].view("<u8").reshape(-1, 2).tolist()
+            chunks = [shard[offset : offset + length - 4] for offset, length in index]
+            place = np.empty(found.chunk_bytes, np.uint8)
+            began = time.perf_counter()
+            for chunk in chunks:
+                crc32c(chunk)
+                zstd.decode(chunk, place)
+            took += time.perf_counter() - began
+        return took
+
+    def rows(self, reader: arrays.Reader) -> None:
+        frames = layout.CHUNK_FRAMES
+        for spans in self.batches:
+            ranges = [(entry.start_frame + first, entry.start_frame + first + n) for entry, first, n in spans]
+            per_chunk = [(start // frames, -(-stop // frames)) for start, stop in ranges]
+            for name in [*layer_arrays(self.cache.identity, self.layers), WAVEFORM]:
+                reader.read(name, per_chunk if self.cache.specs[name].chunk_rows == 1 else ranges)
+
+    def hidden(self) -> None:
+        for spans in self.batches:
+            for layer in self.layers:
+                self.cache.hidden(layer, spans, self.loader.device)
+            self.cache.waveform(spans)
+
+    def load(self) -> None:
+        self.loader.load_state_dict({"epoch": 0, "position": 0})
+        stream = iter(self.loader)
+        for _ in islice(stream, len(self.batches)):
+            pass
+        stream.close()  # type: ignore[attr-defined]
+
+
+def bytes_read() -> int:
+    """What this process had from read calls so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("rchar")).split()[1])
+
+
+def seconds_of(way: Callable[[], float | None]) -> float:
+    began = time.perf_counter()
+    own = way()
+    return time.perf_counter() - began if own is None else own
+
+
+def compare(
+    bench: Bench, ways: dict[str, Callable[[], float | None]], rounds: int, before: Callable[[], None] = lambda: None
+) -> dict[str, dict[str, float]]:
+    """For each way: MB a second, its ratio to the first (the median of the rounds), ms a chunk."""
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            before()
+            took[name].append(seconds_of(way))
+    plain = took[next(iter(ways))]
+    return {
+        name: {
+            "mb_per_second": bench.bytes / 1e6 / statistics.median(times),
+            "ratio": statistics.median(p / t for p, t in zip(plain, times, strict=True)),
+            "ms_per_chunk": 1000 * statistics.median(times) / bench.chunks,
+        }
+        for name, times in took.items()
+    }
+
+
+def show(title: str, found: dict[str, dict[str, float]]) -> None:
+    print(title)
+    for name, row in found.items():
+        print(f"  {name:8} {row['mb_per_second']:7.0f} MB/s, {row['ratio']:.3f} of plain, "
+              f"{row['ms_per_chunk']:.3f} ms a chunk", flush=True)  # fmt: skip
+
+
+class Moto:
+    """An S3 server of this machine for the length of a ``with``; obstore is told by the environment."""
+
+    def __enter__(self) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], **quiet)  # type: ignore[call-overload]
+        endpoint = f"http://127.0.0.1:{port}"
+        os.environ |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        os.environ |= {"AWS_REGION": "us-east-1"}
+        for _ in range(300):
+            try:
+                urlopen(Request(f"{endpoint}/loader", method="PUT"), timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        return "s3://loader/cache"
+
+    def __exit__(self, *_: object) -> None:
+        self.server.kill()
+        self.server.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", help="one that is there, in a folder [default: made up]")
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--encoding", default="fp16", choices=["fp32", "fp16", "bf16", "int8", "int4"])
+    parser.add_argument("--pack-frames", type=int, default=4096, help="small, so that a short run has several packs")
+    parser.add_argument("--batch-seconds", type=float, default=60.0)
+    parser.add_argument("--device", default="cpu", help="where hidden states are decoded")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--s3", action="store_true", help="through moto's server too, one round")
+    parser.add_argument("--no-zarr", action="store_true")
+    parser.add_argument("--json", type=Path, help="where to keep the figures")
+    options = parser.parse_args()
+    loader.RESIDENT_BYTES = 0  # every batch is read
+    with tempfile.TemporaryDirectory() as scratch:
+        uri = options.cache or f"{scratch}/cache"
+        if not options.cache:
+            build(uri, options.minutes, options.encoding, options.pack_frames)
+        results = measure(Cache.open(uri), options)
+        if options.s3:
+            with Moto() as there:
+                copied = Cache.open(uri)
+                remote = arrays.Storage(there)
+                for key in copied.storage.objects():
+                    remote.put(key, copied.storage.get(key))
+                bench = Bench(Cache.open(there), all_but_first(copied), options)
+                ways: dict[str, Callable[[], float | None]] = {"plain": bench.plain, "loader": bench.load}
+                if not options.no_zarr:
+                    ways["zarr"] = lambda: bench.rows(bench.with_zarr)
+                results["s3"] = compare(bench, ways, 1)
+                show("S3 (moto)", results["s3"])
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def all_but_first(cache: Cache) -> list[int]:
+    """What a student with a trained front-end reads."""
+    return [layer for layer in cache.layers if layer]
+
+
+def measure(cache: Cache, options: argparse.Namespace) -> dict[str, Any]:
+    bench = Bench(cache, all_but_first(cache), options)
+    print(f"{cache.identity['encoding']}, {len(cache.entries)} utterances in {cache.packs} packs, {bench.bytes / 1e6:.0f} MB "
+          f"in {bench.chunks} chunks, {len(bench.batches)} batches; {torch.get_num_threads()} threads")  # fmt: skip
+    ways: dict[str, Callable[[], float | None]] = {
+        "plain": bench.plain,
+        "codecs": bench.codecs,
+        "reader": lambda: bench.rows(bench.reader),
+        "hidden": bench.hidden,
+        "loader": bench.load,
+    }
+    cold = {name: ways[name] for name in ("plain", "reader", "loader")}
+    if not options.no_zarr:
+        ways["zarr"] = lambda: bench.rows(bench.with_zarr)
+    bench.plain()
+    bench.loader.read(bench.batches[0])  # warm up
+    results: dict[str, Any] = {"warm": compare(bench, ways, options.rounds)}
+    show("warm", results["warm"])
+    results["cold"] = compare(bench, cold, options.rounds, before=bench.drop)
+    show("cold", results["cold"])
+    two = Bench(cache, all_but_first(cache)[:2], options)
+    results["two layers"] = {}
+    for title, before in (("warm", two.plain), ("cold", two.drop)):
+        results["two layers"][title] = compare(two, {"plain": two.plain, "loader": two.load}, options.rounds, before)
+        show(f"two layers, {title}", results["two layers"][title])
+    read = []
+    for one in (two, bench):
+        began = bytes_read()
+        one.load()
+        read.append(bytes_read() - began)
+    results["bytes"] = {"two": read[0], "all": read[1]}
+    print(f"  bytes read: {read[0] / 1e6:.0f} MB for two layers and the audio, {read[1] / 1e6:.0f} MB for all: "
+          f"{read[0] / read[1]:.3f}", flush=True)  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main()
