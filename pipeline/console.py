@@ -15,6 +15,21 @@ from rich.text import Text
 PLAIN_LINE_SECONDS = 10.0  # how often progress is reported where there is no terminal (CI, nohup, a log file)
 
 
+_silent = False
+
+
+@contextmanager
+def silenced(silent: bool = True) -> Iterator[None]:
+    """For the length of a ``with``, nothing is said and no progress shown: of several ranks one speaks. Errors are
+    still shown."""
+    global _silent
+    before, _silent = _silent, silent
+    try:
+        yield
+    finally:
+        _silent = before
+
+
 def people() -> Console:
     """The console for people: stderr. Made anew each time, so that redirected streams are honoured."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
@@ -22,7 +37,8 @@ def people() -> Console:
 
 def say(text: str, style: str | None = None) -> None:
     """One line for people. Brackets are shown as they are."""
-    people().print(text, style=style, markup=False)
+    if not _silent:
+        people().print(text, style=style, markup=False)
 
 
 def emit(result: dict[str, Any] | list[Any]) -> None:
@@ -60,7 +76,7 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
     Args:
         total, start: in ``unit``; ``start`` is what an earlier run had already done.
     """
-    if not enabled:
+    if not enabled or _silent:
         yield lambda n=1, note="": None
         return
     console = people()

@@ -5,7 +5,7 @@
       run.json                   provenance: signature, cache, versions, sizes
       metrics.jsonl              one JSON object a report, in order of step
       tensorboard/               the same as curves
-      checkpoints/step-0000100/  model.safetensors, optimizer.safetensors, config.json, state.json
+      checkpoints/step-0000100/  model, optimizer and, where weights are averaged, average.safetensors; state.json
       student/                   the finished student, in Hugging Face's format
 
 A checkpoint is written to a temporary folder and renamed: one that has its name is complete.
@@ -14,6 +14,7 @@ A checkpoint is written to a temporary folder and renamed: one that has its name
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, RunError
 
 # What may change between a run and its resumption without changing what is computed (the device: but for last bits).
-FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "log_every", "device"}}
+FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "device"}}
 
 
 class Run:
@@ -110,15 +111,21 @@ class Run:
         return sorted(int(path.name.removeprefix("step-")) for path in self.checkpoints.glob("step-*[0-9]"))
 
     def save(
-        self, step: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], keep: int
+        self, step: int, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], keep: int, every: int = 0
     ) -> None:
-        """Write a checkpoint whole or not at all, then drop all but the newest ``keep``."""
+        """Write a checkpoint whole or not at all, then drop all but the newest ``keep`` and each ``every``-th step.
+
+        Args:
+            files: name → tensors; each becomes ``name.safetensors``.
+            state: what else :meth:`load` shall give back; JSON-able.
+        """
         final = self._checkpoint(step)
         staged = final.with_name(final.name + ".tmp")
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
-        safetensors.torch.save_file(model, staged / "model.safetensors")
-        safetensors.torch.save_file(optimizer, staged / "optimizer.safetensors")
+        for name, tensors in files.items():
+            ours = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            safetensors.torch.save_file(ours, staged / f"{name}.safetensors")
         write_atomically(staged / "state.json", json.dumps(state | {"step": step}, indent=2))
         for path in staged.iterdir():
             _sync(path)
@@ -126,15 +133,16 @@ class Run:
         staged.rename(final)
         _sync(self.checkpoints)
         for old in self.steps()[:-keep]:
-            shutil.rmtree(self._checkpoint(old))
+            if not every or old % every:
+                shutil.rmtree(self._checkpoint(old))
 
-    def load(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """(model, optimizer, state) of the checkpoint at ``step``."""
+    def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """(files, state) of the checkpoint at ``step``, as they were saved."""
         folder = self._checkpoint(step)
         try:
-            model = safetensors.torch.load_file(folder / "model.safetensors")
-            optimizer = safetensors.torch.load_file(folder / "optimizer.safetensors")
-            return model, optimizer, json.loads((folder / "state.json").read_text())
+            paths = sorted(folder.glob("*.safetensors"))
+            files = {path.stem: safetensors.torch.load_file(path) for path in paths}
+            return files, json.loads((folder / "state.json").read_text())
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise RunError(
                 f"cannot read the checkpoint {folder}: {error}", f"delete {folder} to go on from the one before"

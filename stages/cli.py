@@ -279,19 +279,21 @@ def train_command(
 ) -> int:
     """Train a student from the cache alone: no teacher, no audio files.
 
-    Interrupted? Run the same command again: it goes on from the last checkpoint, to the same bits.
+    Interrupted? Run the same command again: it goes on from the last checkpoint, to the same bits. On several GPUs,
+    torchrun starts one process for each; a run may be resumed on another number of them.
 
     \b
     Example:  gdist train --cache s3://bucket/libri --out runs/first --set train.steps=50000
+              torchrun --nproc-per-node 4 --no-python gdist train --cache s3://bucket/libri --out runs/first
     """
     from gdist.pipeline import console
     from gdist.stages import train
     from gdist.stages.train_config import load_config
 
     result = train.train(cache, out, load_config(recipe, student, settings))
-    if as_json:
+    if result is not None and as_json:
         console.emit(result)
-    else:
+    elif result is not None:
         train.show(out, result)
     return 0
 

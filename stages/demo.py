@@ -49,7 +49,8 @@ def demo(out: Path, as_json: bool) -> int:
         )
 
     _headline(3, "train: two students from the one cache, no teacher")
-    runs, trained = [], {}
+    runs: list[Run] = []
+    trained: dict[str, Any] = {}
     for name in STUDENTS:
         recipe = load_config(f"demo-{name}", None, ())
         trained[name] = train(cache_uri, out / name, recipe, show_progress=not as_json)

@@ -18,12 +18,14 @@ import torchaudio
 from torch import Tensor
 
 from gdist.pipeline import console, framing
+from gdist.pipeline.batch import Batch, Selection
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import build, did_you_mean
 from gdist.pipeline.errors import CacheError, GdistError, RunError, UsageError
 from gdist.pipeline.layout import Entry
-from gdist.pipeline.loader import Batch, DataConfig, Loader, choose_splits, usable_entries
+from gdist.pipeline.loader import Loader
 from gdist.pipeline.run import Run, write_atomically
+from gdist.pipeline.splits import DataConfig, choose_splits, usable_entries
 from gdist.stages.fidelity import Fidelity, mean_cosine
 from gdist.stages.frontend import normalize
 from gdist.stages.probes import PROBES
@@ -53,14 +55,14 @@ class Bench:
         entries = usable_entries(cache, data.skip_missing)
         self.splits = choose_splits(entries, data)
         # One loader for all passes: a selection that fits in memory is then read once.
-        self._full = Loader(cache, entries, list(range(self.num_layers + 1)), BATCH_SECONDS)
-        self._audio = Loader(cache, entries, [], BATCH_SECONDS)
+        self._full = Selection(tuple(range(self.num_layers + 1)))
+        self._loader = Loader(cache, entries, self._full, BATCH_SECONDS)
         self.split = "test" if self.splits["test"] else "valid"
         self.probes = [name for name in PROBES if self._possible(name)] if probes is None else probes
 
     def batches(self, entries: list[Entry], hidden: bool = True) -> Iterable[Batch]:
         """Whole utterances with their audio and, with ``hidden``, all their layers 0 … L."""
-        return (self._full if hidden else self._audio).once(entries)
+        return self._loader.once(self._full if hidden else Selection(()), entries)
 
     def labelled(self, name: str) -> dict[str, list[Entry]]:
         """The utterances of each split that a probe has an answer for."""

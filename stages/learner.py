@@ -1,158 +1,198 @@
 """One student learning: the step, the validation, and a state that goes to disk and comes back bit for bit.
 
-Axes: B batch, K predicted layers, L teacher layers, T frames, D features, S samples.
+A step depends on the config, the cache, the weights and its own number alone. With several ranks each takes its share
+of every batch's rows; the loss is the mean over all ranks' frames, so that their number changes nothing but the last
+digits (and which dropout masks and augmentations are drawn).
+
+Axes: B batch, K predicted layers.
 """
 
+import contextlib
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from gdist.pipeline.batch import Batch
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.loader import Batch, Loader
+from gdist.pipeline.loader import Loader
 from gdist.pipeline.run import Run
-from gdist.stages.frontend import normalize
-from gdist.stages.losses import LOSSES, masked_mean
+from gdist.stages.objective import Objective
+from gdist.stages.ranks import Ranks
 from gdist.stages.students import Student
 from gdist.stages.train_config import OptimConfig, TrainConfig
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
 
 class Learner:
-    """A student, its optimizer, and what a step does.
+    """A student, its optimizer, its average, and what a step does.
 
-    Args:
-        layers: the cached layers in a batch's ``hidden_BLTD``, in order; 0 first when the front-end is frozen.
+    Attributes:
+        objective: the student with its loss, on the ranks' device.
+        grad_norm: of the last step.
     """
 
-    def __init__(self, student: Student, config: TrainConfig, layers: list[int], device: torch.device) -> None:
-        self.student, self.config, self.layers, self.device = student, config, layers, device
-        self.frozen = config.student["frontend"] == "frozen"
-        self.loss = LOSSES[config.loss.name]
-        self.params = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    def __init__(self, student: Student, config: TrainConfig, ranks: Ranks | None = None) -> None:
+        self.config, self.ranks = config, ranks or Ranks()
+        self.student = student.to(self.ranks.device)
+        self.objective = Objective(student, config)
+        if config.train.compile:
+            for layer in student.layers():
+                layer.compile(dynamic=True)
+        self.params = dict(student.named_parameters())
         self.grad_norm = 0.0
+        optim = config.train
         decayed = [p for p in self.params.values() if p.ndim > 1]
         plain = [p for p in self.params.values() if p.ndim <= 1]  # biases and norms
-        optim = config.train
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
             eps=optim.eps,
         )
+        average = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(student, multi_avg_fn=average) if optim.ema_decay else None
+        self._distribute()
 
-    def step(self, step: int, batches: list[Batch]) -> tuple[float, float]:
-        """One update from the gradients of all ``batches``. Returns (loss, mean cosine).
+    def _distribute(self) -> None:
+        self.distributed: nn.Module = self.objective
+        if self.ranks.world > 1:
+            # Which parameters a step uses depends on the layers it answers for. (And only so are gradients summed in
+            # the same order in a resumed run as in one that was never stopped.)
+            self.distributed = DistributedDataParallel(self.objective, find_unused_parameters=True)
+
+    @property
+    def result(self) -> Student:
+        """The student that is validated and kept: the averaged one, where weights are averaged."""
+        return self.student if self.average is None else cast(Student, self.average.module)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the front-end stays as it is, and layer 0 comes from the cache."""
+        return not self.objective.hears
+
+    def thaw(self) -> None:
+        """From now on a frozen front-end hears and learns too."""
+        self.student.frontend.requires_grad_(True)
+        self.objective.hears = True
+        self._distribute()
+
+    def step(self, step: int, batches: list[Batch], stopping: bool = False) -> tuple[float, float, bool]:
+        """One update from the gradients of all ``batches``.
+
+        Args:
+            stopping: whether this rank was asked to stop.
+
+        Returns:
+            (loss, mean cosine, whether any rank was asked to stop), the same on every rank.
 
         Raises:
             RunError: the loss is not finite; the utterances are named and the weights are as before the step.
         """
         self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
-        total_loss = total_cosine = 0.0
+        frames = sum(batch.total_frames for batch in batches)
+        losses, cosine = [], 0.0
         for place, batch in enumerate(batches):
             # Seeded by the step's number, dropout and coins need no state in a checkpoint.
             seed = (self.config.train.seed * 1_000_003 + step) * 64 + place
-            torch.manual_seed(seed)
-            loss_K, cosine_K = self.compare(batch, torch.Generator().manual_seed(seed + 1))
-            loss = loss_K.mean() / len(batches)
-            if not torch.isfinite(loss):
+            generator = torch.Generator().manual_seed(seed + 1)
+            forced_BK = self._toss(step, batch, generator)
+            torch.manual_seed(seed + (self.ranks.rank << 40))
+            generator.manual_seed(seed + 2 + (self.ranks.rank << 40))
+            alone = self.ranks.world > 1 and place < len(batches) - 1
+            with self.distributed.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+                loss_K, cosine_K = self.distributed(batch, forced_BK, generator)
+                share = batch.frames / frames
+                loss = loss_K.mean() * share if share else loss_K.mean() * 0.0
+                torch.autograd.backward(loss * self.ranks.world)  # DDP takes the mean over ranks
+            losses.append(float(loss.detach()))
+            cosine += float(cosine_K.mean()) * share
+        cosine, stops, *losses = self.ranks.total(cosine, float(stopping), *losses)
+        for batch, part in zip(batches, losses, strict=True):
+            if not torch.isfinite(torch.tensor(part)):
                 raise RunError(
-                    f"the loss at step {step} is {float(loss.detach())}; utterances: {', '.join(batch.ids[:20])}",
+                    f"the loss at step {step} is {part}; utterances: {', '.join(batch.all_ids[:20])}",
                     "a lower train.lr or train.clip_norm, or train.precision=fp32; the last checkpoint is kept",
                 )
-            torch.autograd.backward(loss)
-            total_loss += float(loss.detach())
-            total_cosine += float(cosine_K.mean()) / len(batches)
+        self._update(step)
+        return sum(losses), cosine, bool(stops)
+
+    def _update(self, step: int) -> None:
         norm = torch.nn.utils.clip_grad_norm_(list(self.params.values()), self.config.train.clip_norm)
         self.grad_norm = float(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
-        return total_loss, total_cosine
+        if self.average is not None:
+            self.average.update_parameters(self.student)
 
-    def compare(
-        self, batch: Batch, generator: torch.Generator | None = None, history: Any = None
-    ) -> tuple[Tensor, Tensor]:
-        """(loss, mean cosine), each by predicted layer [K], of one batch.
-
-        Args:
-            history: overrides the student's own, as validation does: it always runs freely.
-        """
-        with self.autocast():
-            target_BLTD = batch.hidden_BLTD.to(self.device, non_blocking=True)
-            if self.frozen:
-                h0_BTD, target_BLTD = target_BLTD[:, 0], target_BLTD[:, 1:]
-            else:
-                assert batch.waveform_BS is not None
-                h0_BTD = self.hear(batch.waveform_BS, batch.num_samples_B)
-            prediction_BKTD, _ = self.student.predict(h0_BTD, batch.num_frames_B, target_BLTD, history, generator)
-        prediction_BKTD = prediction_BKTD.float()
-        mask_BT = torch.arange(target_BLTD.shape[2]) < batch.num_frames_B[:, None]
-        mask_BT = mask_BT.to(self.device, non_blocking=True)
-        loss_K = self.loss(prediction_BKTD, target_BLTD, mask_BT, self.config.loss.cosine_weight)
-        cosine_BKT = F.cosine_similarity(prediction_BKTD.detach(), target_BLTD, dim=-1)
-        return loss_K, masked_mean(cosine_BKT, mask_BT)
-
-    def hear(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
-        """The student's layer 0 of raw audio, normalised first where the teacher's was."""
-        waveform_BS = waveform_BS.to(self.device, non_blocking=True)
-        if self.student.config.do_normalize:
-            waveform_BS = normalize(waveform_BS, num_samples_B)
-        h0_BTD: Tensor = self.student.frontend(waveform_BS, num_samples_B)
-        return h0_BTD
+    def _toss(self, step: int, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Coins for each utterance here and predicted layer: whether it starts from the teacher's state."""
+        ratio = forced_share(self.config.train, step, self.student.teacher_ratio)
+        if not ratio:
+            return None
+        # Tossed for the rows of all ranks, on the CPU, so that ranks and devices change none.
+        tosses_BK = torch.rand(len(batch.all_ids), len(self.student.predicted_layers), generator=generator)
+        rows = list(batch.rows) or [0]  # an idle rank's silence
+        return (tosses_BK[rows] < ratio).to(self.ranks.device)
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Loss and cosine on held-out utterances, in free-running generation: what the student is for."""
-        self.student.eval()
-        weight, losses, cosines = 0.0, torch.zeros(()), torch.zeros(())
+        judged = Objective(self.result, self.config)
+        judged.hears = self.objective.hears
+        judged.student.eval()
+        layers = self.student.predicted_layers
+        sums = torch.zeros(1 + 2 * len(layers), dtype=torch.float64)
         for batch in batches:
-            loss_K, cosine_K = self.compare(batch, history="student")
-            frames = float(batch.num_frames_B.sum())
-            weight += frames
-            losses = losses + loss_K.double().cpu() * frames
-            cosines = cosines + cosine_K.double().cpu() * frames
-        cosine_K = cosines / weight
-        by_layer = zip(self.student.predicted_layers, cosine_K.tolist(), strict=True)
+            loss_K, cosine_K = judged(batch)
+            ones = torch.ones(1, dtype=torch.float64)
+            sums += torch.cat([ones, loss_K.double().cpu(), cosine_K.double().cpu()]) * batch.frames
+        weight, *means = self.ranks.total(*sums.tolist())
+        losses, cosines = means[: len(layers)], means[len(layers) :]
         return {
-            "loss": float((losses / weight).mean()),
-            "cosine": float(cosine_K.mean()),
-            "cosine_by_layer": {str(layer): cosine for layer, cosine in by_layer},
+            "loss": sum(losses) / weight / len(layers),
+            "cosine": sum(cosines) / weight / len(layers),
+            "cosine_by_layer": {str(layer): c / weight for layer, c in zip(layers, cosines, strict=True)},
         }
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (counted from 1): a pure function of the config."""
         return learning_rate(self.config.train, step)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where the config says so."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
-
     # --- state --------------------------------------------------------------------------------------------------
 
     def save(self, run: Run, step: int, loader: Loader, seconds: float) -> None:
-        """Checkpoint weights, optimizer and the loader's place."""
-        moments = {
+        """Checkpoint weights, their average, the optimizer and the loader's place."""
+        optimizer = {
             f"{name}.{kind}": value
             for name, parameter in self.params.items()
-            for kind, value in self.optimizer.state[parameter].items()
+            for kind, value in self.optimizer.state.get(parameter, {}).items()
         }
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.student.state_dict().items()}
+        files = {"model": self.student.state_dict(), "optimizer": optimizer}
+        if self.average is not None:
+            files["average"] = self.average.state_dict()
+        optim = self.config.train
         state = {"loader": loader.state_dict(), "seconds": seconds}
-        run.save(step, weights, {k: v.cpu() for k, v in moments.items()}, state, self.config.train.keep_checkpoints)
+        run.save(step, files, state, optim.keep_checkpoints, optim.keep_every)
 
     def restore(self, run: Run, loader: Loader) -> tuple[int, float]:
         """Go back to the newest checkpoint. Returns (step, seconds trained so far)."""
-        weights, moments, state = run.load(run.steps()[-1])
-        self.student.load_state_dict(weights)
+        files, state = run.load(run.steps()[-1])
+        self.student.load_state_dict(files["model"])
+        if self.average is not None:
+            self.average.load_state_dict(files["average"])
         for name, parameter in self.params.items():
-            self.optimizer.state[parameter] = {
-                kind: moments[f"{name}.{kind}"].to("cpu" if kind == "step" else self.device)
-                for kind in ("step", "exp_avg", "exp_avg_sq")
-            }
+            if f"{name}.step" in files["optimizer"]:  # else it never learnt
+                self.optimizer.state[parameter] = {
+                    kind: files["optimizer"][f"{name}.{kind}"].to("cpu" if kind == "step" else self.ranks.device)
+                    for kind in MOMENTS
+                }
         loader.load_state_dict(state["loader"])
         return int(state["step"]), float(state["seconds"])
 
@@ -165,3 +205,11 @@ def learning_rate(config: OptimConfig, step: int) -> float:
         return config.lr
     # One more than the steps left, so that the last step still moves the weights.
     return config.lr * (config.steps - step + 1) / (config.steps - config.warmup_steps + 1)
+
+
+def forced_share(config: OptimConfig, step: int, last: float) -> float:
+    """The share of generated layers that start from the teacher's state: from 1 down to the student's own share over
+    ``forcing_steps`` steps."""
+    if step > config.forcing_steps:
+        return last
+    return 1.0 - (1.0 - last) * (step - 1) / config.forcing_steps

@@ -52,14 +52,21 @@ class LossConfig:
     Attributes:
         name: a row of ``LOSSES``.
         cosine_weight: λ, the weight of the cosine term in the losses that have one.
+        layer_weights: one for each predicted layer, in proportion; all alike when empty.
     """
 
     name: str = "l1_logcos"
     cosine_weight: float = 1.0
+    layer_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.name in LOSSES, f"loss.name = {self.name!r}: no such loss", did_you_mean(self.name, LOSSES))
         require(self.cosine_weight >= 0, f"loss.cosine_weight = {self.cosine_weight}: must be 0 or more")
+        weights = self.layer_weights
+        require(
+            not weights or (min(weights) >= 0 and sum(weights) > 0),
+            f"loss.layer_weights = {list(weights)}: must be 0 or more, and not all 0",
+        )
 
 
 def masked_mean(value_BKT: Tensor, mask_BT: Tensor) -> Tensor:

@@ -61,15 +61,25 @@ class Meter:
         )
 
 
-def report(run: Run, curves: SummaryWriter, row: dict[str, Any]) -> None:
-    """One row to metrics.jsonl and TensorBoard."""
-    run.report(row)
-    for name, value in row.items():
-        if isinstance(value, (int, float)) and name != "step":
-            curves.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-    if "cosine_by_layer" in row:
-        for layer, cosine in row["cosine_by_layer"].items():
-            curves.add_scalar(f"valid_cosine/layer_{int(layer):02d}", cosine, row["step"])
+class Watch:
+    """Where a run's figures go: metrics.jsonl and TensorBoard. What was reported after ``step`` is dropped."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        run.rewind_metrics(step)
+        self.run = run
+        self.curves = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1)
+
+    def report(self, row: dict[str, Any]) -> None:
+        """One row, of one ``kind`` and ``step``."""
+        self.run.report(row)
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self.curves.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        for layer, cosine in row.get("cosine_by_layer", {}).items():
+            self.curves.add_scalar(f"valid_cosine/layer_{int(layer):02d}", cosine, row["step"])
+
+    def close(self) -> None:
+        self.curves.close()
 
 
 def summarize(run: Run) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Axes: B batch, K predicted layers, L teacher layers, T frames, D features, S sam
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -14,106 +15,130 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from gdist.pipeline import console, framing
+from gdist.pipeline.batch import Batch
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import to_tables
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.layout import Entry
-from gdist.pipeline.loader import Loader, choose_splits, usable_entries
+from gdist.pipeline.loader import Loader
 from gdist.pipeline.run import Run, write_atomically
-from gdist.stages.device import choose_device
+from gdist.pipeline.splits import choose_splits, usable_entries
 from gdist.stages.learner import Learner
-from gdist.stages.meter import Meter, report, summarize
+from gdist.stages.meter import Meter, Watch, summarize
+from gdist.stages.ranks import Ranks, join
 from gdist.stages.students import STUDENTS, Student, student_config
 from gdist.stages.train_config import STUDENT_DEFAULTS, TrainConfig
 
 
-def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) -> dict[str, Any]:
+def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) -> dict[str, Any] | None:
     """Train a student from the cache at ``uri`` into the folder ``out``, or go on where an earlier run stopped.
 
+    Under `torchrun` each rank calls this, and they train one student together.
+
     Returns:
-        the fields of ``gdist train --json`` (see docs/commands.md).
+        the fields of ``gdist train --json`` (see docs/commands.md); None on every rank but the first.
 
     Raises:
         CacheError, RunError, ConfigError: as their messages say; nothing written is lost.
     """
-    run = Run(out)
-    cache = run.open_cache(uri)
-    device = torch.device(choose_device(config.train.device, "train.device = "))
-    student = build_student(cache, config).to(device)
-    frozen = config.student["frontend"] == "frozen"
-    layers = layers_to_read(cache, student, frozen)
-    splits = choose_splits(usable_entries(cache, config.data.skip_missing), config.data)
-    resumed = run.begin(to_tables(config), provenance(cache, student, config, splits))
-    learner = Learner(student, config, layers, device)
-    loader = Loader(
-        cache,
-        splits["train"],
-        layers,
-        config.train.batch_seconds,
-        config.data.crop_seconds,
-        config.train.seed,
-        waveforms=not frozen,
-        device=str(device),
-    )
-    held_out = Loader(
-        cache,
-        at_most(splits["valid"], config.train.validate_seconds),
-        layers,
-        config.train.batch_seconds,
-        waveforms=not frozen,
-        device=str(device),
-    )
+    with join(config.train.device) as ranks:
+        run = Run(out)
+        with ranks.together():
+            cache = run.open_cache(uri)
+            student = build_student(cache, config)
+            layers = layers_to_read(cache, student, config)
+            entries = usable_entries(cache, config.data.skip_missing)
+            splits = choose_splits(entries, config.data)
+            learner = Learner(student, config, ranks)
+        with ranks.together():
+            if ranks.first:
+                run.begin(to_tables(config), provenance(cache, student, config, splits, ranks))
+        read = functools.partial(
+            Loader,
+            cache,
+            choose=learner.objective.lesson,
+            batch_seconds=config.train.batch_seconds,
+            rank=ranks.rank,
+            world=ranks.world,
+            device=str(ranks.device),
+            skip_damaged=config.data.skip_damaged,
+            layers=layers,
+        )
+        loader = read(splits["train"], crop_seconds=config.data.crop_seconds, seed=config.train.seed)
+        held_out = read(at_most(splits["valid"], config.train.validate_seconds))
+        _steps(run, learner, loader, held_out, ranks, show_progress)
+        with ranks.together():
+            if ranks.first:
+                save_student(run, learner.result)
+        return summarize(run) if ranks.first else None
+
+
+def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: Ranks, show_progress: bool) -> None:
+    """Every step that is left, with its reports, validations and checkpoints."""
+    optim = learner.config.train
     step, seconds = 0, 0.0
-    if resumed and run.steps():
+    if run.steps():
         step, seconds = learner.restore(run, loader)
-        console.say(f"resuming {out} after step {step}")
-    run.rewind_metrics(step)
-    curves = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        console.say(f"resuming {run.folder} after step {step}")
+    watch = Watch(run, step) if ranks.first else None
     began = time.monotonic() - seconds
     meter = Meter()
-    stream = iter(loader)
-    with (
-        contextlib.closing(stream),  # type: ignore[type-var]  # it is a generator
-        contextlib.closing(curves),
-        stop_on_signal() as stopping,
-        console.progress(
-            f"train {run.name}", config.train.steps, "steps", start=step, enabled=show_progress
-        ) as advance,
-    ):
-        while step < config.train.steps:
+
+    def report(kind: str, row: dict[str, Any]) -> None:
+        if watch is not None:
+            watch.report(row | {"step": step, "kind": kind, "seconds": time.monotonic() - began})
+
+    with contextlib.ExitStack() as stack:
+        stopping = stack.enter_context(stop_on_signal())
+        if watch is not None:
+            stack.enter_context(contextlib.closing(watch))
+        bar = console.progress(f"train {run.name}", optim.steps, "steps", start=step, enabled=show_progress)
+        advance = stack.enter_context(bar)
+        stream = _stream(learner, loader, step)
+        stack.callback(stream.close)
+        while step < optim.steps:
             step += 1
             waiting = time.monotonic()
-            batches = list(itertools.islice(stream, config.train.accumulate))
+            batches = [batch for batch, _ in zip(stream, range(optim.accumulate), strict=False)]
             waited = time.monotonic() - waiting
-            loss, cosine = learner.step(step, batches)
+            loss, cosine, stop = learner.step(step, batches, bool(stopping))
             meter.add(loss, cosine, sum(batch.audio_seconds for batch in batches), waited)
             advance(1, str(meter))
 
-            last = step == config.train.steps
-            checkpoint = last or step % config.train.checkpoint_every == 0 or bool(stopping)
-            if checkpoint or step % config.train.log_every == 0:
-                row = meter.flush() | {"lr": learner.rate(step), "grad_norm": learner.grad_norm}
-                report(run, curves, row | {"step": step, "kind": "train", "seconds": time.monotonic() - began})
+            last = step == optim.steps
+            checkpoint = last or step % optim.checkpoint_every == 0 or stop
+            if checkpoint or step % optim.log_every == 0:
+                report("train", meter.flush() | {"lr": learner.rate(step), "grad_norm": learner.grad_norm})
             with meter.paused():
-                if last or step % config.train.validate_every == 0:
-                    row = learner.validate(held_out.once())
-                    report(run, curves, row | {"step": step, "kind": "valid", "seconds": time.monotonic() - began})
+                if last or step % optim.validate_every == 0:
+                    report("valid", learner.validate(held_out.once(learner.objective.examination(), share=True)))
                 if checkpoint:
-                    learner.save(run, step, loader, time.monotonic() - began)
-            if stopping and not last:
+                    with ranks.together():
+                        if ranks.first:
+                            learner.save(run, step, loader, time.monotonic() - began)
+            if stop and not last:
                 raise KeyboardInterrupt
-    save_student(run, student)
-    return summarize(run)
+
+
+def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
+    """The batches of every step after ``step``. When the front-end thaws, what was read ahead no longer fits: from
+    there on everything is read anew, with audio."""
+    optim = learner.config.train
+    if optim.thaw_step and learner.frozen:
+        with contextlib.closing(iter(loader)) as cold:
+            yield from itertools.islice(cold, max(optim.thaw_step - 1 - step, 0) * optim.accumulate)
+        learner.thaw()
+    with contextlib.closing(iter(loader)) as stream:
+        yield from stream
 
 
 def build_student(cache: Cache, config: TrainConfig) -> Student:
@@ -134,9 +159,9 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
     return student
 
 
-def layers_to_read(cache: Cache, student: Student, frozen: bool) -> list[int]:
-    """The cached layers a step needs: those the student answers for, and layer 0 for a frozen front-end."""
-    layers = [0] * frozen + list(student.predicted_layers)
+def layers_to_read(cache: Cache, student: Student, config: TrainConfig) -> list[int]:
+    """The cached layers that steps need: those the student answers for, and layer 0 for a frozen front-end."""
+    layers = [0] * (config.student["frontend"] == "frozen") + list(student.predicted_layers)
     absent = [layer for layer in layers if layer not in cache.layers]
     if absent:
         raise CacheError(
@@ -154,7 +179,9 @@ def at_most(entries: list[Entry], seconds: float) -> list[Entry]:
     ]
 
 
-def provenance(cache: Cache, student: Student, config: TrainConfig, splits: dict[str, list[Entry]]) -> dict[str, Any]:
+def provenance(
+    cache: Cache, student: Student, config: TrainConfig, splits: dict[str, list[Entry]], ranks: Ranks
+) -> dict[str, Any]:
     """Where a run comes from, for run.json."""
     teacher = cache.identity["teacher"]
     return {
@@ -172,6 +199,7 @@ def provenance(cache: Cache, student: Student, config: TrainConfig, splits: dict
             "num_layers": teacher["num_layers"],
             "dim": cache.identity["dim"],
         },
+        "ranks": ranks.world,
         "utterances": {name: len(entries) for name, entries in splits.items()},
         "versions": {name: importlib.metadata.version(name) for name in ("gdist", "torch", "transformers")},
     }

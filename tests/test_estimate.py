@@ -11,10 +11,12 @@ from click.testing import Result
 from conftest import PACK_FRAMES, extracted
 
 from gdist.pipeline import layout, loader
+from gdist.pipeline.batch import Selection
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.encodings import ENCODINGS
 from gdist.pipeline.errors import ConfigError, UsageError
-from gdist.pipeline.loader import Loader, usable_entries
+from gdist.pipeline.loader import Loader
+from gdist.pipeline.splits import usable_entries
 from gdist.pipeline.storage import Storage
 from gdist.stages import speed
 from gdist.stages.estimate import EstimateConfig, break_even, estimate
@@ -105,10 +107,11 @@ class TestAgainstACache:
             monkeypatch.setattr(obstore, name, counting(getattr(obstore, name), "gets", counted))
         monkeypatch.setattr(loader, "RESIDENT_BYTES", 0)
         monkeypatch.setattr("gdist.stages.footprint.RESIDENT_BYTES", 0)
-        reader = Loader(cache, entries, [1, 2, 3], batch_seconds=20.0, crop_seconds=15.0)
+        selection = Selection((1, 2, 3))
+        reader = Loader(cache, entries, selection, batch_seconds=20.0, crop_seconds=15.0)
         batches = reader.epoch_batches(0)
         for spans in batches:
-            reader.read(spans)
+            reader.read(spans, selection)
         samples = sum(entry.num_samples for entry in entries)
         corpus = Corpus(len(entries), 0, samples, 0, 0, 0, cache.packs, 0, [])
         train = load_config(None, None, ("train.batch_seconds=20.0",))

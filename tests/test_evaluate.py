@@ -11,8 +11,8 @@ from click.testing import Result
 from test_train import run, short
 
 from gdist.pipeline.cache import Cache
-from gdist.pipeline.loader import DataConfig
 from gdist.pipeline.run import Run
+from gdist.pipeline.splits import DataConfig
 from gdist.stages.evaluate import Bench, LogMel, evaluate, hidden_states, load_student
 from gdist.stages.fidelity import Fidelity, mean_cosine
 

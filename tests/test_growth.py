@@ -13,8 +13,8 @@ from test_cache import KilledError, die_after
 from gdist.pipeline import plan
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import CacheError, CacheMismatchError
-from gdist.pipeline.loader import usable_entries
 from gdist.pipeline.manifest import Manifest
+from gdist.pipeline.splits import usable_entries
 from gdist.pipeline.verify import verify
 
 

@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 
 from gdist.pipeline import framing, loader
 from gdist.pipeline.audio import to_float
+from gdist.pipeline.batch import Batch, Selection
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import CacheDamagedError, CacheError, ConfigError
 from gdist.pipeline.layout import Entry
-from gdist.pipeline.loader import Batch, DataConfig, Loader, choose_splits, group, usable_entries
+from gdist.pipeline.loader import Loader, group
+from gdist.pipeline.splits import DataConfig, choose_splits, usable_entries
 
-LAYERS = [3, 0]
+LAYERS = [0, 3]
+READ = Selection((0, 3))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def cache(tiny_cache: Path) -> Cache:
 
 
 def make(cache: Cache, **options: Any) -> Loader:
-    settings: dict[str, Any] = {"layers": LAYERS, "batch_seconds": 5.0, "seed": 3}
+    settings: dict[str, Any] = {"choose": READ, "batch_seconds": 5.0, "seed": 3}
     return Loader(cache, usable_entries(cache), **(settings | options))
 
 
@@ -90,7 +93,7 @@ class TestState:
     @pytest.mark.parametrize("world", [1, 2, 3])
     def test_it_resumes_in_the_middle_of_an_epoch(self, cache: Cache, world: int) -> None:
         """At any step, also on an epoch's edge, and from the state of rank 0 for every rank."""
-        per_epoch = -(-len(make(cache).epoch_batches(0)) // world)
+        per_epoch = len(make(cache).epoch_batches(0))
         steps = 2 * per_epoch + 3
         for rank in range(world):
             uninterrupted = list(islice(make(cache, rank=rank, world=world, crop_seconds=1.5), steps))
@@ -102,13 +105,26 @@ class TestState:
                 for batch, expected in zip(islice(resumed, steps - stop), uninterrupted[stop:], strict=True):
                     assert same(batch, expected)
 
+    def test_it_resumes_on_another_number_of_ranks(self, cache: Cache) -> None:
+        """One state serves any number: together they go on with the very rows that one alone would have taken."""
+        alone = list(islice(make(cache), 12))
+        before = make(cache, rank=1, world=2)
+        list(islice(before, 5))
+        shares = []
+        for rank in range(3):
+            after = make(cache, rank=rank, world=3)
+            after.load_state_dict(before.state_dict())
+            shares.append(list(islice(after, 7)))
+        for batch, *parts in zip(alone[5:], *shares, strict=True):
+            assert sorted(batch.ids) == sorted(name for part in parts for name in part.ids)
+
     def test_what_was_only_read_ahead_does_not_count(self, cache: Cache) -> None:
         one = make(cache)
         stream = iter(one)
         next(stream)
         threading.Event().wait(0.2)  # the reader thread runs ahead
         assert one.state_dict() == {"epoch": 0, "position": 1}
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
 
     def test_a_fresh_loader_begins_at_the_beginning(self, cache: Cache) -> None:
         assert make(cache).state_dict() == {"epoch": 0, "position": 0}
@@ -116,25 +132,47 @@ class TestState:
 
 class TestRanks:
     @pytest.mark.parametrize("world", [2, 3, 5])
-    def test_they_share_the_batches_out(self, cache: Cache, world: int) -> None:
-        whole = make(cache).epoch_batches(0)
-        steps = -(-len(whole) // world)
-        seen: list[tuple[str, ...]] = []
-        for rank in range(world):
-            batches = list(islice(make(cache, rank=rank, world=world), steps))
-            assert all(batch.position[0] == 0 for batch in batches)  # every rank takes as many steps an epoch
-            seen += [batch.ids for batch in batches]
-        expected = [tuple(e.id for e, _, _ in batch) for batch in whole]
-        repeated = Counter(seen) - Counter(expected)
-        assert Counter(seen) - repeated == Counter(expected)
-        assert list(repeated) == expected[: steps * world - len(expected)]  # only to fill up the last round
+    def test_they_share_each_batchs_rows_out(self, cache: Cache, world: int) -> None:
+        alone = list(islice(make(cache), 20))
+        shares = [list(islice(make(cache, rank=rank, world=world), 20)) for rank in range(world)]
+        assert any(batch.idle for share in shares for batch in share)  # some batch is one long utterance
+        for batch, *parts in zip(alone, *shares, strict=True):
+            rows = {row: name for part in parts for row, name in zip(part.rows, part.ids, strict=True)}
+            assert [rows[row] for row in range(len(rows))] == list(batch.ids)
+            assert all(part.all_ids == batch.ids and part.total_frames == batch.frames for part in parts)
+            assert sum(part.frames for part in parts) == batch.frames
+            assert all(part.position == batch.position for part in parts)
 
-    def test_more_ranks_than_batches(self, cache: Cache) -> None:
-        whole = make(cache, batch_seconds=1000.0).epoch_batches(0)
-        assert len(whole) == 2
-        for rank in range(5):
-            (batch,) = islice(make(cache, batch_seconds=1000.0, rank=rank, world=5), 1)
-            assert batch.ids == tuple(entry.id for entry, _, _ in whole[rank % 2])
+    def test_a_rank_without_a_row_holds_silence(self, cache: Cache) -> None:
+        batch = next(b for b in islice(make(cache, rank=4, world=5), 20) if b.idle)
+        assert batch.frames == 0 and batch.ids == () and batch.num_frames_B.tolist() == [1]
+        assert batch.waveform_BS is not None and batch.waveform_BS.shape == (1, 400) and not batch.waveform_BS.any()
+        assert batch.hidden_BLTD.shape == (1, 2, 1, 32) and not batch.hidden_BLTD.any()
+
+
+class TestSelection:
+    def test_each_batch_reads_what_is_chosen_for_it(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By a generator that depends on seed, epoch and position: in another order, or on another rank, the same."""
+        monkeypatch.setattr(loader, "RESIDENT_BYTES", 0)
+        read: list[int] = []
+        original = Cache.hidden
+
+        def counted(self: Cache, layer: int, *rest: Any) -> Any:
+            read.append(layer)
+            return original(self, layer, *rest)
+
+        def choose(rng: np.random.Generator) -> Selection:
+            return Selection((int(rng.integers(4)),), waveforms=bool(rng.integers(2)))
+
+        monkeypatch.setattr(Cache, "hidden", counted)
+        batches = list(islice(make(cache, choose=choose), 12))
+        assert len({batch.selection for batch in batches}) > 3
+        for batch, layer in zip(batches, read, strict=False):
+            assert batch.selection.layers == (layer,) and batch.hidden(layer).shape[0] == len(batch.ids)
+            assert (batch.waveform_BS is not None) == batch.selection.waveforms
+        resumed = make(cache, choose=choose, rank=1, world=2)
+        resumed.load_state_dict({"epoch": 0, "position": 4})
+        assert [b.selection for b in islice(resumed, 8)] == [b.selection for b in batches[4:]]
 
 
 class TestContent:
@@ -165,24 +203,37 @@ class TestContent:
                 assert framing.num_frames(length) == frames
         assert cropped > 5
 
+    @pytest.mark.parametrize("crop", [40, 128, 200])
+    def test_crops_start_where_chunks_do_and_miss_nothing(self, cache: Cache, crop: int) -> None:
+        one = make(cache, crop_seconds=crop / 50)
+        entry = max(cache.entries, key=lambda e: e.num_frames)
+        rng = np.random.default_rng(0)
+        seen: set[int] = set()
+        for _ in range(300):
+            _, first, frames = one._crop(entry, rng)
+            assert first % min(crop, 128) == 0 and 0 < frames <= crop and first + frames <= entry.num_frames
+            assert frames == crop or first + frames == entry.num_frames
+            seen |= set(range(first, first + frames))
+        assert seen == set(range(entry.num_frames))
+
     def test_crops_move_from_epoch_to_epoch(self, cache: Cache) -> None:
         one = make(cache, crop_seconds=1.0)
         firsts = [{e.id: first for batch in one.epoch_batches(k) for e, first, _ in batch} for k in range(2)]
         assert firsts[0] != firsts[1]
 
     def test_without_audio(self, cache: Cache) -> None:
-        (batch,) = islice(make(cache, waveforms=False), 1)
+        (batch,) = islice(make(cache, choose=Selection((3,), waveforms=False)), 1)
         assert batch.waveform_BS is None
         assert [framing.num_frames(int(n)) for n in batch.num_samples_B] == batch.num_frames_B.tolist()
 
     def test_once_is_everything_whole_and_longest_first(self, cache: Cache) -> None:
-        batches = list(make(cache, crop_seconds=0.5).once())
+        batches = list(make(cache, crop_seconds=0.5).once(READ))
         ids = [name for batch in batches for name in batch.ids]
         assert sorted(ids) == sorted(entry.id for entry in cache.entries)
         lengths = [int(n) for batch in batches for n in batch.num_frames_B]
         assert lengths == sorted((entry.num_frames for entry in cache.entries), reverse=True)
         some = cache.entries[3:5]
-        assert {name for batch in make(cache).once(some) for name in batch.ids} == {entry.id for entry in some}
+        assert {name for batch in make(cache).once(READ, some) for name in batch.ids} == {entry.id for entry in some}
 
 
 class TestTheReaderThread:
@@ -208,12 +259,65 @@ class TestTheReaderThread:
         before = threading.active_count()
         stream = iter(make(cache))
         next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         assert threading.active_count() <= before
 
     def test_nothing_to_read_is_no_endless_wait(self, cache: Cache) -> None:
         with pytest.raises(AssertionError):
-            next(iter(Loader(cache, [], LAYERS, 5.0)))
+            next(iter(Loader(cache, [], READ, 5.0)))
+
+
+class TestDamage:
+    @staticmethod
+    def damaged(folder: Path, position: int = -1) -> tuple[Cache, Entry]:
+        """A cache of which one utterance's layer 3 is torn: a flipped byte in the middle of its chunk."""
+        cache = Cache.open(str(folder))
+        victim = cache.entries[position]
+        shard = folder / f"layers/03/c/{victim.pack}/0"
+        data = bytearray(shard.read_bytes())
+        chunks = cache.identity["pack_frames"] // cache.identity["chunk_frames"]
+        index = np.frombuffer(bytes(data[-4 - 16 * chunks : -4]), "<u8").reshape(-1, 2)
+        within = victim.start_frame % cache.identity["pack_frames"] // cache.identity["chunk_frames"]
+        data[int(index[within][0]) + 10] ^= 1
+        shard.write_bytes(data)
+        return cache, victim
+
+    @pytest.mark.parametrize("resident", [True, False])
+    def test_refused_with_the_repair_command(
+        self, own_cache: Path, monkeypatch: pytest.MonkeyPatch, resident: bool
+    ) -> None:
+        monkeypatch.setattr(loader, "RESIDENT_BYTES", 2e9 * resident)
+        cache, victim = self.damaged(own_cache)
+        with pytest.raises(CacheDamagedError, match=victim.id) as caught:
+            list(make(cache).once(READ))
+        assert "layers/03" in caught.value.message
+        assert caught.value.hint and f"gdist verify {cache.uri} --repair" in caught.value.hint
+
+    def test_skipped_when_asked_and_never_zeros(self, own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        cache, victim = self.damaged(own_cache)
+        one = make(cache, skip_damaged=True)
+        steps = len(one.epoch_batches(0))
+        batches = [batch for batch in islice(one, steps) if batch.position[0] == 0]
+        assert sorted(name for b in batches for name in b.ids) == sorted({e.id for e in cache.entries} - {victim.id})
+        for batch in batches:
+            for row, frames in enumerate(batch.num_frames_B.tolist()):
+                assert batch.hidden_BLTD[row, :, :frames].abs().sum(-1).min() > 0
+        said = capsys.readouterr().err
+        assert list(one.damaged) == [victim.id] and said.count(f"{victim.id}:") == 1 and "data.skip_damaged" in said
+
+    def test_ranks_count_its_frames_alike(self, own_cache: Path) -> None:
+        """No rank knows what another found damaged: the mean is over the frames that were planned."""
+        cache, victim = self.damaged(own_cache)
+        planned = [[e.id for e, _, _ in spans] for spans in make(cache).epoch_batches(0)]
+        place = next(i for i, ids in enumerate(planned) if victim.id in ids)
+        parts = []
+        for rank in range(2):
+            share = make(cache, rank=rank, world=2, skip_damaged=True)
+            parts.append(list(islice(share, place + 1))[-1])
+        assert parts[0].total_frames == parts[1].total_frames
+        assert sum(part.frames for part in parts) == parts[0].total_frames - victim.num_frames
+        for part in parts:
+            assert [part.all_ids[row] for row in part.rows] == list(part.ids)
 
 
 class TestUsable:
@@ -225,17 +329,15 @@ class TestUsable:
         assert caught.value.hint and "data.skip_missing=true" in caught.value.hint
         rest = usable_entries(cache, skip_missing=True)
         assert {e.id for e in cache.entries} - {e.id for e in rest} == {e.id for e in cache.entries if e.pack == 3}
-        assert len(list(make_of(cache, rest).once())) > 0
+        assert {name for batch in Loader(cache, rest, READ, 5.0).once(READ) for name in batch.ids} == {
+            e.id for e in rest
+        }
 
     def test_the_quarantined_are_left_out(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         name = cache.entries[4].id
         monkeypatch.setattr(cache, "receipts", lambda: [{"quarantine": {name: "why not"}}])
         assert name not in [entry.id for entry in usable_entries(cache)]
         assert len(usable_entries(cache)) == 29
-
-
-def make_of(cache: Cache, entries: list[Entry]) -> Loader:
-    return Loader(cache, entries, LAYERS, 5.0)
 
 
 class TestSplits:

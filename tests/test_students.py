@@ -4,9 +4,11 @@ Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D feat
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -52,9 +54,15 @@ def sound(lengths: list[int]) -> tuple[Tensor, Tensor]:
     return waveform_BS * (torch.arange(max(lengths)) < samples_B[:, None]), samples_B
 
 
-def targets_for(model: Student, h0_BTD: Tensor) -> Tensor:
-    batch, frames, dim = h0_BTD.shape
-    return torch.randn(batch, L, frames, dim, generator=torch.Generator().manual_seed(2))
+def heard(model: Student, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    waveform_BS, num_samples_B = sound(lengths)
+    return model.frontend(waveform_BS, num_samples_B), model.frontend.num_frames(num_samples_B)
+
+
+def given_to(model: Student, h0_BTD: Tensor) -> dict[int, Tensor]:
+    """Layer 0 and the teacher's others, random."""
+    generator = torch.Generator().manual_seed(2)
+    return {0: h0_BTD} | {layer: torch.randn(h0_BTD.shape, generator=generator) for layer in range(1, L + 1)}
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
@@ -100,19 +108,52 @@ class TestEveryStudent:
         with torch.no_grad():
             assert torch.equal(again.eval()(waveform_BS)[0], model(waveform_BS)[0])
 
-    @pytest.mark.parametrize("history", ["student", "teacher", "mixed"])
-    def test_predicts_named_layers_and_trains_every_parameter(self, name: str, teacher: str, history: Any) -> None:
+    def test_a_step_answers_for_its_plan_and_trains_every_parameter(self, name: str, teacher: str) -> None:
         model = make(name, teacher).train()
-        waveform_BS, num_samples_B = sound([1500, 3000])
-        h0_BTD = model.frontend(waveform_BS, num_samples_B)
-        frames_B = model.frontend.num_frames(num_samples_B)
-        prediction_BKTD, layers = model.predict(h0_BTD, frames_B, targets_for(model, h0_BTD), history)
-        assert prediction_BKTD.shape == (2, len(layers), *h0_BTD.shape[1:])
-        assert layers == model.predicted_layers == tuple(sorted(set(layers))) and layers[-1] == L
+        h0_BTD, frames_B = heard(model, [1500, 3000])
+        plan = model.plan(0, np.random.default_rng(0))
+        prediction_BKTD = model.learn(plan, given_to(model, h0_BTD), frames_B)
+        assert prediction_BKTD.shape == (2, len(plan.answers), *h0_BTD.shape[1:])
+        assert plan.answers == model.predicted_layers == tuple(sorted(set(plan.answers))) and plan.answers[-1] == L
         assert not prediction_BKTD[0, :, int(frames_B[0]) :].any()
         prediction_BKTD.square().sum().backward()
         for parameter_name, parameter in model.named_parameters():
             assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), parameter_name
+
+    @torch.no_grad()
+    def test_some_layers_are_those_of_all(self, name: str, teacher: str) -> None:
+        model = make(name, teacher)
+        h0_BTD, frames_B = heard(model, [2000, 4000])
+        every = model.predict(h0_BTD, frames_B)
+        layers = model.predicted_layers
+        for chosen in ([layers[1]], [layers[0], layers[-1]]):
+            some = model.predict(h0_BTD, frames_B, chosen)
+            torch.testing.assert_close(
+                some, every[:, [layers.index(layer) for layer in chosen]], atol=1e-5, rtol=1e-5
+            )
+
+    @torch.no_grad()
+    def test_generation_stops_at_any_layer(self, name: str, teacher: str) -> None:
+        model = make(name, teacher)
+        waveform_BS, _ = sound([2000])
+        every = model(waveform_BS).hidden_states
+        for last in (0, 1, L - 1):
+            some = model(waveform_BS, last_layer=last).hidden_states
+            assert len(some) == last + 1
+            for one, other in zip(some, every, strict=False):
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+    def test_sampled_layers_come_equally_often(self, name: str, teacher: str) -> None:
+        model = make(name, teacher)
+        for count in (1, 2):
+            rng = np.random.default_rng(1)
+            plans = [model.plan(count, rng) for _ in range(600)]
+            assert all(
+                len(plan.answers) == count and set(plan.answers) <= set(model.predicted_layers) for plan in plans
+            )
+            seen = Counter(layer for plan in plans for layer in plan.answers)
+            expected = 600 * count / len(model.predicted_layers)
+            assert all(abs(seen[layer] - expected) < 5 * expected**0.5 for layer in model.predicted_layers), seen
 
     def test_bf16_autocast_gives_float32_and_stays_close(self, name: str, teacher: str) -> None:
         model = make(name, teacher)
@@ -142,97 +183,216 @@ def test_sizes_with_wavlm_base_as_the_teacher() -> None:
     assert round(1 - gen["params_with_heads"] / distil["params_with_heads"], 2) == 0.33
 
 
-class TestGenDistiller:
-    def ready(self, **overrides: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
-        model: Any = make("gendistiller", **overrides)
-        waveform_BS, num_samples_B = sound([2000, 4000])
-        with torch.no_grad():
-            h0_BTD = model.frontend(waveform_BS, num_samples_B)
-        return model, h0_BTD, model.frontend.num_frames(num_samples_B), targets_for(model, h0_BTD)
+HISTORIES = {
+    "student": {},
+    "teacher": {"history": "teacher"},
+    "mixed": {"history": "mixed"},
+    "roll-outs": {"rollout": 2},
+    "all, forced": {"history": "all"},
+    "all, free": {"history": "all", "fed_by": "student"},
+    "all, mixed, two layers": {"history": "all", "fed_by": "mixed", "num_layers": 2},
+}
+PARTS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "no skip": {"skip": False},
+    "no output layer": {"output_layer": "none", "layer_embedding": False},
+    "adapters": {"adapter_rank": 3},
+    "narrow and deep": {"width": 16, "num_layers": 2, "intermediate_size": 24},
+    "some layers": {"predict_layers": [2, 5, 6]},
+    "three steps": {"distinct_steps": 3},
+}
 
-    def by_hand(self, model: Any, previous_BTD: Tensor, frames_B: Tensor, layer: int) -> Tensor:
-        """h_l = skip(h_{l-1}) + out(layer(h_{l-1} + embedding_l)), written out."""
-        mask_BT = torch.arange(previous_BTD.shape[1]) < frames_B[:, None]
-        hidden_BTD = previous_BTD
-        if model.config.layer_embedding:
-            hidden_BTD = hidden_BTD + model.layer_embedding.weight[layer - 1]
-        hidden_BTD = model.layer(hidden_BTD, mask_BT)
-        if model.config.output_layer == "linear":
-            hidden_BTD = model.output(hidden_BTD)
-        if model.config.skip:
-            hidden_BTD = hidden_BTD + previous_BTD
+
+class TestGenDistiller:
+    def ready(self, **overrides: Any) -> tuple[Any, dict[int, Tensor], Tensor]:
+        model: Any = make("gendistiller", **overrides)
+        with torch.no_grad():
+            h0_BTD, frames_B = heard(model, [2000, 4000])
+        return model, given_to(model, h0_BTD), frames_B
+
+    def by_hand(self, model: Any, states: list[Tensor], frames_B: Tensor) -> Tensor:
+        """The next state after ``states``, all from h_0 on: written out from the definition, without any batching.
+
+        With the history "all", a Transformer layer's query is the newest state, its keys and values all of them, one
+        after another as one long utterance, and nothing is remembered.
+        """
+        config, place = model.config, len(states) - 1
+        step = model.steps[place * config.distinct_steps // len(model.predicted_layers)]
+        mask_BT = torch.arange(states[0].shape[1]) < frames_B[:, None]
+        inputs = []
+        for at, state_BTD in enumerate(states):
+            hidden_BTD = state_BTD + (model.embedding.weight[at] if config.layer_embedding else 0)
+            if config.adapter_rank:
+                hidden_BTD = hidden_BTD + hidden_BTD @ model.adapter.down_KDR[at] @ model.adapter.up_KRD[at]
+            inputs.append(hidden_BTD if step.narrow is None else step.narrow(hidden_BTD))
+        for layer in step.layers:
+            if config.history == "all":
+                inputs = [self.attend_to_all(layer, inputs[: at + 1], mask_BT) for at in range(len(inputs))]
+            else:
+                inputs = [layer(hidden_BTD, mask_BT) for hidden_BTD in inputs]
+        hidden_BTD = inputs[-1] if step.output is None else step.output(inputs[-1])
+        if config.skip:
+            hidden_BTD = hidden_BTD + states[-1]
         masked_BTD: Tensor = hidden_BTD * mask_BT[:, :, None]
         return masked_BTD
 
-    @pytest.mark.parametrize("overrides", [{}, {"skip": False}, {"output_layer": "none", "layer_embedding": False}])
+    def attend_to_all(self, layer: Any, inputs: list[Tensor], mask_BT: Tensor) -> Tensor:
+        attention, heads = layer.attention, layer.attention.num_heads
+        seen_BSD = torch.cat(inputs, dim=1)
+
+        def split(features: Tensor) -> Tensor:
+            return features.unflatten(2, (heads, -1)).transpose(1, 2)
+
+        query, key = split(attention.q_proj(inputs[-1])), split(attention.k_proj(seen_BSD))
+        scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+        scores = scores.masked_fill(~mask_BT.repeat(1, len(inputs))[:, None, None, :], float("-inf"))
+        attended = (scores.softmax(-1) @ split(attention.v_proj(seen_BSD))).transpose(1, 2).flatten(2)
+        hidden = layer.layer_norm(inputs[-1] + attention.out_proj(attended))
+        normed: Tensor = layer.final_layer_norm(hidden + layer.feed_forward(hidden))
+        return normed
+
+    @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+    @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
     @torch.no_grad()
-    def test_each_history_equals_its_steps_by_hand(self, overrides: dict[str, Any]) -> None:
-        model, h0_BTD, frames_B, targets_BLTD = self.ready(**overrides)
-        free, layers = model.predict(h0_BTD, frames_B, history="student")
-        forced, _ = model.predict(h0_BTD, frames_B, targets_BLTD, history="teacher")
-        mixed, _ = model.predict(
-            h0_BTD, frames_B, targets_BLTD, history="mixed", generator=torch.Generator().manual_seed(7)
-        )
-        assert layers == tuple(range(1, L + 1))
-        coins_BL = torch.rand(2, L, generator=torch.Generator().manual_seed(7)) < 0.5
-        assert coins_BL[:, 1:].any() and not coins_BL[:, 1:].all()
-        own_BTD = ours_BTD = h0_BTD
-        for i in range(L):
-            own_BTD = self.by_hand(model, own_BTD, frames_B, i + 1)
-            torch.testing.assert_close(free[:, i], own_BTD, atol=1e-5, rtol=1e-5)
-            cached_BTD = targets_BLTD[:, i - 1] if i else h0_BTD
-            forced_BTD = self.by_hand(model, cached_BTD, frames_B, i + 1)
-            torch.testing.assert_close(forced[:, i], forced_BTD, atol=1e-5, rtol=1e-5)
-            if i:
-                ours_BTD = torch.where(coins_BL[:, i, None, None], cached_BTD, ours_BTD)
-            ours_BTD = self.by_hand(model, ours_BTD, frames_B, i + 1)
-            torch.testing.assert_close(mixed[:, i], ours_BTD, atol=1e-5, rtol=1e-5)
+    def test_every_form_equals_its_steps_by_hand(self, history: dict[str, Any], parts: dict[str, Any]) -> None:
+        if history.get("history") == "all" and "distinct_steps" in parts:
+            pytest.skip("refused: see TestConfig")
+        model, given, frames_B = self.ready(**(history | parts))
+        chain = (0, *model.predicted_layers)
+        forced_BK = torch.rand(2, len(chain) - 1, generator=torch.Generator().manual_seed(7)) < 0.5
+        assert forced_BK[:, 1:].any() and not forced_BK[:, 1:].all()
+        for count, forced in ((0, None), (2, None), (0, forced_BK), (3, forced_BK)):
+            plan = model.plan(count, np.random.default_rng(3))
+            wanted = set(plan.inputs) | (set(plan.answers) if forced is not None else set())
+            prediction_BKTD = model.learn(plan, {layer: given[layer] for layer in wanted}, frames_B, forced)
+            for first, last in plan.runs:
+                states = [given[layer] for layer in chain[: first + 1]]
+                for place in range(first, last):
+                    own_BTD = self.by_hand(model, states, frames_B)
+                    answer = plan.answers.index(chain[place + 1])
+                    torch.testing.assert_close(prediction_BKTD[:, answer], own_BTD, atol=2e-5, rtol=1e-4)
+                    if forced is not None and place + 1 < len(chain) - 1:
+                        own_BTD = torch.where(forced[:, place + 1, None, None], given[chain[place + 1]], own_BTD)
+                    states.append(own_BTD)
+
+    @pytest.mark.parametrize(
+        "history", [{"history": "teacher"}, {"history": "all"}, {"history": "all", "num_layers": 2}]
+    )
+    @torch.no_grad()
+    def test_causality(self, history: dict[str, Any]) -> None:
+        """Disturbing layer l of what is given never changes a prediction up to l, and does change the next."""
+        model, given, frames_B = self.ready(**history)
+        plan = model.plan(0, np.random.default_rng(0))
+        before = model.learn(plan, given, frames_B)
+        for layer in range(1, L):
+            disturbed = given | {layer: given[layer] + torch.randn_like(given[layer])}
+            after = model.learn(plan, disturbed, frames_B)
+            assert torch.equal(after[:, :layer], before[:, :layer])
+            later = (after[:, layer:] != before[:, layer:]).flatten(2).any(2).all(0)
+            sees_all = history["history"] == "all"
+            assert (
+                later.tolist() == [True] * len(later)
+                if sees_all
+                else later.tolist() == [True] + [False] * (L - layer - 1)
+            )
 
     @torch.no_grad()
-    def test_some_layers_equal_those_of_all(self) -> None:
-        model, h0_BTD, frames_B, targets_BLTD = self.ready()
-        forced, _ = model.predict(h0_BTD, frames_B, targets_BLTD, history="teacher")
-        previous_BKTD = torch.stack([targets_BLTD[:, 3], h0_BTD], dim=1)
-        some = model.predict_from(previous_BKTD, frames_B, [5, 1])
-        torch.testing.assert_close(some, forced[:, [4, 0]], atol=1e-5, rtol=1e-5)
+    def test_time_is_seen_in_both_directions(self) -> None:
+        model, given, frames_B = self.ready(history="all")
+        plan = model.plan(0, np.random.default_rng(0))
+        before = model.learn(plan, given, frames_B)
+        for frame in (0, int(frames_B[0]) - 1):
+            disturbed = given[2].clone()
+            disturbed[0, frame] += 1
+            after = model.learn(plan, given | {2: disturbed}, frames_B)
+            changed = (after[0, 5] != before[0, 5]).any(-1)
+            assert changed[: int(frames_B[0])].all() and torch.equal(after[1], before[1])
+
+    @pytest.mark.parametrize("fields", [{"history": "all"}, {"history": "all", "num_layers": 2}])
+    @torch.no_grad()
+    def test_nothing_is_computed_twice(self, fields: dict[str, Any]) -> None:
+        """Generation makes each state's keys once; teacher forcing makes all of them in one call a layer."""
+        model, given, frames_B = self.ready(**fields)
+        rows: list[int] = []
+        for layer in model.layers():
+            layer.attention.k_proj.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+        model.predict(given[0], frames_B)
+        assert rows == [2] * L * model.config.num_layers
+        rows.clear()
+        model.learn(model.plan(0, np.random.default_rng(0)), given, frames_B)
+        assert rows == [2 * L] * model.config.num_layers
+
+    def test_plans(self) -> None:
+        """What each history reads and walks: (history, layers a step) → runs and inputs."""
+
+        def plan(count: int, **fields: Any) -> Any:
+            return make("gendistiller", **fields).plan(count, np.random.default_rng(5))
+
+        assert plan(0).runs == ((0, L),) and plan(0).inputs == (0,)
+        assert plan(L + 3).runs == ((0, L),)
+        forced = plan(0, history="teacher")
+        assert forced.runs == tuple((place, place + 1) for place in range(L)) and forced.inputs == tuple(range(L))
+        everything = plan(2, history="all")
+        assert everything.inputs == tuple(range(max(first for first, _ in everything.runs) + 1))
+        assert all(last - first == 1 for first, last in everything.runs)
+        for _ in range(20):
+            walked = plan(3)
+            assert sum(last - first for first, last in walked.runs) == 3
+            assert walked.inputs == tuple(first for first, _ in walked.runs)
+            # One stretch, or two where it goes over the chain's end.
+            assert len(walked.runs) == 1 or (walked.runs[0][0], walked.runs[-1][1]) == (0, L)
+        outs = plan(0, rollout=2)
+        assert outs.answers == tuple(range(1, L + 1)) and max(last - first for first, last in outs.runs) == 2
+
+    def test_a_step_that_starts_from_the_cache_needs_no_front_end(self) -> None:
+        model, given, frames_B = self.ready()
+        rng = np.random.default_rng(0)
+        plans = [model.plan(2, rng) for _ in range(60)]
+        cached = next(plan for plan in plans if 0 not in plan.inputs)
+        model.learn(cached, {layer: given[layer] for layer in cached.inputs}, frames_B)
+        assert 0.15 < sum(0 in plan.inputs for plan in plans) / 60 < 0.55  # 2 of 6 steps touch h_0
 
     @torch.no_grad()
     def test_begins_as_the_copy_of_h0(self) -> None:
         waveform_BS, _ = sound([3000])
-        config = student_config("gendistiller", TEACHERS["base"])
-        first, *others = STUDENTS["gendistiller"][1](config).eval()(waveform_BS).hidden_states
-        assert all(torch.equal(first, other) for other in others)
+        for fields in ({}, {"adapter_rank": 2}, {"history": "all"}, {"width": 16}):
+            config = student_config("gendistiller", TEACHERS["base"], **fields)
+            first, *others = STUDENTS["gendistiller"][1](config).eval()(waveform_BS).hidden_states
+            assert all(torch.equal(first, other) for other in others)
         config = student_config("gendistiller", TEACHERS["base"], output_init="random")
         first, *others = STUDENTS["gendistiller"][1](config).eval()(waveform_BS).hidden_states
         assert not any(torch.equal(first, other) for other in others)
 
-    def test_the_history_is_the_configs_unless_given(self) -> None:
-        model, h0_BTD, frames_B, targets_BLTD = self.ready(history="teacher")
-        default, _ = model.predict(h0_BTD, frames_B, targets_BLTD)
-        forced, _ = model.predict(h0_BTD, frames_B, targets_BLTD, history="teacher")
-        assert torch.equal(default, forced)
-        with pytest.raises(ValueError, match="needs the teacher's layers"):
-            model.predict(h0_BTD, frames_B)
+    def test_adapters_are_a_few_thousand_parameters_a_layer(self) -> None:
+        with torch.device("meta"):
+            sizes = [
+                STUDENTS["gendistiller"][1](
+                    student_config("gendistiller", WavLMConfig().to_dict(), adapter_rank=rank)
+                ).num_parameters()
+                for rank in (0, 4)
+            ]
+        assert sizes[1] - sizes[0] == 12 * 2 * 768 * 4
 
-    def test_teacher_forcing_teaches_the_front_end(self) -> None:
-        model, _, _, _ = self.ready()
-        waveform_BS, num_samples_B = sound([2000])
-        h0_BTD = model.frontend(waveform_BS, num_samples_B)
-        prediction_BKTD, _ = model.predict(
-            h0_BTD, model.frontend.num_frames(num_samples_B), targets_for(model, h0_BTD), "teacher"
-        )
+    def test_every_adapter_learns(self) -> None:
+        model, given, frames_B = self.ready(adapter_rank=2, history="teacher")
+        model.learn(model.plan(0, np.random.default_rng(0)), given, frames_B).square().sum().backward()
+        for gradient in (model.adapter.up_KRD.grad, model.adapter.down_KDR.grad):
+            assert gradient.flatten(1).any(1).all()
+
+    def test_teacher_forcing_teaches_the_front_end_by_the_first_layer_alone(self) -> None:
+        model, given, frames_B = self.ready(history="teacher")
+        h0_BTD, frames_B = heard(model, [2000, 4000])
+        plan = model.plan(0, np.random.default_rng(0))
+        prediction_BKTD = model.learn(plan, given | {0: h0_BTD}, frames_B)
         prediction_BKTD[:, 0].sum().backward(retain_graph=True)
         assert model.frontend.convs[0].weight.grad.any()
         model.zero_grad()
         prediction_BKTD[:, 1:].sum().backward()
         assert not model.frontend.convs[0].weight.grad.any()
 
-    def test_mixed_ratios_of_one_and_zero_are_teacher_and_student(self) -> None:
-        for ratio, history in ((1.0, "teacher"), (0.0, "student")):
-            model, h0_BTD, frames_B, targets_BLTD = self.ready(mixed_teacher_ratio=ratio)
-            mixed, _ = model.predict(h0_BTD, frames_B, targets_BLTD, history="mixed")
-            pure, _ = model.predict(h0_BTD, frames_B, targets_BLTD, history=history)
-            torch.testing.assert_close(mixed, pure, atol=1e-5, rtol=1e-5)
+    def test_mixed_asks_for_its_share(self) -> None:
+        ratios = {name: self.ready(**fields)[0].teacher_ratio for name, fields in HISTORIES.items()}
+        assert ratios == {name: 0.5 * ("mixed" in name) for name in HISTORIES}
 
 
 class TestDistilHubert:
@@ -251,8 +411,8 @@ class TestDistilHubert:
         waveform_BS, num_samples_B = sound([2000])
         states = model(waveform_BS).hidden_states
         frames_B = model.frontend.num_frames(num_samples_B)
-        prediction_BKTD, layers = model.predict(states[0], frames_B)
-        assert layers == (1, 3, 6)
+        prediction_BKTD = model.predict(states[0], frames_B)
+        assert model.predicted_layers == (1, 3, 6)
         for layer, head in ((1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)):
             torch.testing.assert_close(states[layer], prediction_BKTD[:, head])
 
@@ -271,7 +431,14 @@ class TestConfig:
             ("gendistilller", {}, "did you mean `gendistiller`"),
             ("gendistiller", {"histroy": "teacher"}, "did you mean `history`"),
             ("distilhubert", {"skip": False}, "no field 'skip'"),
-            ("gendistiller", {"history": "everyone"}, "student, teacher, mixed"),
+            ("gendistiller", {"history": "everyone"}, "student, teacher, mixed, all"),
+            ("gendistiller", {"history": "all", "fed_by": "all"}, "student, teacher, mixed"),
+            ("gendistiller", {"rollout": -1}, "at least 0"),
+            ("gendistiller", {"width": 30}, "no multiple of num_attention_heads"),
+            ("gendistiller", {"width": 16, "output_layer": "none"}, "needs its output layer"),
+            ("gendistiller", {"distinct_steps": 7}, "from 1 to"),
+            ("gendistiller", {"distinct_steps": 2, "history": "all"}, "must be 1"),
+            ("gendistiller", {"predict_layers": [3, 3]}, "must increase"),
             ("gendistiller", {"output_layer": "mlp"}, "linear, none"),
             ("gendistiller", {"output_init": "one"}, "zero, random"),
             ("gendistiller", {"mixed_teacher_ratio": 1.5}, "from 0 to 1"),

@@ -18,10 +18,10 @@ from conftest import contents, extracted
 
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import CacheError, ConfigError, RunError
-from gdist.pipeline.loader import Batch, Loader
+from gdist.pipeline.loader import Loader
 from gdist.pipeline.run import Run
 from gdist.stages.learner import Learner
-from gdist.stages.train import build_student, layers_to_read, train
+from gdist.stages.train import build_student, train
 from gdist.stages.train_config import TrainConfig, load_config
 
 SHORT = {
@@ -43,7 +43,9 @@ def short(student: str = "gendistiller", **fields: Any) -> TrainConfig:
 
 
 def run(cache: Path, out: Path, config: TrainConfig) -> dict[str, Any]:
-    return train(str(cache), out, config, show_progress=False)
+    result = train(str(cache), out, config, show_progress=False)
+    assert result is not None
+    return result
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
@@ -59,10 +61,10 @@ class Killed(BaseException):
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     original = Learner.step
 
-    def dying(self: Learner, number: int, batches: list[Batch]) -> tuple[float, float]:
+    def dying(self: Learner, number: int, *rest: Any) -> tuple[float, float, bool]:
         if number == step:
             raise Killed
-        return original(self, number, batches)
+        return original(self, number, *rest)
 
     monkeypatch.setattr(Learner, "step", dying)
 
@@ -210,7 +212,7 @@ def test_a_frozen_front_end_needs_no_audio(tiny_cache: Path, tmp_path: Path, mon
         run(tiny_cache, tmp_path / "run", config)
     cache = Cache.open(str(tiny_cache))
     begun, trained = build_student(cache, config), build_student(cache, config)
-    trained.load_state_dict(Run(tmp_path / "run").load(9)[0])
+    trained.load_state_dict(Run(tmp_path / "run").load(9)[0]["model"])
     for (name, before), after in zip(begun.named_parameters(), trained.parameters(), strict=True):
         assert torch.equal(before, after) == name.startswith("frontend."), name
 
@@ -218,13 +220,13 @@ def test_a_frozen_front_end_needs_no_audio(tiny_cache: Path, tmp_path: Path, mon
 def test_gradients_of_several_batches_add_up(tiny_cache: Path) -> None:
     """Twice the same batch is the same step as once, when nothing is random."""
     cache, config = Cache.open(str(tiny_cache)), short(student__dropout=0.0)
-    layers = layers_to_read(cache, build_student(cache, config), frozen=False)
-    batch = next(iter(Loader(cache, cache.entries, layers, 8.0).once()))
     weights = []
-    for batches in ([batch], [batch, batch]):
-        student = build_student(cache, config)
-        Learner(student, config, layers, torch.device("cpu")).step(1, batches)
-        weights.append(student.state_dict())
+    for times in (1, 2):
+        learner = Learner(build_student(cache, config), config)
+        lesson = learner.objective.examination()
+        batch = next(Loader(cache, cache.entries, lesson, 8.0).once(lesson))
+        learner.step(1, [batch] * times)
+        weights.append(learner.student.state_dict())
     for name in weights[0]:
         assert torch.allclose(weights[0][name], weights[1][name], atol=1e-6), name
 

@@ -1,16 +1,17 @@
 """What every student is: a Hugging Face model that answers for its teacher's hidden states.
 
-Training and evaluation use ``frontend``, ``predict``, ``num_parameters`` and ``initialize_from_teacher``;
-everyone else calls the model as they called the teacher.
+Training uses ``frontend``, ``plan`` and ``learn``, evaluation ``predict``; everyone else calls the model as they
+called the teacher. A student that answers for all its layers at once writes ``predict`` and is done.
 
 Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D features.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,8 +22,21 @@ from transformers.modeling_outputs import BaseModelOutput
 from gdist.stages.frontend import Frontend, FrontendConfig, is_symbolic
 from gdist.stages.students.layer import TransformerLayer
 
-History = Literal["student", "teacher", "mixed"]
-HISTORIES: tuple[History, ...] = ("student", "teacher", "mixed")
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a training step starts from and answers for.
+
+    Attributes:
+        answers: the teacher layers that are predicted, ascending.
+        inputs: the hidden states it is given; 0 stands for the front-end's output, the others are the teacher's.
+        runs: for students that take steps from layer to layer, (first, last) places of each stretch that the student
+            walks by itself; see :mod:`gdist.stages.students.gendistiller`. None at all is generation from layer 0.
+    """
+
+    answers: tuple[int, ...]
+    inputs: tuple[int, ...] = (0,)
+    runs: tuple[tuple[int, int], ...] = ()
 
 
 class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -62,10 +76,20 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
 
-    def new_layer(self) -> TransformerLayer:
-        """A Transformer layer as this config describes it."""
+    def checked_layers(self, layers: Sequence[int] | None) -> list[int]:
+        """Teacher layers to predict, all when None; raises ValueError unless they increase and exist."""
+        depth = self.num_teacher_layers
+        chosen = list(range(1, depth + 1) if layers is None else layers)
+        if not chosen or chosen != sorted(set(chosen)) or not all(1 <= n <= depth for n in chosen):
+            raise ValueError(
+                f"predict_layers is {chosen}; it must increase and lie from 1 to {depth}, the teacher's layers"
+            )
+        return chosen
+
+    def new_layer(self, width: int | None = None) -> TransformerLayer:
+        """A Transformer layer as this config describes it, of the teacher's width or another."""
         return TransformerLayer(
-            self.hidden_size,
+            width or self.hidden_size,
             self.num_attention_heads,
             self.intermediate_size,
             eps=self.layer_norm_eps,
@@ -85,28 +109,41 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         self.frontend = Frontend(FrontendConfig(**config.frontend))
 
-    def predict(
-        self,
-        h0_BTD: Tensor,
-        num_frames_B: Tensor,
-        targets_BLTD: Tensor | None = None,
-        history: History | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, tuple[int, ...]]:
-        """Predictions of the teacher's layers, from layer 0.
+    def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        """Predictions of the teacher's layers from layer 0, each from the student's own states alone.
 
         Args:
             h0_BTD: the front-end's output, or the teacher's cached layer 0 when the front-end is frozen.
             num_frames_B: frames of each utterance; best kept on the CPU.
-            targets_BLTD: the teacher's layers 1 … L; needed for the histories "teacher" and "mixed".
-            history: what each step starts from; None takes the config's. Students that take no steps ignore it.
-            generator: draws the coins of "mixed", so that a resumed run draws the same ones.
+            layers: which of ``predicted_layers``, ascending; all when None. No more is computed than they need.
 
         Returns:
-            ``prediction_BKTD`` in the dtype of ``h0_BTD``, float32 under autocast, with padding at zero; and the
-            K teacher layers (1 … L) it answers for.
+            ``prediction_BKTD`` in the dtype of ``h0_BTD``, float32 under autocast, with padding at zero.
         """
         raise NotImplementedError
+
+    def plan(self, count: int, rng: np.random.Generator) -> Plan:
+        """What one training step answers for: ``count`` of the predicted layers, each as often as any other."""
+        layers = self.predicted_layers
+        chosen = rng.permutation(len(layers))[:count] if 0 < count < len(layers) else range(len(layers))
+        return Plan(tuple(sorted(layers[i] for i in chosen)))
+
+    def learn(
+        self, plan: Plan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
+    ) -> Tensor:
+        """A training step's predictions, as :meth:`predict` gives them.
+
+        Args:
+            given: layer → hidden states [B, T, D]: at least ``plan.inputs``, and ``plan.answers`` with ``forced_BK``.
+            forced_BK: for each utterance and predicted layer, whether it starts from the teacher's state and not from
+                the student's own. Students that take no steps ignore it.
+        """
+        return self.predict(given[0], num_frames_B, plan.answers)
+
+    @property
+    def teacher_ratio(self) -> float:
+        """The share of steps that the config wants to start from the teacher's states inside a run."""
+        return 0.0
 
     @property
     def predicted_layers(self) -> tuple[int, ...]:
@@ -127,6 +164,7 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = True,
         return_dict: bool | None = None,
+        last_layer: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """What the teacher's ``forward`` gives: ``hidden_states``, L + 1 tensors ``[B, T, D]``, free-running.
@@ -135,6 +173,7 @@ class Student(PreTrainedModel):  # type: ignore[misc]
             input_values: ``[B, S]`` samples at 16 kHz, normalised when ``config.do_normalize`` is set.
             attention_mask: ``[B, S]``, 1 for samples and 0 for padding at the end; None when nothing is padded.
             output_hidden_states, return_dict: as in Hugging Face's models.
+            last_layer: stop there; ``hidden_states`` are then ``last_layer`` + 1 tensors, and no more is computed.
             **kwargs: accepted for the teacher's sake and ignored, such as ``output_attentions``.
 
         For a layer without a prediction of its own the nearest one answers, the lower of two.
@@ -143,11 +182,13 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         num_samples_B = torch.full((batch,), samples) if attention_mask is None else attention_mask.sum(-1)
         h0_BTD = self.frontend(input_values, num_samples_B)
         num_frames_B = self.frontend.num_frames(num_samples_B)
-        prediction_BKTD, layers = self.predict(h0_BTD, num_frames_B, history="student")
+        wanted = range(1, (self.config.num_teacher_layers if last_layer is None else last_layer) + 1)
+        sources = [min(self.predicted_layers, key=lambda own: (abs(own - layer), own)) for layer in wanted]
+        layers = sorted(set(sources))
         hidden_states = [h0_BTD]
-        for layer in range(1, self.config.num_teacher_layers + 1):
-            nearest = min(range(len(layers)), key=lambda k: (abs(layers[k] - layer), layers[k]))
-            hidden_states.append(prediction_BKTD[:, nearest])
+        if layers:
+            prediction_BKTD = self.predict(h0_BTD, num_frames_B, layers)
+            hidden_states += [prediction_BKTD[:, layers.index(source)] for source in sources]
         if attention_mask is not None and not is_symbolic():
             # A batch padded beyond its longest utterance keeps its length, as the teacher's would.
             frames = int(self.frontend.num_frames(torch.tensor(samples)))

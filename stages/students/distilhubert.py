@@ -3,14 +3,14 @@
 Axes: B batch, T frames, K predicted layers, L teacher layers, D features.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gdist.stages.frontend import frame_mask, zero_padding
-from gdist.stages.students.base import History, Student, StudentConfig
+from gdist.stages.students.base import Student, StudentConfig
 from gdist.stages.students.layer import TransformerLayer
 
 
@@ -32,13 +32,7 @@ class DistilHubertConfig(StudentConfig):
         depth = self.num_teacher_layers
         if self.predict_layers is None:
             self.predict_layers = sorted({max(1, round(depth * third / 3)) for third in (1, 2, 3)})
-        self.predict_layers = list(self.predict_layers)
-        increasing = self.predict_layers == sorted(set(self.predict_layers))
-        if not self.predict_layers or not increasing or not all(1 <= n <= depth for n in self.predict_layers):
-            raise ValueError(
-                f"predict_layers is {self.predict_layers}; it must increase and lie from 1 to {depth}, "
-                "the teacher's layers"
-            )
+        self.predict_layers = self.checked_layers(self.predict_layers)
         if self.num_layers < 1:
             raise ValueError(f"num_layers is {self.num_layers}; it must be at least 1")
 
@@ -56,21 +50,14 @@ class DistilHubertModel(Student):
         )
         self.post_init()
 
-    def predict(
-        self,
-        h0_BTD: Tensor,
-        num_frames_B: Tensor,
-        targets_BLTD: Tensor | None = None,
-        history: History | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, tuple[int, ...]]:
-        """The layers with a head, all from the last block; targets, history and generator are not used."""
+    def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        """The layers with a head, all from the last block."""
         mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
         hidden_BTD = h0_BTD
         for block in self.blocks:
             hidden_BTD = block(hidden_BTD, mask_BT)
-        predictions = [zero_padding(head(hidden_BTD).to(h0_BTD.dtype), mask_BT) for head in self.heads]
-        return torch.stack(predictions, dim=1), self.predicted_layers
+        heads = [self.heads[self.predicted_layers.index(layer)] for layer in layers or self.predicted_layers]
+        return torch.stack([zero_padding(head(hidden_BTD).to(h0_BTD.dtype), mask_BT) for head in heads], dim=1)
 
     @property
     def predicted_layers(self) -> tuple[int, ...]:

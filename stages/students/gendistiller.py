@@ -1,150 +1,327 @@
-"""GenDistiller (arXiv 2406.09444): one shared layer generates the teacher's layers one after another.
+"""GenDistiller: one shared step generates the teacher's layers one after another.
 
     h_0 = frontend(waveform)
     h_l = skip(h_{l-1}) + out(layer(h_{l-1} + embedding_l)),  l = 1 … L
 
-The skip connection and the output layer are the paper's. The layer embedding and the output layer that begins
-at zero are ours: the student then begins as the copy of h_0, which is what it has to improve on.
+In arXiv 2406.09444 (2024) a step sees the layer before it; the skip connection and the output layer are that paper's.
+In arXiv 2310.13418 (2023) it sees all layers before it (history = all): attention in two dimensions, causal over
+layers and bidirectional in time. The layer embedding and the output layer that begins at zero are ours: the student
+then begins as the copy of h_0, which is what it has to improve on.
 
-Axes: B batch, T frames, K predicted layers, L teacher layers, D features.
+Places number the states of the chain: 0 is h_0, place k the k-th predicted layer. Training walks *runs* of places
+(first, last): each starts from what is given at ``first`` and goes on by itself up to ``last``. One run over the
+whole chain is self-feeding; runs of one step are teacher forcing; between them lie roll-outs from cached layers.
+Runs advance side by side, as one batch.
+
+Axes: B batch, N utterances times places, T frames, K predicted layers, L teacher layers, D features.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from gdist.stages.frontend import frame_mask, zero_padding
-from gdist.stages.students.base import HISTORIES, History, Student, StudentConfig
-from gdist.stages.students.layer import TransformerLayer
+from gdist.stages.students.base import Plan, Student, StudentConfig
+from gdist.stages.students.layer import Memory, TransformerLayer
+
+FedBy = Literal["student", "teacher", "mixed"]
+FED_BY: tuple[FedBy, ...] = ("student", "teacher", "mixed")
 
 
 class GenDistillerConfig(StudentConfig):
     """Beside the common fields:
 
     Args:
-        skip: add h_{l-1} to each step's output.
-        output_layer: "linear" after the Transformer layer, or "none".
-        output_init: how the output layer begins, at "zero" or at "random".
-        layer_embedding: tell the shared layer which layer it generates.
-        history: what a training step starts from: the "student"'s own previous layer, the "teacher"'s cached
-            one, or "mixed", a coin for each utterance and layer.
+        history: what a step starts from. In the 2024 paper's form, the layer before: the "student"'s own, the
+            "teacher"'s cached one, or "mixed", a coin for each utterance and layer. "all": every layer before it, in
+            the 2023 paper's form.
+        fed_by: with the history "all", whose layers those are in training: student, teacher or mixed.
+        rollout: with the histories "student" and "mixed", how many layers the student walks before it is put back on
+            a cached one; 0 is as many as a training step takes. Teacher forcing is 1.
         mixed_teacher_ratio: the coin's probability of the teacher's.
+        skip: add h_{l-1} to each step's output.
+        output_layer: "linear" after the Transformer layers, or "none".
+        output_init: how the output layer begins, at "zero" or at "random".
+        layer_embedding: tell the shared step which layer it generates.
+        adapter_rank: of a low-rank adapter for each generated layer, before the Transformer layers; 0 is none.
+        num_layers: Transformer layers in a step.
+        width: of the step's inside; None is the teacher's.
+        distinct_steps: how many steps there are to share: 1 for all layers, or as many as predicted layers, or some
+            number between, each then serving a stretch of neighbouring layers.
+        predict_layers: the teacher layers that are generated, ascending; None is all.
     """
 
     model_type = "gendistiller"
 
+    history: Literal["student", "teacher", "mixed", "all"] = "student"
+    fed_by: FedBy = "teacher"
+    rollout: int = 0
+    mixed_teacher_ratio: float = 0.5
     skip: bool = True
     output_layer: Literal["linear", "none"] = "linear"
     output_init: Literal["zero", "random"] = "zero"
     layer_embedding: bool = True
-    history: History = "student"
-    mixed_teacher_ratio: float = 0.5
+    adapter_rank: int = 0
+    num_layers: int = 1
+    width: int | None = None
+    distinct_steps: int = 1
+    predict_layers: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         for name, choices in (
+            ("history", (*FED_BY, "all")),
+            ("fed_by", FED_BY),
             ("output_layer", ("linear", "none")),
             ("output_init", ("zero", "random")),
-            ("history", HISTORIES),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if not 0 <= self.mixed_teacher_ratio <= 1:
             raise ValueError(f"mixed_teacher_ratio is {self.mixed_teacher_ratio}; it must be from 0 to 1")
+        for name, least in (("rollout", 0), ("adapter_rank", 0), ("num_layers", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        self.predict_layers = self.checked_layers(self.predict_layers)
+        if self.width is not None and (self.width < 1 or self.width % self.num_attention_heads):
+            raise ValueError(f"width is {self.width}, no multiple of num_attention_heads, {self.num_attention_heads}")
+        if self.width not in (None, self.hidden_size) and self.output_layer == "none":
+            raise ValueError("a step of another width than the teacher's needs its output layer")
+        if not 1 <= self.distinct_steps <= len(self.predict_layers):
+            raise ValueError(f"distinct_steps is {self.distinct_steps}; it must be from 1 to the predicted layers")
+        if self.distinct_steps > 1 and self.history == "all":
+            raise ValueError("with the history 'all' layers remember for each other: distinct_steps must be 1")
 
 
 class GenDistillerModel(Student):
-    """The student of the paper, with each of its parts a config field."""
+    """The student of both papers, with each of its parts a config field."""
 
     config_class = GenDistillerConfig
 
     def __init__(self, config: GenDistillerConfig) -> None:
         super().__init__(config)
-        self.layer = config.new_layer()
-        linear = config.output_layer == "linear"
-        self.output = nn.Linear(config.hidden_size, config.hidden_size) if linear else None
-        self.layer_embedding = (
-            nn.Embedding(config.num_teacher_layers, config.hidden_size) if config.layer_embedding else None
-        )
+        dim, count = config.hidden_size, len(config.predict_layers or ())
+        self.embedding = nn.Embedding(count, dim) if config.layer_embedding else None
+        self.adapter = Adapter(count, dim, config.adapter_rank) if config.adapter_rank else None
+        self.steps = nn.ModuleList(Step(config) for _ in range(config.distinct_steps))
         self.post_init()
 
-    def predict(
-        self,
-        h0_BTD: Tensor,
-        num_frames_B: Tensor,
-        targets_BLTD: Tensor | None = None,
-        history: History | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, tuple[int, ...]]:
-        """All L layers. With the history "teacher" they are one batch of L·B; layer 1 starts from ``h0_BTD``."""
-        history = history or self.config.history
-        layers = tuple(range(1, self.config.num_teacher_layers + 1))
-        if history == "student":
-            return self._generate(h0_BTD, num_frames_B), layers
-        if targets_BLTD is None:
-            raise ValueError(f"the history {history!r} needs the teacher's layers")
-        targets_BLTD = targets_BLTD.to(h0_BTD.dtype)
-        if history == "teacher":
-            previous_BLTD = torch.cat([h0_BTD[:, None], targets_BLTD[:, :-1]], dim=1)
-            return self.predict_from(previous_BLTD, num_frames_B, layers), layers
-        # The coins are drawn where the generator lives, so that CPU and GPU runs toss the same.
-        where = "cpu" if generator is None else generator.device
-        tosses_BL = torch.rand(len(h0_BTD), len(layers), generator=generator, device=where)
-        coins_BL = (tosses_BL < self.config.mixed_teacher_ratio).to(h0_BTD.device)
-        return self._generate(h0_BTD, num_frames_B, targets_BLTD, coins_BL), layers
+    @property
+    def predicted_layers(self) -> tuple[int, ...]:
+        return tuple(self.config.predict_layers)
 
-    def predict_from(self, previous_BKTD: Tensor, num_frames_B: Tensor, layers: Sequence[int]) -> Tensor:
-        """One step for each of K layers (1 … L, in any order), each from its own previous state, as one batch.
+    @property
+    def fed_by(self) -> FedBy:
+        """Whose states training steps start from."""
+        history: FedBy = self.config.fed_by if self.config.history == "all" else self.config.history
+        return history
 
-        Training on a few layers a step reads only those and the ones before them; feeding the result back with
-        every layer one higher lets the student go on by itself from where the teacher left it.
-        """
-        batch, count, frames, dim = previous_BKTD.shape
-        mask_BT = frame_mask(num_frames_B, frames, previous_BKTD.device)
-        if mask_BT is not None:
-            mask_BT = mask_BT.repeat_interleave(count, dim=0)
-        embedding = None
-        if self.layer_embedding is not None:
-            rows_K = torch.tensor([layer - 1 for layer in layers], device=previous_BKTD.device)
-            embedding = self.layer_embedding(rows_K).repeat(batch, 1)[:, None, :]
-        hidden = self._step(previous_BKTD.reshape(batch * count, frames, dim), embedding, mask_BT)
-        return hidden.view(batch, count, frames, dim)
+    @property
+    def teacher_ratio(self) -> float:
+        return float(self.config.mixed_teacher_ratio) if self.fed_by == "mixed" else 0.0
 
     def layers(self) -> Iterable[TransformerLayer]:
-        return (self.layer,)
+        return [layer for step in self.steps for layer in step.layers]  # type: ignore[union-attr]
 
-    def _generate(
-        self,
-        h0_BTD: Tensor,
-        num_frames_B: Tensor,
-        targets_BLTD: Tensor | None = None,
-        coins_BL: Tensor | None = None,
+    # --- what a training step does ------------------------------------------------------------------------------
+
+    def plan(self, count: int, rng: np.random.Generator) -> Plan:
+        """``count`` layers, in runs of the roll-out's length from cached layers, each layer as often as any other."""
+        chain = (0, *self.predicted_layers)
+        places = len(chain) - 1
+        count = min(count, places) or places
+        length = 1 if self.fed_by == "teacher" else min(self.config.rollout or count, places)
+        runs = _runs(places, count, length, rng)
+        answers = tuple(chain[place] for first, last in runs for place in range(first + 1, last + 1))
+        starts = [first for first, _ in runs]
+        known = range(max(starts) + 1) if self.config.history == "all" else starts
+        return Plan(answers, tuple(chain[place] for place in known), runs)
+
+    def learn(
+        self, plan: Plan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
     ) -> Tensor:
-        mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
-        hidden_BTD, generated = h0_BTD, []
-        for i in range(self.config.num_teacher_layers):
-            if i > 0 and targets_BLTD is not None and coins_BL is not None:
-                hidden_BTD = torch.where(coins_BL[:, i, None, None], targets_BLTD[:, i - 1], hidden_BTD)
-            embedding = None if self.layer_embedding is None else self.layer_embedding.weight[i]
-            hidden_BTD = self._step(hidden_BTD, embedding, mask_BT)
-            generated.append(hidden_BTD)
-        return torch.stack(generated, dim=1)
+        if not plan.runs:  # generation, from layer 0
+            return super().learn(plan, given, num_frames_B)
+        chain = (0, *self.predicted_layers)
+        states = {place: given[layer] for place, layer in enumerate(chain) if layer in given}
+        predicted = self._walk(plan.runs, states, num_frames_B, forced_BK)
+        return torch.stack([predicted[chain.index(layer)] for layer in plan.answers], dim=1)
 
-    def _step(self, previous_BTD: Tensor, embedding: Tensor | None, mask_BT: Tensor | None) -> Tensor:
-        hidden_BTD = previous_BTD if embedding is None else previous_BTD + embedding
-        hidden_BTD = self.layer(hidden_BTD, mask_BT)
-        if self.output is not None:
-            hidden_BTD = self.output(hidden_BTD)
-        hidden_BTD = hidden_BTD.to(previous_BTD.dtype)
-        if self.config.skip:
-            hidden_BTD = hidden_BTD + previous_BTD
-        return zero_padding(hidden_BTD, mask_BT)
+    def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        places = [self.predicted_layers.index(layer) + 1 for layer in layers or self.predicted_layers]
+        predicted = self._walk(((0, max(places)),), {0: h0_BTD}, num_frames_B, None)
+        return torch.stack([predicted[place] for place in places], dim=1)
+
+    def _walk(
+        self,
+        runs: Sequence[tuple[int, int]],
+        given: Mapping[int, Tensor],
+        num_frames_B: Tensor,
+        forced_BK: Tensor | None,
+    ) -> dict[int, Tensor]:
+        """The predicted state [B, T, D] at every place that a run comes to."""
+        state_BTD = next(iter(given.values()))
+        given = {place: given_BTD.to(state_BTD.dtype) for place, given_BTD in given.items()}
+        mask_BT = frame_mask(num_frames_B, state_BTD.shape[1], state_BTD.device)
+
+        def start_from(place: int, own_BTD: Tensor) -> Tensor:
+            if forced_BK is None:
+                return own_BTD
+            return torch.where(forced_BK[:, place, None, None], given[place], own_BTD)
+
+        walk = self._walk_among if self.config.history == "all" else self._walk_from_the_last
+        return walk(runs, given, mask_BT, start_from)
+
+    def _walk_from_the_last(
+        self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], mask_BT: Tensor | None, start_from: Any
+    ) -> dict[int, Tensor]:
+        """All runs side by side: their n-th steps are one batch."""
+        predicted: dict[int, Tensor] = {}
+        for walked in range(max(last - first for first, last in runs)):
+            places = [first + walked for first, last in runs if first + walked < last]
+            states = [start_from(place, predicted[place]) if walked else given[place] for place in places]
+            predicted |= zip((place + 1 for place in places), self._take(states, places, mask_BT), strict=True)
+        return predicted
+
+    def _walk_among(
+        self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], mask_BT: Tensor | None, start_from: Any
+    ) -> dict[int, Tensor]:
+        """The first steps of all runs are one batch over the given states; then each run remembers its own."""
+        predicted: dict[int, Tensor] = {}
+        starts = [first for first, _ in runs]
+        known = list(range(max(starts) + 1))
+        memories = [Memory() for _ in range(self.config.num_layers)]
+        firsts = self._take([given[place] for place in known], known, mask_BT, memories, starts)
+        for (first, last), state_BTD in zip(runs, firsts, strict=True):
+            predicted[first + 1] = state_BTD
+            own = [memory.fork(first) for memory in memories]
+            for place in range(first + 1, last):
+                states = [start_from(place, predicted[place])]
+                (predicted[place + 1],) = self._take(states, [place], mask_BT, own, [place])
+        return predicted
+
+    def _take(
+        self,
+        states: Sequence[Tensor],
+        places: Sequence[int],
+        mask_BT: Tensor | None,
+        memories: Sequence[Memory] = (),
+        answering: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """One step from each state [B, T, D] at its place. With ``memories`` they also see what is remembered, and
+        only those at ``answering`` are answered for."""
+        answered: list[Tensor] = []
+        count, distinct = len(self.predicted_layers), self.config.distinct_steps
+        for step, members in groupby(range(len(places)), key=lambda i: places[i] * distinct // count):
+            chosen = list(members)
+            previous_NTD = torch.cat([states[i] for i in chosen]) if len(chosen) > 1 else states[chosen[0]]
+            input_NTD = previous_NTD
+            at = [places[i] for i in chosen]
+            if self.embedding is not None:
+                embedding_ND = self.embedding.weight[at].repeat_interleave(len(states[0]), 0)
+                input_NTD = input_NTD + embedding_ND[:, None, :]
+            if self.adapter is not None:
+                input_NTD = self.adapter(input_NTD, at)
+            hidden_NTD = self.steps[step](input_NTD, mask_BT, memories, at, at if answering is None else answering)
+            if answering is not None and list(answering) != at:
+                previous_NTD = torch.cat([states[at.index(place)] for place in answering])
+            # The residual stream keeps its digits under autocast.
+            hidden_NTD = hidden_NTD.to(previous_NTD.dtype)
+            if self.config.skip:
+                hidden_NTD = hidden_NTD + previous_NTD
+            repeats = len(hidden_NTD) // len(states[0])
+            answered += zero_padding(hidden_NTD, _repeat(mask_BT, repeats)).chunk(repeats)
+        return answered
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if module is self.output and self.config.output_init == "zero":
+        if isinstance(module, Adapter):
+            init.normal_(module.down_KDR, std=self.config.initializer_range)
+            init.zeros_(module.up_KRD)
+        elif self.config.output_init == "zero" and any(module is step.output for step in self.steps):
             init.zeros_(module.weight)
+
+
+class Step(nn.Module):
+    """What is applied again and again: (narrow →) Transformer layers → output layer."""
+
+    def __init__(self, config: GenDistillerConfig) -> None:
+        super().__init__()
+        dim, width = config.hidden_size, config.width or config.hidden_size
+        self.narrow = nn.Linear(dim, width) if width != dim else None
+        self.layers = nn.ModuleList(config.new_layer(width) for _ in range(config.num_layers))
+        self.output = nn.Linear(width, dim) if config.output_layer == "linear" else None
+
+    def forward(
+        self,
+        hidden_NTD: Tensor,
+        mask_BT: Tensor | None,
+        memories: Sequence[Memory],
+        places: Sequence[int],
+        answering: Sequence[int],
+    ) -> Tensor:
+        """[places · B, T, D] → [answering · B, T, D]."""
+        if self.narrow is not None:
+            hidden_NTD = self.narrow(hidden_NTD)
+        if memories:
+            for layer, memory in zip(self.layers, memories, strict=True):
+                last = layer is self.layers[-1]
+                hidden_NTD = layer.among(hidden_NTD, mask_BT, memory, places, answering if last else places)  # type: ignore[operator]
+        else:
+            mask_NT = _repeat(mask_BT, len(places))
+            for layer in self.layers:
+                hidden_NTD = layer(hidden_NTD, mask_NT)
+        return hidden_NTD if self.output is None else self.output(hidden_NTD)
+
+
+class Adapter(nn.Module):
+    """A low-rank correction of the step's input for each of K layers: 2·D·rank parameters a layer, zero at first."""
+
+    def __init__(self, count: int, dim: int, rank: int) -> None:
+        super().__init__()
+        self.down_KDR = nn.Parameter(torch.zeros(count, dim, rank))
+        self.up_KRD = nn.Parameter(torch.zeros(count, rank, dim))
+
+    def forward(self, hidden_NTD: Tensor, places: Sequence[int]) -> Tensor:
+        """Each state corrected for its place."""
+        flat = hidden_NTD.reshape(len(places), -1, hidden_NTD.shape[-1])
+        low = torch.bmm(flat.to(self.down_KDR.dtype), self.down_KDR[list(places)])
+        return hidden_NTD + torch.bmm(low, self.up_KRD[list(places)].to(low.dtype)).view_as(hidden_NTD)
+
+
+def _runs(places: int, count: int, length: int, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
+    """``count`` of ``places`` steps in runs of ``length``, at random, each step as likely as any other.
+
+    The chain is closed to a circle and cut from a random place on, so that its ends are no rarer than its middle; a
+    run over the circle's seam is two.
+    """
+    if length >= places:
+        return ((0, places),)
+    offset = int(rng.integers(places))
+    cuts = [(at, min(at + length, places)) for at in range(0, places, length)]
+    taken: list[tuple[int, int]] = []
+    left = count
+    for i in rng.permutation(len(cuts)):
+        first, last = cuts[i]
+        last = min(last, first + left)
+        left -= last - first
+        taken.append((first + offset, last + offset))
+        if not left:
+            break
+    runs = []
+    for first, last in taken:
+        if first < places < last:
+            runs += [(first, places), (0, last - places)]
+        else:
+            runs.append((first % places, (last - 1) % places + 1))
+    return tuple(sorted(runs))
+
+
+def _repeat(mask_BT: Tensor | None, times: int) -> Tensor | None:
+    return mask_BT if mask_BT is None or times == 1 else mask_BT.repeat(times, 1)

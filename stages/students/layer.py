@@ -2,9 +2,12 @@
 
 Parameter names are those of Hugging Face's wav2vec 2.0 layers, so that a teacher's layer can be loaded into it.
 
-Axes: B batch, T frames, D features, H heads, E features of a head.
+Axes: B batch, N utterances times places, T frames, D features, H heads, E features of a head, R places.
 """
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,10 +46,42 @@ class TransformerLayer(nn.Module):
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         """``[B, T, D]`` → the same; frames outside the mask are not attended to, and hold anything finite."""
+        return self._finish(hidden_BTD, self.attention(self._attention_input(hidden_BTD), mask_BT))
+
+    def among(
+        self,
+        hidden_NTD: Tensor,
+        mask_BT: Tensor | None,
+        memory: "Memory",
+        places: Sequence[int],
+        answering: Sequence[int],
+    ) -> Tensor:
+        """Attention in two dimensions (arXiv 2310.13418): over all frames of a state and of every state before it.
+
+        Args:
+            hidden_NTD: R new states of B utterances, state by state.
+            memory: this layer's memory of earlier states; the new ones are added to it.
+            places: where the R states stand in the order of states.
+            answering: those of ``places`` that an output is wanted of.
+
+        Returns:
+            ``[len(answering) · B, T, D]``.
+        """
+        input_NTD = self._attention_input(hidden_NTD)
+        memory.remember(places, *self.attention.keys_values(input_NTD))
+        rows = [list(places).index(place) for place in answering]
+        kept_NTD = _pick(hidden_NTD, rows, len(places))
+        attended_NTD = self.attention.recall(_pick(input_NTD, rows, len(places)), mask_BT, memory, answering)
+        return self._finish(kept_NTD, attended_NTD)
+
+    def _attention_input(self, hidden_BTD: Tensor) -> Tensor:
+        return self.layer_norm(hidden_BTD) if self.pre_norm else hidden_BTD
+
+    def _finish(self, hidden_BTD: Tensor, attended_BTD: Tensor) -> Tensor:
+        hidden_BTD = hidden_BTD + self._drop(attended_BTD)
         if self.pre_norm:
-            hidden_BTD = hidden_BTD + self._drop(self.attention(self.layer_norm(hidden_BTD), mask_BT))
             return hidden_BTD + self._drop(self.feed_forward(self.final_layer_norm(hidden_BTD)))
-        hidden_BTD = self.layer_norm(hidden_BTD + self._drop(self.attention(hidden_BTD, mask_BT)))
+        hidden_BTD = self.layer_norm(hidden_BTD)
         normed_BTD: Tensor = self.final_layer_norm(hidden_BTD + self._drop(self.feed_forward(hidden_BTD)))
         return normed_BTD
 
@@ -67,11 +102,29 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        query_BHTE = self._heads(self.q_proj(hidden_BTD))
+        return self._attend(query_BHTE, *self.keys_values(hidden_BTD), mask_BT)
+
+    def keys_values(self, hidden_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """What others see of a state, [B, H, T, E] each."""
+        return self._heads(self.k_proj(hidden_BTD)), self._heads(self.v_proj(hidden_BTD))
+
+    def recall(self, hidden_NTD: Tensor, mask_BT: Tensor | None, memory: "Memory", places: Sequence[int]) -> Tensor:
+        """Each state at its place attends to all that are remembered up to there."""
+        query_NHTE = self._heads(self.q_proj(hidden_NTD))
+        attended = []
+        for query_BHTE, place in zip(query_NHTE.chunk(len(places)), places, strict=True):
+            keys, values, seen = memory.up_to(place)
+            mask_BS = None if mask_BT is None else mask_BT.repeat(1, seen)
+            attended.append(self._attend(query_BHTE, keys, values, mask_BS))
+        return torch.cat(attended)
+
+    def _attend(self, query_BHTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask_BS: Tensor | None) -> Tensor:
         attended_BHTE = F.scaled_dot_product_attention(
-            self._heads(self.q_proj(hidden_BTD)),
-            self._heads(self.k_proj(hidden_BTD)),
-            self._heads(self.v_proj(hidden_BTD)),
-            attn_mask=None if mask_BT is None else mask_BT[:, None, None, :],
+            query_BHTE,
+            key_BHSE,
+            value_BHSE,
+            attn_mask=None if mask_BS is None else mask_BS[:, None, None, :],
             dropout_p=self.dropout if self.training else 0.0,
         )
         output_BTD: Tensor = self.out_proj(attended_BHTE.transpose(1, 2).flatten(2))
@@ -80,6 +133,28 @@ class Attention(nn.Module):
     def _heads(self, features_BTD: Tensor) -> Tensor:
         batch, frames, dim = features_BTD.shape
         return features_BTD.view(batch, frames, self.num_heads, dim // self.num_heads).transpose(1, 2)
+
+
+class Memory:
+    """Keys and values of the states one layer has seen, by place: none is ever computed twice."""
+
+    def __init__(self, seen: "dict[int, tuple[Tensor, Tensor]] | None" = None) -> None:
+        self._seen = seen or {}
+
+    def remember(self, places: Sequence[int], key_NHTE: Tensor, value_NHTE: Tensor) -> None:
+        """Add the states at ``places``, which follow those that are there."""
+        parts = zip(key_NHTE.chunk(len(places)), value_NHTE.chunk(len(places)), strict=True)
+        self._seen |= dict(zip(places, parts, strict=True))
+
+    def up_to(self, place: int) -> tuple[Tensor, Tensor, int]:
+        """Keys and values [B, H, S, E] of all states up to ``place``, one after another, and how many states."""
+        seen = [pair for at, pair in sorted(self._seen.items()) if at <= place]
+        keys, values = zip(*seen, strict=True)
+        return torch.cat(keys, dim=2), torch.cat(values, dim=2), len(seen)
+
+    def fork(self, place: int) -> "Memory":
+        """A memory of its own that knows what this one does up to ``place``."""
+        return Memory({at: pair for at, pair in self._seen.items() if at <= place})
 
 
 class FeedForward(nn.Module):
@@ -95,3 +170,11 @@ class FeedForward(nn.Module):
         hidden = F.dropout(F.gelu(self.intermediate_dense(hidden)), self.dropout, self.training)
         output: Tensor = self.output_dense(hidden)
         return output
+
+
+def _pick(hidden_NTD: Tensor, rows: list[int], count: int) -> Tensor:
+    """The states of some of ``count`` places."""
+    if rows == list(range(count)):
+        return hidden_NTD
+    parts = hidden_NTD.chunk(count)
+    return torch.cat([parts[row] for row in rows])

@@ -1,0 +1,82 @@
+"""The processes of one training run: one, or as many as `torchrun` started (gloo on CPUs, NCCL on GPUs).
+
+Every rank takes the same steps on its share of each batch's rows. Only the first writes and speaks.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from gdist.pipeline import console
+from gdist.pipeline.errors import RunError
+from gdist.stages.device import choose_device
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of the run's."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def total(self, *values: float) -> list[float]:
+        """Sums over all ranks, the same in each to the last bit."""
+        if self.world == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(sums)
+        return [float(value) for value in sums.tolist()]
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What one rank does in here and fails at, all fail at: else the others would wait for it forever."""
+        try:
+            yield
+        except BaseException:
+            self.total(1.0)
+            raise
+        if self.total(0.0)[0]:
+            raise RunError("another rank could not go on; its message says why")
+
+
+@contextlib.contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """This process's place in the run, for as long as it lasts.
+
+    Args:
+        device: ``train.device``. Where it is not said which GPU, each rank takes its own.
+
+    Raises:
+        RunError: another rank ended, and this one cannot go on without it.
+    """
+    chosen = choose_device(device, "train.device = ")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks(device=torch.device(chosen))
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    place = torch.device(f"cuda:{local}" if chosen == "cuda" else chosen)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        with console.silenced(rank > 0):
+            yield Ranks(rank, world, place)
+    # Gloo and NCCL say with plain RuntimeErrors and DistErrors (which are RuntimeErrors) that a peer is gone.
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "peer")):
+            raise
+        hint = "see the other rank's message; the same command goes on from the last checkpoint"
+        raise RunError(f"rank {rank} lost another rank: {str(error).splitlines()[0]}", hint) from error
+    finally:
+        dist.destroy_process_group()
