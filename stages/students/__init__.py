@@ -8,14 +8,16 @@ import dataclasses
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, WavLMConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, WavLMConfig
 from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.config import did_you_mean
 from gdist.pipeline.errors import ConfigError
 from gdist.stages.frontend import FrontendConfig
+from gdist.stages.students.armhubert import ArmHubertConfig, ArmHubertModel
 from gdist.stages.students.base import Student, StudentConfig
 from gdist.stages.students.distilhubert import DistilHubertConfig, DistilHubertModel
+from gdist.stages.students.fithubert import FitHubertConfig, FitHubertModel
 from gdist.stages.students.gendistiller import GenDistillerConfig, GenDistillerModel
 
 hf_logging.disable_progress_bar()  # bars over a few megabytes of weights would draw over our own
@@ -25,6 +27,8 @@ __all__ = ["STUDENTS", "Student", "StudentConfig", "student_config", "student_si
 STUDENTS: dict[str, tuple[type[StudentConfig], type[Student]]] = {
     "gendistiller": (GenDistillerConfig, GenDistillerModel),
     "distilhubert": (DistilHubertConfig, DistilHubertModel),
+    "fithubert": (FitHubertConfig, FitHubertModel),
+    "armhubert": (ArmHubertConfig, ArmHubertModel),
 }
 
 # A student answers in the teacher's shapes, so these follow from the teacher alone.
@@ -65,7 +69,7 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
             frontend=frontend.to_dict(),
             hidden_size=frontend.hidden_size,
             num_teacher_layers=teacher_config.get("num_hidden_layers", 12),
-            **(defaults | overrides),
+            **({name: value for name, value in defaults.items() if name not in config_class.own_fields} | overrides),
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The student {name} cannot be configured so: {error}.") from error
@@ -73,7 +77,7 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
 
 def student_fields(name: str) -> dict[str, Any]:
     """The fields of a student's config that may be set, with their defaults."""
-    inherited = {field.name for field in dataclasses.fields(StudentConfig.__mro__[1])}
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return {
         field.name: field.default
         for field in dataclasses.fields(STUDENTS[name][0])

@@ -9,7 +9,7 @@ Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D feat
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
     """
 
     attribute_map = {"num_hidden_layers": "num_teacher_layers"}  # noqa: RUF012  as Hugging Face declares it
+    # Fields that keep this student's own defaults where a teacher's config has the like.
+    own_fields: ClassVar[frozenset[str]] = frozenset()
 
     frontend: dict[str, Any] = dataclasses.field(default_factory=dict)
     hidden_size: int = 768
@@ -69,12 +71,16 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.frontend = FrontendConfig(**{"hidden_size": self.hidden_size, **self.frontend}).to_dict()
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads is {self.num_attention_heads}, no divisor of hidden_size, {self.hidden_size}"
-            )
+        heads, width = self.num_attention_heads, self.layer_width
+        if heads < 1 or width < 1 or width % heads:
+            raise ValueError(f"num_attention_heads is {heads}, no divisor of the layers' width, {width}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    @property
+    def layer_width(self) -> int:
+        """Width of the Transformer layers: the teacher's, unless a student has thinner ones."""
+        return self.hidden_size
 
     def checked_layers(self, layers: Sequence[int] | None) -> list[int]:
         """Teacher layers to predict, all when None; raises ValueError unless they increase and exist."""

@@ -1,0 +1,131 @@
+"""A thin and deep student, in FitHuBERT's manner (arXiv 2207.00555): as many layers as the teacher, 5/8 as wide.
+
+    h_0 = frontend(waveform)
+    b_0 = narrow(h_0),  b_i = block_i(b_{i-1}),  h_l = head_l(b_{block of l})
+
+The published model is narrower before its blocks too: thinner convolutions, the positional convolution at the blocks'
+width, and a convolution that halves the frames, undone before each head. Here the front-end is the teacher's, as for
+every student, so that it may be copied from the teacher, frozen, or skipped for the cached layer 0.
+
+The published loss is the recipe's to choose: mean squared error, weight 1 for the last layer and 0.1 for the others.
+
+Axes: B batch, T frames, K predicted layers, L teacher layers, D features, W features of a block.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gdist.stages.frontend import frame_mask, zero_padding
+from gdist.stages.students.base import Student, StudentConfig
+from gdist.stages.students.layer import TransformerLayer
+
+
+class FitHubertConfig(StudentConfig):
+    """Beside the common fields, of which ``intermediate_size`` is None for as much as ``width``, 480 of 480:
+
+    Args:
+        num_layers: blocks; None is as many as the teacher's layers.
+        width: W; None is 5/8 of the teacher's, to a multiple of the heads: 480 of 768.
+        predict_layers: the teacher layers with a head, increasing; None is all.
+    """
+
+    # Shapes are github.com/glory20h/FitHuBERT's, data/conf/fithubert.yaml: 12 layers, 12 heads, 480 and 480.
+    model_type = "gdist-fithubert"
+    own_fields = frozenset({"intermediate_size"})
+    intermediate_ratio: ClassVar[float] = 1.0
+
+    intermediate_size: int | None = None  # type: ignore[assignment]  # a number from __post_init__ on
+    num_layers: int | None = None
+    width: int | None = None
+    predict_layers: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.width is None:
+            heads = max(self.num_attention_heads, 1)
+            self.width = heads * max(1, round(self.hidden_size * 5 / 8 / heads))
+        if self.intermediate_size is None:
+            self.intermediate_size = round(self.width * self.intermediate_ratio)
+        super().__post_init__(**kwargs)
+        if self.num_layers is None:
+            self.num_layers = self.num_teacher_layers
+        self.predict_layers = self.checked_layers(self.predict_layers)
+        if self.num_layers < 1:
+            raise ValueError(f"num_layers is {self.num_layers}; it must be at least 1")
+
+    @property
+    def layer_width(self) -> int:
+        return self.hidden_size if self.width is None else self.width
+
+    def block_of(self, layer: int) -> int:
+        """The block, from 1, that answers for a teacher layer: the one that stands for its stretch of the teacher.
+
+        With as many blocks as layers each answers for its own; with 6 for 12, block 1 for layers 1 and 2, and so on.
+        The last block answers for the last layer.
+        """
+        return -(-layer * (self.num_layers or self.num_teacher_layers) // self.num_teacher_layers)
+
+
+class FitHubertModel(Student):
+    """Front-end, projection, thin blocks, and a head a layer. The heads are thrown away after distillation."""
+
+    config_class = FitHubertConfig
+
+    def __init__(self, config: FitHubertConfig) -> None:
+        super().__init__(config)
+        self.narrow = nn.Linear(config.hidden_size, config.layer_width)
+        # Blocks behind the last that answers would never learn.
+        self.blocks = nn.ModuleList(self.new_block(i) for i in range(config.block_of(self.predicted_layers[-1])))
+        self.heads = nn.ModuleList(nn.Linear(config.layer_width, config.hidden_size) for _ in self.predicted_layers)
+        self.post_init()
+
+    def new_block(self, place: int) -> TransformerLayer:
+        """The block at a place, from 0."""
+        block: TransformerLayer = self.config.new_layer(self.config.layer_width)
+        return block
+
+    def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        """Each layer from its own block and head."""
+        layers = layers or self.predicted_layers
+        mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
+        blocks = [self.config.block_of(layer) for layer in layers]
+        # The residual stream keeps its digits under autocast.
+        states = self.walk(self.narrow(h0_BTD).to(h0_BTD.dtype), mask_BT, max(blocks))
+        heads = [self.heads[self.predicted_layers.index(layer)] for layer in layers]
+        answers = [head(states[block - 1]).to(h0_BTD.dtype) for head, block in zip(heads, blocks, strict=True)]
+        return torch.stack([zero_padding(answer_BTD, mask_BT) for answer_BTD in answers], dim=1)
+
+    def walk(self, hidden_BTW: Tensor, mask_BT: Tensor | None, count: int) -> list[Tensor]:
+        """What each of the first ``count`` blocks gives, ``[B, T, W]``."""
+        states = []
+        for block in self.blocks[:count]:
+            hidden_BTW = block(hidden_BTW, mask_BT)
+            states.append(hidden_BTW)
+        return states
+
+    @property
+    def predicted_layers(self) -> tuple[int, ...]:
+        return tuple(self.config.predict_layers)
+
+    def layers(self) -> Iterable[TransformerLayer]:
+        return self.blocks  # type: ignore[return-value]  # a ModuleList does not know what it holds
+
+    def throwaway(self) -> Iterable[nn.Parameter]:
+        return self.heads.parameters()
+
+    def initialize_from_teacher(
+        self, frontend_tensors: dict[str, Tensor], layer_tensors: dict[str, Tensor] | None = None
+    ) -> None:
+        """Copies a teacher's front-end. Its layers fit only blocks as wide as they are.
+
+        Raises:
+            ValueError: names or shapes do not fit, as those of any teacher's layers do not fit thin blocks.
+        """
+        if layer_tensors and self.config.layer_width != self.config.hidden_size:
+            raise ValueError(
+                f"the teacher's layers do not fit this student: they are {self.config.hidden_size} wide, its blocks "
+                f"{self.config.layer_width}; start it from the front-end alone (student.initialize = frontend)"
+            )
+        super().initialize_from_teacher(frontend_tensors, layer_tensors)
