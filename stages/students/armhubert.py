@@ -4,13 +4,13 @@ Neighbouring layers attend to much the same frames. Here one block of each group
 the others of its group see through that one with values of their own: they have no queries and keys, and what that
 saves goes into a wider feed-forward network.
 
-The paper's other half, a second pass over masked audio, is training and not architecture: the cache holds what the
-teacher says of the whole waveform.
+The paper's other half, a second pass over masked audio, is training and not architecture, as are the gradients that
+the published code scales block by block: the cache holds what the teacher says of the whole waveform.
 
 Axes: B batch, T frames, S frames attended to, D features, H heads, E features of a head, W features of a block.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from gdist.stages.students.layer import Attention, TransformerLayer
 
 
 class ArmHubertConfig(FitHubertConfig):
-    """Beside FitHuBERT's fields, where ``intermediate_size`` None is here 9/5 of ``width``, 864 of 480:
+    """Beside FitHuBERT's fields; here None for ``intermediate_size`` is 9/5 of ``width``, 864 for 480:
 
     Args:
         reuse: blocks that share a map, the first of them making it; 1 is a map for every block.
@@ -35,7 +35,7 @@ class ArmHubertConfig(FitHubertConfig):
 
     reuse: int = 2
 
-    def __post_init__(self, **kwargs: object) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.reuse < 1:
             raise ValueError(f"reuse is {self.reuse}; it must be at least 1")

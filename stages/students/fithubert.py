@@ -24,7 +24,7 @@ from gdist.stages.students.layer import TransformerLayer
 
 
 class FitHubertConfig(StudentConfig):
-    """Beside the common fields, of which ``intermediate_size`` is None for as much as ``width``, 480 of 480:
+    """Beside the common fields, where None for ``intermediate_size`` is ``width``:
 
     Args:
         num_layers: blocks; None is as many as the teacher's layers.
