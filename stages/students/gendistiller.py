@@ -219,23 +219,23 @@ class GenDistillerModel(Student):
         count, distinct = len(self.predicted_layers), self.config.distinct_steps
         for step, members in groupby(range(len(places)), key=lambda i: places[i] * distinct // count):
             chosen = list(members)
-            previous_NTD = torch.cat([states[i] for i in chosen]) if len(chosen) > 1 else states[chosen[0]]
-            input_NTD = previous_NTD
             at = [places[i] for i in chosen]
+            wanted = at if answering is None else list(answering)
+            previous_NTD = torch.cat([states[i] for i in chosen])
+            input_NTD = previous_NTD
             if self.embedding is not None:
-                embedding_ND = self.embedding.weight[at].repeat_interleave(len(states[0]), 0)
+                embedding_ND = self.embedding.weight[at].repeat_interleave(states[0].shape[0], 0)
                 input_NTD = input_NTD + embedding_ND[:, None, :]
             if self.adapter is not None:
                 input_NTD = self.adapter(input_NTD, at)
-            hidden_NTD = self.steps[step](input_NTD, mask_BT, memories, at, at if answering is None else answering)
-            if answering is not None and list(answering) != at:
-                previous_NTD = torch.cat([states[at.index(place)] for place in answering])
+            hidden_NTD = self.steps[step](input_NTD, mask_BT, memories, at, wanted)
             # The residual stream keeps its digits under autocast.
             hidden_NTD = hidden_NTD.to(previous_NTD.dtype)
             if self.config.skip:
+                if wanted != at:
+                    previous_NTD = torch.cat([states[at.index(place)] for place in wanted])
                 hidden_NTD = hidden_NTD + previous_NTD
-            repeats = len(hidden_NTD) // len(states[0])
-            answered += zero_padding(hidden_NTD, _repeat(mask_BT, repeats)).chunk(repeats)
+            answered += zero_padding(hidden_NTD, _repeat(mask_BT, len(wanted))).chunk(len(wanted))
         return answered
 
     @torch.no_grad()
