@@ -204,7 +204,7 @@ class Loader:
             all_ids=ids,
             rows=tuple(range(len(spans))),
             total_frames=0 if idle else int(num_frames_B.sum()),
-            speakers=tuple(entry.labels.get("speaker") for entry, _, _ in spans),
+            speakers=tuple(None if (who := e.labels.get("speaker")) is None else str(who) for e, _, _ in spans),
             idle=idle,
             position=position,
         )

@@ -1,6 +1,7 @@
 """The commands: thin click wrappers. Everything heavy is imported inside a command: `gdist --help` loads no torch."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -286,6 +287,9 @@ def train_command(
     Example:  gdist train --cache s3://bucket/libri --out runs/first --set train.steps=50000
               torchrun --nproc-per-node 4 --no-python gdist train --cache s3://bucket/libri --out runs/first
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # DDP warns each rank that parameters may be used by every step, which is so for some students and not others.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from gdist.pipeline import console
     from gdist.stages import train
     from gdist.stages.train_config import load_config

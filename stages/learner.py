@@ -26,6 +26,7 @@ from gdist.stages.students import Student
 from gdist.stages.train_config import OptimConfig, TrainConfig
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+COINS, SOUNDS, A_RANK = 1 << 56, 1 << 57, 1 << 44  # seeds far enough apart that no two are the same
 
 
 class Learner:
@@ -100,10 +101,9 @@ class Learner:
         for place, batch in enumerate(batches):
             # Seeded by the step's number, dropout and coins need no state in a checkpoint.
             seed = (self.config.train.seed * 1_000_003 + step) * 64 + place
-            generator = torch.Generator().manual_seed(seed + 1)
-            forced_BK = self._toss(step, batch, generator)
-            torch.manual_seed(seed + (self.ranks.rank << 40))
-            generator.manual_seed(seed + 2 + (self.ranks.rank << 40))
+            forced_BK = self._toss(step, batch, torch.Generator().manual_seed(seed + COINS))
+            torch.manual_seed(seed + self.ranks.rank * A_RANK)
+            generator = torch.Generator().manual_seed(seed + SOUNDS + self.ranks.rank * A_RANK)
             alone = self.ranks.world > 1 and place < len(batches) - 1
             with self.distributed.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 loss_K, cosine_K = self.distributed(batch, forced_BK, generator)

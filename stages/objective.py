@@ -46,6 +46,7 @@ class Objective(nn.Module):
         self.hears = config.student["frontend"] == "trained"
         self.loss = LOSSES[config.loss.name]
         self.augment = Augment(config.augment)
+        self.augment.prepare()
         self.weights = layer_weights(student, config)
 
     def lesson(self, rng: np.random.Generator) -> Lesson:

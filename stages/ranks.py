@@ -16,6 +16,11 @@ from gdist.pipeline.errors import RunError
 from gdist.stages.device import choose_device
 
 
+# DDP's destructor holds the interpreter's lock while it waits for gloo's threads, and these wait for the lock: the last
+# reference to a process group must not be DDP's.
+_groups: list[dist.ProcessGroup | None] = []
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among all of the run's."""
@@ -69,6 +74,7 @@ def join(device: str) -> Iterator[Ranks]:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    _groups.append(dist.group.WORLD)
     try:
         with console.silenced(rank > 0):
             yield Ranks(rank, world, place)

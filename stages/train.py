@@ -108,7 +108,7 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
         while step < optim.steps:
             step += 1
             waiting = time.monotonic()
-            batches = [batch for batch, _ in zip(stream, range(optim.accumulate), strict=False)]
+            batches = list(itertools.islice(stream, optim.accumulate))
             waited = time.monotonic() - waiting
             loss, cosine, stop = learner.step(step, batches, bool(stopping))
             meter.add(loss, cosine, sum(batch.audio_seconds for batch in batches), waited)
