@@ -12,10 +12,10 @@ named. In turns, so that what else the machine does strikes all of them:
     loader    whole batches (60 s, padded, layers 1 to 12 and the audio), read ahead by the loader
     zarr      what `reader` does, by zarr itself: what gdist did before it read shards on its own
 
-Speeds are bytes of the shard files a second. *warm*: the files lie in the page cache. *cold*: they were taken out of it
-(posix_fadvise) before every turn; what the disk or the host keeps is out of reach. `two layers` is the loader with two
-of them; the bytes it reads are what the kernel counted. `--s3` is the same through moto's S3 server on this machine, with
-a download of the same objects one after another as `plain`. Axes: T frames, D features.
+Speeds are bytes of the shard files a second. *warm*: the files lie in the page cache. *cold*: they were taken out of
+it (posix_fadvise) before every turn; what the disk or the host keeps is out of reach. `two layers` is the loader with
+two of them; the bytes it reads are what the kernel counted. `--s3` is the same through moto's S3 server on this
+machine, with a download of the same objects one after another as `plain`. Axes: T frames, D features.
 """
 
 import argparse
@@ -87,7 +87,8 @@ class Bench:
         self.cache, self.layers = cache, layers
         names = [*layer_arrays(cache.identity, layers), WAVEFORM]
         self.keys = [arrays.shard_key(name, pack) for name in names for pack in range(cache.packs)]
-        self.bytes = sum(int(cache.storage.objects(key)[key]["size"]) for key in self.keys)
+        objects = cache.storage.objects()
+        self.bytes = sum(int(objects[key]["size"]) for key in self.keys)
         self.chunks = sum(cache.specs[name].pack_rows // cache.specs[name].chunk_rows * cache.packs for name in names)
         entries = [entry for entry in cache.entries if entry.num_frames]
         self.loader = Loader(cache, entries, layers, options.batch_seconds, device=options.device)
@@ -144,12 +145,16 @@ class Bench:
                 self.cache.hidden(layer, spans, self.loader.device)
             self.cache.waveform(spans)
 
-    def load(self) -> None:
+    def load(self) -> float:
+        """Seconds until the last batch is there: by then the next epoch's first is being read already."""
         self.loader.load_state_dict({"epoch": 0, "position": 0})
         stream = iter(self.loader)
+        began = time.perf_counter()
         for _ in islice(stream, len(self.batches)):
             pass
+        took = time.perf_counter() - began
         stream.close()  # type: ignore[attr-defined]
+        return took
 
 
 def bytes_read() -> int:
@@ -218,7 +223,7 @@ class Moto:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", help="one that is there, in a folder [default: made up]")
+    parser.add_argument("--cache", help="a folder; made up there if it is not there [default: for this run]")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--encoding", default="fp16", choices=["fp32", "fp16", "bf16", "int8", "int4"])
     parser.add_argument("--pack-frames", type=int, default=4096, help="small, so that a short run has several packs")
@@ -232,7 +237,7 @@ def main() -> None:
     loader.RESIDENT_BYTES = 0  # every batch is read
     with tempfile.TemporaryDirectory() as scratch:
         uri = options.cache or f"{scratch}/cache"
-        if not options.cache:
+        if Cache.find(uri) is None:
             build(uri, options.minutes, options.encoding, options.pack_frames)
         results = measure(Cache.open(uri), options)
         if options.s3:
@@ -258,8 +263,9 @@ def all_but_first(cache: Cache) -> list[int]:
 
 def measure(cache: Cache, options: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(cache, all_but_first(cache), options)
-    print(f"{cache.identity['encoding']}, {len(cache.entries)} utterances in {cache.packs} packs, {bench.bytes / 1e6:.0f} MB "
-          f"in {bench.chunks} chunks, {len(bench.batches)} batches; {torch.get_num_threads()} threads")  # fmt: skip
+    print(f"{cache.identity['encoding']}, {len(cache.entries)} utterances in {cache.packs} packs, "
+          f"{bench.bytes / 1e6:.0f} MB in {bench.chunks} chunks, {len(bench.batches)} batches; "
+          f"{torch.get_num_threads()} threads")  # fmt: skip
     ways: dict[str, Callable[[], float | None]] = {
         "plain": bench.plain,
         "codecs": bench.codecs,

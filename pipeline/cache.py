@@ -256,15 +256,18 @@ class Cache:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def hidden(self, layer: int, spans: Sequence[Span], device: str = "cpu") -> list[Tensor]:
+    def hidden(
+        self, layer: int, spans: Sequence[Span], device: str = "cpu", out: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
         """Hidden states of one layer.
 
         Args:
             spans: (utterance, first frame within it, number of frames) each.
             device: where they are decoded; what travels there is as small as what is stored.
+            out: one float32 [T, D] a span, on ``device``, to decode into; pieces of a batch, say.
 
         Returns:
-            one float32 [T, D] a span, on ``device``.
+            one float32 [T, D] a span, on ``device``; ``out`` where it was given.
 
         Raises:
             CacheDamagedError: a span is missing or torn; the message names the utterance and the layer.
@@ -279,19 +282,25 @@ class Cache:
         stored = {}
         empty = _pinned if torch.device(device).type == "cuda" else np.empty
         for folder, part in self.encoding.parts(self.identity["dim"]).items():
-            rows = self._read(layer_name(layer, folder), chunks if part.per_chunk else ranges, spans, empty)
+            wanted = chunks if part.per_chunk else ranges
+            rows = self._read(layer_name(layer, folder), wanted, spans, empty)
+            # A row is written whole or not at all, so its first number tells. Asked here, a GPU is not waited for.
+            first_W = rows[:, 0]
+            unwritten = np.isnan(first_W) if part.fill_value != part.fill_value else first_W == part.fill_value
+            if unwritten.any():
+                held = np.repeat(np.arange(len(spans)), [stop - start for start, stop in wanted])
+                entry = spans[held[unwritten.argmax()]][0]
+                raise self._damaged(layer_name(layer, folder), f"utterance {entry.id} is missing from it")
             stored[folder] = torch.from_numpy(rows).to(device, non_blocking=True)
         chunk_T, before = [], 0
         for (start, stop), (first_chunk, last_chunk) in zip(ranges, chunks, strict=True):
             chunk_T.append(torch.arange(start, stop) // chunk_frames + (before - first_chunk))
             before += last_chunk - first_chunk
-        hidden = self.encoding.decode(stored, torch.cat(chunk_T).to(device), self.tables_on(layer, device))
-        pieces = list(torch.split(hidden, [n for _, _, n in spans]))
-        if not torch.isfinite(hidden.sum()):  # rows never written decode to NaN
-            for piece, (entry, _, _) in zip(pieces, spans, strict=True):
-                if not torch.isfinite(piece).all():
-                    raise self._damaged(layer_name(layer), f"utterance {entry.id} is missing from it")
-        return pieces
+        how = (stored, torch.cat(chunk_T).to(device, non_blocking=True), self.tables_on(layer, device))
+        if out is None:
+            return list(torch.split(self.encoding.decode(*how), [n for _, _, n in spans]))
+        self.encoding.decode_into(out, *how)
+        return list(out)
 
     def waveform(self, spans: Sequence[Span]) -> list[np.ndarray[Any, Any]]:
         """The int16 samples at 16 kHz behind the same spans: exactly those that yield the span's frames, and up to

@@ -4,10 +4,11 @@ Axes: B batch, T frames, C chunks of 128 frames, D features, W numbers stored a 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 LAYERS, SCALES = "layers", "scales"  # the folders of a cache that an encoding's arrays lie in
@@ -75,6 +76,12 @@ class Encoding(ABC):
             stored: [T, W] of any frames, in any order; parts a chunk as [C, W].
             chunk_T: for each frame, which of the C rows is its chunk's.
         """
+
+    def decode_into(self, out: Sequence[Tensor], stored: Stored, chunk_T: Tensor, tables: Tables) -> None:
+        """:meth:`decode`, the frames dealt out in order: float32 [T, D] each, on the same device."""
+        decoded = torch.split(self.decode(stored, chunk_T, tables), [len(piece_TD) for piece_TD in out])
+        for piece_TD, decoded_TD in zip(out, decoded, strict=True):
+            piece_TD.copy_(decoded_TD)
 
     def calibrate(self, hidden_TD: Tensor) -> dict[str, Tensor]:
         """Tables for one layer, from a sample of its frames; deterministic."""

@@ -4,6 +4,7 @@ Axes: B batch, T frames, D features.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,13 +25,19 @@ class _Float(Encoding):
         return {LAYERS: self.to_numbers(hidden_BTD)}
 
     def decode(self, stored: Stored, chunk_T: Tensor, tables: Tables) -> Tensor:
-        return self.to_values(stored[LAYERS])
+        return self.typed(stored[LAYERS]).float()
+
+    def decode_into(self, out: Sequence[Tensor], stored: Stored, chunk_T: Tensor, tables: Tables) -> None:
+        typed = torch.split(self.typed(stored[LAYERS]), [len(piece_TD) for piece_TD in out])
+        for piece_TD, typed_TD in zip(out, typed, strict=True):
+            piece_TD.copy_(typed_TD)  # converted on the way
 
     @abstractmethod
     def to_numbers(self, values: Tensor) -> Tensor: ...
 
-    @abstractmethod
-    def to_values(self, numbers: Tensor) -> Tensor: ...
+    def typed(self, numbers: Tensor) -> Tensor:
+        """The same memory, in torch's type for what the numbers are."""
+        return numbers
 
 
 class Float32(_Float):
@@ -42,9 +49,6 @@ class Float32(_Float):
     def to_numbers(self, values: Tensor) -> Tensor:
         return values.float()
 
-    def to_values(self, numbers: Tensor) -> Tensor:
-        return numbers
-
 
 class Float16(_Float):
     """IEEE half precision: 11 bits of mantissa, overflows past 65,504."""
@@ -54,9 +58,6 @@ class Float16(_Float):
 
     def to_numbers(self, values: Tensor) -> Tensor:
         return values.half()
-
-    def to_values(self, numbers: Tensor) -> Tensor:
-        return numbers.float()
 
 
 class BFloat16(_Float):
@@ -68,5 +69,5 @@ class BFloat16(_Float):
     def to_numbers(self, values: Tensor) -> Tensor:
         return values.bfloat16().view(torch.uint16)
 
-    def to_values(self, numbers: Tensor) -> Tensor:
-        return numbers.view(torch.bfloat16).float()
+    def typed(self, numbers: Tensor) -> Tensor:
+        return numbers.view(torch.bfloat16)
