@@ -26,8 +26,8 @@ ZSTD_LEVEL = 1  # activations hardly compress (some 15 % in fp16); level 1 alrea
 # without a task each: whole packs came three times as fast as with zarr's default here, with the same bytes.
 zarr.config.set({"async.concurrency": 64, "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})
 
-# On a disk: while one decompresses, others fetch; twice as fast from a cold disk as one alone. From the page cache two
-# busy cores gain nothing by it, and it takes some 7 % more of them. In a bucket it is the latency that they share.
+# On a disk: while one decompresses, others fetch; twice as fast from a cold disk as one alone. From the page cache it
+# is no faster where others want the cores, and takes some 7 % more of them. In a bucket they share the latency.
 THREADS, BUCKET_THREADS = 4, 16
 
 Empty = Callable[[tuple[int, int], np.dtype[Any]], np.ndarray[Any, Any]]

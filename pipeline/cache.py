@@ -221,6 +221,28 @@ class Cache:
             found = pool.map(self.receipt, [task for task in self.tasks if task not in todo])
             return [receipt for receipt in found if receipt is not None]
 
+    def broken_packs(
+        self, names: Sequence[str], receipts: Iterable[Mapping[str, Any]] | None = None
+    ) -> dict[int, str]:
+        """Packs that were committed, and of which an object is gone or has another size than its receipt says; each
+        with the reason. Found from a listing an array, no data is read: what kept its size passes.
+
+        Args:
+            names: arrays to look at, such as :func:`plan.layer_arrays` of some layers.
+            receipts: what :meth:`receipts` gave, where they were read before.
+        """
+        with ThreadPoolExecutor(16) as pool:
+            listings = list(pool.map(lambda name: self.storage.objects(f"{name}/c"), names))
+        sizes = {key: int(meta["size"]) for listing in listings for key, meta in listing.items()}
+        wanted = {shard_key(name, pack) for name in names for pack in range(self.packs)}
+        broken: dict[int, str] = {}
+        for receipt in self.receipts() if receipts is None else receipts:
+            for key, written in receipt["objects"].items():
+                if key in wanted and sizes.get(key) != written["bytes"]:
+                    has = f"has {sizes[key]:,} bytes, not {written['bytes']:,}" if key in sizes else "is missing"
+                    broken.setdefault(receipt["pack"], f"{key} {has}")
+        return dict(sorted(broken.items()))
+
     def quarantine(self, pack: int | None = None) -> dict[str, str]:
         """Utterance id → why it cannot be used, of all tasks that are done (of one pack)."""
         if pack is None:

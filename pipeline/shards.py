@@ -163,6 +163,8 @@ class ShardReader:
         there = index[index[:, 0] != ABSENT]
         if (there > shard_size).any() or (there.sum(axis=1) > shard_size - size).any():
             raise ValueError("the shard's index points past its end")
+        if (there[:, 1] <= _CRC_BYTES).any():
+            raise ValueError("the shard's index holds a chunk of no bytes")
         return index
 
     def _pieces(self, key: str, layout: Layout, wanted: Iterable[tuple[int, int, int]]) -> list[_Piece]:

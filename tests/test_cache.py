@@ -264,6 +264,59 @@ class TestNothingPassesForData:
             remove(Storage(str(tmp_path)))
 
 
+class TestBrokenPacks:
+    """What a listing and the receipts tell before a training begins."""
+
+    def test_none(self, cache: Cache) -> None:
+        assert cache.broken_packs([*cache.specs]) == {}
+
+    @pytest.mark.parametrize("encoding", ["fp16", "int8"])
+    def test_gone_and_cut_short(self, tmp_path: Path, encoding: str) -> None:
+        filled(tmp_path, encoding)
+        cache = Cache.open(str(tmp_path))
+        (tmp_path / "layers/02/c/1/0").unlink()
+        cut = tmp_path / "waveform/c/2/0"
+        whole = cut.stat().st_size
+        cut.write_bytes(cut.read_bytes()[:-7])
+        assert cache.broken_packs([*cache.specs]) == {
+            1: "layers/02/c/1/0 is missing",
+            2: f"waveform/c/2/0 has {whole - 7:,} bytes, not {whole:,}",
+        }
+        assert cache.broken_packs(["layers/02"], cache.receipts()).keys() == {1}
+        assert cache.broken_packs(["layers/00", "layers/02"]).keys() == {1}
+        assert cache.broken_packs(["layers/00"]) == {}
+
+    def test_packs_that_were_never_committed_are_none(self, tmp_path: Path) -> None:
+        cache = Cache.create(str(tmp_path), make_plan())
+        commit(cache, 1)
+        assert cache.broken_packs([*cache.specs]) == {}
+        (tmp_path / "layers/00/c/1/0").unlink()
+        assert cache.broken_packs([*cache.specs]) == {1: "layers/00/c/1/0 is missing"}
+
+    def test_layers_of_like_names(self, tmp_path: Path) -> None:
+        """A listing of layers/1 must not tell of layers/10."""
+        cache = filled(tmp_path)
+        (tmp_path / "layers/00/c/1/00").write_bytes(b"other people's")
+        assert cache.broken_packs([*cache.specs]) == {}
+
+    def test_no_shard_is_read(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+        got: list[str] = []
+        listed: list[str] = []
+
+        def noted(real: Callable[[str], Any], into: list[str]) -> Callable[[str], Any]:
+            def ask(key: str) -> Any:
+                into.append(key)
+                return real(key)
+
+            return ask
+
+        monkeypatch.setattr(cache.storage, "get", noted(cache.storage.get, got))
+        monkeypatch.setattr(cache.storage, "objects", noted(cache.storage.objects, listed))
+        cache.broken_packs(["layers/00", WAVEFORM])
+        assert sorted(got) == [task.receipt for task in cache.tasks]
+        assert sorted(listed) == ["layers/00/c", "receipts", "waveform/c"]
+
+
 class TestCommit:
     def test_the_same_pack_twice_is_fine(self, cache: Cache) -> None:
         before = contents(Path(cache.uri))
