@@ -16,7 +16,7 @@ from gdist.pipeline import framing, layout
 from gdist.pipeline.encodings import encoding
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.layout import Entry
-from gdist.pipeline.loader import RESIDENT_BYTES, WINDOW_PACKS
+from gdist.pipeline.loader import RESIDENT_BYTES
 from gdist.pipeline.lock import BEAT_SECONDS
 from gdist.pipeline.manifest import Manifest
 from gdist.pipeline.plan import INDEX, WAVEFORM, Plan, array_specs, layer_name
@@ -197,13 +197,13 @@ def extraction_requests(size: Size, packs: int, seconds: float) -> tuple[int, in
 def run_requests(size: Size, corpus: Corpus, run_seconds: float, train: TrainConfig, dim: int) -> int:
     """Gets of one student run that reads the cache where it lies, at most.
 
-    Of each array a batch takes a shard's index and each utterance's chunks, which lie together. Batches are drawn
-    from eight packs at a time. What fits into memory is read once, but for the waveforms.
+    Of each array a batch takes each utterance's chunks, which lie together, and an epoch every shard's index once
+    more. What fits into memory is read once, but for the waveforms.
     """
     seconds = corpus.samples / framing.SAMPLE_RATE
     heard = min(seconds / corpus.utterances, train.data.crop_seconds or math.inf)
     in_batch = max(min(train.train.batch_seconds / heard, corpus.utterances), 1.0)
-    a_batch = in_batch + min(WINDOW_PACKS, in_batch, corpus.packs)
+    a_batch = in_batch * (1 + corpus.packs / corpus.utterances)
     batches = run_seconds / train.train.batch_seconds
     resident = corpus.frames * (4 * dim * size.read_layers + 2 * framing.HOP) <= RESIDENT_BYTES
     of_hidden = min(batches, corpus.utterances / in_batch) if resident else batches
