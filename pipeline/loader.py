@@ -180,10 +180,11 @@ class Loader:
         num_frames_B = torch.tensor([frames for _, _, frames in spans] or [1])
         layers, dim = selection.layers, self.cache.identity["dim"]
         shape = (len(num_frames_B), len(layers), int(num_frames_B.max()), dim)
-        hidden_BLTD = torch.zeros(shape, device=self.device)
+        hidden_BLTD = torch.empty(shape, device=self.device)
+        for row, frames in enumerate([0] if idle else num_frames_B.tolist()):
+            hidden_BLTD[row, :, frames:] = 0
         for place, layer in enumerate(() if idle else layers):
-            for row, hidden_TD in enumerate(self._hidden(layer, spans)):
-                hidden_BLTD[row, place, : len(hidden_TD)] = hidden_TD
+            self._hidden(layer, spans, [h[:n] for h, (_, _, n) in zip(hidden_BLTD[:, place], spans, strict=True)])
         num_samples_B = torch.tensor([framing.num_samples_for(frames) for frames in num_frames_B.tolist()])
         waveform_BS = None
         if selection.waveforms:
@@ -209,14 +210,17 @@ class Loader:
             position=position,
         )
 
-    def _hidden(self, layer: int, spans: Sequence[Span]) -> list[Tensor]:
+    def _hidden(self, layer: int, spans: Sequence[Span], out: Sequence[Tensor]) -> None:
+        """One layer of each span, into the batch."""
         if self._resident is None:
-            return self.cache.hidden(layer, spans, self.device)
+            self.cache.hidden(layer, spans, self.device, out)
+            return
         absent = [entry for entry, _, _ in spans if (entry.id, layer) not in self._resident]
         if absent:
             whole = self.cache.hidden(layer, [(entry, 0, entry.num_frames) for entry in absent], self.device)
             self._resident |= {(entry.id, layer): hidden.clone() for entry, hidden in zip(absent, whole, strict=True)}
-        return [self._resident[entry.id, layer][first : first + frames] for entry, first, frames in spans]
+        for (entry, first, frames), hidden_TD in zip(spans, out, strict=True):
+            hidden_TD.copy_(self._resident[entry.id, layer][first : first + frames])
 
 
 def group(spans: Sequence[Span], batch_frames: int) -> list[list[Span]]:

@@ -5,10 +5,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gdist.pipeline.cache import Cache
+from gdist.pipeline.cache import Cache, quarantined
 from gdist.pipeline.config import require
-from gdist.pipeline.errors import CacheError
+from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.layout import Entry
+from gdist.pipeline.plan import WAVEFORM, layer_arrays
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,15 @@ class DataConfig:
         require(0 < self.valid_fraction < 1, f"data.valid_fraction = {self.valid_fraction}: must lie between 0 and 1")
 
 
-def usable_entries(cache: Cache, skip_missing: bool = False) -> list[Entry]:
-    """Utterances whose data is in the cache: committed and not quarantined.
+def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[int] | None = None) -> list[Entry]:
+    """Utterances whose data is in the cache: committed, not quarantined, and their objects as large as they were.
+
+    Args:
+        layers: that will be read, beside the audio; None is all.
 
     Raises:
         CacheError: packs are missing, unless ``skip_missing``.
+        CacheDamagedError: objects of committed packs are gone or cut short, unless ``skip_missing``.
     """
     done = cache.done()
     if len(done) < cache.packs and not skip_missing:
@@ -51,8 +56,18 @@ def usable_entries(cache: Cache, skip_missing: bool = False) -> list[Entry]:
             f"the cache at {cache.uri} is unfinished: {cache.packs - len(done)} of {cache.packs} packs are missing",
             "run the same `gdist extract` again to finish it, or --set data.skip_missing=true to do without them",
         )
-    quarantined = cache.quarantine()
-    return [e for e in cache.entries if e.pack in done and e.num_frames and e.id not in quarantined]
+    receipts = cache.receipts()
+    names = [*layer_arrays(cache.identity, cache.layers if layers is None else layers), WAVEFORM]
+    broken = cache.broken_packs(names, receipts)
+    if broken and not skip_missing:
+        pack, reason = next(iter(broken.items()))
+        raise CacheDamagedError(
+            f"{len(broken)} of {cache.packs} packs of the cache at {cache.uri} are damaged; pack {pack}: {reason}",
+            f"gdist verify {cache.uri} --repair, or --set data.skip_missing=true to do without them",
+        )
+    left_out = quarantined(receipts)
+    usable = done - broken.keys()
+    return [e for e in cache.entries if e.pack in usable and e.num_frames and e.id not in left_out]
 
 
 def choose_splits(entries: Sequence[Entry], config: DataConfig) -> dict[str, list[Entry]]:

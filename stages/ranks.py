@@ -15,9 +15,8 @@ from gdist.pipeline import console
 from gdist.pipeline.errors import RunError
 from gdist.stages.device import choose_device
 
-
-# DDP's destructor holds the interpreter's lock while it waits for gloo's threads, and these wait for the lock: the last
-# reference to a process group must not be DDP's.
+# DDP's destructor holds the interpreter's lock while it waits for gloo's threads, and these wait for the lock: the
+# last reference to a process group must not be DDP's.
 _groups: list[dist.ProcessGroup | None] = []
 
 

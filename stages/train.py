@@ -56,7 +56,7 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
             cache = run.open_cache(uri)
             student = build_student(cache, config)
             layers = layers_to_read(cache, student, config)
-            entries = usable_entries(cache, config.data.skip_missing)
+            entries = usable_entries(cache, config.data.skip_missing, layers)
             splits = choose_splits(entries, config.data)
             learner = Learner(student, config, ranks)
         with ranks.together():

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 
-def torchrun(ranks: int, cache: Path | str, out: Path, settings: Mapping[str, Any], *more: str) -> subprocess.Popen[str]:
+def torchrun(
+    ranks: int, cache: Path | str, out: Path, settings: Mapping[str, Any], *more: str
+) -> subprocess.Popen[str]:
     """Start it; each rank is a process of its own with one thread."""
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     command = [

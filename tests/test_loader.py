@@ -245,7 +245,7 @@ class TestTheReaderThread:
 
         def consume() -> None:
             try:
-                list(islice(make(cache), 100))
+                list(islice(Loader(cache, cache.entries, READ, 5.0), 100))
             except CacheDamagedError as error:
                 caught.append(error)
 
@@ -321,6 +321,20 @@ class TestDamage:
 
 
 class TestUsable:
+    @pytest.mark.parametrize("harm", ["gone", "cut short"])
+    def test_a_damaged_pack_is_refused_before_anything_is_read(self, own_cache: Path, harm: str) -> None:
+        shard = own_cache / "layers/03/c/2/0"
+        shard.unlink() if harm == "gone" else shard.write_bytes(shard.read_bytes()[:-1])
+        cache = Cache.open(str(own_cache))
+        with pytest.raises(
+            CacheDamagedError, match=r"1 of 9 packs .* are damaged; pack 2: layers/03/c/2/0"
+        ) as caught:
+            usable_entries(cache)
+        assert caught.value.hint and f"gdist verify {cache.uri} --repair" in caught.value.hint
+        rest = usable_entries(cache, skip_missing=True)
+        assert {e.id for e in cache.entries} - {e.id for e in rest} == {e.id for e in cache.entries if e.pack == 2}
+        assert len(usable_entries(cache, layers=[0, 1])) == 30, "what is not read is no matter"
+
     def test_an_unfinished_cache_is_refused(self, own_cache: Path) -> None:
         (own_cache / "receipts/00003.json").unlink()
         cache = Cache.open(str(own_cache))
@@ -335,7 +349,7 @@ class TestUsable:
 
     def test_the_quarantined_are_left_out(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         name = cache.entries[4].id
-        monkeypatch.setattr(cache, "receipts", lambda: [{"quarantine": {name: "why not"}}])
+        monkeypatch.setattr(cache, "receipts", lambda: [{"pack": 0, "objects": {}, "quarantine": {name: "why not"}}])
         assert name not in [entry.id for entry in usable_entries(cache)]
         assert len(usable_entries(cache)) == 29
 

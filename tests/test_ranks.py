@@ -59,7 +59,8 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(folder / "model.safetensors")
+    weights: dict[str, torch.Tensor] = safetensors.torch.load_file(folder / "model.safetensors")
+    return weights
 
 
 def test_interrupted_anywhere_and_resumed_in_two_ranks(tiny_cache: Path, tmp_path: Path) -> None:
@@ -73,7 +74,9 @@ def test_interrupted_anywhere_and_resumed_in_two_ranks(tiny_cache: Path, tmp_pat
     assert len(ranks) == 2
     ranks[1].kill()
     said = finish(killed, None)
-    assert killed.returncode != 0 and "rank 0 lost another rank" in said and "Traceback" not in said.split("torch/")[0]
+    assert (
+        killed.returncode != 0 and "rank 0 lost another rank" in said and "Traceback" not in said.split("torch/")[0]
+    )
     finish(whole)
 
     stopped = torchrun(2, tiny_cache, out, settings)
@@ -112,12 +115,15 @@ def test_the_loss_of_two_ranks_is_that_of_one(tiny_cache: Path, tmp_path: Path) 
     for one, *others in zip(*rows, strict=True):
         for row in others:
             assert (row["kind"], row["step"]) == (one["kind"], one["step"])
+            # The very first step differs by rounding alone. Adam divides each gradient by its own size, also those
+            # that are rounding themselves: from there on weights differ by a little of the learning rate.
+            within = 2e-6 if one["step"] == 1 else 1e-3
             for name in {"loss", "cosine", "grad_norm", "audio_seconds"} & set(one):
-                assert row[name] == pytest.approx(one[name], rel=2e-5), (row["step"], name)
+                assert row[name] == pytest.approx(one[name], rel=within), (row["step"], name)
     weights = [tensors(tmp_path / name / "student") for name in ("one", "two", "other")]
     for name, one_weight in weights[0].items():
         for weight in weights[1:]:
-            torch.testing.assert_close(weight[name], one_weight, atol=2e-4, rtol=2e-4)
+            torch.testing.assert_close(weight[name], one_weight, atol=5e-4, rtol=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_every_rank(tiny_cache: Path, tmp_path: Path) -> None:

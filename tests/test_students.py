@@ -241,7 +241,7 @@ class TestGenDistiller:
         seen_BSD = torch.cat(inputs, dim=1)
 
         def split(features: Tensor) -> Tensor:
-            return features.unflatten(2, (heads, -1)).transpose(1, 2)
+            return features.view(*features.shape[:2], heads, -1).transpose(1, 2)
 
         query, key = split(attention.q_proj(inputs[-1])), split(attention.k_proj(seen_BSD))
         scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
@@ -355,7 +355,8 @@ class TestGenDistiller:
     @torch.no_grad()
     def test_begins_as_the_copy_of_h0(self) -> None:
         waveform_BS, _ = sound([3000])
-        for fields in ({}, {"adapter_rank": 2}, {"history": "all"}, {"width": 16}):
+        forms: list[dict[str, Any]] = [{}, {"adapter_rank": 2}, {"history": "all"}, {"width": 16}]
+        for fields in forms:
             config = student_config("gendistiller", TEACHERS["base"], **fields)
             first, *others = STUDENTS["gendistiller"][1](config).eval()(waveform_BS).hidden_states
             assert all(torch.equal(first, other) for other in others)
