@@ -1,5 +1,6 @@
 """Training: from the cache alone, and to the same bits however often it is interrupted."""
 
+import itertools
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from click.testing import Result
 from conftest import contents, extracted
@@ -20,9 +23,9 @@ from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import CacheError, ConfigError, RunError
 from gdist.pipeline.loader import Loader
 from gdist.pipeline.run import Run
-from gdist.stages.learner import Learner
+from gdist.stages.learner import Learner, forced_share
 from gdist.stages.train import build_student, train
-from gdist.stages.train_config import TrainConfig, load_config
+from gdist.stages.train_config import OptimConfig, TrainConfig, load_config
 
 SHORT = {
     "train.steps": 9,
@@ -77,6 +80,10 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         ("gendistiller", {"student__history": "teacher", "train__accumulate": 2}),
         ("gendistiller", {"student__frontend": "frozen", "data__crop_seconds": 1.0}),
         ("distilhubert", {"student__initialize": "layers", "train__precision": "bf16"}),
+        ("gendistiller", {"student__history": "all", "train__layers_per_step": 2, "train__ema_decay": 0.8}),
+        ("gendistiller", {"train__layers_per_step": 1, "train__accumulate": 2, "train__forcing_steps": 6}),
+        ("gendistiller", {"student__frontend": "frozen", "train__thaw_step": 4, "augment__noise": 0.7}),
+        ("armhubert", {"loss__name": "mse", "loss__layer_weights": [0.1, 0.1, 1.0], "augment__speech": 0.5}),
     ],
 )
 def test_killed_and_resumed_is_never_killed(
@@ -168,9 +175,21 @@ def test_the_saved_config_repeats_the_run(tiny_cache: Path, tmp_path: Path) -> N
     assert contents(tmp_path / "first" / "student") == contents(tmp_path / "again" / "student")
 
 
+def test_noise_on_a_front_end_that_never_hears_is_refused() -> None:
+    with pytest.raises(ConfigError, match="starts from cached layer 0") as caught:
+        load_config(None, None, ("student.frontend=frozen", "augment.noise=0.5"))
+    assert caught.value.hint and "train.thaw_step" in caught.value.hint
+
+
 def test_checkpoints_are_kept_by_number(tiny_cache: Path, tmp_path: Path) -> None:
     run(tiny_cache, tmp_path / "run", short(train__checkpoint_every=2, train__keep_checkpoints=3))
     assert Run(tmp_path / "run").steps() == [6, 8, 9]
+    run(
+        tiny_cache,
+        tmp_path / "other",
+        short(train__checkpoint_every=1, train__keep_checkpoints=1, train__keep_every=4),
+    )
+    assert Run(tmp_path / "other").steps() == [4, 8, 9]
 
 
 def test_another_config_is_refused_with_the_difference(tiny_cache: Path, tmp_path: Path) -> None:
@@ -215,6 +234,138 @@ def test_a_frozen_front_end_needs_no_audio(tiny_cache: Path, tmp_path: Path, mon
     trained.load_state_dict(Run(tmp_path / "run").load(9)[0]["model"])
     for (name, before), after in zip(begun.named_parameters(), trained.parameters(), strict=True):
         assert torch.equal(before, after) == name.startswith("frontend."), name
+
+
+def weights_at(out: Path, step: int) -> dict[str, torch.Tensor]:
+    return Run(out).load(step)[0]["model"]
+
+
+def test_the_front_end_thaws_at_its_step(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to there no audio is read and no weight of it moves; the run so far is that of a frozen one, bit for bit."""
+    settings: dict[str, Any] = {
+        "student__frontend": "frozen",
+        "train__checkpoint_every": 1,
+        "train__keep_checkpoints": 9,
+    }
+    heard: list[int] = []
+    original = Cache.waveform
+
+    def listening(self: Cache, spans: Any) -> Any:
+        heard.append(len(spans))
+        return original(self, spans)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "waveform", listening)
+        run(tiny_cache, tmp_path / "frozen", short(**settings))
+        assert not heard
+        run(tiny_cache, tmp_path / "thawed", short(**settings, train__thaw_step=5))
+        assert heard
+    begun, frozen, thawed = (
+        weights_at(tmp_path / name, step) for name, step in (("thawed", 4), ("frozen", 9), ("thawed", 9))
+    )
+    same = weights_at(tmp_path / "frozen", 4)
+    assert all(torch.equal(weight, same[name]) for name, weight in begun.items())
+    ear = [name for name in begun if name.startswith("frontend.")]
+    assert all(torch.equal(begun[name], frozen[name]) for name in ear)
+    assert any(not torch.equal(begun[name], thawed[name]) for name in ear)
+
+
+def test_few_layers_are_read_and_few_computed(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step on one layer reads that one and the one it starts from, and audio only when that is layer 0."""
+    monkeypatch.setattr("gdist.pipeline.loader.RESIDENT_BYTES", 0)
+    read: list[str] = []
+    original = Cache._read
+
+    def counting(self: Cache, name: str, *rest: Any) -> Any:
+        read.append(name)
+        return original(self, name, *rest)
+
+    monkeypatch.setattr(Cache, "_read", counting)
+    cache, config = Cache.open(str(tiny_cache)), short(train__layers_per_step=1, student__dropout=0.0)
+    learner = Learner(build_student(cache, config), config)
+    loader = Loader(cache, cache.entries, learner.objective.lesson, 8.0)
+    by_answer = {1: {"layers/01", "waveform"}, 2: {"layers/01", "layers/02"}, 3: {"layers/02", "layers/03"}}
+    seen = set()
+    for place, spans in enumerate(loader.epoch_batches(0)):
+        lesson = learner.objective.lesson(np.random.default_rng(place))
+        read.clear()
+        learner.step(1, [loader.read(spans, lesson)])
+        (answer,) = lesson.plan.answers
+        assert set(read) == by_answer[answer] and len(read) == 2
+        seen.add(answer)
+    assert seen == {1, 2, 3}
+
+
+def test_the_average_is_what_is_validated_and_kept(tiny_cache: Path, tmp_path: Path) -> None:
+    """By hand: the average begins as the first weights and moves a tenth of the way each step."""
+    config = short(train__ema_decay=0.9, train__checkpoint_every=1, train__keep_checkpoints=9)
+    run(tiny_cache, tmp_path / "run", config)
+    kept = safetensors.torch.load_file(tmp_path / "run" / "student" / "model.safetensors")
+    expected = weights_at(tmp_path / "run", 1)
+    for step in range(2, 10):
+        for name, weight in weights_at(tmp_path / "run", step).items():
+            expected[name] = 0.9 * expected[name] + 0.1 * weight
+    for name, weight in kept.items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=1e-4)
+        if "steps" in name and weight.ndim > 1:
+            assert not torch.equal(weight, weights_at(tmp_path / "run", 9)[name])
+
+
+def test_forcing_goes_from_the_teacher_to_the_student() -> None:
+    """Over ten steps: 1, 0.9, … and from the eleventh on what the history itself wants."""
+    shares = [forced_share(OptimConfig(forcing_steps=10), step, 0.0) for step in (1, 2, 10, 11, 500)]
+    assert shares == pytest.approx([1.0, 0.9, 0.1, 0.0, 0.0])
+    assert forced_share(OptimConfig(forcing_steps=10), 6, 0.5) == pytest.approx(0.75)
+    assert forced_share(OptimConfig(), 1, 0.3) == 0.3
+
+
+def test_a_student_forced_all_along_learns_as_the_teacher_forced_one(tiny_cache: Path) -> None:
+    """Coins that always fall for the teacher give what teacher forcing gives, though by other batches."""
+    cache = Cache.open(str(tiny_cache))
+    losses = []
+    for fields in (
+        {"student__history": "teacher"},
+        {"student__history": "mixed", "student__mixed_teacher_ratio": 1.0},
+    ):
+        config = short(student__dropout=0.0, **fields)
+        learner = Learner(build_student(cache, config), config)
+        losses.append([learner.step(k + 1, [b])[0] for k, b in enumerate(itertools.islice(
+            Loader(cache, cache.entries, learner.objective.lesson, 8.0), 4
+        ))])  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_layer_weights_weigh(tiny_cache: Path) -> None:
+    cache = Cache.open(str(tiny_cache))
+    rows = []
+    for weights in ([], [1.0, 1.0, 1.0], [0.0, 0.0, 3.0]):
+        config = short(student__dropout=0.0, loss__layer_weights=weights)
+        objective = Learner(build_student(cache, config), config).objective
+        lesson = objective.examination()
+        loss_K, _ = objective(next(Loader(cache, cache.entries, lesson, 8.0).once(lesson)))
+        rows.append(loss_K.detach())
+    assert torch.equal(rows[0], rows[1])
+    torch.testing.assert_close(rows[2], rows[0] * torch.tensor([0.0, 0.0, 3.0]))
+    with pytest.raises(ConfigError, match="2 numbers for the 3 predicted layers"):
+        config = short(loss__layer_weights=[1.0, 2.0])
+        Learner(build_student(cache, config), config)
+
+
+def test_sound_is_disturbed_in_training_only(tiny_cache: Path) -> None:
+    """Targets stay clean, validation hears clean speech, and the same step hears the same noise."""
+    cache = Cache.open(str(tiny_cache))
+    config = short(augment__noise=1.0, student__dropout=0.0)
+    learner, clean = (Learner(build_student(cache, c), c) for c in (config, short(student__dropout=0.0)))
+    lesson = learner.objective.examination()
+    batch = next(Loader(cache, cache.entries, lesson, 8.0).once(lesson))
+    held = batch.hidden_BLTD.clone(), batch.waveform_BS.clone()  # type: ignore[union-attr]
+    assert learner.validate([batch]) == clean.validate([batch])
+    first = learner.step(1, [batch])[0]
+    assert first != clean.step(1, [batch])[0]
+    assert first == Learner(build_student(cache, config), config).step(1, [batch])[0]
+    assert torch.equal(batch.hidden_BLTD, held[0]) and torch.equal(batch.waveform_BS, held[1])  # type: ignore[arg-type]
 
 
 def test_gradients_of_several_batches_add_up(tiny_cache: Path) -> None:
@@ -266,6 +417,9 @@ def test_layers_that_are_not_cached_are_named(tiny_teacher: Path, speech: Path, 
         ("train.device=tpu", "no such kind of device|runs on cpu or cuda", "train.device = auto"),
         ("student.frontend=thawed", "trained, frozen", None),
         ("steps=3", r"table\.field=value", "--set train.steps"),
+        ("augment.speed=0.5", "would move frames against the cached targets", None),
+        ("train.thaw_step=5", "for a frozen front-end", "student.frontend=frozen"),
+        ("train.ema_decay=1.0", "below 1", None),
     ],
 )
 def test_mistakes_in_a_config(tiny_cache: Path, tmp_path: Path, setting: str, message: str, hint: str | None) -> None:

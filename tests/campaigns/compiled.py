@@ -1,0 +1,24 @@
+"""`train.compile`, which takes a C++ compiler and a minute: compiled, a student learns as it does uncompiled."""
+
+from pathlib import Path
+
+import pytest
+from test_train import short
+
+from gdist.pipeline.cache import Cache
+from gdist.pipeline.loader import Loader
+from gdist.stages.learner import Learner
+from gdist.stages.train import build_student
+
+
+def test_compiled_learns_as_uncompiled(tiny_cache: Path) -> None:
+    """One utterance: each shape of mask is a compilation of its own, and takes a while."""
+    cache = Cache.open(str(tiny_cache))
+    losses = []
+    for compiled in (False, True):
+        config = short("distilhubert", student__dropout=0.0, train__compile=compiled, student__num_layers=1)
+        learner = Learner(build_student(cache, config), config)
+        lesson = learner.objective.examination()
+        batch = Loader(cache, [], lesson, 8.0).read([(cache.entries[0], 0, 30)], lesson)
+        losses.append([learner.step(number, [batch])[0] for number in (1, 2, 3)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
