@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from click.testing import Result
 from conftest import PACK_FRAMES, contents, free_port
-from test_train import SHORT
+from test_train import COMMAND, SHORT, wait_for_step
 
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.audio import Header, load_utterance, read_header
@@ -25,6 +25,7 @@ from gdist.pipeline.buckets import Patience
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import AudioError, CacheError, UsageError
 from gdist.pipeline.manifest import Manifest, build
+from gdist.pipeline.run import Run
 from gdist.pipeline.storage import Storage
 
 Gdist = Callable[..., Result]
@@ -577,6 +578,46 @@ class TestCommands:
             found.append(json.loads(judged.stdout)["layers"])
         assert found[0] == found[1]
         assert contents(tmp_path / "there" / "student") == contents(tmp_path / "here" / "student")
+
+    def test_two_trainings_at_once_while_packs_are_added(
+        self, flaky: Flaky, gdist: Gdist, tiny_teacher: Path, speech: Path, tmp_path: Path
+    ) -> None:
+        """Both end in the students that a cache left alone gives: each reads what was there when it began."""
+        manifest = Manifest.read(speech)
+        half = tmp_path / "half.parquet"
+        Manifest(manifest.table.take(list(range(0, 30, 2))), manifest.root).write(half)
+        uri, alone = f"s3://{BUCKET}/grows", tmp_path / "alone"
+        for cache in (uri, alone):
+            assert gdist(*extract(tiny_teacher, half, cache)).exit_code == 0
+        before = Cache.open(uri).gdist["checksum"]
+
+        settings = SHORT | {"train.steps": 250, "train.log_every": 1}
+        options = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+        students = ("gendistiller", "distilhubert")
+        trainings = {
+            student: subprocess.Popen(
+                [*COMMAND, "train", "--cache", uri, "--out", str(tmp_path / student), "--student", student, *options],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+            for student in students
+        }
+        for student, process in trainings.items():
+            wait_for_step(tmp_path / student, 3, process)
+        assert gdist(*extract(tiny_teacher, speech, uri)).exit_code == 0
+        assert all(process.poll() is None for process in trainings.values()), "they were to be alive until here"
+        grown = Cache.open(uri)
+        assert len(grown.entries) == 30 and grown.gdist["checksum"] != before
+        for student, process in trainings.items():
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 0, said
+            run = Run(tmp_path / student)
+            assert run.provenance()["cache_checksum"] == before
+            quiet = Run(tmp_path / f"{student}-alone")
+            command = ["train", "--cache", alone, "--out", quiet.folder, "--student", student, *options]
+            assert gdist(*command).exit_code == 0
+            assert contents(run.student) == contents(quiet.student)
 
     def test_inspect_and_verify(self, flaky: Flaky, gdist: Gdist, cache_uri: str, tiny_cache: Path) -> None:
         there, here = (json.loads(gdist("inspect", uri, "--json").stdout) for uri in (cache_uri, tiny_cache))
