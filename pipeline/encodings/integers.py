@@ -63,12 +63,15 @@ class _Integers(Encoding):
     def decode(self, stored: Stored, chunk_T: Tensor, tables: Tables) -> Tensor:
         bytes_TW, scale_CD = stored[LAYERS], stored[SCALES]
         step_CD = _step_of_scale(scale_CD.device)[scale_CD.int()]
-        # index_select, because indexing takes three times as long on a CPU.
-        table = _steps_of_byte(self.bits, self.levels, bytes_TW.device)
-        values_TD = table.index_select(0, bytes_TW.int().flatten()).view(
-            len(bytes_TW), table.shape[1] * bytes_TW.shape[1]
-        )
-        return values_TD[:, : step_CD.shape[1]] * step_CD[chunk_T]
+        if self.bits == 8:
+            values_TD = bytes_TW.float().sub_(self.levels).masked_fill_(bytes_TW == FILL, torch.nan)
+        else:
+            # index_select, because indexing takes three times as long on a CPU.
+            table = _steps_of_byte(self.bits, self.levels, bytes_TW.device)
+            values_TD = table.index_select(0, bytes_TW.int().flatten()).view(
+                len(bytes_TW), table.shape[1] * bytes_TW.shape[1]
+            )
+        return values_TD[:, : step_CD.shape[1]].mul_(step_CD.index_select(0, chunk_T))
 
     def _pack(self, code_BTD: Tensor) -> Tensor:
         if self.bits == 8:
