@@ -10,8 +10,8 @@ Nothing that is missing or torn reads as zeros: all of it is a ValueError.
 import math
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import batched
@@ -27,7 +27,9 @@ Rows = tuple[int, int]  # [start, stop)
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 INDICES = 4096  # of 2 kB; eight packs of 14 arrays are what a training reads from at a time
-ABSENT = 2**64 - 1
+PIECES = 8  # chunks that a thread takes at a time
+RUN_BYTES = 1 << 20  # read at a time from a disk, so that what is decompressed still lies in the processor's cache
+ABSENT = 2**64 - 1  # offset and length of a chunk that was never written
 _CRC_BYTES = 4
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 zstd = Zstd()
@@ -144,12 +146,14 @@ class ShardReader:
         def part(item: tuple[str, list[_Piece]]) -> None:
             self._decode(*item, layout, rows)
 
-        jobs = [job for found in self._map(shard, shards.items()) for job in found]
-        for _ in self._map(part, jobs):
-            pass
+        self._each(part, [job for found in self._each(shard, shards.items()) for job in found])
 
-    def _map(self, function: Any, items: Iterable[Any]) -> Iterable[Any]:
-        return map(function, items) if self._pool is None else self._pool.map(function, items)
+    def _each[X, Y](self, function: Callable[[X], Y], items: Iterable[X]) -> list[Y]:
+        if self._pool is None:
+            return [function(item) for item in items]
+        futures = [self._pool.submit(function, item) for item in items]
+        wait(futures)  # all, also where one fails: none may still write into the rows afterwards
+        return [future.result() for future in futures]
 
     def _read_index(self, key: str, size: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """[chunks, 2] of a shard, offsets and lengths; checked."""
@@ -222,10 +226,6 @@ class ShardReader:
         if memory is None or len(memory) != size:
             memory = self._own.memory = np.empty(size, np.uint8)
         return memory
-
-
-PIECES = 8  # chunks that a thread takes at a time
-RUN_BYTES = 1 << 20  # read at a time from a disk, so that what is decompressed still lies in the processor's cache
 
 
 def _content_size(head: bytes) -> int:

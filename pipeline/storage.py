@@ -90,16 +90,27 @@ class Storage:
             try:
                 return self._repeat(request)
             except obstore.exceptions.NotSupportedError:  # Azure
-                size = self._repeat(lambda store: int(obstore.head(store, key)["size"]))
+                size = self._size(key)
                 return self.get_part(key, max(size - length, 0), length) if size else (b"", 0)
+            except obstore.exceptions.BaseError:
+                if self._size(key):
+                    raise
+                return b"", 0  # nothing has no last byte: stores refuse the range
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Buffer]:
         """The bytes of each [start, stop), in order; what lies past the object's end is not there. Each is good until
-        the next is asked for. FileNotFoundError when there is no such object."""
+        the next is asked for. FileNotFoundError when there is no such object, ValueError when one of them begins past
+        its end."""
         with self._explained("read", key, missing_is_fine=True):
             if self.folder is None:
                 starts, stops = zip(*ranges, strict=True)
-                yield from self._repeat(lambda store: obstore.get_ranges(store, key, starts=starts, ends=stops))
+                try:
+                    parts = self._repeat(lambda store: obstore.get_ranges(store, key, starts=starts, ends=stops))
+                except obstore.exceptions.BaseError as error:
+                    if (size := self._size(key)) > max(starts):
+                        raise
+                    raise ValueError(f"the object has {size} bytes only") from error
+                yield from parts
                 return
             with (self.folder / key).open("rb", buffering=0) as file:
                 # Memory that was used before: to have the kernel make pages takes longer than to read cached ones.
@@ -109,6 +120,9 @@ class Storage:
                 for start, stop in ranges:
                     view = memoryview(self._own.memory)[: stop - start]
                     yield view[: os.preadv(file.fileno(), [view], start)]
+
+    def _size(self, key: str) -> int:
+        return self._repeat(lambda store: int(obstore.head(store, key)["size"]))
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write one whole object, over an older one if need be."""
