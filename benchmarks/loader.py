@@ -40,6 +40,7 @@ import obstore
 import torch
 
 from gdist.pipeline import arrays, framing, layout, loader
+from gdist.pipeline.batch import Selection
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.loader import Loader
 from gdist.pipeline.plan import WAVEFORM, Plan, layer_arrays, layer_name
@@ -93,7 +94,8 @@ class Bench:
         self.bytes = sum(int(objects[key]["size"]) for key in self.keys)
         self.chunks = sum(cache.specs[name].pack_rows // cache.specs[name].chunk_rows * cache.packs for name in names)
         entries = [entry for entry in cache.entries if entry.num_frames]
-        self.loader = Loader(cache, entries, layers, options.batch_seconds, device=options.device)
+        self.selection = Selection(tuple(layers))
+        self.loader = Loader(cache, entries, self.selection, options.batch_seconds, device=options.device)
         self.batches = self.loader.epoch_batches(0)
         self.memory = memoryview(bytearray(1 << 20))
         largest = max(len(spans) * max(n for _, _, n in spans) for spans in self.batches)
@@ -294,7 +296,7 @@ def measure(cache: Cache, options: argparse.Namespace) -> dict[str, Any]:
     if not options.no_zarr:
         ways["zarr"] = lambda: bench.rows(bench.with_zarr)
     bench.plain()
-    bench.loader.read(bench.batches[0])  # warm up
+    bench.loader.read(bench.batches[0], bench.selection)  # warm up
     results: dict[str, Any] = {"warm": compare(bench, ways, options.rounds)}
     show("warm", results["warm"])
     results["cold"] = compare(bench, cold, options.rounds, before=bench.drop)

@@ -3,10 +3,13 @@
 Axes: B batch, L layers, T frames, D features, S samples.
 """
 
+import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gdist.pipeline import framing
@@ -65,3 +68,40 @@ class Batch:
     def hidden(self, layer: int) -> Tensor:
         """One of the layers read, [B, T, D]."""
         return self.hidden_BLTD[:, self.selection.layers.index(layer)]
+
+
+class Buffers:
+    """Memory of batches that nobody holds any more, for the next ones: its pages are there already, where fresh
+    memory of that size is faulted in page by page, which took a third of reading.
+
+    Args:
+        count: kept at most; what is asked for beyond that is fresh, and goes again.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._kept: list[Tensor] = []
+        self._lock = threading.Lock()
+
+    def take(self, shape: tuple[int, ...], device: str) -> Tensor:
+        """A float32 tensor of any content. It is free again once no tensor, view or gradient refers to it."""
+        size = math.prod(shape)
+        if torch.device(device).type != "cpu":  # CUDA's allocator keeps what is freed
+            return torch.empty(shape, device=device)
+        with self._lock:
+            free = [buffer for buffer in self._kept if _holders(buffer) == 1]
+            fitting = [buffer for buffer in free if len(buffer) >= size]
+            if fitting:
+                return min(fitting, key=len)[:size].view(shape)
+            fresh = torch.empty(size)
+            if len(self._kept) < self.count:
+                self._kept.append(fresh)
+            elif free:  # all are too small
+                self._kept[next(i for i, kept in enumerate(self._kept) if kept is free[0])] = fresh
+            return fresh.view(shape)
+
+
+def _holders(tensor: Tensor) -> int:
+    """How many tensors, views and gradients' saved ones among them, share its memory."""
+    storage = tensor.untyped_storage()
+    return int(torch._C._storage_Use_Count(storage._cdata)) - 1  # less the one that is asked here

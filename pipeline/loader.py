@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gdist.pipeline import framing
 from gdist.pipeline.audio import to_float
-from gdist.pipeline.batch import Batch, Choose, Selection
+from gdist.pipeline.batch import Batch, Buffers, Choose, Selection
 from gdist.pipeline.cache import Cache, Span
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError
@@ -66,6 +66,7 @@ class Loader:
         self.skip_damaged = skip_damaged
         self.damaged: dict[str, str] = {}  # utterance id → what is wrong with it
         self.epoch, self.position = 0, 0
+        self._buffers = Buffers(PREFETCH + 3)
         if layers is None:
             layers = choose.layers if isinstance(choose, Selection) else cache.layers
         frames = sum(e.num_frames for e in self.entries)
@@ -180,7 +181,7 @@ class Loader:
         num_frames_B = torch.tensor([frames for _, _, frames in spans] or [1])
         layers, dim = selection.layers, self.cache.identity["dim"]
         shape = (len(num_frames_B), len(layers), int(num_frames_B.max()), dim)
-        hidden_BLTD = torch.empty(shape, device=self.device)
+        hidden_BLTD = self._buffers.take(shape, self.device)
         for row, frames in enumerate([0] if idle else num_frames_B.tolist()):
             hidden_BLTD[row, :, frames:] = 0
         for place, layer in enumerate(() if idle else layers):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gdist.pipeline import framing, loader
 from gdist.pipeline.audio import to_float
-from gdist.pipeline.batch import Batch, Selection
+from gdist.pipeline.batch import Batch, Buffers, Selection
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import CacheDamagedError, CacheError, ConfigError
 from gdist.pipeline.layout import Entry
@@ -265,6 +265,32 @@ class TestTheReaderThread:
     def test_nothing_to_read_is_no_endless_wait(self, cache: Cache) -> None:
         with pytest.raises(AssertionError):
             next(iter(Loader(cache, [], READ, 5.0)))
+
+
+class TestBuffers:
+    def test_memory_is_used_again_once_nobody_holds_it(self) -> None:
+        buffers = Buffers(2)
+        first = buffers.take((3, 4), "cpu")
+        address, view = first.data_ptr(), first[1:, 2]
+        other = buffers.take((3, 4), "cpu")
+        assert other.data_ptr() != address
+        del first
+        assert buffers.take((2, 4), "cpu").data_ptr() != address, "a view of it is still held"
+        weight = torch.ones(2, requires_grad=True)
+        loss = (weight * view).sum()
+        del view
+        assert buffers.take((2, 4), "cpu").data_ptr() != address, "a gradient still needs it"
+        del loss
+        again = buffers.take((2, 5), "cpu")
+        assert again.shape == (2, 5) and again.data_ptr() == address
+
+    def test_no_more_are_kept_than_asked_for_and_small_ones_give_way(self) -> None:
+        buffers = Buffers(1)
+        small = buffers.take((4,), "cpu")
+        assert buffers.take((4,), "cpu").data_ptr() != small.data_ptr()
+        del small
+        address = buffers.take((40,), "cpu").data_ptr()
+        assert buffers.take((30,), "cpu").data_ptr() == address
 
 
 class TestDamage:
