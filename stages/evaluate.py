@@ -21,7 +21,7 @@ from gdist.pipeline import console, framing
 from gdist.pipeline.batch import Batch, Selection
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import build, did_you_mean
-from gdist.pipeline.errors import CacheError, GdistError, RunError, UsageError
+from gdist.pipeline.errors import CacheError, GdistError, UsageError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.loader import Loader
 from gdist.pipeline.run import Run, write_atomically
@@ -30,7 +30,8 @@ from gdist.stages.fidelity import Fidelity, mean_cosine
 from gdist.stages.frontend import normalize
 from gdist.stages.probes import PROBES
 from gdist.stages.probes.base import check_labels
-from gdist.stages.students import STUDENTS, Student
+from gdist.stages.student_store import load_student
+from gdist.stages.students import Student
 from gdist.stages.train_config import TrainConfig
 
 BATCH_SECONDS = 60.0
@@ -197,19 +198,6 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     }
     write_atomically(run.folder / "eval.json", json.dumps(result, indent=2))
     return result
-
-
-def load_student(run: Run) -> Student:
-    """The run's finished student."""
-    if not (run.student / "config.json").exists():
-        done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
-        cache = run.provenance()["cache"]
-        raise RunError(
-            f"{run.folder} has no finished student (step {done} of {total})",
-            f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}",
-        )
-    student: Student = STUDENTS[run.tables()["student"]["name"]][1].from_pretrained(run.student)
-    return student
 
 
 def eval_command(folders: list[Path], uri: str | None, probes: str, as_json: bool) -> int:

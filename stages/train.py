@@ -10,8 +10,6 @@ import contextlib
 import functools
 import importlib.metadata
 import itertools
-import json
-import shutil
 import signal
 import threading
 import time
@@ -20,9 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import safetensors.torch
-import torch
-
 from gdist.pipeline import console, framing
 from gdist.pipeline.batch import Batch
 from gdist.pipeline.cache import Cache
@@ -30,13 +25,14 @@ from gdist.pipeline.config import to_tables
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.loader import Loader
-from gdist.pipeline.run import Run, write_atomically
+from gdist.pipeline.run import Run
 from gdist.pipeline.splits import choose_splits, usable_entries
 from gdist.stages.learner import Learner
 from gdist.stages.meter import Meter, Watch, summarize
 from gdist.stages.ranks import Ranks, join
-from gdist.stages.students import STUDENTS, Student, student_config
-from gdist.stages.train_config import STUDENT_DEFAULTS, TrainConfig
+from gdist.stages.student_store import build_student, layers_to_read, save_student
+from gdist.stages.students import Student
+from gdist.stages.train_config import TrainConfig
 
 
 def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) -> dict[str, Any] | None:
@@ -62,6 +58,9 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
         with ranks.together():
             if ranks.first:
                 run.begin(to_tables(config), provenance(cache, student, config, splits, ranks))
+        with ranks.together():
+            if run.provenance()["cache_checksum"] != cache.gdist["checksum"]:
+                raise CacheError(f"{uri} grew while the ranks were opening it", "run the same command again")
         read = functools.partial(
             Loader,
             cache,
@@ -141,36 +140,6 @@ def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
         yield from stream
 
 
-def build_student(cache: Cache, config: TrainConfig) -> Student:
-    """The student for the cache's teacher, started from the teacher's weights as far as the config says."""
-    teacher_config = json.loads(cache.document("config.json"))
-    teacher_config["do_normalize"] = cache.identity["teacher"]["do_normalize"]
-    fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
-    described = student_config(config.student["name"], teacher_config, **fields)
-    torch.manual_seed(config.train.seed)
-    student = STUDENTS[config.student["name"]][1](described)
-    initialize = config.student["initialize"]
-    if initialize != "none":
-        frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
-        layers = safetensors.torch.load(cache.document("layers.safetensors")) if initialize == "layers" else None
-        student.initialize_from_teacher(frontend, layers)
-    if config.student["frontend"] == "frozen":
-        student.frontend.requires_grad_(False)
-    return student
-
-
-def layers_to_read(cache: Cache, student: Student, config: TrainConfig) -> list[int]:
-    """The cached layers that steps need: those the student answers for, and layer 0 for a frozen front-end."""
-    layers = [0] * (config.student["frontend"] == "frozen") + list(student.predicted_layers)
-    absent = [layer for layer in layers if layer not in cache.layers]
-    if absent:
-        raise CacheError(
-            f"this student needs layers {absent}, which the cache at {cache.uri} does not hold ({cache.layers})",
-            "gdist extract … --layers all, into another cache",
-        )
-    return layers
-
-
 def at_most(entries: list[Entry], seconds: float) -> list[Entry]:
     """The first utterances that make up ``seconds`` of audio, at least one."""
     ends = itertools.accumulate(entry.num_frames / framing.FRAMES_PER_SECOND for entry in entries)
@@ -225,25 +194,6 @@ def stop_on_signal() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def save_student(run: Run, student: Student) -> None:
-    """The finished student, in Hugging Face's format, whole or not at all."""
-    staged = run.student.with_name("student.tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    student.save_pretrained(staged)
-    extractor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "do_normalize": student.config.do_normalize,
-        "feature_size": 1,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": True,
-        "sampling_rate": framing.SAMPLE_RATE,
-    }
-    write_atomically(staged / "preprocessor_config.json", json.dumps(extractor, indent=2))
-    shutil.rmtree(run.student, ignore_errors=True)
-    staged.rename(run.student)
 
 
 def show(out: Path, result: dict[str, Any]) -> None:

@@ -13,8 +13,9 @@ from test_train import run, short
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.run import Run
 from gdist.pipeline.splits import DataConfig
-from gdist.stages.evaluate import Bench, LogMel, evaluate, hidden_states, load_student
+from gdist.stages.evaluate import Bench, LogMel, evaluate, hidden_states
 from gdist.stages.fidelity import Fidelity, mean_cosine
+from gdist.stages.student_store import load_student
 
 
 def test_fidelity_by_hand() -> None:

@@ -24,7 +24,8 @@ from gdist.pipeline.errors import CacheError, ConfigError, RunError
 from gdist.pipeline.loader import Loader
 from gdist.pipeline.run import Run
 from gdist.stages.learner import Learner, forced_share
-from gdist.stages.train import build_student, train
+from gdist.stages.student_store import build_student
+from gdist.stages.train import train
 from gdist.stages.train_config import OptimConfig, TrainConfig, load_config
 
 SHORT = {

@@ -8,7 +8,7 @@ from test_train import short
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.loader import Loader
 from gdist.stages.learner import Learner
-from gdist.stages.train import build_student
+from gdist.stages.student_store import build_student
 
 
 def test_compiled_learns_as_uncompiled(tiny_cache: Path) -> None:
