@@ -1,0 +1,259 @@
+"""What the cache saves a training step, against the teacher in every step as s3prl's distiller has it.
+
+    python benchmarks/train.py --work /tmp/bench-train
+
+Steps of one student on the same batches, taking turns in one process, so that what else the machine does strikes all
+of them. Each is a whole step: reading the batch, the forward and backward pass, the optimizer.
+
+    online    the teacher first: Hugging Face's WavLMModel in float32 and eval mode over the padded batch, as s3prl's
+              distiller runs its own; then the student. Only audio is read. The aims are measured against this one
+    fast      the same with gdist's exact teacher, the strongest online step we know
+    cached    hidden states from the cache: what `gdist train` does
+    (a)       … of some layers: train.layers_per_step, in roll-outs from random cached layers
+    (b)       … student.frontend = frozen: from cached layer 0, without audio
+    (c)       both
+
+What a step of (a) costs depends on whether what it drew needs the front-end: every round times both kinds, and the mean
+weighs them as the plan draws them. At the end the real `train()` takes some steps of (c), the fastest, and tells what
+part of its time it waited for data. The teacher has WavLM Base's shapes and random weights; batches are read from the
+disk each time. Axes: B batch, L layers, T frames, D features, S samples.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from extract import speech, wavlm_base
+
+from gdist.pipeline import framing, loader
+from gdist.pipeline.batch import Batch, Selection
+from gdist.pipeline.cache import Cache, Span
+from gdist.pipeline.loader import Loader
+from gdist.stages.device import keep_freed_memory
+from gdist.stages.extract import extract
+from gdist.stages.extract_plan import ExtractConfig
+from gdist.stages.learner import Learner
+from gdist.stages.objective import Lesson
+from gdist.stages.teachers import Teacher, load_teacher
+from gdist.stages.train import build_student, train
+from gdist.stages.train_config import TrainConfig, load_config
+
+# The name of a row → the student's settings and train.layers_per_step of (a) and (c).
+STUDENTS: dict[str, tuple[tuple[str, ...], int]] = {
+    "gendistiller": ((), 4),
+    "gendistiller, teacher-forced": (("student.history=teacher",), 4),
+    "gendistiller, history=all": (("student.history=all",), 4),
+    "distilhubert": (("student.name=distilhubert",), 1),  # of three heads
+}
+AIMS = {
+    ("gendistiller", "cached"): 1.3,
+    ("gendistiller", "(c)"): 6.0,
+    ("distilhubert", "cached"): 1.6,
+}
+DRAWS = 1000  # how often each kind of lesson comes is counted in so many
+
+
+def s3prl_like(source: str) -> Callable[[Batch], list[torch.Tensor]]:
+    """Layers 0 … L as s3prl's distiller gets them in every step: its teacher is in eval mode, without gradients."""
+    from transformers import WavLMModel
+
+    model = WavLMModel.from_pretrained(source).eval()
+
+    @torch.no_grad()
+    def run(batch: Batch) -> list[torch.Tensor]:
+        assert batch.waveform_BS is not None
+        mask_BS = (torch.arange(batch.waveform_BS.shape[1]) < batch.num_samples_B[:, None]).long()
+        return list(model(batch.waveform_BS, attention_mask=mask_BS, output_hidden_states=True).hidden_states)
+
+    return run
+
+
+def gdist_teacher(teacher: Teacher) -> Callable[[Batch], list[torch.Tensor]]:
+    def run(batch: Batch) -> list[torch.Tensor]:
+        assert batch.waveform_BS is not None
+        hidden = list(teacher.hidden_states(batch.waveform_BS, batch.num_samples_B))
+        return [layer_BTD.clone() for layer_BTD in hidden[:1]] + hidden[1:]
+
+    return run
+
+
+def online(
+    learner: Learner, spans: list[Span], reader: Loader, lesson: Lesson, teach: Callable[[Batch], list[torch.Tensor]]
+) -> Callable[[int], None]:
+    """A step whose targets the teacher computes: only the audio is read."""
+
+    def step(number: int) -> None:
+        heard = reader.read(spans, Selection((), True))
+        layers = teach(heard)
+        hidden_BLTD = torch.stack([layers[layer] for layer in lesson.layers], dim=1)
+        take(learner, replace(heard, hidden_BLTD=hidden_BLTD, selection=lesson), number)
+
+    return step
+
+
+def cached(learner: Learner, spans: list[Span], reader: Loader, lesson: Lesson) -> Callable[[int], None]:
+    return lambda number: take(learner, reader.read(spans, lesson), number)
+
+
+def take(learner: Learner, batch: Batch, number: int) -> None:
+    learner.step(number, [replace(batch, total_frames=batch.frames)])
+
+
+def kinds(learner: Learner, count: int) -> list[tuple[float, list[Lesson]]]:
+    """(share, lessons) of those that hear and those that do not, as often as the plan draws them."""
+    rng = np.random.default_rng(0)
+    lessons = [Lesson.of(learner.student.plan(count, rng), learner.objective.hears) for _ in range(DRAWS)]
+    apart = [[lesson for lesson in lessons if lesson.waveforms is hears] for hears in (False, True)]
+    return [(len(some) / DRAWS, some) for some in apart if some]
+
+
+def timed(step: Callable[[int], None], number: int) -> float:
+    began = time.perf_counter()
+    step(number)
+    return time.perf_counter() - began
+
+
+def settings(options: argparse.Namespace, precision: str, *more: str) -> TrainConfig:
+    chosen = (
+        f"student.dropout={options.dropout}", f"train.precision={precision}", "train.device=cpu",
+        f"train.batch_seconds={options.batch_seconds}", "data.crop_seconds=0",
+    )  # fmt: skip
+    return load_config(None, None, (*chosen, *more))
+
+
+def compare(
+    options: argparse.Namespace, name: str, precision: str, cache: Cache, teachers: dict[str, Any]
+) -> dict[str, Any]:
+    fields, count = STUDENTS[name]
+    learners = {}
+    for frontend in ("trained", "frozen"):
+        config = settings(options, precision, *fields, f"student.frontend={frontend}")
+        learners[frontend] = Learner(build_student(cache, config), config)
+    reader = Loader(cache, cache.entries, Selection(()), options.batch_seconds)
+    # Only full batches: the last of an epoch is shorter.
+    batches = [spans for spans in reader.epoch_batches(0) if total(spans) > 0.8 * options.batch_seconds]
+
+    def ways(place: int) -> dict[str, list[tuple[float, Callable[[int], None]]]]:
+        """What each variant does in this round: steps, and the weight that each one's time has."""
+        spans = batches[place % len(batches)]
+        whole = {name: Lesson.of(learner.student.plan(0, np.random.default_rng(place)), learner.objective.hears)
+                 for name, learner in learners.items()}  # fmt: skip
+        own, cold = learners["trained"], learners["frozen"]
+        done = {way: [(1.0, online(own, spans, reader, whole["trained"], teach))] for way, teach in teachers.items()}
+        done["cached"] = [(1.0, cached(own, spans, reader, whole["trained"]))]
+        for way, learner in (("(a)", own), ("(c)", cold)):
+            done[way] = []
+            for share, lessons in kinds(learner, count):
+                for draw in range(options.draws):
+                    lesson = lessons[(place * options.draws + draw) % len(lessons)]
+                    done[way].append((share / options.draws, cached(learner, spans, reader, lesson)))
+        done["(b)"] = [(1.0, cached(cold, spans, reader, whole["frozen"]))]
+        return {way: done[way] for way in (*teachers, "cached", "(a)", "(b)", "(c)")}
+
+    for way in ways(0).values():
+        way[0][1](1)  # warm up
+    took: dict[str, list[float]] = {}
+    seconds = []
+    for place in range(options.rounds):
+        seconds.append(total(batches[place % len(batches)]))
+        for way, steps in ways(place).items():
+            took.setdefault(way, []).append(sum(weight * timed(step, place + 2) for weight, step in steps))
+    rows = {}
+    for way, times in took.items():
+        ratios = [theirs / own for theirs, own in zip(took["online"], times, strict=True)]
+        rows[way] = {
+            "speed": statistics.median(s / t for s, t in zip(seconds, times, strict=True)),
+            "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios),
+            "over_fast": statistics.median(f / t for f, t in zip(took["fast"], times, strict=True)),
+        }  # fmt: skip
+    return {"student": name, "precision": precision, "dropout": options.dropout, "layers_per_step": count,
+            "batch_seconds": statistics.mean(seconds), "rows": rows}  # fmt: skip
+
+
+def total(spans: list[Span]) -> float:
+    return sum(frames for _, _, frames in spans) / framing.FRAMES_PER_SECOND
+
+
+def show(result: dict[str, Any]) -> None:
+    print(f"{result['student']}, {result['precision']}, dropout {result['dropout']}, {result['batch_seconds']:.0f} s "
+          f"a batch, (a) and (c): {result['layers_per_step']} layers a step")  # fmt: skip
+    for way, row in result["rows"].items():
+        aim = AIMS.get((result["student"], way))
+        print(f"  {way:8} {row['speed']:6.1f} × real time   over online {row['ratio']:5.2f} "
+              f"({row['lowest']:.2f}–{row['highest']:.2f})   over fast {row['over_fast']:5.2f}"
+              + (f"   aim {aim}" if aim else ""), flush=True)  # fmt: skip
+
+
+def waiting(options: argparse.Namespace, precision: str, uri: str) -> dict[str, Any]:
+    """The real thing: `train()` for a few steps of (c), waiting or not for its reader."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = settings(
+            options, precision, "student.frontend=frozen", f"train.layers_per_step={STUDENTS['gendistiller'][1]}",
+            f"train.steps={options.train_steps}", "train.warmup_steps=2", "train.validate_seconds=1",
+        )  # fmt: skip
+        result = train(uri, Path(folder) / "run", config, show_progress=False)
+    assert result is not None
+    print(f"train(), gendistiller (c), {precision}: {result['steps']} steps of {result['step_seconds']:.2f} s, "
+          f"{result['audio_seconds_per_second']:.1f} × real time, waiting for data "
+          f"{result['data_wait_fraction']:.4f} (aim 0.02)", flush=True)  # fmt: skip
+    return result | {"precision": precision}
+
+
+def build(options: argparse.Namespace, work: Path) -> tuple[str, str]:
+    """The teacher and the cache of its layers, in a folder where they stay."""
+    work.mkdir(parents=True, exist_ok=True)
+    source, uri = work / "wavlm-base", work / "cache"
+    if not (source / "preprocessor_config.json").exists():
+        wavlm_base(source)
+    manifest = work / "speech.parquet"
+    if not manifest.exists():
+        speech(options.minutes, options.join_seconds, manifest)
+    extract(ExtractConfig(str(source), str(manifest), str(uri), encoding="fp16", device="cpu"), show_progress=False)
+    return str(source), str(uri)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="where teacher and cache are, or will be [default: for this run]")
+    parser.add_argument("--student", action="append", choices=list(STUDENTS))
+    parser.add_argument(
+        "--precision", action="append", choices=["fp32", "bf16"], help="the student's [default: fp32]"
+    )
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--batch-seconds", type=float, default=48.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=2, help="of each kind of (a) and (c) in a round")
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--join-seconds", type=float, default=10.0, help="utterances of at least this")
+    parser.add_argument("--train-steps", type=int, default=12, help="of the real train(); 0 is none")
+    parser.add_argument("--keep-memory", action="store_true", help="freed memory is kept, as extraction does")
+    parser.add_argument("--json", type=Path, help="where to keep the figures")
+    options = parser.parse_args()
+    loader.RESIDENT_BYTES = 0  # every batch is read
+    if options.keep_memory:
+        keep_freed_memory()
+    results: dict[str, Any] = {"threads": torch.get_num_threads(), "students": [], "train": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        source, uri = build(options, options.work or Path(scratch))
+        cache = Cache.open(uri)
+        teachers = {"online": s3prl_like(source), "fast": gdist_teacher(load_teacher(source, device="cpu"))}
+        for precision in options.precision or ["fp32"]:
+            for name in options.student or STUDENTS:
+                results["students"].append(compare(options, name, precision, cache, teachers))
+                show(results["students"][-1])
+            if options.train_steps:
+                results["train"].append(waiting(options, precision, uri))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
