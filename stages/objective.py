@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdist.pipeline.batch import Batch, Selection
 from gdist.pipeline.errors import ConfigError
 from gdist.stages.augment import Augment
 from gdist.stages.frontend import normalize
-from gdist.stages.losses import LOSSES, masked_mean
+from gdist.stages.losses import LOSSES, cosine, masked_mean
 from gdist.stages.students import Student
 from gdist.stages.students.base import Plan
 from gdist.stages.train_config import TrainConfig
@@ -79,7 +78,7 @@ class Objective(nn.Module):
         mask_BT = (torch.arange(target_BKTD.shape[2]) < batch.num_frames_B[:, None]).to(device, non_blocking=True)
         loss_K = self.loss(prediction_BKTD, target_BKTD, mask_BT, self.config.loss.cosine_weight)
         weight_K = loss_K.new_tensor([self.weights[layer] for layer in plan.answers])
-        cosine_BKT = F.cosine_similarity(prediction_BKTD.detach(), target_BKTD, dim=-1)
+        cosine_BKT = cosine(prediction_BKTD.detach(), target_BKTD)
         return loss_K * weight_K, masked_mean(cosine_BKT, mask_BT)
 
     def hear(self, batch: Batch, generator: torch.Generator | None) -> Tensor:

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gdist.stages.learner import learning_rate
-from gdist.stages.losses import LOSSES, masked_mean
+from gdist.stages.losses import LOSSES, cosine, masked_mean
 from gdist.stages.train_config import OptimConfig
 
 # One utterance, one layer, one frame of two values: prediction (1, 0) for the target (0, 1).
@@ -60,6 +61,18 @@ def test_masked_mean_by_hand() -> None:
     value_BKT = torch.tensor([[[1.0, 2.0, 99.0]], [[6.0, 99.0, 99.0]]])
     mask_BT = torch.tensor([[True, True, False], [True, False, False]])
     assert masked_mean(value_BKT, mask_BT).tolist() == [3.0]
+
+
+def test_cosine_is_torchs_own() -> None:
+    prediction, target = torch.randn(2, 3, 5, 8, requires_grad=True), torch.randn(2, 3, 5, 8)
+    with torch.no_grad():
+        prediction[0, 0, 0], target[1, 1, 1] = 0, 0  # as padding is
+    own, theirs = cosine(prediction, target), F.cosine_similarity(prediction, target, dim=-1)
+    assert torch.allclose(own, theirs, atol=1e-6) and own[0, 0, 0] == own[1, 1, 1] == 0
+    somewhere = torch.ones(2, 3, 5, dtype=torch.bool)
+    somewhere[0, 0, 0] = False  # no gradient is defined there
+    gradients = [torch.autograd.grad(value[somewhere].sum(), prediction)[0] for value in (own, theirs)]
+    assert torch.allclose(*gradients, atol=1e-6) and all(g.isfinite().all() for g in gradients)
 
 
 def test_learning_rate_by_hand() -> None:
