@@ -54,6 +54,8 @@ class Learner:
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
             eps=optim.eps,
+            # One pass over the weights and not a dozen. On a GPU it would want its count of steps there.
+            fused=self.ranks.device.type == "cpu",
         )
         average = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(student, multi_avg_fn=average) if optim.ema_decay else None
