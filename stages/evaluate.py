@@ -7,7 +7,7 @@ Axes: N utterances, B batch, K hidden states, L layers, T frames, D features, S 
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -118,29 +118,38 @@ class Bench:
             "log_mel": {"probes": self.probe(LogMel())},
         }
 
-    def probe(self, upstream: Callable[[Batch], Tensor], hidden: bool = False) -> dict[str, Any]:
+    def probe(
+        self, upstream: Callable[[Batch], Tensor], hidden: bool = False, known: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
         """Every probe's result on the frozen states ``[B, K, T, D]`` that ``upstream`` gives for a batch.
 
         Args:
             hidden: whether ``upstream`` looks at the cached layers, or at the audio alone.
+            known: what :func:`pooled` gave for utterances that ``upstream`` need not be asked about again.
         """
         results = {}
         for name in self.probes:
             entries = self.labelled(name)
-            features = {split: self._pooled(upstream, members, hidden) for split, members in entries.items()}
+            features = {
+                split: self._pooled(upstream, members, hidden, known or {}) for split, members in entries.items()
+            }
             results[name] = asdict(PROBES[name].run(features, self.answers(name)))
         return results
 
     @torch.no_grad()
-    def _pooled(self, upstream: Callable[[Batch], Tensor], entries: list[Entry], hidden: bool) -> Tensor:
-        by_id: dict[str, Tensor] = {}
-        for batch in self.batches(entries, hidden):
-            states_BKTD = upstream(batch)
-            mask_B1T1 = _mask(batch)[:, None, :, None]
-            sums_BKD = torch.where(mask_B1T1, states_BKTD, 0).sum(2)
-            means_BKD = sums_BKD / batch.num_frames_B[:, None, None]
-            by_id |= dict(zip(batch.ids, means_BKD, strict=True))
+    def _pooled(
+        self, upstream: Callable[[Batch], Tensor], entries: list[Entry], hidden: bool, known: Mapping[str, Tensor]
+    ) -> Tensor:
+        by_id = dict(known)
+        for batch in self.batches([entry for entry in entries if entry.id not in by_id], hidden):
+            by_id |= pooled(upstream(batch), batch)
         return torch.stack([by_id[entry.id] for entry in entries]) if entries else torch.zeros(0, 1, 1)
+
+
+def pooled(states_BKTD: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Utterance → the mean over its frames, [K, D]."""
+    sums_BKD = torch.where(_mask(batch)[:, None, :, None], states_BKTD, 0).sum(2)
+    return dict(zip(batch.ids, sums_BKD / batch.num_frames_B[:, None, None], strict=True))
 
 
 class LogMel:
@@ -174,11 +183,13 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     student.eval()
     layers = list(range(1, bench.num_layers + 1))
     fidelity, copies = Fidelity(layers), Fidelity(layers)
+    known: dict[str, Tensor] = {}
     for batch in bench.batches(bench.splits[bench.split]):
         states_BKTD = hidden_states(student, batch)
         target_BLTD, mask_BT = batch.hidden_BLTD[:, 1:], _mask(batch)
         fidelity.add(states_BKTD[:, 1:], target_BLTD, mask_BT)
         copies.add(states_BKTD[:, :1], target_BLTD, mask_BT)
+        known |= pooled(states_BKTD, batch)
     rows = fidelity.rows()
     result = {
         "run": run.name,
@@ -193,7 +204,7 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "mean_cosine": mean_cosine(rows),
         "layers": rows,
         "references": {"mean_frame": bench.mean_frame_rows, "copy_h0": copies.rows()},
-        "probes": bench.probe(lambda batch: hidden_states(student, batch)),
+        "probes": bench.probe(lambda batch: hidden_states(student, batch), known=known),
         **bench.baselines,
     }
     write_atomically(run.folder / "eval.json", json.dumps(result, indent=2))
