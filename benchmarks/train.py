@@ -13,10 +13,10 @@ of them. Each is a whole step: reading the batch, the forward and backward pass,
     (b)       … student.frontend = frozen: from cached layer 0, without audio
     (c)       both
 
-What a step of (a) costs depends on whether what it drew needs the front-end: every round times both kinds, and the mean
-weighs them as the plan draws them. At the end the real `train()` takes some steps of (c), the fastest, and tells what
-part of its time it waited for data. The teacher has WavLM Base's shapes and random weights; batches are read from the
-disk each time. Axes: B batch, L layers, T frames, D features, S samples.
+What a step of (a) costs depends on whether what it drew needs the front-end: every round times both kinds, and the
+mean weighs them as the plan draws them. At the end the real `train()` takes some steps of (c), the fastest, and tells
+what part of its time it waited for data. The teacher has WavLM Base's shapes and random weights; batches are read
+from the disk each time. Axes: B batch, L layers, T frames, D features, S samples.
 """
 
 import argparse
