@@ -42,8 +42,9 @@ from gdist.stages.extract import extract
 from gdist.stages.extract_plan import ExtractConfig
 from gdist.stages.learner import Learner
 from gdist.stages.objective import Lesson
+from gdist.stages.student_store import build_student
 from gdist.stages.teachers import Teacher, load_teacher
-from gdist.stages.train import build_student, train
+from gdist.stages.train import train
 from gdist.stages.train_config import TrainConfig, load_config
 
 # The name of a row → the student's settings and train.layers_per_step of (a) and (c).

@@ -591,7 +591,7 @@ class TestCommands:
             assert gdist(*extract(tiny_teacher, half, cache)).exit_code == 0
         before = Cache.open(uri).gdist["checksum"]
 
-        settings = SHORT | {"train.steps": 120, "train.log_every": 1}
+        settings = SHORT | {"train.steps": 100, "train.log_every": 1}
         options = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
         students = ("gendistiller", "distilhubert")
         trainings = {
