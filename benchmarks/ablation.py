@@ -211,17 +211,17 @@ def record(cell: Cell, seed: int, folder: Path) -> Record:
 
 
 class Judges(Bench):
-    """A bench whose probes learn from half of the labelled utterances, which spares a third of a judgement. All of
-    the test split answers."""
+    """A bench whose probes learn from a quarter of the labelled utterances, which spares nearly half of a judgement.
+    All of the test split answers."""
 
     def labelled(self, name: str) -> dict[str, list[Entry]]:
         whole = super().labelled(name)
-        return {split: entries if split == "test" else halved(entries) for split, entries in whole.items()}
+        return {split: entries if split == "test" else quartered(entries) for split, entries in whole.items()}
 
 
-def halved(entries: list[Entry]) -> list[Entry]:
+def quartered(entries: list[Entry]) -> list[Entry]:
     ranked = sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
-    kept = {entry.id for entry in ranked[: -(-len(entries) // 2)]}
+    kept = {entry.id for entry in ranked[: -(-len(entries) // 4)]}
     return [entry for entry in entries if entry.id in kept]
 
 
@@ -387,8 +387,8 @@ def page(plan: Campaign, results: Results, options: argparse.Namespace, notes: s
         f"seed{'s' * (results.seeds != 1)} a cell, {len(results.records)} runs in all. Figures are the mean over "
         "seeds ± their standard deviation; a number in brackets is how many seeds there are where some are missing. "
         f"Fidelity is the mean cosine over layers 1–12 and all frames of the {first['utterances']} utterances of the "
-        f"`{first['split']}` split, in free-running generation. Probes learn from half of the labelled utterances, "
-        "so their figures are below the demo's. Cost is the CPU seconds that training took of one core, start and "
+        f"`{first['split']}` split, in free-running generation. Probes learn from a quarter of the labelled "
+        "utterances, so their figures are below the demo's. Cost is the CPU seconds that training took of one core, start and "
         f"a short validation included; {options.jobs} runs at a time, one thread each, on two CPU cores that others "
         "used as well.",
         "Such short runs on a small teacher (192 wide) show which students learn fast, and not where they end.",

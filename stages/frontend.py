@@ -261,10 +261,10 @@ class Frontend(nn.Module):
                 if self.config.conv_norm == "group":
                     continue
             elif i > 0:
-                image_BC1T = hidden_BTC.transpose(1, 2)[:, :, None]
                 bias = None if conv.bias is None else cast(Tensor, conv.bias).to(hidden_BTC.dtype)
-                stride = (1, self.config.conv_stride[i])
-                hidden_BTC = F.conv2d(image_BC1T, kernels[i], bias, stride)[:, :, 0].transpose(1, 2)
+                learning = torch.is_grad_enabled() and hidden_BTC.device.type == "cpu" and not is_symbolic()
+                convolve = StridedConv.apply if learning else strided_conv
+                hidden_BTC = convolve(hidden_BTC, kernels[i], bias, self.config.conv_stride[i])
             if self.config.conv_norm == "layer":
                 hidden_BTC = self.norms[i](hidden_BTC)
             hidden_BTC = activation(hidden_BTC)
@@ -283,6 +283,40 @@ class Frontend(nn.Module):
                 hidden_BTD = F.layer_norm(exact_BTD, (self.config.hidden_size,)).to(hidden_BTD.dtype)
             hidden_BTD = activation(hidden_BTD)
         return hidden_BTD.to(self.projection.weight.dtype)
+
+
+def strided_conv(hidden_BTC: Tensor, kernel_OC1K: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
+    """A convolution over time, channels last: ``[B, T, C]`` → ``[B, (T − K) // stride + 1, O]``."""
+    image_BC1T = hidden_BTC.transpose(1, 2)[:, :, None]
+    return F.conv2d(image_BC1T, kernel_OC1K, bias_O, (1, stride))[:, :, 0].transpose(1, 2)
+
+
+class StridedConv(torch.autograd.Function):
+    """The same with a backward pass of matrix products, one a tap, which on a CPU is more than twice as fast as
+    oneDNN's: every tap's rows are a strided view, and nothing is copied."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_BTC: Tensor, kernel_OC1K: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
+        ctx.save_for_backward(hidden_BTC, kernel_OC1K)
+        ctx.stride, ctx.biased = stride, bias_O is not None
+        return strided_conv(hidden_BTC, kernel_OC1K, bias_O, stride)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_BTC, kernel_OC1K = ctx.saved_tensors
+        grad_BTO, stride = gradients[0].contiguous(), ctx.stride
+        batch, frames, channels = grad_BTO.shape
+        rows_NO = grad_BTO.view(batch * frames, channels)
+        grad_hidden = torch.zeros_like(hidden_BTC) if ctx.needs_input_grad[0] else None
+        taps: list[Tensor] = []
+        for tap in range(kernel_OC1K.shape[3]):
+            span = slice(tap, tap + stride * (frames - 1) + 1, stride)
+            if grad_hidden is not None:
+                grad_hidden[:, span] += (rows_NO @ kernel_OC1K[:, :, 0, tap]).view(batch, frames, -1)
+            if ctx.needs_input_grad[1]:
+                taps.append(sum(g.T @ h for g, h in zip(grad_BTO, hidden_BTC[:, span], strict=True)))  # type: ignore[arg-type]
+        grad_kernel = torch.stack(taps, dim=2)[:, :, None] if taps else None
+        return grad_hidden, grad_kernel, rows_NO.sum(0) if ctx.biased else None, None
 
 
 class LayerNorm(nn.LayerNorm):
