@@ -388,9 +388,9 @@ def page(plan: Campaign, results: Results, options: argparse.Namespace, notes: s
         "seeds ± their standard deviation; a number in brackets is how many seeds there are where some are missing. "
         f"Fidelity is the mean cosine over layers 1–12 and all frames of the {first['utterances']} utterances of the "
         f"`{first['split']}` split, in free-running generation. Probes learn from a quarter of the labelled "
-        "utterances, so their figures are below the demo's. Cost is the CPU seconds that training took of one core, start and "
-        f"a short validation included; {options.jobs} runs at a time, one thread each, on two CPU cores that others "
-        "used as well.",
+        "utterances, so their figures are below the demo's. Cost is the CPU seconds that training took of one core, "
+        f"start and a short validation included; {options.jobs} runs at a time, one thread each, on two CPU cores "
+        "that others used as well.",
         "Such short runs on a small teacher (192 wide) show which students learn fast, and not where they end.",
         "Any row, by hand:",
         "```\ngdist demo --out gdist-demo          # the cache: gdist-demo/cache\n"

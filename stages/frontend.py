@@ -314,7 +314,8 @@ class StridedConv(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[:, span] += (rows_NO @ kernel_OC1K[:, :, 0, tap]).view(batch, frames, -1)
             if ctx.needs_input_grad[1]:
-                taps.append(sum(g.T @ h for g, h in zip(grad_BTO, hidden_BTC[:, span], strict=True)))  # type: ignore[arg-type]
+                rows = zip(grad_BTO, hidden_BTC[:, span], strict=True)
+                taps.append(torch.stack([grad_TO.T @ hidden_TC for grad_TO, hidden_TC in rows]).sum(0))
         grad_kernel = torch.stack(taps, dim=2)[:, :, None] if taps else None
         return grad_hidden, grad_kernel, rows_NO.sum(0) if ctx.biased else None, None
 

@@ -15,7 +15,16 @@ from torch import Tensor
 from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2FeatureExtractor, WavLMConfig
 
 from gdist.pipeline import framing
-from gdist.stages.frontend import Frontend, FrontendConfig, PositionConv, TimeNorm, frame_mask, normalize
+from gdist.stages.frontend import (
+    Frontend,
+    FrontendConfig,
+    PositionConv,
+    StridedConv,
+    TimeNorm,
+    frame_mask,
+    normalize,
+    strided_conv,
+)
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
@@ -262,3 +271,20 @@ def test_configs_come_from_teachers_and_survive_json(teacher: Any, expected: Fro
 def test_a_config_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         FrontendConfig(**wrong)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "bias"), [(3, 2, False), (2, 2, True), (10, 5, True), (3, 1, False)])
+def test_a_convolution_learns_as_the_operator_does(kernel: int, stride: int, bias: bool) -> None:
+    """Its own backward pass against the operator's, in double, at lengths that leave samples over at the end."""
+    torch.manual_seed(0)
+    for length in (kernel, kernel + stride - 1, 23):
+        hidden = torch.randn(2, length, 4, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(5, 4, 1, kernel, dtype=torch.float64, requires_grad=True)
+        shift = torch.randn(5, dtype=torch.float64, requires_grad=True) if bias else None
+        ours: Any = StridedConv.apply(hidden, weight, shift, stride)  # type: ignore[no-untyped-call]
+        assert torch.equal(ours, strided_conv(hidden, weight, shift, stride))
+        leaves = [leaf for leaf in (hidden, weight, shift) if leaf is not None]
+        upstream = torch.randn_like(ours)
+        expected = torch.autograd.grad(strided_conv(hidden, weight, shift, stride), leaves, upstream)
+        for one, other in zip(torch.autograd.grad(ours, leaves, upstream), expected, strict=True):
+            torch.testing.assert_close(one, other)

@@ -72,7 +72,7 @@ def test_cosine_is_torchs_own() -> None:
     somewhere = torch.ones(2, 3, 5, dtype=torch.bool)
     somewhere[0, 0, 0] = False  # no gradient is defined there
     gradients = [torch.autograd.grad(value[somewhere].sum(), prediction)[0] for value in (own, theirs)]
-    assert torch.allclose(*gradients, atol=1e-6) and all(g.isfinite().all() for g in gradients)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-6) and all(g.isfinite().all() for g in gradients)
 
 
 def test_learning_rate_by_hand() -> None:

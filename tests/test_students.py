@@ -17,6 +17,7 @@ from transformers import Data2VecAudioConfig, HubertConfig, WavLMConfig
 from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError
 from gdist.stages.students import STUDENTS, Student, student_config, student_sizes
+from gdist.stages.students.layer import Attention, drop
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
@@ -450,3 +451,36 @@ class TestConfig:
     def test_mistakes_are_explained(self, name: str, overrides: dict[str, Any], says: str) -> None:
         with pytest.raises(ConfigError, match=says):
             student_config(name, TEACHERS["base"], **overrides)
+
+
+class TestDropout:
+    def test_each_value_goes_by_chance_and_the_mean_stays(self) -> None:
+        ones = torch.ones(1000, 1001)
+        torch.manual_seed(0)
+        dropped = drop(ones, 0.1)
+        share = float((dropped == 0).float().mean())
+        assert abs(share - 0.1) < 5 * (0.09 / ones.numel()) ** 0.5
+        assert dropped[dropped != 0].unique() == pytest.approx(1 / 0.9, rel=1e-4)  # type: ignore[no-untyped-call]
+        assert float(dropped.mean()) == pytest.approx(1, abs=2e-3)
+        # No pattern along rows or columns, nor from one draw to the next.
+        assert (dropped == 0).float().mean(0).std() < 1.2 * (0.09 / 1000) ** 0.5
+        torch.manual_seed(0)
+        assert torch.equal(drop(ones, 0.1), dropped) and not torch.equal(drop(ones, 0.1), dropped)
+
+    def test_gradients_go_where_values_went(self) -> None:
+        hidden = torch.randn(3, 7, requires_grad=True)
+        dropped = drop(hidden, 0.5)
+        (gradient,) = torch.autograd.grad(dropped.sum(), hidden)
+        assert torch.equal(gradient, torch.where(dropped == 0, 0.0, 2.0))
+
+    @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+    def test_it_is_off_in_use_and_at_zero(self, precision: torch.dtype) -> None:
+        hidden = torch.randn(4, 5).to(precision)
+        assert torch.equal(drop(hidden, 0.0), hidden) and drop(hidden, 0.3).dtype == precision
+
+    def test_attention_without_any_is_that_with_almost_none(self) -> None:
+        """The written-out attention of training against the operator, masks included."""
+        torch.manual_seed(0)
+        attention = Attention(32, 4, 1e-9).train()
+        hidden_BTD, mask_BT = torch.randn(2, 9, 32), torch.arange(9) < torch.tensor([[9], [4]])
+        torch.testing.assert_close(attention(hidden_BTD, mask_BT), attention.eval()(hidden_BTD, mask_BT))

@@ -13,12 +13,11 @@ Axes: B batch, T frames, S frames attended to, D features, H heads, E features o
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gdist.stages.students.base import StudentConfig
 from gdist.stages.students.fithubert import FitHubertConfig, FitHubertModel
-from gdist.stages.students.layer import Attention, TransformerLayer
+from gdist.stages.students.layer import Attention, TransformerLayer, drop
 
 
 class ArmHubertConfig(FitHubertConfig):
@@ -111,7 +110,7 @@ class MapAttention(Attention):
         if mask_BT is not None:
             score_BHTS = score_BHTS.masked_fill(~mask_BT[:, None, None, :], torch.finfo(score_BHTS.dtype).min)
         map_BHTS = score_BHTS.softmax(-1).to(query_BHTE.dtype)  # autocast's softmax is in float32, the product is not
-        return F.dropout(map_BHTS, self.dropout, self.training)
+        return drop(map_BHTS, self.dropout if self.training else 0.0)
 
     def see(self, hidden_BTD: Tensor, map_BHTS: Tensor) -> Tensor:
         """The values of ``hidden_BTD`` through a map, ``[B, T, D]``."""
