@@ -111,13 +111,21 @@ class Loader:
         upcoming = self._upcoming(self.epoch, self.position)
         pool = ThreadPoolExecutor(READERS if self.cache.storage.folder else BUCKET_READERS, "gdist-reader")
         ahead: deque[Future[Batch | None]] = deque()
+        lost = 0
         try:
-            while True:
+            while lost <= len(self.entries):
                 ahead.extend(pool.submit(self._read_share, *next(upcoming)) for _ in range(PREFETCH + 1 - len(ahead)))
                 batch = ahead.popleft().result()
-                if batch is not None:  # every row was damaged
-                    self.epoch, self.position = batch.position
-                    yield batch
+                if batch is None:  # every row was damaged
+                    lost += 1
+                    continue
+                lost = 0
+                self.epoch, self.position = batch.position
+                yield batch
+            raise CacheDamagedError(
+                f"every utterance to train on is damaged in the cache {self.cache.uri}",
+                f"gdist verify {self.cache.uri} --repair",
+            )
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -192,7 +200,8 @@ class Loader:
             pieces = [] if idle else self.cache.waveform(spans)
             if pieces:
                 num_samples_B = torch.tensor([len(piece) for piece in pieces])
-            waveform_BS = torch.zeros(len(num_samples_B), int(num_samples_B.max()))
+            shape_BS, pinned = (len(num_samples_B), int(num_samples_B.max())), self.device.startswith("cuda")
+            waveform_BS = torch.zeros(shape_BS, pin_memory=pinned)
             for row, piece in enumerate(pieces):
                 waveform_BS[row, : len(piece)] = to_float(piece)
         ids = tuple(entry.id for entry, _, _ in spans)

@@ -331,6 +331,11 @@ class TestDamage:
         said = capsys.readouterr().err
         assert list(one.damaged) == [victim.id] and said.count(f"{victim.id}:") == 1 and "data.skip_damaged" in said
 
+    def test_when_nothing_is_left_that_is_said(self, own_cache: Path) -> None:
+        cache, victim = self.damaged(own_cache)
+        with pytest.raises(CacheDamagedError, match="every utterance to train on is damaged"):
+            next(iter(Loader(cache, [victim], READ, 5.0, skip_damaged=True)))
+
     def test_ranks_count_its_frames_alike(self, own_cache: Path) -> None:
         """No rank knows what another found damaged: the mean is over the frames that were planned."""
         cache, victim = self.damaged(own_cache)
