@@ -134,6 +134,7 @@ def compare(
     options: argparse.Namespace, name: str, precision: str, cache: Cache, teachers: dict[str, Any]
 ) -> dict[str, Any]:
     fields, count = STUDENTS[name]
+    count = options.layers_per_step or count
     learners = {}
     for frontend in ("trained", "frozen"):
         config = settings(options, precision, *fields, f"student.frontend={frontend}")
@@ -229,6 +230,7 @@ def main() -> None:
         "--precision", action="append", choices=["fp32", "bf16"], help="the student's [default: fp32]"
     )
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--layers-per-step", type=int, help="of (a) and (c) [default: 4 of 12, 1 of 3 heads]")
     parser.add_argument("--batch-seconds", type=float, default=48.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=2, help="of each kind of (a) and (c) in a round")
