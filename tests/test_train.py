@@ -129,7 +129,7 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
 
 
 def test_a_real_process_killed_and_interrupted(tiny_cache: Path, tmp_path: Path) -> None:
-    steps = 40
+    steps = 24
     settings = tuple(
         f"{name}={value}" for name, value in (SHORT | {"train.steps": steps, "train.log_every": 1}).items()
     )
@@ -137,16 +137,16 @@ def test_a_real_process_killed_and_interrupted(tiny_cache: Path, tmp_path: Path)
 
     out = tmp_path / "killed"
     process = started(tiny_cache, out, steps)
-    wait_for_step(out, 7, process)
+    wait_for_step(out, 4, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process = started(tiny_cache, out, steps)
-    wait_for_step(out, 15, process)
+    wait_for_step(out, 9, process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "run the same command again" in said
     stopped = Run(out).steps()[-1]
-    assert stopped >= 15, "Ctrl-C saves where it stopped"
+    assert stopped >= 9, "Ctrl-C saves where it stopped"
     process = started(tiny_cache, out, steps)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0 and f"resuming {out} after step {stopped}" in said
