@@ -479,7 +479,9 @@ def reference_table(results: Results, probes: Sequence[str]) -> str:
     lines = []
     for row, told in names.items():
         known = [found for column in ("full", "b") for found in results.cells.get((row, column), {}).values()]
-        line = [told, f"{known[0]['params'] / 1e6:.2f}" if known else "–"]
+        if not known:
+            continue
+        line = [told, f"{known[0]['params'] / 1e6:.2f}"]
         for column in ("full", "b"):
             line += [results.shown(row, column, get) for get in (cosine, *map(probe, probes))]
             line.append(results.shown(row, column, cpu, 1))
@@ -692,10 +694,12 @@ def main() -> None:
         options.json.write_text(json.dumps(records, indent=2) + "\n")
     kept = NOTES.search(options.out.read_text()) if options.out.exists() else None
     notes = kept.group() if kept else "<!-- notes -->\n<!-- /notes -->"
-    figure = options.out.with_suffix(".svg")
-    figure.write_text(drawing(results))
-    caption = "A dot a cell, a ring a reference, the default student circled."
-    told = f"![Cosine against CPU seconds]({figure.name})\n\n{caption}"
+    told = ""
+    if any(column in COLUMNS for _, column in results.cells):  # `--only` may have left out all that is drawn
+        figure = options.out.with_suffix(".svg")
+        figure.write_text(drawing(results))
+        caption = "A dot a cell, a ring a reference, the default student circled."
+        told = f"![Cosine against CPU seconds]({figure.name})\n\n{caption}"
     options.out.write_text(page(plan, results, options, notes, told))
     print(f"{options.out}: {len(records)} of {len(plan.jobs())} runs", flush=True)
 
