@@ -89,15 +89,15 @@ class Buffers:
         if torch.device(device).type != "cpu":  # CUDA's allocator keeps what is freed
             return torch.empty(shape, device=device)
         with self._lock:
-            free = [buffer for buffer in self._kept if _holders(buffer) == 1]
-            fitting = [buffer for buffer in free if len(buffer) >= size]
+            free = [place for place, buffer in enumerate(self._kept) if _holders(buffer) == 1]
+            fitting = [self._kept[place] for place in free if len(self._kept[place]) >= size]
             if fitting:
                 return min(fitting, key=len)[:size].view(shape)
             fresh = torch.empty(size)
             if len(self._kept) < self.count:
                 self._kept.append(fresh)
             elif free:  # all are too small
-                self._kept[next(i for i, kept in enumerate(self._kept) if kept is free[0])] = fresh
+                self._kept[free[0]] = fresh
             return fresh.view(shape)
 
 

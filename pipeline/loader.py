@@ -151,17 +151,11 @@ class Loader:
             total_frames=sum(frames for _, _, frames in spans),
         )
 
-    def once(
-        self, selection: Selection, entries: Sequence[Entry] | None = None, share: bool = False
-    ) -> Iterator[Batch]:
-        """Every utterance (or each of ``entries``) whole, exactly once, longest first; with ``share``, this rank's
-        rows of each batch."""
+    def once(self, selection: Selection, entries: Sequence[Entry] | None = None) -> Iterator[Batch]:
+        """Every utterance (or each of ``entries``) whole, exactly once, longest first: this rank's share."""
         spans: list[Span] = [(e, 0, e.num_frames) for e in (self.entries if entries is None else entries)]
         for spans_of_batch in group(sorted(spans, key=lambda span: -span[2]), self.batch_frames):
-            batch = (
-                self._read_share(spans_of_batch, selection, (0, 0)) if share else self.read(spans_of_batch, selection)
-            )
-            if batch is not None:
+            if (batch := self._read_share(spans_of_batch, selection, (0, 0))) is not None:
                 yield batch
 
     def read(self, spans: Sequence[Span], selection: Selection, position: tuple[int, int] = (0, 0)) -> Batch:

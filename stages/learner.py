@@ -8,6 +8,7 @@ Axes: B batch, K predicted layers.
 """
 
 import contextlib
+import math
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -34,6 +35,7 @@ class Learner:
 
     Attributes:
         objective: the student with its loss, on the ranks' device.
+        judged: the one that is validated, with its loss.
         grad_norm: of the last step.
     """
 
@@ -59,6 +61,7 @@ class Learner:
         )
         average = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(student, multi_avg_fn=average) if optim.ema_decay else None
+        self.judged = self.objective if self.average is None else Objective(self.result, config)
         self._distribute()
 
     def _distribute(self) -> None:
@@ -110,13 +113,13 @@ class Learner:
             with self.distributed.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 loss_K, cosine_K = self.distributed(batch, forced_BK, generator)
                 share = batch.frames / frames
-                loss = loss_K.mean() * share if share else loss_K.mean() * 0.0
+                loss = loss_K.mean() * share
                 torch.autograd.backward(loss * self.ranks.world)  # DDP takes the mean over ranks
             losses.append(float(loss.detach()))
             cosine += float(cosine_K.mean()) * share
         cosine, stops, *losses = self.ranks.total(cosine, float(stopping), *losses)
         for batch, part in zip(batches, losses, strict=True):
-            if not torch.isfinite(torch.tensor(part)):
+            if not math.isfinite(part):
                 raise RunError(
                     f"the loss at step {step} is {part}; utterances: {', '.join(batch.all_ids[:20])}",
                     "a lower train.lr or train.clip_norm, or train.precision=fp32; the last checkpoint is kept",
@@ -146,13 +149,11 @@ class Learner:
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Loss and cosine on held-out utterances, in free-running generation: what the student is for."""
-        judged = Objective(self.result, self.config)
-        judged.hears = self.objective.hears
-        judged.student.eval()
+        self.result.eval()
         layers = self.student.predicted_layers
         sums = torch.zeros(1 + 2 * len(layers), dtype=torch.float64)
         for batch in batches:
-            loss_K, cosine_K = judged(batch)
+            loss_K, cosine_K = self.judged(batch)
             ones = torch.ones(1, dtype=torch.float64)
             sums += torch.cat([ones, loss_K.double().cpu(), cosine_K.double().cpu()]) * batch.frames
         weight, *means = self.ranks.total(*sums.tolist())

@@ -119,7 +119,7 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
                 report("train", meter.flush() | {"lr": learner.rate(step), "grad_norm": learner.grad_norm})
             with meter.paused():
                 if last or step % optim.validate_every == 0:
-                    report("valid", learner.validate(held_out.once(learner.objective.examination(), share=True)))
+                    report("valid", learner.validate(held_out.once(learner.objective.examination())))
                 if checkpoint:
                     with ranks.together():
                         if ranks.first:

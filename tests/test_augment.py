@@ -1,5 +1,6 @@
 """Augmentation: nothing moves, levels are what was asked for, and every draw is accounted for."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.manifest import Manifest
 from gdist.stages.acoustics import coloured_noise, convolve, gain, room_response
 from gdist.stages.augment import KINDS, MISALIGNING, Augment, AugmentConfig, others_of, refuse_misaligning
+from gdist.stages.train_config import load_config
 
 
 @dataclass(frozen=True)
@@ -331,9 +333,9 @@ def test_rooms_are_decoded_once(recorded: Callable[..., str], tmp_path: Path) ->
     path = recorded(hall=([1.0, 0.0, 0.4], 16_000))
     augment = Augment(AugmentConfig(reverb=1.0, reverb_manifest=path))
     wave, lengths = torch.randn(2, 500), torch.tensor([500, 500])
-    augment(wave, lengths, Generator())
+    first = augment(wave, lengths, Generator())
     (tmp_path / "hall.wav").unlink()
-    augment(wave, lengths, Generator())
+    assert torch.equal(augment(wave, lengths, Generator()), first)
 
 
 def test_bad_recordings(recorded: Callable[..., str], tmp_path: Path) -> None:
@@ -400,5 +402,7 @@ def test_what_moves_frames_is_refused(name: str) -> None:
 
 
 def test_what_keeps_them_is_not() -> None:
-    refuse_misaligning(vars(AugmentConfig()))
-    refuse_misaligning({"nosie": 0.1})  # a slip, which build answers
+    assignments = tuple(f"augment.{name}={json.dumps(value)}" for name, value in vars(AugmentConfig()).items())
+    assert load_config(None, None, assignments).augment == AugmentConfig()
+    with pytest.raises(ConfigError, match=r"did you mean `augment\.noise`"):
+        load_config(None, None, ("augment.nosie=0.1",))

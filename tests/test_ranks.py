@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,13 @@ import safetensors.torch
 import torch
 from conftest import contents
 from ranked import torchrun
+from test_train import SHORT, wait_for_step
 
 from gdist.pipeline.run import Run
 from gdist.stages.train import train
 from gdist.stages.train_config import TrainConfig, load_config
 
-STEPS = {
-    "train.steps": 14,
-    "train.batch_seconds": 8.0,
-    "train.warmup_steps": 2,
-    "train.lr": 2e-3,
-    "train.log_every": 1,
-    "train.validate_every": 7,
-    "train.checkpoint_every": 3,
-    "train.device": "cpu",
-}
+STEPS = SHORT | {"train.steps": 14, "train.log_every": 1, "train.validate_every": 7}
 # Coins, sampled layers and several batches a step: parameters that only some batches of a step, and some ranks, use.
 MANY_PARTS = {
     "student.history": "mixed",
@@ -48,14 +39,6 @@ def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
     _, said = process.communicate(timeout=120)
     assert code is None or process.returncode == code, said
     return said
-
-
-def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while max((row["step"] for row in Run(out).read_metrics()), default=0) < step:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
