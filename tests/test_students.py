@@ -432,7 +432,7 @@ class TestConfig:
             ("gendistiller", {"history": "everyone"}, "student, teacher, mixed, all"),
             ("gendistiller", {"history": "all", "fed_by": "all"}, "student, teacher, mixed"),
             ("gendistiller", {"rollout": -1}, "at least 0"),
-            ("gendistiller", {"width": 30}, "no multiple of num_attention_heads"),
+            ("gendistiller", {"width": 30}, "no divisor of the layers' width, 30"),
             ("gendistiller", {"width": 16, "output_layer": "none"}, "needs its output layer"),
             ("gendistiller", {"distinct_steps": 7}, "from 1 to"),
             ("gendistiller", {"distinct_steps": 2, "history": "all"}, "must be 1"),

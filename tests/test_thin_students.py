@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_students
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,16 +19,8 @@ from gdist.pipeline.errors import ConfigError
 from gdist.stages.students import STUDENTS, student_config, student_fields, student_sizes
 
 THIN = ("fithubert", "armhubert")
-L, D, HEADS = 6, 32, 2
-SMALL = {
-    "hidden_size": D,
-    "num_hidden_layers": L,
-    "num_attention_heads": HEADS,
-    "intermediate_size": 48,
-    "conv_dim": [16] * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
+HEADS, L, D = 2, test_students.L, 32
+SMALL = test_students.SMALL | {"num_attention_heads": HEADS}
 TEACHERS = {
     "base": WavLMConfig(**SMALL).to_dict(),
     "large": HubertConfig(**SMALL, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True).to_dict(),

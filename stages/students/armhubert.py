@@ -12,12 +12,11 @@ Axes: B batch, T frames, S frames attended to, D features, H heads, E features o
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from gdist.stages.students.base import StudentConfig
 from gdist.stages.students.fithubert import FitHubertConfig, FitHubertModel
-from gdist.stages.students.layer import Attention, TransformerLayer, drop
+from gdist.stages.students.layer import Attention, TransformerLayer, attention_map
 
 
 class ArmHubertConfig(FitHubertConfig):
@@ -70,14 +69,7 @@ class MapLayer(TransformerLayer):
     attention: "MapAttention"
 
     def __init__(self, config: StudentConfig, makes_map: bool) -> None:
-        super().__init__(
-            config.layer_width,
-            config.num_attention_heads,
-            config.intermediate_size,
-            eps=config.layer_norm_eps,
-            dropout=config.dropout,
-            pre_norm=config.pre_norm,
-        )
+        super().__init__(**config.layer_shape)
         self.attention = MapAttention(config.layer_width, config.num_attention_heads, config.dropout, makes_map)
 
     def attention_map(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
@@ -106,11 +98,8 @@ class MapAttention(Attention):
         It is materialised because it is shared: H · T² numbers an utterance, 12 MB for 10 s and 12 heads in fp32.
         """
         query_BHTE, key_BHSE = self._heads(self.q_proj(hidden_BTD)), self._heads(self.k_proj(hidden_BTD))
-        score_BHTS = query_BHTE * query_BHTE.shape[-1] ** -0.5 @ key_BHSE.transpose(2, 3)
-        if mask_BT is not None:
-            score_BHTS = score_BHTS.masked_fill(~mask_BT[:, None, None, :], torch.finfo(score_BHTS.dtype).min)
-        map_BHTS = score_BHTS.softmax(-1).to(query_BHTE.dtype)  # autocast's softmax is in float32, the product is not
-        return drop(map_BHTS, self.dropout if self.training else 0.0)
+        mask_B11S = None if mask_BT is None else mask_BT[:, None, None, :]
+        return attention_map(query_BHTE, key_BHSE, mask_B11S, self.dropout if self.training else 0.0)
 
     def see(self, hidden_BTD: Tensor, map_BHTS: Tensor) -> Tensor:
         """The values of ``hidden_BTD`` through a map, ``[B, T, D]``."""

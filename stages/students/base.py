@@ -48,6 +48,7 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
         intermediate_size, num_attention_heads, layer_norm_eps, pre_norm: of the student's Transformer layers.
         num_teacher_layers: L; there are L + 1 hidden states.
         dropout: inside the Transformer layers; the front-end has none.
+        predict_layers: the teacher layers that are predicted, ascending; None takes the student's own, mostly all.
         do_normalize: whether inputs must be normalised first by :func:`gdist.stages.frontend.normalize`. The
             model does not do it itself: as with Hugging Face's models, the feature extractor does.
         initializer_range: standard deviation of linear weights before training.
@@ -67,6 +68,7 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
     dropout: float = 0.1
     do_normalize: bool = False
     initializer_range: float = 0.02
+    predict_layers: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -76,32 +78,34 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
             raise ValueError(f"num_attention_heads is {heads}, no divisor of the layers' width, {width}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        depth = self.num_teacher_layers
+        chosen = list(self.own_layers() if self.predict_layers is None else self.predict_layers)
+        if not chosen or chosen != sorted(set(chosen)) or not all(1 <= n <= depth for n in chosen):
+            raise ValueError(
+                f"predict_layers is {chosen}; it must increase and lie from 1 to {depth}, the teacher's layers"
+            )
+        self.predict_layers = chosen
+
+    def own_layers(self) -> Iterable[int]:
+        """The teacher layers that are predicted where nobody says which."""
+        return range(1, self.num_teacher_layers + 1)
 
     @property
     def layer_width(self) -> int:
         """Width of the Transformer layers: the teacher's, unless a student has thinner ones."""
         return self.hidden_size
 
-    def checked_layers(self, layers: Sequence[int] | None) -> list[int]:
-        """Teacher layers to predict, all when None; raises ValueError unless they increase and exist."""
-        depth = self.num_teacher_layers
-        chosen = list(range(1, depth + 1) if layers is None else layers)
-        if not chosen or chosen != sorted(set(chosen)) or not all(1 <= n <= depth for n in chosen):
-            raise ValueError(
-                f"predict_layers is {chosen}; it must increase and lie from 1 to {depth}, the teacher's layers"
-            )
-        return chosen
-
-    def new_layer(self, width: int | None = None) -> TransformerLayer:
-        """A Transformer layer as this config describes it, of the teacher's width or another."""
-        return TransformerLayer(
-            width or self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            eps=self.layer_norm_eps,
-            dropout=self.dropout,
-            pre_norm=self.pre_norm,
-        )
+    @property
+    def layer_shape(self) -> dict[str, Any]:
+        """What a :class:`TransformerLayer` of this student is made with."""
+        return {
+            "hidden_size": self.layer_width,
+            "num_heads": self.num_attention_heads,
+            "intermediate_size": self.intermediate_size,
+            "eps": self.layer_norm_eps,
+            "dropout": self.dropout,
+            "pre_norm": self.pre_norm,
+        }
 
 
 class Student(PreTrainedModel):  # type: ignore[misc]
@@ -154,7 +158,7 @@ class Student(PreTrainedModel):  # type: ignore[misc]
     @property
     def predicted_layers(self) -> tuple[int, ...]:
         """The teacher layers that ``predict`` answers for, and so the ones training reads from the cache."""
-        return tuple(range(1, self.config.num_teacher_layers + 1))
+        return tuple(self.config.predict_layers)
 
     def layers(self) -> Iterable[TransformerLayer]:
         """The Transformer layers, in the order a teacher's are loaded into them."""

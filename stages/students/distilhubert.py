@@ -19,22 +19,20 @@ class DistilHubertConfig(StudentConfig):
 
     Args:
         num_layers: Transformer layers of the student.
-        predict_layers: the teacher layers with a head, increasing; None takes thirds of L, 4, 8, 12 of 12.
+        predict_layers: the teacher layers with a head; None takes thirds of L, 4, 8, 12 of 12.
     """
 
     model_type = "gdist-distilhubert"
 
     num_layers: int = 2
-    predict_layers: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        depth = self.num_teacher_layers
-        if self.predict_layers is None:
-            self.predict_layers = sorted({max(1, round(depth * third / 3)) for third in (1, 2, 3)})
-        self.predict_layers = self.checked_layers(self.predict_layers)
         if self.num_layers < 1:
             raise ValueError(f"num_layers is {self.num_layers}; it must be at least 1")
+
+    def own_layers(self) -> Iterable[int]:
+        return sorted({max(1, round(self.num_teacher_layers * third / 3)) for third in (1, 2, 3)})
 
 
 class DistilHubertModel(Student):
@@ -44,10 +42,8 @@ class DistilHubertModel(Student):
 
     def __init__(self, config: DistilHubertConfig) -> None:
         super().__init__(config)
-        self.blocks = nn.ModuleList(config.new_layer() for _ in range(config.num_layers))
-        self.heads = nn.ModuleList(
-            nn.Linear(config.hidden_size, config.hidden_size) for _ in config.predict_layers or ()
-        )
+        self.blocks = nn.ModuleList(TransformerLayer(**config.layer_shape) for _ in range(config.num_layers))
+        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, config.hidden_size) for _ in self.predicted_layers)
         self.post_init()
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
@@ -58,10 +54,6 @@ class DistilHubertModel(Student):
             hidden_BTD = block(hidden_BTD, mask_BT)
         heads = [self.heads[self.predicted_layers.index(layer)] for layer in layers or self.predicted_layers]
         return torch.stack([zero_padding(head(hidden_BTD).to(h0_BTD.dtype), mask_BT) for head in heads], dim=1)
-
-    @property
-    def predicted_layers(self) -> tuple[int, ...]:
-        return tuple(self.config.predict_layers)
 
     def layers(self) -> Iterable[TransformerLayer]:
         return self.blocks  # type: ignore[return-value]  # a ModuleList does not know what it holds

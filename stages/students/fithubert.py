@@ -29,7 +29,6 @@ class FitHubertConfig(StudentConfig):
     Args:
         num_layers: blocks; None is as many as the teacher's layers.
         width: W; None is 5/8 of the teacher's, to a multiple of the heads: 480 of 768.
-        predict_layers: the teacher layers with a head, increasing; None is all.
     """
 
     # Shapes are github.com/glory20h/FitHuBERT's, data/conf/fithubert.yaml: 12 layers, 12 heads, 480 and 480.
@@ -40,7 +39,6 @@ class FitHubertConfig(StudentConfig):
     intermediate_size: int | None = None  # type: ignore[assignment]  # a number from __post_init__ on
     num_layers: int | None = None
     width: int | None = None
-    predict_layers: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.width is None:
@@ -51,7 +49,6 @@ class FitHubertConfig(StudentConfig):
         super().__post_init__(**kwargs)
         if self.num_layers is None:
             self.num_layers = self.num_teacher_layers
-        self.predict_layers = self.checked_layers(self.predict_layers)
         if self.num_layers < 1:
             raise ValueError(f"num_layers is {self.num_layers}; it must be at least 1")
 
@@ -83,8 +80,7 @@ class FitHubertModel(Student):
 
     def new_block(self, place: int) -> TransformerLayer:
         """The block at a place, from 0."""
-        block: TransformerLayer = self.config.new_layer(self.config.layer_width)
-        return block
+        return TransformerLayer(**self.config.layer_shape)
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
         """Each layer from its own block and head."""
@@ -104,10 +100,6 @@ class FitHubertModel(Student):
             hidden_BTW = block(hidden_BTW, mask_BT)
             states.append(hidden_BTW)
         return states
-
-    @property
-    def predicted_layers(self) -> tuple[int, ...]:
-        return tuple(self.config.predict_layers)
 
     def layers(self) -> Iterable[TransformerLayer]:
         return self.blocks  # type: ignore[return-value]  # a ModuleList does not know what it holds

@@ -53,7 +53,6 @@ class GenDistillerConfig(StudentConfig):
         width: of the step's inside; None is the teacher's.
         distinct_steps: how many steps there are to share: 1 for all layers, or as many as predicted layers, or some
             number between, each then serving a stretch of neighbouring layers.
-        predict_layers: the teacher layers that are generated, ascending; None is all.
     """
 
     model_type = "gendistiller"
@@ -70,7 +69,6 @@ class GenDistillerConfig(StudentConfig):
     num_layers: int = 1
     width: int | None = None
     distinct_steps: int = 1
-    predict_layers: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -87,15 +85,16 @@ class GenDistillerConfig(StudentConfig):
         for name, least in (("rollout", 0), ("adapter_rank", 0), ("num_layers", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        self.predict_layers = self.checked_layers(self.predict_layers)
-        if self.width is not None and (self.width < 1 or self.width % self.num_attention_heads):
-            raise ValueError(f"width is {self.width}, no multiple of num_attention_heads, {self.num_attention_heads}")
-        if self.width not in (None, self.hidden_size) and self.output_layer == "none":
+        if self.layer_width != self.hidden_size and self.output_layer == "none":
             raise ValueError("a step of another width than the teacher's needs its output layer")
-        if not 1 <= self.distinct_steps <= len(self.predict_layers):
+        if not 1 <= self.distinct_steps <= len(self.predict_layers or ()):
             raise ValueError(f"distinct_steps is {self.distinct_steps}; it must be from 1 to the predicted layers")
         if self.distinct_steps > 1 and self.history == "all":
             raise ValueError("with the history 'all' layers remember for each other: distinct_steps must be 1")
+
+    @property
+    def layer_width(self) -> int:
+        return self.hidden_size if self.width is None else self.width
 
 
 class GenDistillerModel(Student):
@@ -105,15 +104,11 @@ class GenDistillerModel(Student):
 
     def __init__(self, config: GenDistillerConfig) -> None:
         super().__init__(config)
-        dim, count = config.hidden_size, len(config.predict_layers or ())
+        dim, count = config.hidden_size, len(self.predicted_layers)
         self.embedding = nn.Embedding(count, dim) if config.layer_embedding else None
         self.adapter = Adapter(count, dim, config.adapter_rank) if config.adapter_rank else None
         self.steps = nn.ModuleList(Step(config) for _ in range(config.distinct_steps))
         self.post_init()
-
-    @property
-    def predicted_layers(self) -> tuple[int, ...]:
-        return tuple(self.config.predict_layers)
 
     @property
     def fed_by(self) -> FedBy:
@@ -253,9 +248,9 @@ class Step(nn.Module):
 
     def __init__(self, config: GenDistillerConfig) -> None:
         super().__init__()
-        dim, width = config.hidden_size, config.width or config.hidden_size
+        dim, width = config.hidden_size, config.layer_width
         self.narrow = nn.Linear(dim, width) if width != dim else None
-        self.layers = nn.ModuleList(config.new_layer(width) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(TransformerLayer(**config.layer_shape) for _ in range(config.num_layers))
         self.output = nn.Linear(width, dim) if config.output_layer == "linear" else None
 
     def forward(

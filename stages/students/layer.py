@@ -124,10 +124,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if dropout and draws_fast(query_BHTE):
             # On a CPU the operator leaves its fast path for dropout anyway.
-            score_BHTS = query_BHTE @ key_BHSE.transpose(2, 3) * query_BHTE.shape[-1] ** -0.5
-            if mask_B11S is not None:
-                score_BHTS = score_BHTS.masked_fill(~mask_B11S, float("-inf"))
-            attended_BHTE = drop(score_BHTS.softmax(-1), dropout) @ value_BHSE
+            attended_BHTE = attention_map(query_BHTE, key_BHSE, mask_B11S, dropout) @ value_BHSE
         else:
             attended_BHTE = F.scaled_dot_product_attention(
                 query_BHTE, key_BHSE, value_BHSE, attn_mask=mask_B11S, dropout_p=dropout
@@ -175,6 +172,15 @@ class FeedForward(nn.Module):
         hidden = drop(F.gelu(self.intermediate_dense(hidden)), self.dropout if self.training else 0.0)
         output: Tensor = self.output_dense(hidden)
         return output
+
+
+def attention_map(query_BHTE: Tensor, key_BHSE: Tensor, mask_B11S: Tensor | None, dropout: float) -> Tensor:
+    """How much of each frame S the frame T sees, ``[B, H, T, S]``, and nothing of padding."""
+    score_BHTS = query_BHTE * query_BHTE.shape[-1] ** -0.5 @ key_BHSE.transpose(2, 3)
+    if mask_B11S is not None:
+        score_BHTS = score_BHTS.masked_fill(~mask_B11S, torch.finfo(score_BHTS.dtype).min)
+    # Autocast's softmax is in float32, the product that follows is not.
+    return drop(score_BHTS.softmax(-1).to(query_BHTE.dtype), dropout)
 
 
 def drop(hidden: Tensor, probability: float) -> Tensor:
