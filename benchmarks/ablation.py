@@ -19,6 +19,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,12 +35,14 @@ from ablation_page import Record, Results, page
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import differences, to_tables
-from gdist.pipeline.layout import Entry
 from gdist.pipeline.run import Run, write_atomically
-from gdist.stages.evaluate import Bench, evaluate
+from gdist.pipeline.splits import DataConfig
+from gdist.stages.bench import Bench
+from gdist.stages.evaluate import evaluate
 from gdist.stages.extract import extract
 from gdist.stages.extract_plan import ExtractConfig
 from gdist.stages.fidelity import mean_cosine
+from gdist.stages.probes.base import Example
 from gdist.stages.train import train
 from gdist.stages.train_config import TrainConfig, load_config
 
@@ -134,18 +137,21 @@ def record(cell: Cell, seed: int, folder: Path) -> Record:
 
 
 class Judges(Bench):
-    """A bench whose probes learn from a quarter of the labelled utterances, which spares nearly half of a judgement.
-    All of the test split answers."""
+    """A bench with keyword spotting alone, learned from a quarter of the labelled utterances, which spares most of a
+    judgement. All of the test split answers."""
 
-    def labelled(self, name: str) -> dict[str, list[Entry]]:
-        whole = super().labelled(name)
-        return {split: entries if split == "test" else quartered(entries) for split, entries in whole.items()}
+    def __init__(self, cache: Cache, data: DataConfig) -> None:
+        super().__init__(cache, data, ["ks"])
+        self.tasks = {
+            name: {split: found if split == "test" else quartered(found) for split, found in examples.items()}
+            for name, examples in self.tasks.items()
+        }
 
 
-def quartered(entries: list[Entry]) -> list[Entry]:
-    ranked = sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
-    kept = {entry.id for entry in ranked[: -(-len(entries) // 4)]}
-    return [entry for entry in entries if entry.id in kept]
+def quartered(examples: Sequence[Example]) -> list[Example]:
+    ranked = sorted(examples, key=lambda example: hashlib.sha256(example.id.encode()).digest())
+    kept = {example.id for example in ranked[: -(-len(examples) // 4)]}
+    return [example for example in examples if example.id in kept]
 
 
 BENCH: list[Bench] = []  # a worker's, made once

@@ -20,7 +20,8 @@ from gdist.data_manifests import demo_folder
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.encodings import ENCODINGS
 from gdist.pipeline.run import Run
-from gdist.stages.evaluate import Bench, evaluate
+from gdist.stages.bench import Bench
+from gdist.stages.evaluate import evaluate
 from gdist.stages.extract import extract
 from gdist.stages.extract_plan import ExtractConfig
 from gdist.stages.statistics import combined

@@ -14,7 +14,8 @@ from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import GdistError
 from gdist.pipeline.run import Run, write_atomically
 from gdist.pipeline.verify import verify
-from gdist.stages.evaluate import Bench, evaluate, show
+from gdist.stages.bench import Bench
+from gdist.stages.evaluate import evaluate, show
 from gdist.stages.extract import extract
 from gdist.stages.extract_plan import ExtractConfig
 from gdist.stages.report import RunSummary, write_report
@@ -22,6 +23,7 @@ from gdist.stages.train import train
 from gdist.stages.train_config import load_config
 
 STUDENTS = ("gendistiller", "distilhubert")
+PROBES = ["ks", "qbe", "sid", "lid"]  # those that take seconds; `gdist eval` has more
 
 
 def demo(out: Path, as_json: bool) -> int:
@@ -56,8 +58,8 @@ def demo(out: Path, as_json: bool) -> int:
         trained[name] = train(cache_uri, out / name, recipe, show_progress=not as_json)
         runs.append(Run(out / name))
 
-    _headline(4, "evaluate: fidelity by layer and a probe, on speech held out")
-    bench = Bench(cache, recipe.data)
+    _headline(4, "evaluate: fidelity by layer and probes, on speech held out")
+    bench = Bench(cache, recipe.data, PROBES)
     results = [evaluate(run, bench) for run in runs]
 
     _headline(5, "report")

@@ -13,9 +13,11 @@ from test_train import run, short
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.run import Run
 from gdist.pipeline.splits import DataConfig
-from gdist.stages.evaluate import Bench, LogMel, evaluate, hidden_states
+from gdist.stages.bench import Bench
+from gdist.stages.evaluate import evaluate
 from gdist.stages.fidelity import Fidelity, mean_cosine
 from gdist.stages.student_store import load_student
+from gdist.stages.upstreams import Heard, LogMel, hidden_states
 
 
 def test_fidelity_by_hand() -> None:
@@ -126,11 +128,29 @@ def test_the_command(trained: dict[str, Run], gdist: Callable[..., Result]) -> N
     assert "copy of h_0" in shown.stdout and f"{alone['mean_cosine']:.3f}" in shown.stdout
 
 
+def test_what_probes_are_given(bench: Bench) -> None:
+    """The mean over an utterance's frames, and the frames, each feature standardized over training speech."""
+    entries = [*bench.splits["train"], *bench.splits["test"]]
+    heard = Heard({entry.id for entry in entries})
+    for batch in bench.batches(entries):
+        heard.add(batch.hidden_BLTD, batch)
+    features = heard.features([e.id for e in bench.splits["train"]])
+    train_KTD = torch.cat([features.frames[e.id].float() for e in bench.splits["train"]], dim=1)
+    assert train_KTD.mean(1).abs().max() < 2e-3
+    assert (train_KTD.std(1) - 1).abs().max() < 1e-2
+    one = bench.splits["test"][0]
+    (alone_TD,) = bench.cache.hidden(2, [(one, 0, one.num_frames)])
+    assert torch.allclose(features.mean[one.id][2], alone_TD.float().mean(0), atol=1e-4)
+    assert features.frames[one.id].shape == (4, one.num_frames, 32)
+
+
 def test_mistakes(trained: dict[str, Run], tmp_path: Path, gdist: Callable[..., Result]) -> None:
     result = gdist("eval", tmp_path)
     assert result.exit_code == 1 and "gdist train" in result.stderr
-    result = gdist("eval", trained["gendistiller"].folder, "--probes", "digit")
-    assert result.exit_code == 2 and "did you mean `digits`" in result.stderr
+    result = gdist("eval", trained["gendistiller"].folder, "--probes", "kws")
+    assert result.exit_code == 2 and "did you mean `ks`" in result.stderr
+    result = gdist("eval", trained["gendistiller"].folder, "--probes", "qbe")
+    assert result.exit_code == 1 and "no word in the split `valid` that two voices say" in result.stderr
 
 
 def test_an_unfinished_run_has_no_student(tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
