@@ -1,84 +1,26 @@
 """`gdist report`: one self-contained page about one run or many. It reads what the runs left, and loads no model."""
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from gdist.pipeline import console
-from gdist.pipeline.config import Tables, to_toml
-from gdist.pipeline.errors import EXIT_OK, GdistError, RunError, UsageError
-from gdist.pipeline.run import Run, write_atomically
-from gdist.stages.report_charts import Line, chart
-from gdist.stages.report_story import (
-    caveats,
-    duration,
-    interval,
-    millions,
-    probe_verdict,
-    reduction,
-    short_name,
-    size,
-    story,
-    verdict,
-)
+from gdist.pipeline.config import to_toml
+from gdist.pipeline.errors import EXIT_OK, GdistError, UsageError
+from gdist.pipeline.run import write_atomically
+from gdist.stages import report_figures, report_probes
+from gdist.stages.report_probes import Task
+from gdist.stages.report_runs import Configuration, RunSummary, configurations
+from gdist.stages.report_story import caveats, duration, millions, reduction, short_name, size, story, verdict
+from gdist.stages.report_tables import by_configuration, costs, heatmap, ranking
 
-COLOURS = 6  # runs with a colour of their own; further ones are drawn grey, the best keep theirs
-PROGRESS = (("Training loss", "loss", "train"), ("Held-out cosine", "cosine", "valid"))
-HOURS_FROM = 7200.0  # seconds of training from which its axis counts hours
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run's folder says: its resolved config, provenance, curves and ``gdist eval``'s judgement."""
-
-    folder: str
-    name: str
-    config: Tables
-    provenance: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    eval: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path) -> "RunSummary":
-        """Read a run that has been evaluated. RunError, with the command to type, where it has not."""
-        run = Run.open(folder)
-        path = folder / "eval.json"
-        try:
-            judged = json.loads(path.read_text(encoding="utf-8"))
-            return cls(str(folder), run.name, run.tables(), run.provenance(), run.read_metrics(), judged)
-        except FileNotFoundError as error:
-            if path.exists():
-                raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
-            raise RunError(f"{folder} has not been evaluated: it has no eval.json", f"gdist eval {folder}") from error
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot read what {folder} holds: {error}", f"gdist eval {folder}") from error
-
-    def curve(self, kind: str, x: str, y: str) -> list[tuple[float, float]]:
-        """Points (x, y) of one kind of row in metrics.jsonl."""
-        return [(row[x], row[y]) for row in self.metrics if row.get("kind") == kind and x in row and y in row]
-
-    def training(self) -> dict[str, Any]:
-        """Steps, seconds, audio heard and time lost, from the curves; what was not recorded is absent."""
-        rows = [row for row in self.metrics if row.get("kind") == "train"]
-        found: dict[str, Any] = {"steps": rows[-1]["step"], "loss": rows[-1].get("loss")} if rows else {}
-        if rows and "seconds" in rows[-1]:
-            found["seconds"] = rows[-1]["seconds"]
-        for key in ("audio_seconds_per_second", "data_wait_fraction"):
-            values = [row[key] for row in rows if key in row]
-            if values:
-                found[key] = sum(values) / len(values)
-        heard = [row["audio_seconds"] for row in rows if "audio_seconds" in row]
-        if heard:
-            found["audio_seconds"] = sum(heard)
-        return found
+__all__ = ["RunSummary", "report_command", "write_report"]
 
 
 def write_report(runs: Sequence[RunSummary], out: Path, extras: Mapping[str, Any] | None = None) -> None:
@@ -92,39 +34,65 @@ def write_report(runs: Sequence[RunSummary], out: Path, extras: Mapping[str, Any
     runs = _distinct(runs)
     extras = {"extract": {}, "verify": {}, "cache": _cache_of(runs)} | dict(extras or {})
     extras["teacher_passes"] = _teacher_passes(runs, extras)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    groups = configurations(runs)
+    teacher = _teacher(runs)
+    tasks = report_probes.tasks(runs)
+    references = _references(runs)
+    template = _environment().get_template("report.html.j2")
+    page = template.render(
+        runs=runs,
+        groups=groups,
+        styles={run.folder: group.style for group in groups for run in group.runs},
+        teacher=teacher,
+        extras=extras,
+        story=story(groups, teacher, extras),
+        verdict=verdict(groups, references),
+        caveats=caveats(groups),
+        seeds=by_configuration(groups, teacher, tasks),
+        ranking=ranking(groups, teacher, tasks),
+        heatmap=heatmap(groups, references),
+        costs=costs(groups, teacher),
+        worst=min(row["cosine"] for run in runs for row in run.eval["layers"]),
+        top=max(row["cosine"] for run in runs for row in run.eval["layers"]),
+        probes=[_probe(task, groups, runs) for task in tasks],
+        fidelity=report_figures.fidelity(groups, references),
+        quality=report_figures.quality(groups, teacher, tasks),
+        spent=report_figures.spent(groups),
+        progress=report_figures.progress(groups),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page)
+
+
+def _environment() -> jinja2.Environment:
+    """Templates lie beside this module, as do the stylesheet and the script that go into the page as they are."""
+    here = files(__package__)
+    loader = jinja2.FunctionLoader(lambda name: here.joinpath(name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Callable[..., str]] = {
         "size": size,
         "duration": duration,
         "millions": millions,
-        "heat": _heat,
         "toml": to_toml,
         "quoted": shlex.quote,
         "short": short_name,
     }
     environment.filters |= filters
-    teacher = runs[0].eval.get("teacher") or runs[0].provenance.get("teacher") or {}
-    template = files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(
-        runs=runs,
-        styles=_styles(runs),
-        teacher={"name": "the teacher", "params": None, "probes": {}} | teacher,
-        references=_references(runs),
-        leaders=sorted(runs, key=lambda run: -run.eval["mean_cosine"])[:4],
-        best_by_layer=_best_by_layer(runs),
-        extras=extras,
-        story=story(runs, extras),
-        verdict=verdict(runs, _references(runs)),
-        probe_verdict=probe_verdict(runs),
-        caveats=caveats(runs),
-        reduction=reduction,
-        interval=interval,
-        probes=sorted({name for run in runs for name in run.eval.get("probes") or {}}),
-        fidelity=_fidelity_charts(runs),
-        progress=_progress_charts(runs),
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, page)
+    environment.globals["reduction"] = reduction
+    return environment
+
+
+def _probe(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> dict[str, Any]:
+    """All that the page says about one probe."""
+    systems = [("teacher", "ref", report_probes.reference(task, runs, "teacher"))]
+    systems += [(run.name, group.style, report_probes.result(task, [run])) for group in groups for run in group.runs]
+    systems += [("log-mel", "ref", report_probes.reference(task, runs, "log_mel"))]
+    return {
+        "task": task,
+        "verdict": report_probes.verdict(task, groups, runs),
+        "drawing": report_figures.probe(task, groups, runs),
+        "rows": [(name, style, found) for name, style, found in systems if found],
+    }
 
 
 def report_command(paths: list[Path], out: Path) -> int:
@@ -201,11 +169,9 @@ def _teacher_passes(runs: Sequence[RunSummary], extras: Mapping[str, Any]) -> di
     return found | dict(extras.get("teacher_passes") or {})
 
 
-def _styles(runs: Sequence[RunSummary]) -> list[str]:
-    """A CSS class a run: a colour for the best ``COLOURS``, grey for the rest."""
-    ranked = sorted(range(len(runs)), key=lambda i: -runs[i].eval["mean_cosine"])
-    coloured = sorted(ranked[:COLOURS])
-    return [f"c{coloured.index(i) + 1}" if i in coloured else "rest" for i in range(len(runs))]
+def _teacher(runs: Sequence[RunSummary]) -> dict[str, Any]:
+    known = runs[0].eval.get("teacher") or runs[0].provenance.get("teacher") or {}
+    return {"name": "the teacher", "params": None} | known
 
 
 def _references(runs: Sequence[RunSummary]) -> dict[str, list[dict[str, float]]]:
@@ -217,51 +183,3 @@ def _references(runs: Sequence[RunSummary]) -> dict[str, list[dict[str, float]]]
         if rows:
             shown[name] = max(rows, key=lambda layers: sum(row["cosine"] for row in layers))
     return shown
-
-
-def _heat(cosine: float) -> str:
-    """How dark a cell is, 0 to 1. Squared, because runs differ at the top of the scale."""
-    return f"{max(cosine, 0.0) ** 2:.3f}"
-
-
-def _best_by_layer(runs: Sequence[RunSummary]) -> list[float]:
-    return [max(row["cosine"] for row in rows) for rows in zip(*(run.eval["layers"] for run in runs), strict=False)]
-
-
-def _fidelity_charts(runs: Sequence[RunSummary]) -> list[tuple[str, Markup]]:
-    charts = []
-    for key, title, label in (
-        ("cosine", "Cosine to the teacher by layer", "mean cosine"),
-        ("relative_error", "Relative error by layer", "relative error"),
-    ):
-        lines = [
-            Line(name, [(row["layer"], row[key]) for row in rows], "ref") for name, rows in _references(runs).items()
-        ]
-        for run, style in zip(runs, _styles(runs), strict=True):
-            points = [(row["layer"], row[key]) for row in run.eval["layers"]]
-            own = frozenset(float(layer) for layer in run.eval.get("predicted_layers") or [x for x, _ in points])
-            lines.append(Line(run.name, points, style, strong=own if style != "rest" else None))
-        charts.append((title, chart(title, "teacher layer", label, lines, integers=True)))
-    return charts
-
-
-def _progress_charts(runs: Sequence[RunSummary]) -> list[tuple[str, Markup]]:
-    longest = max((row.get("seconds", 0.0) for run in runs for row in run.metrics), default=0.0)
-    unit, seconds = ("hours", 3600.0) if longest >= HOURS_FROM else ("minutes", 60.0)
-    charts = []
-    for title, y, kind in PROGRESS:
-        for x, by, label, scale in (
-            ("step", "step", "step", 1.0),
-            ("seconds", "time", f"{unit} of training", seconds),
-        ):
-            lines = [
-                Line(
-                    run.name,
-                    [(at / scale, value) for at, value in run.curve(kind, x, y)],
-                    style,
-                    strong=frozenset() if kind == "valid" and style != "rest" else None,
-                )
-                for run, style in zip(runs, _styles(runs), strict=True)
-            ]
-            charts.append((f"{title} by {by}", chart(f"{title} by {by}", label, y, lines)))
-    return [(title, drawing) for title, drawing in charts if drawing]

@@ -1,4 +1,4 @@
-"""The report's line charts, as SVG made by hand: no fonts, scripts or colours of their own.
+"""The report's line charts, as SVG made by hand: no fonts, scripts or colours of their own. Others: report_plots.py.
 
 Everything is drawn in classes and ``currentColor`` that the page's stylesheet fills in, so one drawing serves light,
 dark and paper. Each chart is drawn twice, for wide and for narrow screens, instead of shrinking its text.
@@ -16,6 +16,7 @@ HEIGHT = 312
 TOP, BOTTOM, LEFT = 30, 44, 46
 LETTER = 6.6  # pixels: a generous mean width of the label's letters
 LABEL_GAP = 15  # pixels between two labels, baseline to baseline
+MOST_LABELS = 9  # the best and the references; of more lines, the grey ones go without
 SHAPES = ("circle", "square", "diamond", "triangle")  # colour is never the only difference
 
 
@@ -35,7 +36,7 @@ class Line:
 
 
 def chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], integers: bool = False) -> Markup:
-    """A line chart with its labels at the lines' ends.
+    """A line chart with its labels at the lines' ends; lines of one name (a configuration's seeds) share a label.
 
     Args:
         title: for those who hear the page instead of seeing it, and for the pointer.
@@ -49,7 +50,7 @@ def chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
 
 
 def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integers: bool, width: int) -> Markup:
-    labels = [_shortened(line.name, 18 if width == WIDE else 14) for line in lines]
+    labels = [shortened(name, 18 if width == WIDE else 14) for name in _labels(lines)]
     right = 16 + LETTER * max(map(len, labels))
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
@@ -71,11 +72,11 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
     for y in y_ticks:
         height = place(x_low, y)[1]
         parts.append(f'<line x1="{LEFT}" x2="{width - right:.1f}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{_number(y, y_ticks)}</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{number(y, y_ticks)}</text>')
     for x in x_ticks:
         at = place(x, y_low)[0]
         parts.append(
-            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_number(x, x_ticks)}</text>'
+            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{number(x, x_ticks)}</text>'
         )
     parts.append(f'<text x="8" y="13" class="unit">{escape(y_label)}</text>')
     middle = (LEFT + width - right) / 2
@@ -83,24 +84,26 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
         f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle" class="unit">{escape(x_label)}</text>'
     )
     parts.append("</g>")
-    heights = spread([place(*line.points[-1])[1] for line in lines], TOP, HEIGHT - BOTTOM)
-    # References first: the runs lie over them.
-    for line, label, height in sorted(
-        zip(lines, labels, heights, strict=True), key=lambda item: item[0].strong is not None
-    ):
+    labelled = [place for place, label in enumerate(labels) if label]
+    ends = spread([place(*lines[at].points[-1])[1] for at in labelled], TOP, HEIGHT - BOTTOM)
+    heights = dict(zip(labelled, ends, strict=True))
+    # Grey lines first: those with a colour lie over them.
+    for at in sorted(range(len(lines)), key=lambda at: (lines[at].style[1:].isdigit(), lines[at].strong is not None)):
+        line = lines[at]
         spots = [place(x, y) for x, y in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
         parts.append(f'<g class="{line.style}"><title>{escape(line.name)}</title><polyline points="{path}"/>')
-        shape = SHAPES[(int(line.style[1:]) - 1) % len(SHAPES)] if line.style[1:].isdigit() else SHAPES[0]
         for (x, y), spot in zip(line.points, spots, strict=True):
             if line.strong is not None:
                 tip = f"{line.name}, {x_label} {x:g}: {y:.3f}"
-                parts.append(_marker(shape, spot, "strong" if x in line.strong else "weak", tip))
-        end = spots[-1]
-        if abs(end[1] - height) > 3:
-            bend = f"{end[0] + 5:.1f},{end[1]:.1f} {width - right + 9:.1f},{height:.1f}"
-            parts.append(f'<polyline class="leader" points="{bend}"/>')
-        parts.append(f'<text x="{width - right + 12:.1f}" y="{height + 4:.1f}">{escape(label)}</text></g>')
+                parts.append(marker(shape_of(line.style), spot, "strong" if x in line.strong else "weak", tip))
+        if at in heights:
+            end, height = spots[-1], heights[at]
+            if abs(end[1] - height) > 3:
+                bend = f"{end[0] + 5:.1f},{end[1]:.1f} {width - right + 9:.1f},{height:.1f}"
+                parts.append(f'<polyline class="leader" points="{bend}"/>')
+            parts.append(f'<text x="{width - right + 12:.1f}" y="{height + 4:.1f}">{escape(labels[at])}</text>')
+        parts.append("</g>")
     size = "wide" if width == WIDE else "narrow"
     return Markup(
         f'<svg class="{size}" viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(title)}: '
@@ -108,7 +111,23 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
     )
 
 
-def _marker(shape: str, spot: tuple[float, float], kind: str, tip: str) -> str:
+def _labels(lines: Sequence[Line]) -> list[str]:
+    """A label for the first line of each name; none for grey runs where there is no room for all."""
+    names = [line.name for line in lines]
+    crowded = len(set(names)) > MOST_LABELS
+    return [
+        "" if names.index(line.name) < place or (crowded and line.style == "rest") else line.name
+        for place, line in enumerate(lines)
+    ]
+
+
+def shape_of(style: str) -> str:
+    """The marker that goes with a colour."""
+    return SHAPES[(int(style[1:]) - 1) % len(SHAPES)] if style[1:].isdigit() else SHAPES[0]
+
+
+def marker(shape: str, spot: tuple[float, float], kind: str, tip: str) -> str:
+    """A point, hollow (``weak``) or filled (``strong``), that tells the pointer what it is."""
     x, y = spot
     if shape == "circle":
         drawn = f'circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.4"'
@@ -168,7 +187,7 @@ def _bottom(group: tuple[float, list[int]]) -> float:
     return group[0] + LABEL_GAP * (len(group[1]) - 1) / 2
 
 
-def _number(value: float, among: Sequence[float]) -> str:
+def number(value: float, among: Sequence[float]) -> str:
     """A tick's text, with as many decimals as its neighbours need."""
     step = among[1] - among[0] if len(among) > 1 else 1.0
     decimals = max(0, -math.floor(math.log10(abs(step)) + 1e-9))
@@ -177,5 +196,6 @@ def _number(value: float, among: Sequence[float]) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _shortened(name: str, letters: int) -> str:
+def shortened(name: str, letters: int) -> str:
+    """A name that fits its place; the whole of it is in the title of what it labels."""
     return name if len(name) <= letters else name[: letters - 1] + "…"

@@ -1,19 +1,17 @@
 """The report's sentences. They are made from the numbers, so that they say who wins where, whoever that is."""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
 from gdist.pipeline import console
-
-if TYPE_CHECKING:
-    from gdist.stages.report import RunSummary
+from gdist.stages.report_runs import Configuration
 
 TIE = 0.002  # cosines nearer than this are called equal
+NAMED = 4  # systems that a sentence names before it counts the rest
 Rows = Sequence[Mapping[str, float]]
 
 
@@ -51,23 +49,9 @@ def reduction(params: float, teacher_params: float | None) -> str:
     return f"{1 - params / teacher_params:.0%}" if teacher_params else ""
 
 
-def interval(share: float, items: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an accuracy over so many items.
-
-    >>> [round(bound, 3) for bound in interval(0.9, 240)]
-    [0.856, 0.932]
-    """
-    z = 1.96
-    centre = (share + z * z / (2 * items)) / (1 + z * z / items)
-    half = z / (1 + z * z / items) * math.sqrt(share * (1 - share) / items + z * z / (4 * items * items))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
-def story(runs: Sequence["RunSummary"], extras: Mapping[str, Any]) -> list[Markup]:
-    """What happened, what came of it, and what it cost, in three sentences."""
-    best = max(runs, key=lambda run: run.eval["mean_cosine"])
-    teacher = best.eval.get("teacher") or best.provenance.get("teacher") or {}
-    return [_stage_one(teacher, extras), _stage_two(runs, extras), _outcome(runs, best, teacher)]
+def story(groups: Sequence[Configuration], teacher: Mapping[str, Any], extras: Mapping[str, Any]) -> list[Markup]:
+    """What happened, what came of it, and what it cost, in three sentences. ``groups`` come best first."""
+    return [_stage_one(teacher, extras), _stage_two(groups, extras), _outcome(groups, teacher)]
 
 
 def _stage_one(teacher: Mapping[str, Any], extras: Mapping[str, Any]) -> Markup:
@@ -83,9 +67,12 @@ def _stage_one(teacher: Mapping[str, Any], extras: Mapping[str, Any]) -> Markup:
     return said + (f" and left a cache of {size(extract['bytes'])}." if "bytes" in extract else " and left a cache.")
 
 
-def _stage_two(runs: Sequence["RunSummary"], extras: Mapping[str, Any]) -> Markup:
+def _stage_two(groups: Sequence[Configuration], extras: Mapping[str, Any]) -> Markup:
     passes = extras.get("teacher_passes") or {}
-    said = Markup("<b>{} student{}</b> learned from it").format(len(runs), "s" * (len(runs) > 1))
+    count = sum(len(group.runs) for group in groups)
+    said = Markup("<b>{} student{}</b> learned from it").format(count, "s" * (count > 1))
+    if count > len(groups):
+        said += f" ({len(groups)} configuration{'s' * (len(groups) > 1)}, some with several seeds)"
     if "audio_seconds_trained" in passes:
         said += f", hearing {duration(passes['audio_seconds_trained'])} of speech in all"
     if "steps" in passes:
@@ -95,29 +82,27 @@ def _stage_two(runs: Sequence["RunSummary"], extras: Mapping[str, Any]) -> Marku
     return said + "."
 
 
-def _outcome(runs: Sequence["RunSummary"], best: "RunSummary", teacher: Mapping[str, Any]) -> Markup:
-    judged = best.eval
+def _outcome(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Markup:
+    best, judged = groups[0], groups[0].first.eval
     smaller = reduction(judged["params"], teacher.get("params"))
-    said = Markup("<b>{}</b>{} with {} parameters{} and a mean cosine of <b>{:.3f}</b>").format(
-        best.name,
-        " comes nearest" if len(runs) > 1 else " comes near",
+    said = Markup("<b>{}</b>{} with {} parameters{} and a mean cosine of <b>{}</b>").format(
+        best.label,
+        " comes nearest" if len(groups) > 1 else " comes near",
         millions(judged["params"]),
         f" ({smaller} fewer)" if smaller else "",
-        judged["mean_cosine"],
+        best.cosine.text("{:.3f}".format),
     )
-    others = [run for run in runs if run is not best]
-    if others:
-        next_best = max(others, key=lambda run: run.eval["mean_cosine"])
-        said += Markup(", against {:.3f} for <b>{}</b>").format(next_best.eval["mean_cosine"], next_best.name)
+    if len(groups) > 1:
+        said += Markup(", against {} for <b>{}</b>").format(groups[1].cosine.text("{:.3f}".format), groups[1].label)
     return said + f", on {judged['utterances']:,} utterances it never heard."
 
 
-def verdict(runs: Sequence["RunSummary"], references: Mapping[str, Rows]) -> list[Markup]:
+def verdict(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> list[Markup]:
     """Who is nearest to the teacher at which layers, and whether a trivial answer would have done as well."""
     said = []
-    layers = [row["layer"] for row in runs[0].eval["layers"]]
-    cosines = {run.name: [row["cosine"] for row in run.eval["layers"]] for run in runs}
-    if len(runs) > 1:
+    layers = [row["layer"] for row in groups[0].layers]
+    cosines = {group.name: [row["cosine"] for row in group.layers] for group in groups}
+    if len(groups) > 1:
         tied = [
             layer
             for place, layer in enumerate(layers)
@@ -148,56 +133,35 @@ def verdict(runs: Sequence["RunSummary"], references: Mapping[str, Rows]) -> lis
         places = [Markup("<b>{}</b> at {}").format(name, _layers(at)) for name, at in lost.items() if at]
         if places:
             beaten = True
-            said.append(Markup("No better than “{}”: {}.").format(reference, Markup(", ").join(places)))
+            more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
+            said.append(
+                Markup("No better than “{}”: {}{}.").format(reference, Markup(", ").join(places[:NAMED]), more)
+            )
     if references and not beaten:
-        which = "Every student beats" if len(runs) > 1 else "The student beats"
+        which = "Every student beats" if len(groups) > 1 else "The student beats"
         said.append(Markup("{} both trivial answers at every layer.").format(which))
     return said
 
 
-def probe_verdict(runs: Sequence["RunSummary"]) -> list[Markup]:
-    """Which differences between systems the number of test items can carry."""
-    said = []
-    for task in sorted({name for run in runs for name in run.eval.get("probes") or {}}):
-        systems = {run.name: run.eval["probes"][task] for run in runs if task in (run.eval.get("probes") or {})}
-        best = max(systems, key=lambda name: systems[name]["value"])
-        sentence = Markup("On {} the best student is <b>{}</b> ({:.1%})").format(task, best, systems[best]["value"])
-        for key, label in (("teacher", "the teacher"), ("log_mel", "log-mel")):
-            other = ((runs[0].eval.get(key) or {}).get("probes") or {}).get(task)
-            if other:
-                sentence += f", {label} has {other['value']:.1%}"
-        low, high = interval(systems[best]["value"], systems[best]["test_items"])
-        said.append(
-            sentence + f"; with {systems[best]['test_items']} test items a value is known to about "
-            f"±{(high - low) / 2:.1%}, and smaller differences say little."
-        )
-    return said
-
-
-def caveats(runs: Sequence["RunSummary"]) -> list[Markup]:
+def caveats(groups: Sequence[Configuration]) -> list[Markup]:
     """What must be known before two columns of this report are compared."""
     said = []
+    runs = [run for group in groups for run in group.runs]
     if len({(run.eval.get("split"), run.eval.get("utterances"), run.provenance.get("cache")) for run in runs}) > 1:
         said.append(Markup("These runs were judged on different speech or caches: compare them with care."))
     if len({run.training().get("steps") for run in runs}) > 1:
         said.append(Markup("These runs took different numbers of steps."))
-    frozen = [run for run in runs if run.config.get("student", {}).get("frontend") == "frozen"]
+    frozen = [group for group in groups if group.first.config.get("student", {}).get("frontend") == "frozen"]
     if frozen:
-        whom = (
-            "All"
-            if len(frozen) == len(runs)
-            else Markup(", ").join(Markup("<b>{}</b>").format(r.name) for r in frozen)
-        )
+        whom = "All" if len(frozen) == len(groups) else listed([group.name for group in frozen])
         said.append(
             Markup(
                 "Trained on a frozen front-end, from the teacher's cached layer 0: {}. Their h₀ is the teacher's own."
             ).format(whom)
         )
-    partial = [run for run in runs if 0 < len(run.eval.get("predicted_layers") or []) < len(run.eval["layers"])]
+    partial = [group for group in groups if 0 < len(_answered(group)) < len(group.layers)]
     if partial:
-        names = Markup(", ").join(
-            Markup("<b>{}</b> ({})").format(run.name, ranges(run.eval["predicted_layers"])) for run in partial
-        )
+        names = listed([group.name for group in partial], [ranges(_answered(group)) for group in partial])
         said.append(
             Markup(
                 "Some students answer for a few layers only: {}. Elsewhere the nearest of these answers for them "
@@ -206,6 +170,18 @@ def caveats(runs: Sequence["RunSummary"]) -> list[Markup]:
             ).format(names)
         )
     return said
+
+
+def listed(names: Sequence[str], remarks: Sequence[str] = ()) -> Markup:
+    """A few names, each with a remark if there are any, and how many more there are."""
+    shown = [Markup("<b>{}</b>").format(name) for name in names[:NAMED]]
+    for place, remark in enumerate(remarks[:NAMED]):
+        shown[place] += f" ({remark})"
+    return Markup(", ").join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _answered(group: Configuration) -> Sequence[float]:
+    return group.first.eval.get("predicted_layers") or []
 
 
 def _lead(ranked: Sequence[float]) -> float:
