@@ -6,10 +6,17 @@ for (const table of document.querySelectorAll("table:has(th[data-first])")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     if (!head.dataset.first) return;
-    const button = document.createElement("button");
-    button.type = "button";
+    // No <button>: Chromium does not print those in the heads it repeats on every page.
+    const button = document.createElement("div");
+    button.setAttribute("role", "button");
+    button.tabIndex = 0;
     button.append(...head.childNodes);
     head.append(button);
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault(); // the space bar would scroll
+      button.click();
+    });
     button.addEventListener("click", () => {
       const first = head.dataset.first;
       const other = first === "ascending" ? "descending" : "ascending";

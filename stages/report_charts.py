@@ -6,7 +6,7 @@ dark and paper. Each chart is drawn twice, for wide and for narrow screens, inst
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from markupsafe import Markup, escape
@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 WIDE, NARROW = 500, 342  # pixels: half of the page beside its twin, and a phone's whole width
 HEIGHT = 312
 TOP, BOTTOM, LEFT = 30, 44, 46
+TICK = 17  # pixels that a layer's number takes
 LETTER = 6.6  # pixels: a generous mean width of the label's letters
 LABEL_GAP = 15  # pixels between two labels, baseline to baseline
 MOST_LABELS = 9  # the best and the references; of more lines, the grey ones go without
@@ -38,13 +39,22 @@ class Line:
 def chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], integers: bool = False) -> Markup:
     """A line chart with its labels at the lines' ends; lines of one name (a configuration's seeds) share a label.
 
+    References are drawn as far as they lie inside the axes of the runs.
+
     Args:
         title: for those who hear the page instead of seeing it, and for the pointer.
         integers: one tick an integer x, as for layers; else round numbers.
     """
-    lines = [line for line in lines if line.points]
-    if not lines:
+    runs = [y for line in lines if line.style != "ref" for _, y in line.points]
+    if not runs:
         return Markup()
+    # The axis is the runs': what differs between them is small beside what trivial answers lack.
+    reach = ticks(min(runs), max(runs))
+    lines = [
+        replace(line, points=inside(line.points, reach[0], reach[-1])) if line.style == "ref" else line
+        for line in lines
+    ]
+    lines = [line for line in lines if line.points]
     drawings = Markup("").join(_draw(title, x_label, y_label, lines, integers, width) for width in (WIDE, NARROW))
     return Markup('<div class="chart">{}</div>').format(drawings)
 
@@ -57,8 +67,9 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
     x_ticks = [float(x) for x in range(int(min(xs)), int(max(xs)) + 1)] if integers else ticks(min(0.0, *xs), max(xs))
     x_ticks = [x for x in x_ticks if x <= max(xs)]
     y_ticks = ticks(min(ys), max(ys))
-    if integers and len(x_ticks) > 13:
-        x_ticks = [x for x in x_ticks if x % (len(x_ticks) // 12 + 1) == 0]
+    if integers:
+        every = math.ceil(len(x_ticks) * TICK / (width - LEFT - right))
+        x_ticks = [x for x in x_ticks if x % every == 0]
     x_low, x_high = (min(xs), max(xs)) if integers else (min(0.0, *xs), max(xs))
     y_low, y_high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
 
@@ -84,7 +95,8 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
         f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle" class="unit">{escape(x_label)}</text>'
     )
     parts.append("</g>")
-    labelled = [place for place, label in enumerate(labels) if label]
+    cut = {at for at, line in enumerate(lines) if line.style == "ref" and line.points[-1][0] < x_high}
+    labelled = [at for at, label in enumerate(labels) if label and at not in cut]
     ends = spread([place(*lines[at].points[-1])[1] for at in labelled], TOP, HEIGHT - BOTTOM)
     heights = dict(zip(labelled, ends, strict=True))
     # Grey lines first: those with a colour lie over them.
@@ -103,6 +115,8 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
                 bend = f"{end[0] + 5:.1f},{end[1]:.1f} {width - right + 9:.1f},{height:.1f}"
                 parts.append(f'<polyline class="leader" points="{bend}"/>')
             parts.append(f'<text x="{width - right + 12:.1f}" y="{height + 4:.1f}">{escape(labels[at])}</text>')
+        elif at in cut:
+            parts.append(f'<text x="{spots[-1][0] + 6:.1f}" y="{spots[-1][1] - 5:.1f}">{escape(labels[at])}</text>')
         parts.append("</g>")
     size = "wide" if width == WIDE else "narrow"
     return Markup(
@@ -139,6 +153,25 @@ def marker(shape: str, spot: tuple[float, float], kind: str, tip: str) -> str:
         }[shape]
         drawn = f'polygon class="{kind}" points="{" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)}"'
     return f"<{drawn}><title>{escape(tip)}</title></{drawn.split()[0]}>"
+
+
+def inside(points: Sequence[tuple[float, float]], low: float, high: float) -> list[tuple[float, float]]:
+    """The first stretch of a line that lies in low … high, cut where it leaves.
+
+    >>> inside([(1, 0.9), (2, 0.7), (3, 0.3)], 0.6, 1.0)
+    [(1, 0.9), (2, 0.7), (2.25, 0.6)]
+    """
+    kept: list[tuple[float, float]] = []
+    for x, y in points:
+        if low <= y <= high:
+            kept.append((x, y))
+        elif kept:
+            (x0, y0), edge = kept[-1], low if y < low else high
+            share = (edge - y0) / (y - y0)
+            if share > 0:
+                kept.append((round(x0 + share * (x - x0), 6), edge))
+            break
+    return kept
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -197,5 +230,10 @@ def number(value: float, among: Sequence[float]) -> str:
 
 
 def shortened(name: str, letters: int) -> str:
-    """A name that fits its place; the whole of it is in the title of what it labels."""
-    return name if len(name) <= letters else name[: letters - 1] + "…"
+    """A name that fits its place: less its middle, because a sweep's names differ at their ends.
+
+    >>> shortened("gendistiller-trained", 14)
+    'gend…r-trained'
+    """
+    start = (letters - 1) // 3
+    return name if len(name) <= letters else f"{name[:start]}…{name[len(name) - (letters - 1 - start) :]}"

@@ -11,7 +11,15 @@ import pytest
 
 from gdist.pipeline.config import signature, to_toml
 from gdist.pipeline.errors import RunError, UsageError
-from gdist.stages import report_charts, report_plots, report_probes, report_runs, report_story, report_tables
+from gdist.stages import (
+    report_charts,
+    report_figures,
+    report_plots,
+    report_probes,
+    report_runs,
+    report_story,
+    report_tables,
+)
 from gdist.stages.report import RunSummary, report_command, write_report
 
 SECTIONS = ["ranking", "fidelity", "probes", "quality", "training", "cost", "provenance"]
@@ -49,12 +57,28 @@ def probe(value: float) -> dict[str, Any]:
     return {"digits": {"metric": "accuracy", "value": value, "test_items": 240, "layer_weights": weights}}
 
 
+def error_rate(value: float, half: float = 0.02) -> dict[str, Any]:
+    """What eval says of a probe of which less is better, with its bootstrap interval."""
+    known = {"title": "speaker verification", "metric": "equal error rate", "value": value, "test_items": 900}
+    bounds = {"low": value - half, "high": value + half, "higher_is_better": False, "chance": 0.5}
+    rest: dict[str, Any] = {"classes": 2, "learning_rate": None, "layer_weights": [], "also": {"minDCF": 0.2}}
+    return {"asv": known | bounds | rest}
+
+
 def make_run(
-    folder: Path, cosines: list[float], params: int = 1_068_416, accuracy: float = 0.88, **judged: Any
+    folder: Path,
+    cosines: list[float],
+    params: int = 1_068_416,
+    accuracy: float = 0.88,
+    train: dict[str, Any] | None = None,
+    **judged: Any,
 ) -> Path:
     """A run's folder as train and eval leave it."""
     folder.mkdir(parents=True)
-    tables: dict[str, dict[str, Any]] = {"train": {"steps": 160, "lr": 1e-3}, "student": {"name": "gendistiller"}}
+    tables: dict[str, dict[str, Any]] = {
+        "train": {"steps": 160, "lr": 1e-3} | (train or {}),
+        "student": {"name": "gendistiller"},
+    }
     teacher = {"name": "demo/teacher", "params": 5_928_040, "num_layers": 12, "dim": 192}
     about: dict[str, Any] = {"cache": "demo/cache", "encoding": "fp16", "student": "gendistiller", "teacher": teacher}
     about |= {"params": params, "params_with_heads": params, "signature": signature(tables)}
@@ -194,6 +218,71 @@ def test_teachers_of_different_depth_do_not_share_a_table(tmp_path: Path) -> Non
         write_report([deep, flat], tmp_path / "report.html")
 
 
+def test_an_error_rate_is_better_when_lower_and_ties_are_not_overclaimed(tmp_path: Path) -> None:
+    rates = {"low": 0.10, "near": 0.13, "high": 0.19}  # ± 0.02: the first two overlap, the third stands apart
+    runs = [
+        RunSummary.read(make_run(tmp_path / name, GENDISTILLER, probes=error_rate(rate), log_mel=None))
+        for name, rate in rates.items()
+    ]
+    write_report(runs, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert re.search(r'class="best">10.0%<.*class="tie">13.0%<.*data-key="0.19">19.0%<', page, re.DOTALL)
+    assert "The best student is <b>low</b> (10.0%)." in page
+    assert "Within each other's intervals with it: <b>near</b>; the other 1 is worse." in page
+    assert "minDCF 20.0%" in page and "equal error rate, less is better" in page
+
+
+def test_seeds_are_put_together(tmp_path: Path) -> None:
+    def run(name: str, shift: float, accuracy: float, **train: Any) -> RunSummary:
+        cosines = [0.9 + shift] * 12
+        return RunSummary.read(make_run(tmp_path / name, cosines, accuracy=accuracy, train=train, log_mel=None))
+
+    runs = [run(f"fast-seed{seed}", 0.02 * seed, 0.8 + 0.1 * seed, lr=2e-3, seed=seed) for seed in range(3)]
+    runs += [run(f"slow-seed{seed}", 0, 0.8, seed=seed) for seed in range(2)] + [run("other", 0, 0.8, steps=9)]
+    write_report(runs, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    table = page.split('class="ranking configurations')[1].split("</table>")[0]
+    assert re.findall(r"</span>(.*?)</th>", table.split('class="rows"')[1]) == ["fast", "slow", "other"]
+    assert ">0.920 ± 0.020<" in table  # of 0.90, 0.92, 0.94: their mean, and the square root of (0.0004 × 2) / 2
+    assert ">90.0 ± 10.0%<" in table
+    assert ">0.900 ± 0.000<" in table and ">0.900<" in table
+    assert ">lr 0.002<" in table and ">steps 9<" in table
+    assert "<b>fast (3 seeds)</b> comes nearest" in page
+    assert page.count('class="ranking ranked"') == 1 and ">slow-seed1<" in page.split('class="ranking ranked"')[1]
+
+
+def test_one_config_run_twice_with_one_seed_is_not_two_seeds(tmp_path: Path) -> None:
+    runs = [RunSummary.read(make_run(tmp_path / name, GENDISTILLER, train={"seed": 0})) for name in ("a", "b")]
+    write_report(runs, tmp_path / "report.html")
+    assert "seeds" not in (tmp_path / "report.html").read_text()
+
+
+def test_whiskers_lie_where_the_intervals_are(tmp_path: Path) -> None:
+    run = RunSummary.read(make_run(tmp_path / "run", GENDISTILLER, probes=error_rate(0.30, 0.15), log_mel=None))
+    [task] = report_probes.tasks([run])
+    drawn = str(report_figures.probe(task, report_runs.configurations([run]), [run]))
+    ticks = re.findall(r'<text x="([\d.]+)" y="\d+" text-anchor="middle">([\d.]+)</text>', drawn.split("</g>")[0])
+    (x0, v0), (x1, v1) = ((float(x), float(value)) for x, value in (ticks[0], ticks[-1]))
+
+    def at(x: str) -> float:
+        return v0 + (float(x) - x0) / (x1 - x0) * (v1 - v0)
+
+    whisker = re.search(r'class="whisker" x1="([\d.]+)" x2="([\d.]+)"', drawn)
+    dot = re.search(r'<circle class="strong" cx="([\d.]+)"', drawn)
+    chance = re.search(r'class="chance" x1="([\d.]+)"', drawn)
+    assert whisker and dot and chance
+    found = [at(x) for x in (*whisker.groups(), *dot.groups(), *chance.groups())]
+    assert found == pytest.approx([0.15, 0.45, 0.30, 0.50], abs=2e-4)
+
+
+def test_guessing_far_outside_an_axis_is_an_arrow(runs: list[RunSummary], tmp_path: Path) -> None:
+    for run in runs:
+        run.eval["probes"]["digits"]["chance"] = 0.1
+    write_report(runs, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count(">← guessing 10.0%<") == 2 and 'class="chance"' not in page.split("<body>")[1]
+
+
 # --- in a browser ---------------------------------------------------------------------------------------------------
 
 
@@ -248,10 +337,125 @@ def test_labels_of_lines_do_not_overlap(browser: Any, tmp_path: Path) -> None:
     page.close()
 
 
+def many(folder: Path, count: int) -> list[RunSummary]:
+    """Runs that get worse by number; the odd ones were not probed on the second task."""
+    found = []
+    for n in range(count):
+        rates = error_rate((count - n) // 2 * 0.01) if n % 2 == 0 else {}
+        cosines = [cosine - n / 500 for cosine in GENDISTILLER]
+        name = folder / f"a-rather-long-name-of-a-run-{n:02d}"
+        params = 1_000_000 + 10_000 * (n % 4)
+        found.append(RunSummary.read(make_run(name, cosines, params, probes=probe(0.8 + n / 1000) | rates)))
+    return found
+
+
+def order(page: Any) -> list[int]:
+    return [int(name[-2:]) for name in page.locator(".ranking .rows th").all_text_contents()]
+
+
+@pytest.mark.browser
+def test_columns_sort(browser: Any, tmp_path: Path) -> None:
+    write_report(many(tmp_path, 6), tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    heads = {head.inner_text().split("\n")[0].strip(): head for head in page.locator(".ranking thead th").all()}
+    assert order(page) == [0, 1, 2, 3, 4, 5]
+    assert page.locator(".ranking [aria-sort]").all_inner_texts() == [heads["cosine"].inner_text()]
+    accuracy = heads["digits"].get_by_role("button")
+    accuracy.click()  # more is better: the best first
+    assert order(page) == [5, 4, 3, 2, 1, 0] and heads["digits"].get_attribute("aria-sort") == "descending"
+    accuracy.press("Enter")
+    assert order(page) == [0, 1, 2, 3, 4, 5] and heads["digits"].get_attribute("aria-sort") == "ascending"
+    rates = heads["speaker verification"].get_by_role("button")
+    rates.focus()
+    page.keyboard.press("Space")  # less is better; rows without a value come last
+    assert order(page) == [4, 2, 0, 1, 3, 5] and heads["digits"].get_attribute("aria-sort") is None
+    rates.click()
+    assert order(page) == [0, 2, 4, 1, 3, 5]
+    heads["parameters"].get_by_role("button").click()  # runs 0 and 4, 1 and 5 are equal: in the order of the ranking
+    assert order(page) == [0, 4, 1, 5, 2, 3]
+    heads["run"].get_by_role("button").press("Enter")
+    assert order(page) == [0, 1, 2, 3, 4, 5]
+    assert page.locator(".ranking .references th").all_inner_texts() == ["teacher", "log-mel"]
+    page.close()
+
+
+@pytest.mark.browser
+def test_forty_runs_on_a_phone_and_without_a_script(browser: Any, tmp_path: Path) -> None:
+    write_report(many(tmp_path, 40), tmp_path / "report.html")
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 800})
+    page = context.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    assert order(page) == list(range(40))
+    assert page.locator("[role=button]").count() == 0 and not page.locator(".scripted").is_visible()
+    assert page.locator(".by-run .rows tr").count() == 40  # a row a run where they are many
+    widths = page.locator("main, .scroll").evaluate_all("all => all.map(one => one.offsetWidth)")
+    assert max(widths) <= 390
+    for chart in page.locator("svg:visible").all():
+        box = chart.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("probes", "width"), [(1, 703), (6, 1031)])  # A4 less its margins; landscape for many probes
+def test_paper(browser: Any, tmp_path: Path, probes: int, width: int) -> None:
+    runs = many(tmp_path, 40)
+    for run in runs:
+        titled = run.eval["probes"]["digits"] | {"title": "identification of a language"}
+        run.eval["probes"] = {f"probe-{n}": titled for n in range(probes)}
+    write_report(runs, tmp_path / "report.html")
+    page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme="dark")
+    page.goto((tmp_path / "report.html").as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.locator(".wide-print").count() == (width > 703)
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    assert relative_luminance(ink) < 0.1  # whatever the screen's scheme
+    assert page.locator(".numbers table").first.is_visible()  # closed on the screen, printed all the same
+    # Chromium leaves out form controls from the heads that it repeats on every page.
+    assert page.locator("thead button").count() == 0 and page.locator("thead [role=button]").count() > 0
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_values_can_be_read_on_every_shade(browser: Any, tmp_path: Path, scheme: str) -> None:
+    write_report(many(tmp_path, 12), tmp_path / "report.html")
+    page = browser.new_page(color_scheme=scheme)
+    page.goto((tmp_path / "report.html").as_uri())
+    shades = page.locator(".heat td").evaluate_all(
+        "cells => cells.map(c => [getComputedStyle(c).color, getComputedStyle(c).backgroundColor])"
+    )
+    page.close()
+    assert len({ground for _, ground in shades}) > 50
+    assert min(contrast(ink, ground) for ink, ground in shades) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's ratio of two colours as Chromium says them."""
+    light = sorted((relative_luminance(one), relative_luminance(other)))
+    return (light[1] + 0.05) / (light[0] + 0.05)
+
+
+def relative_luminance(colour: str) -> float:
+    """
+    >>> round(relative_luminance("rgb(255, 255, 255)"), 6), relative_luminance("color(srgb 0 0 0)")
+    (1.0, 0.0)
+    """
+    parts = [float(part) for part in re.findall(r"[\d.]+(?:e-?\d+)?", colour)][:3]
+    shares = parts if colour.startswith("color") else [part / 255 for part in parts]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 @pytest.mark.browser
 def test_a_name_cannot_inject_html(browser: Any, runs: list[RunSummary], tmp_path: Path) -> None:
     evil = make_run(
-        tmp_path / '"><img src=x onerror=alert(1)>', DISTILHUBERT, teacher={"name": "<script>alert(2)</script>"}
+        tmp_path / '"><img src=x onerror=alert(1)>',
+        DISTILHUBERT,
+        teacher={"name": "<script>alert(2)</script>"},
+        probes={"ks": probe(0.9)["digits"] | {"title": "<img src=x onerror=alert(3)>", "metric": "</script><img>"}},
     )
     write_report([RunSummary.read(evil), *runs], tmp_path / "report.html")
     page = browser.new_page()
