@@ -15,10 +15,11 @@ from gdist.pipeline.config import to_toml
 from gdist.pipeline.errors import EXIT_OK, GdistError, UsageError
 from gdist.pipeline.run import write_atomically
 from gdist.stages import report_figures, report_probes
+from gdist.stages.report_heat import heatmap
 from gdist.stages.report_probes import Task
 from gdist.stages.report_runs import Configuration, RunSummary, configurations
 from gdist.stages.report_story import caveats, duration, millions, reduction, short_name, size, story, verdict
-from gdist.stages.report_tables import by_configuration, costs, heatmap, ranking
+from gdist.stages.report_tables import by_configuration, costs, ranking
 
 __all__ = ["RunSummary", "report_command", "write_report"]
 

@@ -1,6 +1,8 @@
 """The report's figures: which numbers of which configurations each of its charts shows."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -13,6 +15,7 @@ from gdist.stages.report_runs import Configuration, RunSummary
 from gdist.stages.report_story import Rows
 
 HOURS_FROM = 7200.0  # seconds of training from which axes count hours
+CURVE_POINTS = 240  # of a curve, about two pixels each
 PROGRESS = (("Training loss", "loss", "train"), ("Held-out cosine", "cosine", "valid"))
 Figures = list[tuple[str, Markup]]
 
@@ -46,7 +49,7 @@ def progress(groups: Sequence[Configuration]) -> Figures:
             lines = [
                 Line(
                     group.name,
-                    [(at / scale, value) for at, value in run.curve(kind, x, y)],
+                    thinned([(at / scale, value) for at, value in run.curve(kind, x, y)]),
                     group.style,
                     strong=frozenset() if kind == "valid" and group.style != "rest" else None,
                 )
@@ -55,6 +58,17 @@ def progress(groups: Sequence[Configuration]) -> Figures:
             ]
             charts.append((f"{title} by {by}", chart(f"{title} by {by}", label, y, lines)))
     return [(title, drawing) for title, drawing in charts if drawing]
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = CURVE_POINTS) -> list[tuple[float, float]]:
+    """At most so many points, each the mean of as many neighbours: long runs, and many, make no heavy page.
+
+    >>> thinned([(1, 4.0), (2, 6.0), (3, 1.0)], most=2)
+    [(1.5, 5.0), (3.0, 1.0)]
+    """
+    size = math.ceil(len(points) / most) or 1
+    chunks = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(fmean(x for x, _ in chunk), fmean(y for _, y in chunk)) for chunk in chunks]
 
 
 def quality(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> Figures:

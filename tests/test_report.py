@@ -14,11 +14,11 @@ from gdist.pipeline.errors import RunError, UsageError
 from gdist.stages import (
     report_charts,
     report_figures,
+    report_heat,
     report_plots,
     report_probes,
     report_runs,
     report_story,
-    report_tables,
 )
 from gdist.stages.report import RunSummary, report_command, write_report
 
@@ -121,7 +121,8 @@ def runs(tmp_path: Path) -> list[RunSummary]:
 
 
 @pytest.mark.parametrize(
-    "module", [report_charts, report_plots, report_probes, report_runs, report_story, report_tables]
+    "module",
+    [report_charts, report_figures, report_heat, report_plots, report_probes, report_runs, report_story],
 )
 def test_worked_examples(module: Any) -> None:
     result = doctest.testmod(module)
