@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED, EXIT_QUARANTINED, GdistError
-from gdist.stages.exports import FORMATS
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -73,7 +72,6 @@ def main() -> None:
     gdist train   --cache s3://bucket/libri --out runs/first
     gdist eval    runs/first
     gdist report  runs/first --out report.html
-    gdist export  runs/first --format hf --out first-hf
 
     Exit codes: 0 done, 1 failed, 2 usage or config, 3 finished with quarantined utterances, 130 interrupted.
     """
@@ -326,24 +324,6 @@ def eval_command(runs: tuple[Path, ...], cache: str | None, probes: str, control
     from gdist.stages import evaluate
 
     return evaluate.eval_command(list(runs), cache, probes, control, as_json)
-
-
-@command(main, "export", short_help="A finished student for Hugging Face or s3prl.")
-@click.argument("run", metavar="RUN", type=LocalPath())
-@click.option("--format", "form", required=True, type=click.Choice(list(FORMATS)), help="The form.")
-@click.option("--out", required=True, metavar="DIR", type=LocalPath(), help="A folder.")
-@json_option
-def export_command(run: Path, form: str, out: Path, as_json: bool, **options: Any) -> int:
-    """Hand a finished student over: hf loads with Hugging Face's AutoModel, s3prl runs SUPERB.
-
-    Neither needs gdist. Before the folder appears it is loaded in a process without gdist, and compared.
-
-    \b
-    Example:  gdist export runs/first --format hf --out first-hf
-    """
-    from gdist.stages.export import export_command
-
-    return export_command(run, form, out, options, as_json)
 
 
 @command(main, "report", short_help="One page that puts runs side by side.")

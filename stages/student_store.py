@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -45,9 +44,12 @@ def layers_to_read(cache: Cache, student: Student, config: TrainConfig) -> list[
     return layers
 
 
-def feature_extractor(student: Student) -> dict[str, Any]:
-    """``preprocessor_config.json``: how Hugging Face's extractor prepares what the student hears."""
-    return {
+def save_student(run: Run, student: Student) -> None:
+    """The finished student, in Hugging Face's format, whole or not at all."""
+    staged = run.student.with_name("student.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    student.save_pretrained(staged)
+    extractor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "do_normalize": student.config.do_normalize,
         "feature_size": 1,
@@ -56,14 +58,7 @@ def feature_extractor(student: Student) -> dict[str, Any]:
         "return_attention_mask": True,
         "sampling_rate": framing.SAMPLE_RATE,
     }
-
-
-def save_student(run: Run, student: Student) -> None:
-    """The finished student, in Hugging Face's format, whole or not at all."""
-    staged = run.student.with_name("student.tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    student.save_pretrained(staged)
-    write_atomically(staged / "preprocessor_config.json", json.dumps(feature_extractor(student), indent=2))
+    write_atomically(staged / "preprocessor_config.json", json.dumps(extractor, indent=2))
     shutil.rmtree(run.student, ignore_errors=True)
     staged.rename(run.student)
 

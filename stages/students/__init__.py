@@ -1,39 +1,24 @@
 """Students: small models that answer for every hidden layer of a large one.
 
 To add a student, write one file with a ``StudentConfig`` and a ``Student`` (see ``base.py`` for the contract), and
-add its rows to ``STUDENTS`` and ``CLASSIFIERS``; the conformance tests run over the table.
+add its row to ``STUDENTS``; the conformance tests run over the table.
 """
 
 import dataclasses
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForAudioClassification,
-    PreTrainedConfig,
-    WavLMConfig,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, WavLMConfig
 from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.config import did_you_mean
 from gdist.pipeline.errors import ConfigError
 from gdist.stages.frontend import FrontendConfig
-from gdist.stages.students.armhubert import ArmHubertConfig, ArmHubertForAudioClassification, ArmHubertModel
+from gdist.stages.students.armhubert import ArmHubertConfig, ArmHubertModel
 from gdist.stages.students.base import Student, StudentConfig
-from gdist.stages.students.classification import AudioClassification
-from gdist.stages.students.distilhubert import (
-    DistilHubertConfig,
-    DistilHubertForAudioClassification,
-    DistilHubertModel,
-)
-from gdist.stages.students.fithubert import FitHubertConfig, FitHubertForAudioClassification, FitHubertModel
-from gdist.stages.students.gendistiller import (
-    GenDistillerConfig,
-    GenDistillerForAudioClassification,
-    GenDistillerModel,
-)
+from gdist.stages.students.distilhubert import DistilHubertConfig, DistilHubertModel
+from gdist.stages.students.fithubert import FitHubertConfig, FitHubertModel
+from gdist.stages.students.gendistiller import GenDistillerConfig, GenDistillerModel
 
 hf_logging.disable_progress_bar()  # bars over a few megabytes of weights would draw over our own
 
@@ -45,19 +30,6 @@ STUDENTS: dict[str, tuple[type[StudentConfig], type[Student]]] = {
     "fithubert": (FitHubertConfig, FitHubertModel),
     "armhubert": (ArmHubertConfig, ArmHubertModel),
 }
-
-CLASSIFIERS: dict[str, type[AudioClassification]] = {
-    "gendistiller": GenDistillerForAudioClassification,
-    "distilhubert": DistilHubertForAudioClassification,
-    "fithubert": FitHubertForAudioClassification,
-    "armhubert": ArmHubertForAudioClassification,
-}
-
-# Where gdist is installed, Hugging Face's own `AutoModel.from_pretrained` knows students without remote code.
-for _name, (_config, _model) in STUDENTS.items():
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _model)
-    AutoModelForAudioClassification.register(_config, CLASSIFIERS[_name])
 
 # A student answers in the teacher's shapes, so these follow from the teacher alone.
 _FROM_TEACHER = ("frontend", "hidden_size", "num_teacher_layers")

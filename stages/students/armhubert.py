@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gdist.stages.students.base import StudentConfig
-from gdist.stages.students.classification import AudioClassification
 from gdist.stages.students.fithubert import FitHubertConfig, FitHubertModel
 from gdist.stages.students.layer import Attention, TransformerLayer, attention_map
 
@@ -107,10 +106,3 @@ class MapAttention(Attention):
         attended_BHTE = map_BHTS @ self._heads(self.v_proj(hidden_BTD))
         output_BTD: Tensor = self.out_proj(attended_BHTE.transpose(1, 2).flatten(2))
         return output_BTD
-
-
-class ArmHubertForAudioClassification(AudioClassification):
-    """The student with a head for classes."""
-
-    config_class = ArmHubertConfig
-    student_class = ArmHubertModel

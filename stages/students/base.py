@@ -112,7 +112,6 @@ class Student(PreTrainedModel):  # type: ignore[misc]
     """A front-end, and ``predict``: layer 0 → predictions of the teacher's layers."""
 
     config_class = StudentConfig
-    base_model_prefix = "student"
     main_input_name = "input_values"
     config: Any
 

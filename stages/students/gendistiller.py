@@ -27,7 +27,6 @@ from transformers import initialization as init
 
 from gdist.stages.frontend import frame_mask, zero_padding
 from gdist.stages.students.base import Plan, Student, StudentConfig
-from gdist.stages.students.classification import AudioClassification
 from gdist.stages.students.layer import Memory, TransformerLayer
 
 FedBy = Literal["student", "teacher", "mixed"]
@@ -321,10 +320,3 @@ def _runs(places: int, count: int, length: int, rng: np.random.Generator) -> tup
 
 def _repeat(mask_BT: Tensor | None, times: int) -> Tensor | None:
     return mask_BT if mask_BT is None or times == 1 else mask_BT.repeat(times, 1)
-
-
-class GenDistillerForAudioClassification(AudioClassification):
-    """The student with a head for classes."""
-
-    config_class = GenDistillerConfig
-    student_class = GenDistillerModel
