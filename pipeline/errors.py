@@ -12,6 +12,7 @@
     │   └── CacheDamagedError   1   bytes do not match their receipts
     ├── ClusterError            1   workers or a scheduler that cannot be had, or were lost
     ├── RunError                1   a training run's directory that cannot be used
+    ├── ExportError             1   an export that does not answer as its student does
     └── StoppedError          130   asked to stop (Ctrl-C); what was finished is kept
 
 Anything else that escapes is a bug in gdist and is shown with its traceback.
@@ -83,6 +84,10 @@ class ClusterError(GdistError):
 
 class RunError(GdistError):
     """A training run's directory that cannot be used as asked."""
+
+
+class ExportError(GdistError):
+    """What was exported does not answer as the student does."""
 
 
 class StoppedError(GdistError):

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED, EXIT_QUARANTINED, GdistError
+from gdist.stages.exports import FORMATS
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -72,6 +73,7 @@ def main() -> None:
     gdist train   --cache s3://bucket/libri --out runs/first
     gdist eval    runs/first
     gdist report  runs/first --out report.html
+    gdist export  runs/first --format hf --out exports/first
 
     Exit codes: 0 done, 1 failed, 2 usage or config, 3 finished with quarantined utterances, 130 interrupted.
     """
@@ -338,6 +340,30 @@ def report_command(runs: tuple[Path, ...], out: Path) -> int:
     from gdist.stages import report
 
     return report.report_command(list(runs), out)
+
+
+@command(main, "export", short_help="A finished student in another tool's format.")
+@click.argument("run", type=LocalPath())
+@click.option(
+    "--format",
+    "name",
+    required=True,
+    type=click.Choice(list(FORMATS)),
+    help="; ".join(f"{name}: {what}" for name, what in FORMATS.items()) + ".",
+)
+@click.option("--out", required=True, metavar="DIR", type=LocalPath(), help="The folder to write.")
+@json_option
+def export_command(run: Path, name: str, out: Path, as_json: bool, **options: Any) -> int:
+    """Write the finished student of RUN in another tool's format, load it back and compare every hidden state.
+
+    What is written needs no gdist. An earlier export at DIR is replaced, whole or not at all.
+
+    \b
+    Example:  gdist export runs/first --format hf --out exports/first
+    """
+    from gdist.stages import export
+
+    return export.export_command(run, name, out, options, as_json)
 
 
 @command(main, "students", short_help="The students there are, with their sizes.")

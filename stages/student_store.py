@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -48,7 +49,14 @@ def save_student(run: Run, student: Student) -> None:
     """The finished student, in Hugging Face's format, whole or not at all."""
     staged = run.student.with_name("student.tmp")
     shutil.rmtree(staged, ignore_errors=True)
-    student.save_pretrained(staged)
+    save_student_to(staged, student)
+    shutil.rmtree(run.student, ignore_errors=True)
+    staged.rename(run.student)
+
+
+def save_student_to(folder: Path, student: Student) -> None:
+    """The student's weights, its config and its feature extractor's."""
+    student.save_pretrained(folder)
     extractor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "do_normalize": student.config.do_normalize,
@@ -58,9 +66,7 @@ def save_student(run: Run, student: Student) -> None:
         "return_attention_mask": True,
         "sampling_rate": framing.SAMPLE_RATE,
     }
-    write_atomically(staged / "preprocessor_config.json", json.dumps(extractor, indent=2))
-    shutil.rmtree(run.student, ignore_errors=True)
-    staged.rename(run.student)
+    write_atomically(folder / "preprocessor_config.json", json.dumps(extractor, indent=2))
 
 
 def load_student(run: Run) -> Student:

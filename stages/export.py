@@ -1,0 +1,135 @@
+"""`gdist export`: a finished student in another tool's format, written beside its place, loaded back, then renamed.
+
+DIR/
+  gdist-export.json   what this is and where it comes from; its presence is what allows `gdist export` to overwrite
+  …                   the format's own files
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdist.pipeline import console
+from gdist.pipeline.errors import ExportError, RunError, UsageError
+from gdist.pipeline.framing import RECEPTIVE_FIELD, SAMPLE_RATE
+from gdist.pipeline.run import Run, write_atomically
+from gdist.stages.exports import FORMATS, format_named
+from gdist.stages.exports.base import Export, Format
+from gdist.stages.frontend import normalize
+from gdist.stages.student_store import load_student
+from gdist.stages.students import Student
+
+MARK = "gdist-export.json"
+# Odd lengths, and one that is a single frame: padding and rounding have nowhere to hide.
+TRIAL_SAMPLES = (SAMPLE_RATE, SAMPLE_RATE // 2 + 479, RECEPTIVE_FIELD)
+
+
+def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Export the student of the run at ``folder`` in the format ``name`` to ``out``.
+
+    Raises:
+        RunError: there is no run, or it has no finished student; ``out`` holds something else than an export.
+        UsageError: an option that the format does not take.
+        ExportError: loaded back, it differs from the student; nothing is left behind.
+    """
+    form = format_named(name)
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in form.OPTIONS:
+            takers = [other for other in FORMATS if key in format_named(other).OPTIONS]
+            raise UsageError(
+                f"--format {name} has no option --{key}", f"it belongs to --format {' or '.join(takers)}"
+            )
+    chosen = {**form.OPTIONS, **given}
+    run = Run.open(folder)
+    what = Export(load_student(run).float().eval(), run, chosen)
+    _require_ours(out, name)
+    staged = out.with_name(out.name + ".tmp")
+    try:
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        own = form.write(what, staged)
+        difference = largest_difference(form, staged, what.student)
+        if not difference <= form.tolerance(chosen):
+            raise ExportError(
+                f"the export does not answer as the student does: loaded back, its hidden states differ by "
+                f"{difference:.2g}, and {form.tolerance(chosen):.0e} is the limit for {name}",
+                "nothing was written; this is a fault of gdist or of a library it uses: gdist --version, pip freeze",
+            )
+        result = {
+            "format": name,
+            "out": str(out),
+            "run": run.name,
+            "student": run.tables()["student"]["name"],
+            "params": what.student.num_parameters(),
+            "params_with_heads": what.student.num_parameters_with_heads(),
+            "max_difference": difference,
+            **own,
+        }
+        provenance = run.provenance()
+        mark = {key: result[key] for key in ("format", "run", "student")} | {"provenance": provenance}
+        write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
+        files = sorted(path for path in staged.rglob("*") if path.is_file())
+        result["files"] = [path.relative_to(staged).as_posix() for path in files]
+        result["bytes"] = sum(path.stat().st_size for path in files)
+        if out.exists():
+            shutil.rmtree(out)
+        staged.rename(out)
+    except OSError as error:
+        raise RunError(f"cannot write the export {out}: {error.strerror or error}", "choose another --out") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return result
+
+
+def largest_difference(form: Format, folder: Path, student: Student) -> float:
+    """The largest absolute difference of any hidden state, between the export with a padded batch and the student
+    with one utterance after another."""
+    generator = torch.Generator().manual_seed(0)
+    waveforms = [torch.randn(samples, generator=generator) / 10 for samples in TRIAL_SAMPLES]
+    answers = form.hidden_states(folder, waveforms)
+    difference = 0.0
+    for waveform_S, answer_LTD in zip(waveforms, answers, strict=True):
+        expected_LTD = own_hidden_states(student, waveform_S)
+        if answer_LTD.shape != expected_LTD.shape:
+            shapes = f"{list(answer_LTD.shape)} and not {list(expected_LTD.shape)}"
+            raise ExportError(f"the export gives hidden states {shapes} for {len(waveform_S)} samples")
+        difference = max(difference, float((answer_LTD - expected_LTD).abs().max()))
+    return difference
+
+
+@torch.no_grad()
+def own_hidden_states(student: Student, waveform_S: Tensor) -> Tensor:
+    """The student's own hidden states of one utterance as it is recorded, ``[L + 1, T, D]``."""
+    waveform_1S = waveform_S[None]
+    if student.config.do_normalize:
+        waveform_1S = normalize(waveform_1S, torch.tensor([len(waveform_S)]))
+    return torch.cat(student(waveform_1S).hidden_states)
+
+
+def _require_ours(out: Path, name: str) -> None:
+    """An earlier export may be written over, and nothing else."""
+    if out.is_dir() and (not any(out.iterdir()) or (out / MARK).exists()):
+        return
+    if out.exists():
+        raise RunError(f"{out} is there and is no export of gdist's; it is left alone", f"--out {out}-{name}")
+
+
+def export_command(folder: Path, name: str, out: Path, options: Mapping[str, Any], as_json: bool) -> int:
+    """Export, and say what was written and what to type next."""
+    result = export(folder, name, out, options)
+    if as_json:
+        console.emit(result)
+        return 0
+    sizes = (
+        f"{len(result['files'])} files, {console.size(result['bytes'])}, {result['params'] / 1e6:.2f} M parameters"
+    )
+    console.say(f"{out}: {result['student']} for {name}, {sizes}")
+    console.say(f"loaded back, its hidden states differ from the student's by at most {result['max_difference']:.1g}")
+    console.say(f"  try: {format_named(name).usage(out)}")
+    return 0

@@ -1,0 +1,22 @@
+"""Exports: a finished student, in the form that another tool loads.
+
+To add a format, write one file here with what ``base.Format`` asks for, and add its row to ``FORMATS``; the
+conformance tests run over the table. The table is read for ``gdist export --help``, so nothing heavy is imported here.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from gdist.stages.exports.base import Format
+
+__all__ = ["FORMATS", "format_named"]
+
+FORMATS: dict[str, str] = {
+    "hf": "a folder for transformers' AutoModel.from_pretrained, with its code and a model card",
+}
+
+
+def format_named(name: str) -> "Format":
+    """The module of a format, imported now and not before."""
+    return cast("Format", importlib.import_module(f"gdist.stages.exports.{name}"))
