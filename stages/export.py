@@ -74,6 +74,8 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
         provenance = run.provenance()
         mark = {key: result[key] for key in ("format", "run", "student")} | {"provenance": provenance}
         write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
+        for cache in list(staged.rglob("__pycache__")):  # of loading it back
+            shutil.rmtree(cache)
         files = sorted(path for path in staged.rglob("*") if path.is_file())
         result["files"] = [path.relative_to(staged).as_posix() for path in files]
         result["bytes"] = sum(path.stat().st_size for path in files)

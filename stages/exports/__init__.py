@@ -1,7 +1,7 @@
 """Exports: a finished student, in the form that another tool loads.
 
 To add a format, write one file here with what ``base.Format`` asks for, and add its row to ``FORMATS``; the
-conformance tests run over the table. The table is read for ``gdist export --help``, so nothing heavy is imported here.
+conformance tests run over the table. ``gdist export --help`` reads it, so nothing heavy is imported here.
 """
 
 import importlib
@@ -14,6 +14,7 @@ __all__ = ["FORMATS", "format_named"]
 
 FORMATS: dict[str, str] = {
     "hf": "a folder for transformers' AutoModel.from_pretrained, with its code and a model card",
+    "s3prl": "an upstream for s3prl and torch.hub, which needs no transformers",
 }
 
 

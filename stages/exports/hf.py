@@ -20,6 +20,7 @@ from gdist.stages.exports.base import Export
 from gdist.stages.exports.source import flat_sources, imported
 from gdist.stages.frontend import normalize
 from gdist.stages.student_store import save_student_to
+from gdist.stages.students import CLASSIFIERS
 
 OPTIONS: Mapping[str, Any] = {}
 
@@ -31,9 +32,11 @@ def write(export: Export, folder: Path) -> dict[str, Any]:
         (folder / name).write_text(source, encoding="utf-8")
     document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     file = module.split(".")[-1]
+    (classifier,) = (known for known in CLASSIFIERS if known.student_class is type(export.student))
     document["auto_map"] = {
         "AutoConfig": f"{file}.{type(export.student.config).__name__}",
         "AutoModel": f"{file}.{type(export.student).__name__}",
+        "AutoModelForAudioClassification": f"{file}.{classifier.__name__}",
     }
     write_atomically(folder / "config.json", json.dumps(document, indent=2) + "\n")
     return {"code": sorted(path.name for path in folder.glob("*.py"))}

@@ -1,7 +1,7 @@
 """The code an export ships: our own modules as a flat folder that needs no gdist.
 
-Only import lines change. ``from gdist.stages.students.base import Student`` becomes ``from .base import Student``, and
-every module of ours that is named so comes along.
+Only import lines change: ``from gdist.stages.students.base import Student`` becomes ``from .base import Student``,
+and the module comes along.
 """
 
 import ast

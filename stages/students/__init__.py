@@ -8,21 +8,30 @@ import dataclasses
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, WavLMConfig
+from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, PreTrainedConfig, WavLMConfig
 from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.config import did_you_mean
 from gdist.pipeline.errors import ConfigError
 from gdist.stages.frontend import FrontendConfig
-from gdist.stages.students.armhubert import ArmHubertConfig, ArmHubertModel
+from gdist.stages.students.armhubert import ArmHubertConfig, ArmHubertForAudioClassification, ArmHubertModel
 from gdist.stages.students.base import Student, StudentConfig
-from gdist.stages.students.distilhubert import DistilHubertConfig, DistilHubertModel
-from gdist.stages.students.fithubert import FitHubertConfig, FitHubertModel
-from gdist.stages.students.gendistiller import GenDistillerConfig, GenDistillerModel
+from gdist.stages.students.classification import StudentForAudioClassification
+from gdist.stages.students.distilhubert import (
+    DistilHubertConfig,
+    DistilHubertForAudioClassification,
+    DistilHubertModel,
+)
+from gdist.stages.students.fithubert import FitHubertConfig, FitHubertForAudioClassification, FitHubertModel
+from gdist.stages.students.gendistiller import (
+    GenDistillerConfig,
+    GenDistillerForAudioClassification,
+    GenDistillerModel,
+)
 
 hf_logging.disable_progress_bar()  # bars over a few megabytes of weights would draw over our own
 
-__all__ = ["STUDENTS", "Student", "StudentConfig", "student_config", "student_sizes"]
+__all__ = ["CLASSIFIERS", "STUDENTS", "Student", "StudentConfig", "student_config", "student_sizes"]
 
 STUDENTS: dict[str, tuple[type[StudentConfig], type[Student]]] = {
     "gendistiller": (GenDistillerConfig, GenDistillerModel),
@@ -30,6 +39,20 @@ STUDENTS: dict[str, tuple[type[StudentConfig], type[Student]]] = {
     "fithubert": (FitHubertConfig, FitHubertModel),
     "armhubert": (ArmHubertConfig, ArmHubertModel),
 }
+
+# The same with a head for fine-tuning; see classification.py.
+CLASSIFIERS: tuple[type[StudentForAudioClassification], ...] = (
+    GenDistillerForAudioClassification,
+    DistilHubertForAudioClassification,
+    FitHubertForAudioClassification,
+    ArmHubertForAudioClassification,
+)
+
+# Where gdist is imported, Hugging Face's from_pretrained takes these classes, and runs no code of an exported folder.
+for _classifier in CLASSIFIERS:
+    AutoConfig.register(_classifier.config_class.model_type, _classifier.config_class)
+    AutoModel.register(_classifier.config_class, _classifier.student_class)
+    AutoModelForAudioClassification.register(_classifier.config_class, _classifier)
 
 # A student answers in the teacher's shapes, so these follow from the teacher alone.
 _FROM_TEACHER = ("frontend", "hidden_size", "num_teacher_layers")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gdist.stages.frontend import frame_mask, zero_padding
 from gdist.stages.students.base import Student, StudentConfig
+from gdist.stages.students.classification import StudentForAudioClassification
 from gdist.stages.students.layer import TransformerLayer
 
 
@@ -60,3 +61,10 @@ class DistilHubertModel(Student):
 
     def throwaway(self) -> Iterable[nn.Parameter]:
         return self.heads.parameters()
+
+
+class DistilHubertForAudioClassification(StudentForAudioClassification):
+    """The student with a head for classes of utterances."""
+
+    config_class = DistilHubertConfig
+    student_class = DistilHubertModel

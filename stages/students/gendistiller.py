@@ -27,6 +27,7 @@ from transformers import initialization as init
 
 from gdist.stages.frontend import frame_mask, zero_padding
 from gdist.stages.students.base import Plan, Student, StudentConfig
+from gdist.stages.students.classification import StudentForAudioClassification
 from gdist.stages.students.layer import Memory, TransformerLayer
 
 FedBy = Literal["student", "teacher", "mixed"]
@@ -241,6 +242,13 @@ class GenDistillerModel(Student):
             init.zeros_(module.up_KRD)
         elif self.config.output_init == "zero" and any(module is step.output for step in self.steps):
             init.zeros_(module.weight)
+
+
+class GenDistillerForAudioClassification(StudentForAudioClassification):
+    """The student with a head for classes of utterances."""
+
+    config_class = GenDistillerConfig
+    student_class = GenDistillerModel
 
 
 class Step(nn.Module):

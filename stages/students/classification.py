@@ -1,0 +1,80 @@
+"""A student with a head that puts utterances into classes, for fine-tuning by Hugging Face's means.
+
+What wav2vec 2.0's own does with ``use_weighted_layer_sum``, as SUPERB has it: a learned sum over hidden states → a
+projection → the mean over an utterance's frames → a linear layer. Layers start with equal weights.
+
+Axes: B batch, S samples, L teacher layers, T frames, D features, P features of the projection, C classes.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from gdist.stages.frontend import frame_mask, zero_padding
+from gdist.stages.students.base import Student, StudentConfig
+
+PROJECTION = 256  # P; as SUPERB's heads have it
+
+
+class StudentForAudioClassification(PreTrainedModel):  # type: ignore[misc]
+    """The student ``student_class`` and its head; a class of its own for each student, next to it.
+
+    ``config.num_labels``, ``id2label`` and ``label2id`` are Hugging Face's.
+    """
+
+    base_model_prefix = "student"
+    main_input_name = "input_values"
+    config_class: ClassVar[type[StudentConfig]]
+    student_class: ClassVar[type[Student]]
+    config: Any
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__(config)
+        self.student = self.student_class(config)
+        self.layer_weights = nn.Parameter(torch.zeros(config.num_teacher_layers + 1))
+        self.projector = nn.Linear(config.hidden_size, PROJECTION)
+        self.classifier = nn.Linear(PROJECTION, config.num_labels)
+        self.post_init()
+
+    def freeze_base_model(self) -> None:
+        """Only the head learns."""
+        self.student.requires_grad_(False)
+
+    def freeze_feature_encoder(self) -> None:
+        """The front-end stays as it is."""
+        self.student.frontend.requires_grad_(False)
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """``logits_BC``, and the cross-entropy with ``labels`` ``[B]`` where they are given."""
+        states = self.student(input_values, attention_mask).hidden_states
+        weights_L = self.layer_weights.softmax(-1)
+        hidden_BTD = torch.stack([weight * state for weight, state in zip(weights_L, states, strict=True)]).sum(0)
+        batch, samples = input_values.shape
+        samples_B = torch.full((batch,), samples) if attention_mask is None else attention_mask.sum(-1)
+        frames_B = self.student.frontend.num_frames(samples_B)
+        mask_BT = frame_mask(frames_B, hidden_BTD.shape[1], hidden_BTD.device)
+        sum_BP = zero_padding(self.projector(hidden_BTD), mask_BT).sum(1)
+        logits_BC = self.classifier(sum_BP / frames_B.to(sum_BP.device).clamp(min=1)[:, None])
+        loss = None if labels is None else F.cross_entropy(logits_BC, labels.view(-1))
+        if return_dict is False:
+            return (logits_BC,) if loss is None else (loss, logits_BC)
+        return SequenceClassifierOutput(loss, logits_BC, states if output_hidden_states else None)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # of the head: transformers asks the student about the student's parts
+        if module is self:
+            init.zeros_(self.layer_weights)
