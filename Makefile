@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The lock's hashes are what is installed: change pyproject.toml, then `make lock`.
 STAMP := $(VENV)/.installed
+S3PRL := .venv-s3prl
 PACKAGE := $(shell find pipeline stages data_manifests -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 # zarr needs Python >= 3.12. A machine's `python3` may be older while a newer one lies beside it or under pyenv, whose
@@ -15,7 +16,7 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests kills compiled browser lock clean
+.PHONY: help demo test check lint types tests kills compiled browser s3prl lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,7 +36,7 @@ types: $(STAMP)
 	$(BIN)/mypy -p gdist.pipeline -p gdist.stages -p gdist.data_manifests
 	MYPYPATH=tests $(BIN)/mypy tests
 
-tests: $(STAMP) browser
+tests: $(STAMP) browser $(S3PRL)/.installed
 	$(BIN)/python -m pytest
 
 kills: $(STAMP)  ## kill extractions at random moments, resume them and compare every byte (minutes; SEED=, KILLS=)
@@ -43,6 +44,18 @@ kills: $(STAMP)  ## kill extractions at random moments, resume them and compare 
 
 compiled: $(STAMP)  ## train with torch.compile, and compare (a minute or two; needs a C++ compiler)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/compiled.py
+
+# s3prl, as its users have it, in an environment of its own: it brings packages that gdist should never need. torch and
+# the like are those of .venv, which a .pth line adds.
+s3prl: $(S3PRL)/.installed  ## set up s3prl, which an export is tested with
+
+$(S3PRL)/.installed: $(VENV)/.locked tests/requirements-s3prl.txt
+	@rm -rf $(S3PRL)
+	$(BIN)/python -m venv $(S3PRL)
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$($(S3PRL)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth
+	$(S3PRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-s3prl.txt
+	@touch $@
 
 browser:  ## install Chromium, which the report's tests open, where that can be done
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
@@ -74,4 +87,4 @@ lock:  ## resolve pyproject.toml into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.12 --universal --generate-hashes --no-header -o requirements.lock
 
 clean:  ## remove what make made
-	rm -rf $(VENV) build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(S3PRL) build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,8 +3,8 @@
     python benchmarks/headline.py --cache CACHE --work DIR          → docs/results.md
 
 Trains every row of ``ROWS`` once a seed, judges each run by fidelity and every probe with its shuffled control, and
-writes the page. Interrupted? The same command goes on. ``--page`` writes the page from what is there. The cache may be
-the demo's (``gdist demo``); the page tells which speech it was.
+writes the page. Interrupted? The same command goes on. ``--page`` writes the page from what is there. The cache may
+be the demo's (``gdist demo``); the page tells which speech it was.
 """
 
 import argparse

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gdist.pipeline.run import write_atomically
 from gdist.stages.exports.base import Export
+from gdist.stages.exports.card import card
 from gdist.stages.exports.source import flat_sources, imported
 from gdist.stages.frontend import normalize
 from gdist.stages.student_store import save_student_to
@@ -39,6 +40,7 @@ def write(export: Export, folder: Path) -> dict[str, Any]:
         "AutoModelForAudioClassification": f"{file}.{classifier.__name__}",
     }
     write_atomically(folder / "config.json", json.dumps(document, indent=2) + "\n")
+    (folder / "README.md").write_text(card(export, "hf"), encoding="utf-8")
     return {"code": sorted(path.name for path in folder.glob("*.py"))}
 
 

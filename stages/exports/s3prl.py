@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gdist.stages.exports.base import Export
+from gdist.stages.exports.card import card
 from gdist.stages.exports.source import flat_sources
 from gdist.stages.student_store import save_student_to
 
@@ -81,6 +82,7 @@ def write(export: Export, folder: Path) -> dict[str, Any]:
     hubconf = HUBCONF.format(package=package, module=module, model=model.__name__)
     (folder / "hubconf.py").write_text(hubconf, encoding="utf-8")
     (folder / "run_downstream.py").write_text(RUN_DOWNSTREAM, encoding="utf-8")
+    (folder / "README.md").write_text(card(export, "s3prl"), encoding="utf-8")
     return {"entry": "gdist", "code": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))}
 
 

@@ -11,10 +11,12 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 OURS = "gdist"
+HEAD = "# SPDX-License-Identifier: Apache-2.0\n# Written by gdist {version}: changes belong there.\n"
 
 
 def flat_sources(modules: list[str], instead: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -37,7 +39,8 @@ def flat_sources(modules: list[str], instead: Mapping[str, str] | None = None) -
             continue
         origins[name] = module
         source = inspect.getsource(importlib.import_module(module))
-        sources[name], needed = _rewritten(source, instead)
+        text, needed = _rewritten(source, instead)
+        sources[name] = HEAD.format(version=version(OURS)) + text
         waiting += needed
     return dict(sorted(sources.items()))
 
