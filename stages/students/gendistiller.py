@@ -28,7 +28,7 @@ from transformers import initialization as init
 from gdist.stages.frontend import frame_mask, zero_padding
 from gdist.stages.students.base import Plan, Student, StudentConfig
 from gdist.stages.students.classification import StudentForAudioClassification
-from gdist.stages.students.layer import Memory, TransformerLayer
+from gdist.stages.students.layer import Memory, TransformerLayer, chunked
 
 FedBy = Literal["student", "teacher", "mixed"]
 FED_BY: tuple[FedBy, ...] = ("student", "teacher", "mixed")
@@ -231,7 +231,7 @@ class GenDistillerModel(Student):
                 if wanted != at:
                     previous_NTD = torch.cat([states[at.index(place)] for place in wanted])
                 hidden_NTD = hidden_NTD + previous_NTD
-            answered += zero_padding(hidden_NTD, _repeat(mask_BT, len(wanted))).chunk(len(wanted))
+            answered += chunked(zero_padding(hidden_NTD, _repeat(mask_BT, len(wanted))), len(wanted))
         return answered
 
     @torch.no_grad()

@@ -113,7 +113,7 @@ class Attention(nn.Module):
         """Each state at its place attends to all that are remembered up to there."""
         query_NHTE = self._heads(self.q_proj(hidden_NTD))
         attended = []
-        for query_BHTE, place in zip(query_NHTE.chunk(len(places)), places, strict=True):
+        for query_BHTE, place in zip(chunked(query_NHTE, len(places)), places, strict=True):
             keys, values, seen = memory.up_to(place)
             mask_BS = None if mask_BT is None else mask_BT.repeat(1, seen)
             attended.append(self._attend(query_BHTE, keys, values, mask_BS))
@@ -145,7 +145,7 @@ class Memory:
 
     def remember(self, places: Sequence[int], key_NHTE: Tensor, value_NHTE: Tensor) -> None:
         """Add the states at ``places``, which follow those that are there."""
-        parts = zip(key_NHTE.chunk(len(places)), value_NHTE.chunk(len(places)), strict=True)
+        parts = zip(chunked(key_NHTE, len(places)), chunked(value_NHTE, len(places)), strict=True)
         self._seen |= dict(zip(places, parts, strict=True))
 
     def up_to(self, place: int) -> tuple[Tensor, Tensor, int]:
@@ -200,6 +200,11 @@ def drop(hidden: Tensor, probability: float) -> Tensor:
 def draws_fast(hidden: Tensor) -> bool:
     """Whether :func:`drop` draws bits and not coins."""
     return hidden.device.type == "cpu" and not is_symbolic()
+
+
+def chunked(hidden: Tensor, count: int) -> Sequence[Tensor]:
+    """``hidden`` in ``count`` equal parts. One part is the whole, and no operator: ONNX has sequences for them."""
+    return hidden.chunk(count) if count > 1 else (hidden,)
 
 
 def _pick(hidden_NTD: Tensor, rows: list[int], count: int) -> Tensor:
