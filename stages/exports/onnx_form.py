@@ -14,6 +14,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdist.stages.frontend import ACTIVATIONS, Frontend, normalize
@@ -26,9 +27,9 @@ HIDDEN_BY_PADDING = -1e4  # a score of padding: e to it is zero in float32, and 
 class GraphStudent(nn.Module):
     """``(input_values, attention_mask)`` → layers 0 … L, and the frames of each utterance."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, for_integers: bool = False) -> None:
         super().__init__()
-        self.student = in_graph_form(student)
+        self.student = in_graph_form(student, for_integers)
 
     def forward(self, input_values: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         num_samples_B = attention_mask.sum(-1)
@@ -38,13 +39,19 @@ class GraphStudent(nn.Module):
         return *hidden_states, self.student.frontend.num_frames(num_samples_B)
 
 
-def in_graph_form(student: Student) -> Student:
-    """A copy of the student, in eval mode, whose parts are what a graph wants."""
+def in_graph_form(student: Student, for_integers: bool = False) -> Student:
+    """A copy of the student, in eval mode, whose parts are what a graph wants.
+
+    Args:
+        for_integers: positional convolutions as products too, which pay off with windows of bytes only.
+    """
     student = copy.deepcopy(student).eval().requires_grad_(False)
     student.frontend.__class__ = GraphFrontend
     frontend = student.frontend
     convs = [conv for conv in frontend.convs if isinstance(conv, nn.Conv1d)]
     frontend.products = nn.ModuleList(WindowProduct(conv) for conv in convs[1:])
+    if for_integers:
+        frontend.positions = nn.ModuleList(PositionProduct(conv) for conv in frontend.positions)  # type: ignore[arg-type]
     for module in student.modules():
         if type(module) is Attention:
             module.__class__ = GraphAttention
@@ -103,6 +110,25 @@ class WindowProduct(nn.Module):
     def forward(self, hidden_BTC: Tensor) -> Tensor:
         output: Tensor = self.product(windows(hidden_BTC, self.kernel, self.stride))
         return output
+
+
+class PositionProduct(nn.Module):
+    """The positional convolution over ``[B, T, D]`` as one product for each of its groups G."""
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        self.kernel, self.groups = conv.kernel_size[0], conv.groups
+        weight_GOIK = conv.weight.detach().unflatten(0, (conv.groups, -1))
+        self.weight_GIO = nn.Parameter(weight_GOIK.transpose(2, 3).flatten(2).transpose(1, 2).contiguous(), False)
+        self.bias = conv.bias
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        frames, sides = hidden_BTD.shape[1], (self.kernel // 2, (self.kernel - 1) // 2)
+        heard_BGTI = F.pad(hidden_BTD, (0, 0, *sides)).unflatten(2, (self.groups, -1)).transpose(1, 2)
+        seen = torch.arange(frames)[:, None] + torch.arange(self.kernel)
+        windows_BGTI = heard_BGTI.index_select(2, seen.flatten()).unflatten(2, (frames, self.kernel)).flatten(3)
+        output_BTD = (windows_BGTI @ self.weight_GIO).transpose(1, 2).flatten(2)
+        return output_BTD if self.bias is None else output_BTD + self.bias
 
 
 def windows(hidden_BTC: Tensor, kernel: int, stride: int) -> Tensor:
