@@ -352,6 +352,9 @@ def report_command(runs: tuple[Path, ...], out: Path) -> int:
     help="; ".join(f"{name}: {what}" for name, what in FORMATS.items()) + ".",
 )
 @click.option("--out", required=True, metavar="DIR", type=LocalPath(), help="The folder to write.")
+@click.option(
+    "--quantize", type=click.Choice(["none", "int8"]), help="onnx: int8 weights and products. [default: none]"
+)
 @json_option
 def export_command(run: Path, name: str, out: Path, as_json: bool, **options: Any) -> int:
     """Write the finished student of RUN in another tool's format, load it back and compare every hidden state.

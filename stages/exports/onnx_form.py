@@ -1,6 +1,6 @@
 """A student in the form that a graph runtime is fast at, with the same weights and the same answers.
 
-PyTorch's own operators leave a runtime little choice: a strided convolution is one node, attention with a mask eleven.
+PyTorch's operators leave a runtime little choice: a strided convolution is one node, attention with a mask eleven.
 Here everything large is a product of matrices, which a runtime has its best code for, in int8 too:
 
 - a convolution is a product with its windows, the first one's shift is one more tap that hears ones;
@@ -55,7 +55,7 @@ def in_graph_form(student: Student, for_integers: bool = False) -> Student:
     for module in student.modules():
         if type(module) is Attention:
             module.__class__ = GraphAttention
-            module.fuse()
+            module.fuse()  # type: ignore[operator]
     for parent in list(student.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
@@ -118,17 +118,17 @@ class PositionProduct(nn.Module):
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
         self.kernel, self.groups = conv.kernel_size[0], conv.groups
-        weight_GOIK = conv.weight.detach().unflatten(0, (conv.groups, -1))
+        weight_GOIK = conv.weight.detach().unflatten(0, (conv.groups, -1))  # type: ignore[no-untyped-call]
         self.weight_GIO = nn.Parameter(weight_GOIK.transpose(2, 3).flatten(2).transpose(1, 2).contiguous(), False)
         self.bias = conv.bias
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         frames, sides = hidden_BTD.shape[1], (self.kernel // 2, (self.kernel - 1) // 2)
-        heard_BGTI = F.pad(hidden_BTD, (0, 0, *sides)).unflatten(2, (self.groups, -1)).transpose(1, 2)
+        heard_BGTI = F.pad(hidden_BTD, (0, 0, *sides)).unflatten(2, (self.groups, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
         seen = torch.arange(frames)[:, None] + torch.arange(self.kernel)
         windows_BGTI = heard_BGTI.index_select(2, seen.flatten()).unflatten(2, (frames, self.kernel)).flatten(3)
         output_BTD = (windows_BGTI @ self.weight_GIO).transpose(1, 2).flatten(2)
-        return output_BTD if self.bias is None else output_BTD + self.bias
+        return output_BTD if self.bias is None else output_BTD + self.bias  # type: ignore[no-any-return]
 
 
 def windows(hidden_BTC: Tensor, kernel: int, stride: int) -> Tensor:
@@ -140,7 +140,7 @@ def windows(hidden_BTC: Tensor, kernel: int, stride: int) -> Tensor:
     parts = []
     for tap in range(0, kernel, stride):
         if tap + stride <= kernel:
-            parts.append(hidden_BTC[:, tap : tap + stride * count].unflatten(1, (count, stride)).flatten(2))
+            parts.append(hidden_BTC[:, tap : tap + stride * count].unflatten(1, (count, stride)).flatten(2))  # type: ignore[no-untyped-call]
         else:
             parts += [hidden_BTC[:, one : one + stride * (count - 1) + 1 : stride] for one in range(tap, kernel)]
     return torch.cat(parts, 2) if len(parts) > 1 else parts[0]

@@ -12,7 +12,9 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 SMALLEST = 2**12  # weights with fewer numbers gain nothing
-MOVES = frozenset({"Slice", "Reshape", "Concat", "Transpose", "Gather"})  # operators that move numbers and change none
+MOVES = frozenset(
+    {"Slice", "Reshape", "Concat", "Transpose", "Gather"}
+)  # operators that move numbers and change none
 LAYS_WINDOWS = frozenset({"Concat", "Gather"})
 
 
