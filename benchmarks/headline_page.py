@@ -1,0 +1,127 @@
+"""docs/results.md: what `benchmarks/headline.py` found, as tables; notes between the marks are written by hand."""
+
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NOTES = re.compile(r"<!-- notes -->.*<!-- /notes -->", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One evaluated run of a row."""
+
+    row: str
+    seed: int
+    eval: dict[str, Any]
+    cost: dict[str, float]
+
+    @classmethod
+    def read(cls, row: str, seed: int, folder: Path) -> "Judged | None":
+        """None where it has not been judged."""
+        if not (folder / "eval.json").exists():
+            return None
+        cost = folder / "cost.json"
+        return cls(
+            row,
+            seed,
+            json.loads((folder / "eval.json").read_text()),
+            json.loads(cost.read_text()) if cost.exists() else {},
+        )
+
+
+def page(found: Sequence[Judged], rows: Mapping[str, tuple[str, list[str]]], out: Path) -> str:
+    """The whole page; notes of an earlier one are kept."""
+    if not found:
+        raise SystemExit("no run has been judged yet")
+    kept = NOTES.search(out.read_text(encoding="utf-8")) if out.exists() else None
+    first = found[0].eval
+    by_row = {row: [one for one in found if one.row == row] for row in rows}
+    by_row = {row: members for row, members in by_row.items() if members}
+    probes = list(first["probes"])
+    commands = "\n".join(
+        f"gdist train --cache CACHE --out RUN --recipe {recipe}"
+        + "".join(f" --set {s}" for s in settings)
+        + f"    # {row}"
+        for row, (recipe, settings) in rows.items()
+    )
+    return f"""# GenDistiller against the baseline
+
+Written by `python benchmarks/headline.py`; only the notes are written by hand.
+
+{kept[0] if kept else "<!-- notes -->" + chr(10) + "<!-- /notes -->"}
+
+## What was run
+
+The bundled teacher ({first["teacher"]["params"] / 1e6:.2f} M parameters, 12 layers of 192), one cache, and students
+from it:
+
+```
+{commands}
+```
+
+Each with `train.seed` 0, 1 and 2; a number in brackets says how many are judged where it is not three. Judged on
+{first["utterances"]} utterances of the `{first["split"]}` split in free-running generation. Probes: docs/probes.md.
+
+## Fidelity, size and cost
+
+| student | M parameters, with heads | mean cosine | CPU seconds |
+|---|---|---|---|
+{chr(10).join(_size(row, members) for row, members in by_row.items())}
+
+| layer | {" | ".join(str(layer["layer"]) for layer in first["layers"])} |
+|---|{"---|" * len(first["layers"])}
+{chr(10).join(_layers(row, members) for row, members in by_row.items())}
+
+## Probes
+
+The mean over seeds ± their deviation; of teacher and log-mel the value and its 95 % interval over test items. A
+student's own interval is as wide as the teacher's: smaller differences are not told apart by these test items.
+
+| | {" | ".join(f"{name} {_arrow(first['probes'][name])}" for name in probes)} |
+|---|{"---|" * len(probes)}
+{_reference("teacher", first["teacher"], probes)}
+{chr(10).join(_probes(row, members, probes) for row, members in by_row.items())}
+{_reference("log-mel", first["log_mel"], probes)}
+| chance | {" | ".join(f"{first['probes'][name]['chance']:.3f}" for name in probes)} |
+| test items | {" | ".join(str(first["probes"][name]["test_items"]) for name in probes)} |
+"""
+
+
+def _arrow(told: Mapping[str, Any]) -> str:
+    return f"({told['metric']} {'↑' if told['higher_is_better'] else '↓'})"
+
+
+def _spread(values: Sequence[float], digits: int = 3) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    spread = f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    return spread if len(values) == 3 else f"{spread} ({len(values)})"
+
+
+def _size(row: str, members: Sequence[Judged]) -> str:
+    size = f"{members[0].eval['params'] / 1e6:.2f}, {members[0].eval['params_with_heads'] / 1e6:.2f}"
+    spent = [one.cost["cpu_seconds"] for one in members if one.cost]
+    cosine = _spread([one.eval["mean_cosine"] for one in members])
+    return f"| {row} | {size} | {cosine} | {_spread(spent, 0) if spent else '–'} |"
+
+
+def _layers(row: str, members: Sequence[Judged]) -> str:
+    columns = zip(*([layer["cosine"] for layer in one.eval["layers"]] for one in members), strict=True)
+    return f"| {row} | " + " | ".join(f"{statistics.mean(column):.3f}" for column in columns) + " |"
+
+
+def _probes(row: str, members: Sequence[Judged], probes: Sequence[str]) -> str:
+    return (
+        f"| {row} | "
+        + " | ".join(_spread([m.eval["probes"][name]["value"] for m in members]) for name in probes)
+        + " |"
+    )
+
+
+def _reference(name: str, judged: Mapping[str, Any], probes: Sequence[str]) -> str:
+    told = [judged["probes"][probe] for probe in probes]
+    return f"| {name} | " + " | ".join(f"{t['value']:.3f} ({t['low']:.3f}–{t['high']:.3f})" for t in told) + " |"
