@@ -27,6 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 NORMALIZE_EPS = 1e-7  # Hugging Face's Wav2Vec2FeatureExtractor
 BLOCK_FRAMES = 100  # convolved at a time on a CPU: 2 s, whose first activations are 13 MB
 FOURIER_KERNEL = 64  # positional convolutions this wide go by Fourier transform on a CPU
+LEAST_CHANNELS = 16  # and in bfloat16 those of groups with fewer channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,21 +372,32 @@ class PositionConv(nn.Conv1d):
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         frames, kernel = hidden_BTD.shape[1], self.kernel_size[0]
-        if kernel < FOURIER_KERNEL or is_symbolic() or hidden_BTD.device.type != "cpu":
+        if is_symbolic() or hidden_BTD.device.type != "cpu" or not self._by_fourier():
             return super().forward(hidden_BTD.transpose(1, 2))[:, :, :frames].transpose(1, 2)  # even kernels add one
         with torch.autocast("cpu", enabled=False):
             size = 2 * kernel
             fresh = size - kernel + 1  # frames a block yields; the others have wrapped around
             blocks = -(-frames // fresh)
             ends = (kernel // 2, (blocks - 1) * fresh + size - frames - kernel // 2)
-            padded_BTD = F.pad(hidden_BTD.to(self.weight.dtype), (0, 0, *ends))
+            padded_BTD = F.pad(hidden_BTD.to(self._exact), (0, 0, *ends))
             # Axes here: N blocks of all utterances, W frequencies, G groups, I and O channels of a group.
             heard_NDW = torch.fft.rfft(padded_BTD.unfold(1, size, fresh).flatten(0, 1))
             heard_WGNI = heard_NDW.view(len(heard_NDW), self.groups, -1, heard_NDW.shape[2]).permute(3, 1, 0, 2)
             spoken_NGOW = (heard_WGNI @ self._spectrum(size)).permute(2, 1, 3, 0)
             output_NTD = torch.fft.irfft(spoken_NGOW.flatten(1, 2), size)[:, :, :fresh].transpose(1, 2)
             output_BTD: Tensor = output_NTD.reshape(len(hidden_BTD), blocks * fresh, -1)[:, :frames]
-            return output_BTD if self.bias is None else output_BTD + self.bias
+            return (output_BTD if self.bias is None else output_BTD + self.bias).to(self.weight.dtype)
+
+    def _by_fourier(self) -> bool:
+        """Whether the kernel is wide; or torch's own operator wrong: oneDNN's convolution in bfloat16 on processors
+        with AMX has been seen to be, with 8 taps and more over groups of fewer than 16 channels."""
+        rough = self.weight.dtype != self._exact or torch.is_autocast_enabled("cpu")
+        return self.kernel_size[0] >= FOURIER_KERNEL or (rough and self.weight.shape[1] < LEAST_CHANNELS)
+
+    @property
+    def _exact(self) -> torch.dtype:
+        """What Fourier transforms are taken in: there are none in half precision."""
+        return torch.promote_types(self.weight.dtype, torch.float32)
 
     def _spectrum(self, size: int) -> Tensor:
         """The kernel's spectrum ``[W, G, I, O]``; remembered while the weight stays what it is."""
@@ -394,7 +406,8 @@ class PositionConv(nn.Conv1d):
             known, version, address, known_WGIO = self._known
             if known is weight and (version, address) == (weight._version, weight.data_ptr()):
                 return known_WGIO
-        kernel_GOIW = torch.fft.rfft(weight.view(self.groups, -1, *weight.shape[1:]), size).conj()
+        grouped_GOIK = weight.to(self._exact).view(self.groups, -1, *weight.shape[1:])
+        kernel_GOIW = torch.fft.rfft(grouped_GOIK, size).conj()
         spectrum_WGIO: Tensor = kernel_GOIW.permute(3, 0, 2, 1).resolve_conj().contiguous()
         self._known = None if learning else (weight, weight._version, weight.data_ptr(), spectrum_WGIO)
         return spectrum_WGIO

@@ -166,6 +166,17 @@ class TestEveryStudent:
         assert rough.dtype == torch.float32
         assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.995
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_loaded_in_half_precision_it_stays_close(self, name: str, teacher: str, dtype: torch.dtype) -> None:
+        """As `from_pretrained(…, dtype=…)` makes it, on a CPU too."""
+        model = make(name, teacher)
+        waveform_BS, _ = sound([4000, 4000])
+        with torch.no_grad():
+            exact = model(waveform_BS).last_hidden_state
+            rough = model.to(dtype)(waveform_BS.to(dtype)).last_hidden_state
+        assert rough.dtype == dtype
+        assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten().float(), dim=0) > 0.99
+
     def test_refuses_weights_that_do_not_fit(self, name: str, teacher: str) -> None:
         model = make(name, teacher)
         tensors = model.frontend.state_dict()
