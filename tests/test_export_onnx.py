@@ -53,6 +53,7 @@ def test_any_batch_and_any_length(
             for state, expected_1TD in zip(states, alone, strict=True):
                 np.testing.assert_allclose(state[row, :count], expected_1TD[0].numpy(), atol=1e-4)
                 assert not state[row, count:].any(), "padding is zero"
+    the_cards_example(tmp_path / "out")
 
 
 def test_int8_says_what_it_costs(runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]) -> None:
@@ -65,6 +66,18 @@ def test_int8_says_what_it_costs(runs: dict[str, Path], tmp_path: Path, gdist: C
         and "layer  3: mean " in result.output
         and "lowest frame" in result.output
     )
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    samples_B = [16000, 9001]
+    waveform_BS = np.random.default_rng(0).normal(0, [[0.001], [0.3]], (2, 16000)).astype("float32")
+    mask_BS = (np.arange(16000) < np.array(samples_B)[:, None]).astype("int64")
+    waveform_BS *= mask_BS
+    *together, frames_B = session.run(None, {"input_values": waveform_BS, "attention_mask": mask_BS})
+    for row, (samples, frames) in enumerate(zip(samples_B, frames_B.tolist(), strict=True)):
+        inputs = {"input_values": waveform_BS[[row], :samples], "attention_mask": mask_BS[[row], :samples]}
+        *alone, _ = session.run(None, inputs)
+        for state_BTD, alone_1TD in zip(together, alone, strict=True):
+            # Not to the last digit: where a sum ends in another last bit, a value may round to its neighbour.
+            np.testing.assert_allclose(state_BTD[row, :frames], alone_1TD[0], atol=0.05)
     again = gdist("export", runs["gendistiller"], "--format", "hf", "--quantize", "int8", "--out", tmp_path / "hf")
     assert again.exit_code == 2 and "it belongs to --format onnx" in again.stderr
 

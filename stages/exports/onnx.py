@@ -68,7 +68,7 @@ for states in hidden_states(speech):
 ```
 
 - An utterance has at least {least} samples, and a frame every 20 ms.
-- Batches are padded at the end; what lies in the padding is not heard. {batches}
+- Batches are padded at the end; what lies in the padding is not heard, and an utterance answers as it does alone.
 - {normalize}
 """
 
@@ -203,9 +203,6 @@ def _readme(export: Export, quantizer: str) -> str:
         dim=config.hidden_size,
         least=framing.RECEPTIVE_FIELD,
         form="" if quantizer == "none" else ", its products in int8",
-        batches="An utterance answers as it does alone."
-        if quantizer == "none"
-        else "In int8 a batch shares its scales, so that an utterance answers nearly as it does alone.",
         normalize="The graph normalises each utterance itself; what is normalised already stays so."
         if config.do_normalize
         else "Samples go in as they are: this student's teacher wants nothing normalised.",
