@@ -36,8 +36,9 @@ types: $(STAMP)
 	$(BIN)/mypy -p gdist.pipeline -p gdist.stages -p gdist.data_manifests
 	MYPYPATH=tests $(BIN)/mypy tests
 
+# A process a core, of one thread each: threads of several processes would wait for each other's cores.
 tests: $(STAMP) browser $(S3PRL)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 kills: $(STAMP)  ## kill extractions at random moments, resume them and compare every byte (minutes; SEED=, KILLS=)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/kills.py

@@ -1,12 +1,9 @@
 """Real speech, a teacher whose forward pass takes milliseconds, and a cache of the one through the other."""
 
-import json
 import os
 import shutil
 import socket
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,6 @@ from gdist.stages.extract_plan import ExtractConfig
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 PACK_FRAMES = 512  # small packs, so that a minute of speech fills several
-DEMO = pytest.StashKey["RealDemo"]()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -115,60 +111,9 @@ def gdist() -> Iterator[Callable[..., Result]]:
     yield run
 
 
-class RealDemo:
-    """`gdist demo` in a process of its own: minutes of one core, which the other tests leave idle. It is started with
-    the session and gives way to them, and its test comes last."""
-
-    test = "test_the_real_demo_keeps_its_promise"
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="gdist-real-demo-"))
-        words = [
-            "-c",
-            "from gdist.stages.cli import main; main()",
-            "demo",
-            "--json",
-            "--out",
-            str(self.folder / "out"),
-        ]
-        with (self.folder / "stdout").open("wb") as out, (self.folder / "stderr").open("wb") as err:
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            command = ["nice", "-n", "19", sys.executable, *words]
-            self.process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
-
-    def result(self) -> dict[str, Any]:
-        """What it printed, once it is done."""
-        assert self.process.wait() == 0, (self.folder / "stderr").read_text(encoding="utf-8")
-        found: dict[str, Any] = json.loads((self.folder / "stdout").read_bytes())
-        return found
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        shutil.rmtree(self.folder)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The test that waits longest comes last."""
-    items.sort(key=lambda item: item.name == RealDemo.test)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start what takes long, where it was asked for."""
-    if not session.config.option.collectonly and any(item.name == RealDemo.test for item in session.items):
-        session.stash[DEMO] = RealDemo()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Leave nothing behind."""
-    if DEMO in session.stash:
-        session.stash[DEMO].end()
-
-
-@pytest.fixture
-def real_demo(request: pytest.FixtureRequest) -> RealDemo:
-    """The one that was started with the session."""
-    return request.session.stash[DEMO]
+    """What takes longest comes first: workers that take files in turn (`make tests`) then end together."""
+    items.sort(key=lambda item: item.path.name != "test_real_demo.py")
 
 
 @pytest.fixture(scope="module")

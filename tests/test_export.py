@@ -187,10 +187,10 @@ def test_fine_tuning_with_hugging_face(
 
 @pytest.mark.skipif(not S3PRL.exists(), reason="s3prl is set up by `make s3prl`")
 def test_s3prl_trains_its_own_head(nano: Path, digits: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
-    """s3prl's upstream, featurizer, head, task and metric; and the states it sees are the student's."""
+    """By its own run_downstream.py, which then judges its checkpoint; and the states it sees are the student's."""
     result = gdist("export", nano, "--format", "s3prl", "--out", tmp_path / "up")
     assert result.exit_code == 0, result.stderr
-    found = process(S3PRL, HERE / "s3prl_task.py", tmp_path / "up", digits, tmp_path / "states.safetensors")
+    found = process(S3PRL, HERE / "s3prl_downstream.py", tmp_path / "up", digits, tmp_path / "s3prl")
     assert found["accuracy"] > 0.4, "ten digits, of which chance gets one"
     held = np.load(digits)
     wavs = [torch.from_numpy(held[f"train-{i}"]) for i in range(3)]
@@ -202,7 +202,7 @@ def test_s3prl_trains_its_own_head(nano: Path, digits: Path, tmp_path: Path, gdi
     mask_BS = (torch.arange(waveform_BS.shape[1]) < samples_B[:, None]).long()
     with torch.no_grad():
         expected = student(waveform_BS, attention_mask=mask_BS).hidden_states
-    seen = safetensors.torch.load_file(tmp_path / "states.safetensors")
+    seen = safetensors.torch.load_file(tmp_path / "s3prl" / "states.safetensors")
     assert len(seen) == len(expected) == 13
     frames_B = student.frontend.num_frames(samples_B).tolist()
     for k, expected_BTD in enumerate(expected):
