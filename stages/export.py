@@ -7,6 +7,7 @@ DIR/
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,13 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
     run = Run.open(folder)
     what = Export(load_student(run).float().eval(), run, chosen)
     _require_ours(out, name)
-    staged = out.with_name(out.name + ".tmp")
+    workshop: Path | None = None
     try:
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that a rename brings it there, and under a name that is nobody's.
+        workshop = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        staged = workshop / "new"
+        staged.mkdir()
         own = form.write(what, staged)
         difference = largest_difference(form, staged, what.student)
         if not difference <= form.tolerance(chosen):
@@ -79,14 +83,25 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
         files = sorted(path for path in staged.rglob("*") if path.is_file())
         result["files"] = [path.relative_to(staged).as_posix() for path in files]
         result["bytes"] = sum(path.stat().st_size for path in files)
-        if out.exists():
-            shutil.rmtree(out)
-        staged.rename(out)
+        _put(staged, out, workshop / "earlier")
     except OSError as error:
         raise RunError(f"cannot write the export {out}: {error.strerror or error}", "choose another --out") from error
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        if workshop is not None:
+            shutil.rmtree(workshop, ignore_errors=True)
     return result
+
+
+def _put(staged: Path, out: Path, aside: Path) -> None:
+    """``staged`` becomes ``out``; an earlier export is put aside, and back if that fails."""
+    if out.exists():
+        out.rename(aside)
+    try:
+        staged.rename(out)
+    except OSError:
+        if aside.exists():
+            aside.rename(out)
+        raise
 
 
 def largest_difference(form: Format, folder: Path, student: Student) -> float:

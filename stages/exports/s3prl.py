@@ -56,9 +56,14 @@ def register():
 
 RUN_DOWNSTREAM = '''"""s3prl's run_downstream.py, which knows this student as `-u gdist`."""
 
+from argparse import Namespace
+
 import hubconf
+import torch
 
 hubconf.register()
+# s3prl's checkpoints hold the arguments they were made with, which torch.load refuses from torch 2.6 on.
+torch.serialization.add_safe_globals([Namespace])
 
 from s3prl.run_downstream import main  # noqa: E402
 
