@@ -21,6 +21,8 @@ from gdist.stages.student_store import load_student
 from gdist.stages.train_config import TrainConfig
 from gdist.stages.upstreams import frame_mask, hidden_states
 
+MOST_COLUMNS = 4  # runs that are named at the head of a column; more are numbered
+
 
 def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     """Judge one run's student and write RUN/eval.json."""
@@ -84,10 +86,11 @@ def eval_command(folders: list[Path], uri: str | None, probes: str, control: boo
 
 
 def show(results: list[dict[str, Any]]) -> None:
-    """Fidelity by layer, side by side, then the probes."""
+    """Fidelity by layer, a run a column; then the probes, a run a row."""
     names = [result["run"] for result in results]
     first = results[0]
-    columns = ["layer", *names, "copy of h_0", "mean frame"]
+    heads = names if len(names) <= MOST_COLUMNS else [str(number + 1) for number in range(len(names))]
+    columns = ["layer", *heads, "copy of h_0", "mean frame"]
     rows = [
         [str(layer["layer"])]
         + [f"{result['layers'][place]['cosine']:.3f}" for result in results]
@@ -95,19 +98,27 @@ def show(results: list[dict[str, Any]]) -> None:
         for place, layer in enumerate(first["layers"])
     ]
     rows.append(["mean", *(f"{result['mean_cosine']:.3f}" for result in results)])
-    console.print_table(f"cosine to the teacher on {first['utterances']} {first['split']} utterances", columns, rows)
+    title = f"cosine to the teacher on {first['utterances']} {first['split']} utterances"
+    if heads != names:
+        title += "".join(f"\n  {head}: {name}" for head, name in zip(heads, names, strict=True))
+    console.print_table(title, columns, rows)
     if first["probes"]:
-        systems = [("teacher", first["teacher"]), *zip(names, results, strict=True), ("log-mel", first["log_mel"])]
-        columns = ["probe", "", *(name for name, _ in systems), "chance", "test items"]
-        table = []
-        for name, told in first["probes"].items():
-            arrow = "↑" if told["higher_is_better"] else "↓"
-            found = [system["probes"][name] for _, system in systems]
-            cells = [f"{r['value']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in found]
-            table.append(
-                [name, f"{told['metric']} {arrow}", *cells, f"{told['chance']:.3f}", str(told["test_items"])]
-            )
-            if told["shuffled"] is not None:
-                wrong = [f"{r['shuffled']:.3f}" for r in found]
-                table.append(["", "… labels shuffled", *wrong, "", ""])
-        console.print_table("probes, with 95 % intervals", columns, table)
+        _show_probes(
+            [("teacher", first["teacher"]), *zip(names, results, strict=True), ("log-mel", first["log_mel"])]
+        )
+
+
+def _show_probes(systems: list[tuple[str, dict[str, Any]]]) -> None:
+    """What each system scores, and under it the interval; then what guessing scores, and on how many items."""
+    probes = systems[0][1]["probes"]
+    columns = ["", *(f"{name} {'↑' if told['higher_is_better'] else '↓'}" for name, told in probes.items())]
+    rows = []
+    for system, judged in systems:
+        found = [judged["probes"][name] for name in probes]
+        rows.append([system, *(f"{r['value']:.3f}\n{r['low']:.3f}–{r['high']:.3f}" for r in found)])
+        if any(r["shuffled"] is not None for r in found):
+            rows.append(["  … labels shuffled", *(f"{r['shuffled']:.3f}" for r in found)])
+    rows.append(["chance", *(f"{told['chance']:.3f}" for told in probes.values())])
+    rows.append(["test items", *(str(told["test_items"]) for told in probes.values())])
+    legend = "".join(f"\n  {name}: {told['title']}, {told['metric']}" for name, told in probes.items())
+    console.print_table(f"probes, with 95 % intervals{legend}", columns, rows)

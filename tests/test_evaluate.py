@@ -14,7 +14,7 @@ from gdist.pipeline.cache import Cache
 from gdist.pipeline.run import Run
 from gdist.pipeline.splits import DataConfig
 from gdist.stages.bench import Bench
-from gdist.stages.evaluate import evaluate
+from gdist.stages.evaluate import evaluate, show
 from gdist.stages.fidelity import Fidelity, mean_cosine
 from gdist.stages.student_store import load_student
 from gdist.stages.upstreams import Heard, LogMel, hidden_states
@@ -126,6 +126,22 @@ def test_the_command(trained: dict[str, Run], gdist: Callable[..., Result]) -> N
     assert alone["layers"][0].keys() == {"layer", "cosine", "l1", "relative_error"}
     shown = gdist("eval", *folders, "--probes", "none")
     assert "copy of h_0" in shown.stdout and f"{alone['mean_cosine']:.3f}" in shown.stdout
+
+
+def test_many_runs_side_by_side(trained: dict[str, Run], bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every name stands whole, and every probe's interval under its value."""
+    probe = {"title": "keyword spotting", "metric": "accuracy", "higher_is_better": True, "chance": 0.1}
+    probe |= {"value": 0.75, "low": 0.6875, "high": 0.8125, "test_items": 540, "shuffled": 0.125}
+    judged = evaluate(trained["gendistiller"], bench)
+    for system in (judged, judged["teacher"], judged["log_mel"]):
+        system["probes"] = {"ks": probe}
+    names = [f"gendistiller-with-a-long-name-{seed}" for seed in range(6)]
+    show([judged | {"run": name} for name in names])
+    lines = capsys.readouterr().out.splitlines()
+    for number, name in enumerate(names):
+        assert f"  {number + 1}: {name}" in lines
+        (row,) = (place for place, line in enumerate(lines) if line.startswith(f"│ {name} "))
+        assert "0.750" in lines[row] and "0.688–0.812" in lines[row + 1] and "0.125" in lines[row + 2]
 
 
 def test_what_probes_are_given(bench: Bench) -> None:
