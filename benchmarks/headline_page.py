@@ -34,8 +34,13 @@ class Judged:
         )
 
 
-def page(found: Sequence[Judged], rows: Mapping[str, tuple[str, list[str]]], out: Path) -> str:
-    """The whole page; notes of an earlier one are kept."""
+def page(
+    found: Sequence[Judged],
+    rows: Mapping[str, tuple[str, list[str]]],
+    pairs: Sequence[tuple[str, str]],
+    out: Path,
+) -> str:
+    """The whole page, with those ``pairs`` of rows compared; notes of an earlier one are kept."""
     if not found:
         raise SystemExit("no run has been judged yet")
     kept = NOTES.search(out.read_text(encoding="utf-8")) if out.exists() else None
@@ -89,6 +94,13 @@ student's own interval is as wide as the teacher's: smaller differences are not 
 {_reference("log-mel", first["log_mel"], probes)}
 | chance | {" | ".join(f"{first['probes'][name]['chance']:.3f}" for name in probes)} |
 | test items | {" | ".join(str(first["probes"][name]["test_items"]) for name in probes)} |
+
+By how much GenDistiller is ahead (+) or behind (−): the difference of the means ± its standard error over seeds.
+**Bold** where it is twice that. The same test items serve all, and their own scatter is not in it.
+
+| against | mean cosine | {" | ".join(probes)} |
+|---|---|{"---|" * len(probes)}
+{chr(10).join(_ahead(one, other, by_row, probes) for one, other in pairs if {one, other} <= by_row.keys())}
 """
 
 
@@ -120,6 +132,23 @@ def _probes(row: str, members: Sequence[Judged], probes: Sequence[str]) -> str:
         + " | ".join(_spread([m.eval["probes"][name]["value"] for m in members]) for name in probes)
         + " |"
     )
+
+
+def _ahead(one: str, other: str, by_row: Mapping[str, Sequence[Judged]], probes: Sequence[str]) -> str:
+    def cell(values: Sequence[Sequence[float]], sign: int) -> str:
+        difference = sign * (statistics.mean(values[0]) - statistics.mean(values[1]))
+        if min(map(len, values)) < 2:
+            return f"{difference:+.3f}"
+        error = sum(statistics.variance(column) / len(column) for column in values) ** 0.5
+        told = f"{difference:+.3f} ± {error:.3f}".replace("-", "−")
+        return f"**{told}**" if abs(difference) >= 2 * error > 0 else told
+
+    both = [by_row[one], by_row[other]]
+    cells = [cell([[m.eval["mean_cosine"] for m in members] for members in both], 1)]
+    for name in probes:
+        sign = 1 if both[0][0].eval["probes"][name]["higher_is_better"] else -1
+        cells.append(cell([[m.eval["probes"][name]["value"] for m in members] for members in both], sign))
+    return f"| {other} | {' | '.join(cells)} |"
 
 
 def _reference(name: str, judged: Mapping[str, Any], probes: Sequence[str]) -> str:
