@@ -1,0 +1,288 @@
+"""What a student costs where it is used: parameters, size on disk, memory, and speed, beside its teacher.
+
+    python benchmarks/students.py
+
+Forms, all with WavLM Base's shapes and random weights (``--teacher`` names another checkpoint):
+
+    teacher       Hugging Face's WavLMModel, as people load it, and gdist's own faster form of it
+    baseline      the DistilHuBERT-style student
+    gendistiller  the GenDistiller student
+    … onnx, … onnx int8: what `gdist export --format onnx` writes, in ONNX Runtime
+
+Speed is measured at batch 1, all forms taking turns in one process, so that what else the machine does strikes all of
+them; printed are × real time and the ratio to the first form, the median of the paired ones. Peak memory is that of a
+process of its own that loads the form and hears the longest speech once. Cosines are the mean over layers and frames,
+of each form beside the same student in PyTorch, on bundled speech.
+
+Axes: B batch, S samples, L teacher layers, T frames, D features.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from extract import wavlm_base
+from torch import Tensor
+from transformers import AutoConfig, AutoModel
+
+from gdist.data_manifests import demo_folder
+from gdist.pipeline import audio, framing
+from gdist.pipeline.manifest import Manifest
+from gdist.stages.students import STUDENTS as KINDS
+from gdist.stages.students import student_config
+
+STUDENTS = {"baseline": "distilhubert", "gendistiller": "gendistiller"}
+FORMS = (
+    "teacher",
+    "teacher gdist",
+    "teacher gdist bf16",
+    *(f"{student}{form}" for student in STUDENTS for form in ("", " bf16", " onnx", " onnx int8")),
+)
+Hear = Callable[[Tensor], Sequence[Tensor]]  # [1, S] → L + 1 hidden states [1, T, D]
+PAUSE = 0.02  # seconds after each turn, in which the other library's waiting threads go to sleep
+
+
+def prepare(source: str, folder: Path) -> None:
+    """Every student as PyTorch's and ONNX's files."""
+    import onnx
+
+    from gdist.stages.exports.onnx import graph_of
+    from gdist.stages.exports.onnx_quantize import quantize
+    from gdist.stages.student_store import save_student_to
+
+    teacher = AutoConfig.from_pretrained(source).to_dict() | {"do_normalize": False}
+    for name, kind in STUDENTS.items():
+        torch.manual_seed(0)
+        # The output layer begins at zero, and every layer would be layer 0: no speech could tell forms apart.
+        fields = {"output_init": "random"} if kind == "gendistiller" else {}
+        student = KINDS[kind][1](student_config(kind, teacher, **fields)).eval()
+        for throwaway in student.throwaway():
+            assert throwaway.requires_grad  # heads are part of what answers for hidden states, and are saved
+        save_student_to(folder / name, student)
+        onnx.save(graph_of(student), folder / f"{name}.onnx")
+        onnx.save(quantize(graph_of(student, for_integers=True)), folder / f"{name}-int8.onnx")
+
+
+def files(form: str, source: str, folder: Path) -> Path:
+    """What lies on the disk."""
+    name, *kind = form.split()
+    if name == "teacher":
+        return Path(source) / "model.safetensors"
+    if "onnx" in kind:
+        return folder / f"{name}{'-int8' if 'int8' in kind else ''}.onnx"
+    return folder / name / "model.safetensors"
+
+
+def load(form: str, source: str, folder: Path, threads: int) -> Hear:
+    """The form, ready to hear."""
+    name, *kind = form.split()
+    if "onnx" in kind:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Threads that wait busily for the next turn would take the cores of the form whose turn it is.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        path = str(files(form, source, folder))
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+        def run(waveform_1S: Tensor) -> list[Tensor]:
+            mask_1S = np.ones(waveform_1S.shape, np.int64)
+            states = session.run(None, {"input_values": waveform_1S.numpy(), "attention_mask": mask_1S})
+            return [torch.from_numpy(state) for state in states[:-1]]
+
+        return run
+    bf16 = "bf16" in kind
+    if name == "teacher" and kind:
+        from gdist.stages.teachers import load_teacher
+
+        teacher = load_teacher(source, precision="bf16" if bf16 else "fp32", device="cpu")
+        return lambda waveform_1S: list(teacher.hidden_states(waveform_1S, torch.tensor([waveform_1S.shape[1]])))
+    model = AutoModel.from_pretrained(source if name == "teacher" else folder / name).eval()
+
+    def hear(waveform_1S: Tensor) -> Sequence[Tensor]:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            states: Sequence[Tensor] = model(waveform_1S, output_hidden_states=True).hidden_states
+        return states
+
+    return hear
+
+
+def speech(seconds: float) -> Tensor:
+    """Bundled sentences one after another, ``[1, S]``."""
+    told = [u for u in Manifest.read(demo_folder() / "demo.parquet").utterances() if u.sample_rate == 16_000]
+    samples = int(seconds * framing.SAMPLE_RATE)
+    pieces: list[Tensor] = []
+    for u in told:
+        pieces.append(audio.to_float(audio.load_utterance(u.path, u.start, u.num_samples or 0, 16_000)))
+        if sum(map(len, pieces)) >= samples:
+            break
+    return torch.cat(pieces)[None, :samples]
+
+
+def memory(form: str, source: str, folder: Path, seconds: float, threads: int) -> None:
+    """In a process of its own: what loading and hearing add to the libraries themselves, in bytes."""
+    torch.set_num_threads(threads)
+    waveform_1S = speech(seconds)
+    if "onnx" in form:
+        import onnxruntime  # noqa: F401
+    elif "gdist" in form:
+        import gdist.stages.teachers.packed  # noqa: F401
+    before = resident("VmRSS")
+    load(form, source, folder, threads)(waveform_1S)
+    print(json.dumps(resident("VmHWM") - before))
+
+
+def resident(what: str) -> int:
+    """Bytes of memory, now (VmRSS) or at most (VmHWM). Not ``getrusage``: that counts what a parent had before."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+
+
+def speed(
+    forms: Sequence[str], source: str, folder: Path, lengths: Sequence[float], threads: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Rows of form × length: seconds of each turn."""
+    torch.set_num_threads(threads)
+    ways = {form: load(form, source, folder, threads) for form in forms}
+    rows = []
+    for seconds in lengths:
+        waveform_1S = speech(seconds)
+        took: dict[str, list[float]] = {form: [] for form in forms}
+        for turn in range(rounds + 1):
+            for form, hear in ways.items():
+                time.sleep(PAUSE)
+                began = time.perf_counter()
+                hear(waveform_1S)
+                if turn:  # the first warms up
+                    took[form].append(time.perf_counter() - began)
+        for form, times in took.items():
+            ratios = [first / own for first, own in zip(took[forms[0]], times, strict=True)]
+            rows.append(
+                {
+                    "form": form,
+                    "threads": threads,
+                    "seconds": seconds,
+                    "realtime": seconds / statistics.median(times),
+                    "speedup": statistics.median(ratios),
+                    "speedup_range": [min(ratios), max(ratios)],
+                }
+            )
+    return rows
+
+
+def cosines(forms: Sequence[str], source: str, folder: Path, seconds: float) -> dict[str, float]:
+    """How near each form of a model is to it in PyTorch, in float32."""
+    waveform_1S = speech(seconds)
+    found, references = {}, {}
+    for form in forms:
+        name = form.split()[0]
+        states = load(form, source, folder, torch.get_num_threads())(waveform_1S)
+        hidden_LTD = torch.stack([state[0].float() for state in states])[1:]
+        reference_LTD = references.setdefault(name, hidden_LTD)
+        found[form] = float(F.cosine_similarity(hidden_LTD, reference_LTD, dim=-1).mean())
+    return found
+
+
+def parameters(form: str, source: str, folder: Path) -> int:
+    name = form.split()[0]
+    model = AutoModel.from_pretrained(source if name == "teacher" else folder / name)
+    with_heads = getattr(model, "num_parameters_with_heads", model.num_parameters)
+    return int(with_heads())
+
+
+def apart(options: argparse.Namespace, what: str, *rest: str) -> Any:
+    """The answer of a process of its own."""
+    command = [
+        sys.executable,
+        __file__,
+        "--part",
+        what,
+        "--teacher",
+        options.teacher,
+        "--folder",
+        str(options.folder),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": rest[-1]}
+    done = subprocess.run([*command, *rest[:-1], "--threads", rest[-1]], stdout=subprocess.PIPE, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{what} {' '.join(rest)} failed")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def show(told: dict[str, Any], lengths: Sequence[float]) -> None:
+    """Tables in Markdown."""
+    print("\n| form | M parameters | MB on disk | MB of memory | cosine |\n|---|---|---|---|---|")
+    for form, row in told["forms"].items():
+        sizes = f"{row['params'] / 1e6:.2f} | {row['bytes'] / 1e6:.0f} | {row['memory'] / 1e6:.0f}"
+        print(f"| {form} | {sizes} | {row['cosine']:.4f} |")
+    columns = sorted({(row["threads"], row["seconds"]) for row in told["speed"]})
+    heads = [f"{seconds:g} s, {threads} thread{'s'[: threads > 1]}" for threads, seconds in columns]
+    print(f"\n| form | {' | '.join(heads)} |\n|---|{'---|' * len(columns)}")
+    by_place = {(row["form"], row["threads"], row["seconds"]): row for row in told["speed"]}
+    for form in told["forms"]:
+        cells = [by_place[form, *column] for column in columns]
+        print(f"| {form} | " + " | ".join(f"{c['realtime']:.0f} × ({c['speedup']:.2f})" for c in cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", default="", help="a checkpoint [default: WavLM Base's shapes]")
+    parser.add_argument("--form", action="append", choices=FORMS, help="[default: all]")
+    parser.add_argument("--seconds", action="append", type=float, help="[default: 1, 5 and 15]")
+    parser.add_argument("--threads", action="append", type=int, help="[default: 1 and 2]")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    lengths, forms = options.seconds or [1.0, 5.0, 15.0], options.form or list(FORMS)
+    place = (options.teacher, options.folder)
+    if options.part == "memory":
+        memory(forms[0], *place, max(lengths), options.threads[0])
+        return
+    if options.part == "speed":
+        print(json.dumps(speed(forms, *place, lengths, options.threads[0], options.rounds)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        options.folder = Path(scratch)
+        options.teacher = options.teacher or wavlm_base(options.folder / "wavlm-base")
+        place = (options.teacher, options.folder)
+        prepare(*place)
+        near = cosines(forms, *place, max(lengths))
+        heard = [part for seconds in lengths for part in ("--seconds", str(seconds))]
+        chosen = [part for form in forms for part in ("--form", form)]
+        told: dict[str, Any] = {
+            "forms": {
+                form: {
+                    "params": parameters(form, *place),
+                    "bytes": files(form, *place).stat().st_size,
+                    "memory": apart(options, "memory", "--form", form, *heard, "1"),
+                    "cosine": near[form],
+                }
+                for form in forms
+            },
+            "speed": [
+                row
+                for threads in options.threads or [1, 2]
+                for row in apart(options, "speed", *chosen, *heard, "--rounds", str(options.rounds), str(threads))
+            ],
+        }
+    print(json.dumps(told, indent=2)) if options.json else show(told, lengths)
+
+
+if __name__ == "__main__":
+    main()
