@@ -24,6 +24,10 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "baseline": ("headline-distilhubert", []),
     "baseline, as long": ("headline-distilhubert", ["train.steps=800"]),
     "GenDistiller, frozen front-end": ("headline-gendistiller", [FROZEN]),
+    "GenDistiller, frozen front-end, skip and output layer": (
+        "headline-gendistiller",
+        [FROZEN, "student.skip=true", "student.output_layer=linear"],
+    ),
     "baseline, frozen front-end": ("headline-distilhubert", [FROZEN]),
     "baseline, frozen front-end, as long": ("headline-distilhubert", [FROZEN, "train.steps=1600"]),
 }
@@ -33,6 +37,8 @@ PAIRS = [
     ("GenDistiller", "baseline, as long"),
     ("GenDistiller, frozen front-end", "baseline, frozen front-end"),
     ("GenDistiller, frozen front-end", "baseline, frozen front-end, as long"),
+    ("GenDistiller, frozen front-end, skip and output layer", "baseline, frozen front-end"),
+    ("GenDistiller, frozen front-end, skip and output layer", "baseline, frozen front-end, as long"),
 ]
 GDIST = str(Path(sys.executable).with_name("gdist"))
 HERE = Path(__file__).resolve().parent

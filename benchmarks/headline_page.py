@@ -95,11 +95,12 @@ student's own interval is as wide as the teacher's: smaller differences are not 
 | chance | {" | ".join(f"{first['probes'][name]['chance']:.3f}" for name in probes)} |
 | test items | {" | ".join(str(first["probes"][name]["test_items"]) for name in probes)} |
 
-By how much GenDistiller is ahead (+) or behind (−): the difference of the means ± its standard error over seeds.
-**Bold** where it is twice that. The same test items serve all, and their own scatter is not in it.
+By how much GenDistiller is ahead (+) or behind (−), whichever way is better: the difference of the means ± its
+standard error over seeds. **Bold** where it is twice that. All are judged on the same test items, whose own scatter
+is not in it.
 
-| against | mean cosine | {" | ".join(probes)} |
-|---|---|{"---|" * len(probes)}
+| this | against | mean cosine | {" | ".join(probes)} |
+|---|---|---|{"---|" * len(probes)}
 {chr(10).join(_ahead(one, other, by_row, probes) for one, other in pairs if {one, other} <= by_row.keys())}
 """
 
@@ -148,7 +149,7 @@ def _ahead(one: str, other: str, by_row: Mapping[str, Sequence[Judged]], probes:
     for name in probes:
         sign = 1 if both[0][0].eval["probes"][name]["higher_is_better"] else -1
         cells.append(cell([[m.eval["probes"][name]["value"] for m in members] for members in both], sign))
-    return f"| {other} | {' | '.join(cells)} |"
+    return f"| {one} | {other} | {' | '.join(cells)} |"
 
 
 def _reference(name: str, judged: Mapping[str, Any], probes: Sequence[str]) -> str:

@@ -43,7 +43,8 @@ def in_graph_form(student: Student, for_integers: bool = False) -> Student:
     """A copy of the student, in eval mode, whose parts are what a graph wants.
 
     Args:
-        for_integers: positional convolutions as products too, which pay off with windows of bytes only.
+        for_integers: for ONNX Runtime alone, as a graph of integers is: positional convolutions as products too, that
+            pay off with windows of bytes only, and attention by its own operator, which never holds [T, T].
     """
     student = copy.deepcopy(student).eval().requires_grad_(False)
     student.frontend.__class__ = GraphFrontend
@@ -54,7 +55,7 @@ def in_graph_form(student: Student, for_integers: bool = False) -> Student:
         frontend.positions = nn.ModuleList(PositionProduct(conv) for conv in frontend.positions)  # type: ignore[arg-type]
     for module in student.modules():
         if type(module) is Attention:
-            module.__class__ = GraphAttention
+            module.__class__ = RuntimeAttention if for_integers else GraphAttention
             module.fuse()  # type: ignore[operator]
     for parent in list(student.modules()):
         for name, child in list(parent.named_children()):
@@ -167,4 +168,29 @@ class GraphAttention(Attention):
             query_BHTE = torch.cat([query_BHTE, torch.ones_like(query_BHTE[..., :1])], -1)
         attended_BHTE = (query_BHTE @ key_BHSE.transpose(2, 3)).softmax(-1) @ value_BHSE
         output_BTD: Tensor = self.out_proj(attended_BHTE.transpose(1, 2).flatten(2))
+        return output_BTD
+
+
+class RuntimeAttention(GraphAttention):
+    """The same by ONNX Runtime's operator, tile by tile: a third faster for 15 s, and without memory for [T, T]."""
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        query_BTD, key_BTD, value_BTD = self.qkv(hidden_BTD).split(hidden_BTD.shape[-1], -1)
+        query_BTHE = query_BTD.unflatten(-1, (self.num_heads, -1))
+        key_BTHE = key_BTD.unflatten(-1, (self.num_heads, -1))
+        query_BTHE = query_BTHE * query_BTHE.shape[-1] ** -0.5
+        if mask_BT is not None:
+            # Given a mask the operator would form [T, T] after all.
+            hidden_BT = torch.where(mask_BT, 0.0, HIDDEN_BY_PADDING)
+            key_BTHE = torch.cat([key_BTHE, hidden_BT[:, :, None, None].expand(-1, -1, self.num_heads, -1)], -1)
+            query_BTHE = torch.cat([query_BTHE, torch.ones_like(query_BTHE[..., :1])], -1)
+        attended_BTD = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            (query_BTHE.flatten(2), key_BTHE.flatten(2), value_BTD),
+            {"num_heads": self.num_heads, "scale": 1.0},
+            dtype=value_BTD.dtype,
+            shape=value_BTD.shape,
+            version=1,
+        )
+        output_BTD: Tensor = self.out_proj(attended_BTD)
         return output_BTD
