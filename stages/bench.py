@@ -35,12 +35,18 @@ class Bench:
     """What every student on one cache is judged against: utterances, references, and the teacher's own probes."""
 
     def __init__(
-        self, cache: Cache, data: DataConfig, probes: list[str] | None = None, control: bool = False
+        self,
+        cache: Cache,
+        data: DataConfig,
+        probes: list[str] | None = None,
+        control: bool = False,
+        tell: Callable[[str], None] = lambda note: None,
     ) -> None:
         """``probes`` None takes every probe that the cache's labels allow; one that is named must be possible.
-        ``control`` runs each with shuffled labels too."""
+        ``control`` runs each with shuffled labels too. ``tell`` hears what is being done, which takes minutes."""
         self.cache = cache
         self.control = control
+        self.tell = tell
         self.num_layers = cache.identity["teacher"]["num_layers"]
         absent = [layer for layer in range(self.num_layers + 1) if layer not in cache.layers]
         if absent:
@@ -117,18 +123,19 @@ class Bench:
             "teacher": {
                 "name": about["teacher"],
                 "params": teacher["num_params"],
-                "probes": self.probe(lambda batch: batch.hidden_BLTD, hidden=True),
+                "probes": self.probe("the teacher", lambda batch: batch.hidden_BLTD, hidden=True),
             },
-            "log_mel": {"probes": self.probe(LogMel())},
+            "log_mel": {"probes": self.probe("log-mel", LogMel())},
         }
 
     @torch.no_grad()
     def probe(
-        self, upstream: Callable[[Batch], Tensor], hidden: bool = False, heard: Heard | None = None
+        self, who: str, upstream: Callable[[Batch], Tensor], hidden: bool = False, heard: Heard | None = None
     ) -> dict[str, Any]:
         """Every probe's result on the frozen states ``[B, K, T, D]`` that ``upstream`` gives for a batch.
 
         Args:
+            who: the upstream's name for people.
             hidden: whether ``upstream`` looks at the cached layers, or at the audio alone.
             heard: what ``upstream`` has said already; it is not asked again.
         """
@@ -138,11 +145,12 @@ class Bench:
         for batch in self.batches(list({entry.id: entry for entry in left}.values()), hidden):
             heard.add(upstream(batch), batch)
         features = heard.features([entry.id for entry in self.splits["train"]])
+        found = {}
         with torch.enable_grad():
-            return {
-                name: asdict(PROBES[name].run(examples, features, control=self.control))
-                for name, examples in self.tasks.items()
-            }
+            for name, examples in self.tasks.items():
+                self.tell(f"{who}: {PROBES[name].title}")
+                found[name] = asdict(PROBES[name].run(examples, features, control=self.control))
+        return found
 
     def heard(self) -> Heard:
         """A memory of what an upstream says, of as much as the probes read."""

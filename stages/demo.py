@@ -59,8 +59,12 @@ def demo(out: Path, as_json: bool) -> int:
         runs.append(Run(out / name))
 
     _headline(4, "evaluate: fidelity by layer and probes, on speech held out")
-    bench = Bench(cache, recipe.data, PROBES)
-    results = [evaluate(run, bench) for run in runs]
+    results = []
+    with console.progress("evaluate", len(runs), "students", enabled=not as_json) as advance:
+        bench = Bench(cache, recipe.data, PROBES, tell=lambda note: advance(0, note))
+        for run in runs:
+            results.append(evaluate(run, bench))
+            advance(1)
 
     _headline(5, "report")
     report = out / "report.html"
@@ -91,7 +95,7 @@ def demo(out: Path, as_json: bool) -> int:
         show(results)
         for result in results:
             lost = [layer for layer, won in beats_references(result).items() if not won]
-            verdict = f"not at layers {', '.join(lost)}" if lost else "at every layer"
+            verdict = f"not at layer{'s'[: len(lost) > 1]} {', '.join(lost)}" if lost else "at every layer"
             console.say(f"{result['run']} is nearer to the teacher than both references: {verdict}")
         console.say(f"\nopen {report.absolute()}", style="bold green")
     return 0

@@ -31,6 +31,7 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     layers = list(range(1, bench.num_layers + 1))
     fidelity, copies = Fidelity(layers), Fidelity(layers)
     heard = bench.heard()
+    bench.tell(f"{run.name}: fidelity")
     for batch in bench.batches(bench.splits[bench.split]):
         states_BKTD = hidden_states(student, batch)
         target_BLTD, mask_BT = batch.hidden_BLTD[:, 1:], frame_mask(batch)
@@ -51,7 +52,7 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "mean_cosine": mean_cosine(rows),
         "layers": rows,
         "references": {"mean_frame": bench.mean_frame_rows, "copy_h0": copies.rows()},
-        "probes": bench.probe(lambda batch: hidden_states(student, batch), heard=heard),
+        "probes": bench.probe(run.name, lambda batch: hidden_states(student, batch), heard=heard),
         **bench.baselines,
     }
     write_atomically(run.folder / "eval.json", json.dumps(result, indent=2))
@@ -75,7 +76,7 @@ def eval_command(folders: list[Path], uri: str | None, probes: str, control: boo
             cache = Cache.open(uri) if uri else run.open_cache(where)
             key = cache.gdist["checksum"], data
             if key not in benches:
-                benches[key] = Bench(cache, data, chosen, control)
+                benches[key] = Bench(cache, data, chosen, control, lambda note: advance(0, note))
             results.append(evaluate(run, benches[key]))
             advance(1)
     if as_json:
