@@ -68,8 +68,6 @@ def prepare(source: str, folder: Path) -> None:
         # The output layer begins at zero, and every layer would be layer 0: no speech could tell forms apart.
         fields = {"output_init": "random"} if kind == "gendistiller" else {}
         student = KINDS[kind][1](student_config(kind, teacher, **fields)).eval()
-        for throwaway in student.throwaway():
-            assert throwaway.requires_grad  # heads are part of what answers for hidden states, and are saved
         save_student_to(folder / name, student)
         onnx.save(graph_of(student), folder / f"{name}.onnx")
         onnx.save(quantize(graph_of(student, for_integers=True)), folder / f"{name}-int8.onnx")
