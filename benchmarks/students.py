@@ -37,9 +37,8 @@ from extract import wavlm_base
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from gdist.data_manifests import demo_folder
-from gdist.pipeline import audio, framing
-from gdist.pipeline.manifest import Manifest
+from gdist.pipeline import framing
+from gdist.stages.exports.onnx_fidelity import bundled
 from gdist.stages.students import STUDENTS as KINDS
 from gdist.stages.students import student_config
 
@@ -87,14 +86,9 @@ def load(form: str, source: str, folder: Path, threads: int) -> Hear:
     """The form, ready to hear."""
     name, *kind = form.split()
     if "onnx" in kind:
-        import onnxruntime
+        from gdist.stages.exports.onnx import open_session
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Threads that wait busily for the next turn would take the cores of the form whose turn it is.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        path = str(files(form, source, folder))
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = open_session(files(form, source, folder), threads)
 
         def run(waveform_1S: Tensor) -> list[Tensor]:
             mask_1S = np.ones(waveform_1S.shape, np.int64)
@@ -120,14 +114,9 @@ def load(form: str, source: str, folder: Path, threads: int) -> Hear:
 
 def speech(seconds: float) -> Tensor:
     """Bundled sentences one after another, ``[1, S]``."""
-    told = [u for u in Manifest.read(demo_folder() / "demo.parquet").utterances() if u.sample_rate == 16_000]
     samples = int(seconds * framing.SAMPLE_RATE)
-    pieces: list[Tensor] = []
-    for u in told:
-        pieces.append(audio.to_float(audio.load_utterance(u.path, u.start, u.num_samples or 0, 16_000)))
-        if sum(map(len, pieces)) >= samples:
-            break
-    return torch.cat(pieces)[None, :samples]
+    spoken_1S = torch.cat(bundled(), dim=1)
+    return spoken_1S.repeat(1, -(-samples // spoken_1S.shape[1]))[:, :samples]
 
 
 def memory(form: str, source: str, folder: Path, seconds: float, threads: int) -> None:
@@ -135,7 +124,7 @@ def memory(form: str, source: str, folder: Path, seconds: float, threads: int) -
     torch.set_num_threads(threads)
     waveform_1S = speech(seconds)
     if "onnx" in form:
-        import onnxruntime  # noqa: F401
+        import onnxruntime  # noqa: F401  its libraries are not what a form adds
     elif "gdist" in form:
         import gdist.stages.teachers.packed  # noqa: F401
     before = resident("VmRSS")

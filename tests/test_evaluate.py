@@ -133,8 +133,8 @@ def test_many_runs_side_by_side(trained: dict[str, Run], bench: Bench, capsys: p
     probe = {"title": "keyword spotting", "metric": "accuracy", "higher_is_better": True, "chance": 0.1}
     probe |= {"value": 0.75, "low": 0.6875, "high": 0.8125, "test_items": 540, "shuffled": 0.125}
     judged = evaluate(trained["gendistiller"], bench)
-    for system in (judged, judged["teacher"], judged["log_mel"]):
-        system["probes"] = {"ks": probe}
+    found = {"probes": {"ks": probe}}
+    judged |= found | {name: judged[name] | found for name in ("teacher", "log_mel")}
     names = [f"gendistiller-with-a-long-name-{seed}" for seed in range(6)]
     show([judged | {"run": name} for name in names])
     lines = capsys.readouterr().out.splitlines()

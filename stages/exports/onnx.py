@@ -183,6 +183,8 @@ def open_session(path: Path, threads: int = 0) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Threads that wait busily for the next run would take the cores from PyTorch, which runs in turn with it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -147,6 +147,12 @@ def windows(hidden_BTC: Tensor, kernel: int, stride: int) -> Tensor:
     return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
+def hiding_padding(query: Tensor, key: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys with one feature more, whose product hides the keys outside of ``mask``, which broadcasts."""
+    hidden = torch.where(mask, 0.0, HIDDEN_BY_PADDING).expand_as(key[..., :1])
+    return torch.cat([query, torch.ones_like(query[..., :1])], -1), torch.cat([key, hidden], -1)
+
+
 class GraphAttention(Attention):
     """Self-attention by one product for query, key and value."""
 
@@ -162,10 +168,7 @@ class GraphAttention(Attention):
     def _attend(self, query_BHTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask_BS: Tensor | None) -> Tensor:
         query_BHTE = query_BHTE * query_BHTE.shape[-1] ** -0.5
         if mask_BS is not None:
-            hidden_BS = torch.where(mask_BS, 0.0, HIDDEN_BY_PADDING)
-            hidden_BHS1 = hidden_BS[:, None, :, None].expand(-1, self.num_heads, -1, -1)
-            key_BHSE = torch.cat([key_BHSE, hidden_BHS1], -1)
-            query_BHTE = torch.cat([query_BHTE, torch.ones_like(query_BHTE[..., :1])], -1)
+            query_BHTE, key_BHSE = hiding_padding(query_BHTE, key_BHSE, mask_BS[:, None, :, None])
         attended_BHTE = (query_BHTE @ key_BHSE.transpose(2, 3)).softmax(-1) @ value_BHSE
         output_BTD: Tensor = self.out_proj(attended_BHTE.transpose(1, 2).flatten(2))
         return output_BTD
@@ -181,9 +184,7 @@ class RuntimeAttention(GraphAttention):
         query_BTHE = query_BTHE * query_BTHE.shape[-1] ** -0.5
         if mask_BT is not None:
             # Given a mask the operator would form [T, T] after all.
-            hidden_BT = torch.where(mask_BT, 0.0, HIDDEN_BY_PADDING)
-            key_BTHE = torch.cat([key_BTHE, hidden_BT[:, :, None, None].expand(-1, -1, self.num_heads, -1)], -1)
-            query_BTHE = torch.cat([query_BTHE, torch.ones_like(query_BTHE[..., :1])], -1)
+            query_BTHE, key_BTHE = hiding_padding(query_BTHE, key_BTHE, mask_BT[:, :, None, None])
         attended_BTD = torch.onnx.ops.symbolic(
             "com.microsoft::MultiHeadAttention",
             (query_BTHE.flatten(2), key_BTHE.flatten(2), value_BTD),
