@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gdist.pipeline.errors import AudioError
+from gdist.pipeline.errors import AudioError, UsageError
 from gdist.pipeline.framing import SAMPLE_RATE, resampled_length
 from gdist.pipeline.places import RemotePath, is_uri
 
@@ -186,10 +186,20 @@ def _existing(path: str) -> str:
     return path
 
 
+def _object(uri: str) -> RemotePath:
+    try:
+        path = RemotePath.parse(uri)
+    except UsageError as error:
+        raise AudioError(error.message) from error
+    if uri.endswith("/") or str(path) == path.root:
+        raise AudioError(f"is a directory: {uri}")
+    return path
+
+
 @lru_cache(maxsize=4)  # utterances that are segments of one object come one after another
 def _fetch(uri: str) -> bytes:
     try:
-        data = RemotePath.parse(uri).read_bytes()
+        data = _object(uri).read_bytes()
     except FileNotFoundError as error:
         raise AudioError(f"file not found: {uri}") from error
     if not data:
@@ -201,7 +211,7 @@ class _Ranges(io.RawIOBase):
     """An object as a file of which only the blocks that are read are fetched, each with one request."""
 
     def __init__(self, uri: str) -> None:
-        self._path, self._position = RemotePath.parse(uri), 0
+        self._path, self._position = _object(uri), 0
         self.failure: Exception | None = None
         try:
             first, self._size = self._path.read_part(0, _RANGE)

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import obstore
-from obstore.store import from_url
+from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.locations import GOOGLE, PLACES, S3, WEB, Location
 
 CONNECT_SECONDS = 10.0
 SLOWEST_UPLOAD = 256 * 1024  # bytes a second of one upload; slower, and its first try is given up
@@ -96,9 +98,9 @@ class Bucket:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri, self.patience = uri, patience()
+        self.uri, self.location, self.patience = uri, Location.parse(uri), patience()
         self.reached = False
-        self._settings = _settings(uri)
+        self._settings = _settings() if self.location.scheme in S3 else {}
         self._stores: dict[float, Any] = {}
         self.reading = self._open(self.patience.silence, self.patience.tries)
         self._plain = self._open(self.patience.silence, 1)
@@ -159,21 +161,31 @@ class Bucket:
         if self._settings:
             options["config"] = self._settings
         try:
-            return from_url(self.uri, **options)
+            return _store(self.location, options)
         except (ValueError, obstore.exceptions.BaseError) as error:
-            places = "a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or memory://NAME"
-            raise UsageError(f"cannot use {self.uri}: {first_line(error)}", f"a cache is {places}") from error
+            raise UsageError(f"cannot use {self.uri}: {first_line(error)}", f"a cache is {PLACES}") from error
+
+
+def _store(location: Location, options: dict[str, Any]) -> Any:
+    """obstore's store of what lies below ``location``, whose key is its prefix as it stands."""
+    scheme, bucket, prefix = location.scheme, location.bucket, location.key or None
+    if scheme in WEB:
+        return HTTPStore(f"{location.root}/{quote(location.key)}", **options)
+    if scheme in S3:
+        return S3Store(bucket, prefix=prefix, **options)
+    if scheme in GOOGLE:
+        return GCSStore(bucket, prefix=prefix, **options)
+    account: dict[str, Any] = {"account_name": location.account} if location.account else {}
+    return AzureStore(bucket, prefix=prefix, **account, **options)
 
 
 # --- whose credentials ----------------------------------------------------------------------------------------------
 
 
-def _settings(uri: str) -> dict[str, Any]:
+def _settings() -> dict[str, Any]:
     """What the profile in ~/.aws adds to the environment, which counts for more, as in other tools."""
     environment = os.environ
     profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE")
-    if not uri.startswith(("s3://", "s3a://")):
-        return {}
     given = {
         "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
         "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
@@ -275,6 +287,8 @@ def hint(error: Exception) -> str | None:
         return "check the credentials, none were found: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     if isinstance(error, refused):
         return "check the credentials in the environment, and what their owner may do (list, get, put, delete) there"
+    if isinstance(error, obstore.exceptions.InvalidPathError):
+        return "rename or delete that object (rclone or the provider's console can), or choose another place"
     if passing(error) and "status code" in text:
         return f"the object store is overloaded or out of order; later, {AGAIN}"
     if "error sending request" in text or "body error" in text:

@@ -26,9 +26,10 @@ from gdist.pipeline.config import differences
 from gdist.pipeline.encodings import Encoding, Tables, encoding
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from gdist.pipeline.layout import Entry
+from gdist.pipeline.locations import folder_of, scheme_of
 from gdist.pipeline.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, Task, layer_name, plan_key
 from gdist.pipeline.shards import Rows
-from gdist.pipeline.storage import Storage, folder_of, scheme_of, seal, sha256, unseal
+from gdist.pipeline.storage import Storage, seal, sha256, unseal
 
 Span = tuple[Entry, int, int]
 """(utterance, first frame within it, number of frames)"""

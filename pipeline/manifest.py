@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from gdist.pipeline.audio import Header, load_utterance, read_header
 from gdist.pipeline.errors import AudioError, ManifestError, UsageError
 from gdist.pipeline.framing import RECEPTIVE_FIELD, resampled_length
+from gdist.pipeline.locations import join
 from gdist.pipeline.manifest_schema import COLUMNS, conformed, from_rows, with_columns
 from gdist.pipeline.manifest_sources import SOURCES, detect
 from gdist.pipeline.places import Place, RemotePath, is_uri, place
@@ -173,7 +174,7 @@ class Manifest:
     def _resolve(self, path: str) -> str:
         path = path.removeprefix("file://")
         if is_uri(self.root) and not is_uri(path) and not os.path.isabs(path):  # noqa: PTH117
-            return str(RemotePath.parse(self.root) / path)
+            return join(self.root, path)
         return path if is_uri(path) else os.path.normpath(os.path.join(self.root, path))  # noqa: PTH118
 
     def _moved(self, root: str) -> pa.Table:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.locations import join
 from gdist.pipeline.places import Place, RemotePath, is_uri
 
 type Row = dict[str, str | int | None]
@@ -96,7 +97,7 @@ def fairseq(src: Place) -> Iterator[Row]:
         path, _, count = line.partition("\t")
         if not path or not count.isdigit():
             raise ManifestError(f"{src}, line {number}: expected a path, a tab and a sample count, found {line!r}")
-        row: Row = {"id": str(PurePosixPath(path).with_suffix("")), "path": f"{audio.rstrip('/')}/{path}"}
+        row: Row = {"id": str(PurePosixPath(path).with_suffix("")), "path": f"{audio.removesuffix('/')}/{path}"}
         row["num_samples"] = int(count)
         yield row | ({"text": texts[number - 2]} if texts else {})
 
@@ -264,7 +265,7 @@ def _located(path: str, beside: Place) -> str:
 def _below(folder: Place, path: str) -> str:
     """What a path in a file of ``folder`` means: an absolute one is of this machine, wherever the file lies."""
     local = isinstance(folder, Path) or os.path.isabs(path)  # noqa: PTH117
-    return os.path.normpath(os.path.join(str(folder), path)) if local else str(folder / path)  # noqa: PTH118
+    return os.path.normpath(os.path.join(str(folder), path)) if local else join(str(folder), path)  # noqa: PTH118
 
 
 def _fairseq_texts(src: Place, count: int) -> list[str] | None:

@@ -1,18 +1,18 @@
 """Where manifests and audio lie: a path on this machine, or an object of a bucket that answers to the same calls."""
 
 import io
-import posixpath
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
+from gdist.pipeline.locations import Location, join, local_path, scheme_of
 from gdist.pipeline.storage import Storage
 
 
 def is_uri(path: str) -> bool:
     """Whether ``path`` names an object in a store (``s3://…``, ``gs://…``) rather than a local file."""
-    return "://" in path and not path.startswith("file://")
+    return scheme_of(path) != "file"
 
 
 @lru_cache(maxsize=64)
@@ -34,16 +34,15 @@ class RemotePath:
 
     @classmethod
     def parse(cls, uri: str) -> "RemotePath":
-        """``s3://BUCKET/a/b`` → bucket and key. Dots are resolved: keys have no folders to go up to."""
-        scheme, _, rest = uri.partition("://")
-        bucket, _, key = rest.partition("/")
-        return cls(f"{scheme}://{bucket}", PurePosixPath(posixpath.normpath(f"/{key}").lstrip("/")))
+        """``s3://BUCKET/a/b`` → bucket and key; UsageError where they cannot be kept as they are typed."""
+        location = Location.parse(uri)
+        return cls(location.root, PurePosixPath(location.key))
 
     def __str__(self) -> str:
         return self.root if self.key == PurePosixPath() else f"{self.root}/{self.key}"
 
     def __truediv__(self, below: str | PurePosixPath) -> "RemotePath":
-        return RemotePath.parse(f"{self}/{below}")
+        return RemotePath.parse(join(str(self), str(below)))
 
     @property
     def name(self) -> str:
@@ -114,5 +113,5 @@ type Place = Path | RemotePath
 def place(path: "str | Place") -> Place:
     """A path or a URI, as something that can be read."""
     if isinstance(path, str):
-        return RemotePath.parse(path) if is_uri(path) else Path(path.removeprefix("file://"))
+        return RemotePath.parse(path) if is_uri(path) else local_path(path)
     return path

@@ -21,8 +21,9 @@ from obstore.store import LocalStore, MemoryStore
 
 from gdist.pipeline.buckets import Bucket, explain, first_line, hint
 from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.locations import S3, Location, folder_of, scheme_of
 
-_memory: dict[str, MemoryStore] = {}  # memory://NAME names one store for the life of the process
+_memory: dict[Location, MemoryStore] = {}  # memory://NAME names one store for the life of the process
 _STAGED = re.compile(r"#\d+$")  # obstore's local store writes PATH#1 and renames it to PATH
 
 
@@ -37,7 +38,7 @@ class Storage:
         scheme = scheme_of(uri)
         with self._explained("open", ""):
             if scheme == "memory":
-                self.store: Any = _memory.setdefault(uri, MemoryStore())
+                self.store: Any = _memory.setdefault(Location.parse(uri), MemoryStore())
             elif scheme == "file":
                 self.folder = folder_of(uri)
                 if create:
@@ -148,16 +149,21 @@ class Storage:
             return True
 
     def objects(self, prefix: str = "") -> dict[str, dict[str, Any]]:
-        """Key → {size, last_modified} of every object under ``prefix``, in order of key."""
+        """Key → {size, last_modified} of every object under ``prefix``, in order of key.
+
+        An object "PATH/", which consoles make for an empty folder, is no object below PATH.
+        """
         with self._explained("list", prefix):
             found = self._repeat(lambda store: obstore.list(store, prefix=prefix or None).collect())
-        return {meta["path"]: dict(meta) for meta in sorted(found, key=lambda meta: str(meta["path"]))}
+        return {
+            meta["path"]: dict(meta) for meta in sorted(found, key=lambda meta: str(meta["path"])) if meta["path"]
+        }
 
     def delete(self, keys: list[str]) -> None:
         """Delete objects, the first before all others; one that is not there is fine."""
         for first, some in enumerate([keys[:1], *(keys[i : i + 1000] for i in range(1, len(keys), 1000))]):
             with self._explained("delete", some[0] if some else ""):
-                if self.bucket and first and self.uri.startswith("s3"):  # a thousand a request
+                if self.bucket and first and self.bucket.location.scheme in S3:  # a thousand a request
                     self._repeat(partial(obstore.delete, paths=some))
                     continue
                 for key in some:
@@ -209,16 +215,6 @@ class Storage:
             # obstore reports what the operating system said as text.
             local = next((hint for code, hint in HINTS.items() if os.strerror(code) in str(error)), None)
             raise CacheError(f"{what}: {explain(error)}", hint(error) or local) from error
-
-
-def scheme_of(uri: str) -> str:
-    """``s3``, ``memory``, … and ``file`` for a plain path."""
-    return uri.split("://", 1)[0] if "://" in uri else "file"
-
-
-def folder_of(uri: str) -> Path:
-    """The absolute local path behind a plain path or a ``file://`` URI."""
-    return Path(uri.removeprefix("file://")).expanduser().absolute()
 
 
 def _make_folder(folder: Path) -> None:

@@ -16,11 +16,11 @@ from gdist.pipeline import cluster, console, crew
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.cluster import Cluster
 from gdist.pipeline.errors import CacheError, ClusterError, ConfigError, GdistError, TeacherError
+from gdist.pipeline.locations import folder_of, scheme_of
 from gdist.pipeline.lock import require_token
 from gdist.pipeline.manifest import Utterance
 from gdist.pipeline.places import is_uri
 from gdist.pipeline.plan import Task
-from gdist.pipeline.storage import folder_of, scheme_of
 from gdist.stages.device import choose_device, visible_gpus
 from gdist.stages.extract_plan import PACKAGES, ExtractConfig
 from gdist.stages.extractor import LANES, Extractor

@@ -1,0 +1,139 @@
+"""Locations, as they are typed: each is kept character for character, or it is refused before anything is read.
+
+Two locations that differ are two places, except that a slash at the end changes nothing. Names are not decoded
+(``%20`` is three characters of a name), ``#`` and ``?`` begin nothing, spaces stay. So stores are made from a bucket
+and a prefix (buckets.py), never from a URL, of which obstore would drop some parts and decode others.
+"""
+
+import os
+import posixpath
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import unquote
+
+from gdist.pipeline.errors import UsageError
+
+PLACES = "a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or memory://NAME"
+S3, GOOGLE, AZURE, WEB = ("s3", "s3a"), ("gs",), ("az", "azure", "adl", "abfs", "abfss"), ("http", "https")
+_URI = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL | re.IGNORECASE)
+_BUCKET = re.compile(r"(?!\.+$)[\w$.-]+", re.ASCII)
+_AZURE_ACCOUNT = re.compile(r"(.+)@([a-z0-9]+)\.dfs\.core\.windows\.net")
+_HOST = re.compile(r"([\w.-]+|\[[0-9a-f:]+\])(:\d+)?", re.ASCII)
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and bytes that are not UTF-8
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place in an object store.
+
+    Attributes:
+        bucket: or the container, or the server.
+        key: of an object, or what the keys of all objects below begin with; no slash at either end, and "" for all.
+        account: Azure's, where it is part of the location.
+    """
+
+    scheme: str
+    bucket: str
+    key: str
+    account: str = ""
+
+    @classmethod
+    def parse(cls, uri: str) -> "Location":
+        """``s3://BUCKET/a/b`` → its parts; UsageError where they cannot be kept exactly."""
+        scheme, _, rest = uri.partition("://")
+        authority, _, key = rest.partition("/")
+        key = key.removesuffix("/")
+        if scheme not in (*S3, *GOOGLE, *AZURE, *WEB, "memory"):
+            known = scheme.lower() in ("file", "memory", *S3, *GOOGLE, *AZURE, *WEB)
+            hint = f"type {scheme.lower()}://{rest}" if known else f"a cache is {PLACES}"
+            _refuse(uri, f"there is no {scheme}:// here", hint)
+        account = _AZURE_ACCOUNT.fullmatch(authority) if scheme in AZURE else None
+        bucket, owner = account.groups() if account else (authority, "")
+        if not (_HOST if scheme in WEB else _BUCKET).fullmatch(bucket):
+            of = "server" if scheme in WEB else "bucket"
+            allowed = "letters, digits, dots, hyphens and underscores"
+            why = f"{bucket!r} is no name of a {of}: those have {allowed}" if bucket else f"it names no {of}"
+            _refuse(uri, why, f"a cache is {PLACES}")
+        _require_kept(uri, scheme, key)
+        return cls(scheme, bucket, key, owner)
+
+    @property
+    def root(self) -> str:
+        """The bucket, as a URI."""
+        at = f"@{self.account}.dfs.core.windows.net" if self.account else ""
+        return f"{self.scheme}://{self.bucket}{at}"
+
+
+def scheme_of(uri: str) -> str:
+    """``s3``, ``memory``, … and ``file`` for a plain path."""
+    return found[1] if (found := _URI.match(uri)) else "file"
+
+
+def local_path(uri: str) -> Path:
+    """The path behind a plain path or a ``file://`` URI, of which ``file://`` is left out and all else is kept.
+
+    Raises:
+        UsageError: it is empty, means another machine, or was meant for a shell.
+    """
+    path = uri.removeprefix("file://")
+    if not path:
+        _refuse(repr(uri), "it names no folder or file", "to name the current folder, type .")
+    if "\0" in path:
+        _refuse(repr(uri), "it has a NUL character, which no path may have", "use a name without it")
+    if path != uri and not path.startswith("/"):
+        _refuse(uri, "after file:// comes a path that begins with a slash", f"type file://{Path(path).absolute()}")
+    if path.startswith("~"):
+        home = os.path.expanduser(path)  # noqa: PTH111 — which would raise for a user that there is not
+        meant = f"type {home}, or " if home != path else "type "
+        _refuse(uri, "shells replace a ~ at the beginning, gdist does not", f"{meant}./{path} if it is called that")
+    return Path(path)
+
+
+def folder_of(uri: str) -> Path:
+    """:func:`local_path`, absolute."""
+    return local_path(uri).absolute()
+
+
+def join(uri: str, below: str) -> str:
+    """What a relative path in a file of the folder ``uri`` names. Its dots are resolved, and nothing else changes.
+
+    What climbs out of the bucket or has empty parts is left so, and refused when it is parsed.
+    """
+    scheme, _, rest = uri.partition("://")
+    parts = rest.removesuffix("/").split("/")
+    for part in below.split("/"):
+        if part == ".." and len(parts) > 1 and parts[-1] not in ("", ".."):
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return f"{scheme}://{'/'.join(parts)}"
+
+
+def _require_kept(uri: str, scheme: str, key: str) -> None:
+    """UsageError for what a store, or obstore on the way to it, would change or take for something else."""
+    before = uri.removesuffix("/").removesuffix(key)
+    if found := _UNPRINTABLE.search(key):
+        code = f"U+{ord(found[0]):04X}"
+        why = "a byte that is not UTF-8" if found[0] >= "\ud800" else f"the control character {code}"
+        _refuse(repr(uri), f"it has {why}, which object stores do not keep", "use a name without it")
+    parts = key.split("/") if key or uri.endswith("//") else []
+    if "" in parts:
+        shorter = "/".join(filter(None, parts))
+        _refuse(uri, "it has a name of no characters, between two slashes", f"type {before}{shorter}")
+    if {".", ".."} & set(parts):
+        resolved = posixpath.normpath(f"/{key}").lstrip("/")
+        _refuse(uri, "keys of objects have no . and .. to go up by", f"if that is meant, type {before}{resolved}")
+    if scheme in WEB and (odd := re.search(r"[%?#]", key)):
+        why = f"{odd[0]} means something in web addresses, and gdist asks for plain paths only"
+        typed = unquote(key)
+        plain = typed != key and not re.search(r"[%?#]", typed)
+        _refuse(uri, why, f"type {before}{typed}" if plain else "copy the file to a folder or a bucket")
+    if scheme in AZURE and (odd := re.search(r"\\|\.(?=/|$)", key)):
+        why = "a backslash for a slash" if odd[0] == "\\" else "no dot at the end of a name"
+        _refuse(uri, f"Azure takes {why}", "use a name without it")
+
+
+def _refuse(shown: str, why: str, hint: str) -> NoReturn:
+    raise UsageError(f"cannot use {shown}: {why}", hint)
