@@ -21,7 +21,8 @@ _URI = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL | re.IGNORECASE)
 _BUCKET = re.compile(r"(?!\.+$)[\w$.-]+", re.ASCII)
 _AZURE_ACCOUNT = re.compile(r"(.+)@([a-z0-9]+)\.dfs\.core\.windows\.net")
 _HOST = re.compile(r"([\w.-]+|\[[0-9a-f:]+\])(:\d+)?", re.ASCII)
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and bytes that are not UTF-8
+# Control characters, bytes that are not UTF-8, and what XML cannot say, in which servers list and delete.
+_UNKEPT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ def join(uri: str, below: str) -> str:
 def _require_kept(uri: str, scheme: str, key: str) -> None:
     """UsageError for what a store, or obstore on the way to it, would change or take for something else."""
     before = uri.removesuffix("/").removesuffix(key)
-    if found := _UNPRINTABLE.search(key):
-        code = f"U+{ord(found[0]):04X}"
-        why = "a byte that is not UTF-8" if found[0] >= "\ud800" else f"the control character {code}"
+    if found := _UNKEPT.search(key):
+        byte = "\ud800" <= found[0] <= "\udfff"
+        why = "a byte that is not UTF-8" if byte else f"the control character U+{ord(found[0]):04X}"
         _refuse(repr(uri), f"it has {why}, which object stores do not keep", "use a name without it")
     parts = key.split("/") if key or uri.endswith("//") else []
     if "" in parts:

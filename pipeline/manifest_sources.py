@@ -97,8 +97,8 @@ def fairseq(src: Place) -> Iterator[Row]:
         path, _, count = line.partition("\t")
         if not path or not count.isdigit():
             raise ManifestError(f"{src}, line {number}: expected a path, a tab and a sample count, found {line!r}")
-        row: Row = {"id": str(PurePosixPath(path).with_suffix("")), "path": f"{audio.removesuffix('/')}/{path}"}
-        row["num_samples"] = int(count)
+        located = join(audio, path) if is_uri(audio) else f"{audio.removesuffix('/')}/{path}"
+        row: Row = {"id": str(PurePosixPath(path).with_suffix("")), "path": located, "num_samples": int(count)}
         yield row | ({"text": texts[number - 2]} if texts else {})
 
 

@@ -484,7 +484,7 @@ class TestManifests:
         utterances = Manifest.read(tmp_path / "m.parquet").utterances()
         assert [u.path for u in utterances] == [f"{corpus_uri}/a.flac", f"{corpus_uri}/b/2.flac"]
         assert [u.labels["speaker"] for u in utterances] == [7, 8] and all(u.num_samples for u in utterances)
-        Manifest.read(tmp_path / "m.parquet").write(f"{corpus_uri}/../elsewhere/m.parquet")
+        Manifest.read(tmp_path / "m.parquet").write(f"s3://{BUCKET}/elsewhere/m.parquet")
         moved = Manifest.read(f"s3://{BUCKET}/elsewhere/m.parquet")
         assert [u.path for u in moved.utterances()] == [u.path for u in utterances]
 
