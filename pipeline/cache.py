@@ -26,7 +26,7 @@ from gdist.pipeline.config import differences
 from gdist.pipeline.encodings import Encoding, Tables, encoding
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from gdist.pipeline.layout import Entry
-from gdist.pipeline.locations import folder_of, scheme_of
+from gdist.pipeline.locations import folder_of, in_shell, scheme_of
 from gdist.pipeline.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, Task, layer_name, plan_key
 from gdist.pipeline.shards import Rows
 from gdist.pipeline.storage import Storage, seal, sha256, unseal
@@ -95,7 +95,8 @@ class Cache:
         gdist = plan.read_root(storage)
         if gdist is None:
             raise CacheError(
-                f"no cache at {uri}: it has no {ROOT}", f"gdist extract --teacher T --manifest M --cache {uri}"
+                f"no cache at {uri}: it has no {ROOT}",
+                f"gdist extract --teacher T --manifest M --cache {in_shell(uri)}",
             )
         if checksum is not None and gdist["checksum"] != checksum:
             older = (plan.read_root(storage, plan_key(generation)) for generation in range(gdist["generation"]))
@@ -197,7 +198,7 @@ class Cache:
         if written is not None and written != receipt:
             raise CacheError(
                 f"pack {task.pack} of {self.uri} was written by another process with different bytes",
-                f"stop the other process, then: gdist verify {self.uri}",
+                f"stop the other process, then: gdist verify {in_shell(self.uri)}",
             )
         return receipt
 
@@ -371,7 +372,7 @@ class Cache:
 
     def _damaged(self, what: str, why: str) -> CacheDamagedError:
         return CacheDamagedError(
-            f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {self.uri} --repair"
+            f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {in_shell(self.uri)} --repair"
         )
 
 

@@ -25,6 +25,7 @@ from gdist.pipeline.cache import Cache, Span
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError
 from gdist.pipeline.layout import Entry
+from gdist.pipeline.locations import in_shell
 
 WINDOW_PACKS = 8
 PREFETCH = 3  # batches read ahead of the one in use
@@ -124,7 +125,7 @@ class Loader:
                 yield batch
             raise CacheDamagedError(
                 f"every utterance to train on is damaged in the cache {self.cache.uri}",
-                f"gdist verify {self.cache.uri} --repair",
+                f"gdist verify {in_shell(self.cache.uri)} --repair",
             )
         finally:
             pool.shutdown(cancel_futures=True)

@@ -8,6 +8,7 @@ and a prefix (buckets.py), never from a URL, of which obstore would drop some pa
 import os
 import posixpath
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -95,6 +96,11 @@ def local_path(uri: str) -> Path:
 def folder_of(uri: str) -> Path:
     """:func:`local_path`, absolute."""
     return local_path(uri).absolute()
+
+
+def in_shell(location: object) -> str:
+    """As it is typed in a command: with quotes where a shell would take a part of it for something else."""
+    return shlex.quote(str(location))
 
 
 def join(uri: str, below: str) -> str:

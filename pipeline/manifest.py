@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from gdist.pipeline.audio import Header, load_utterance, read_header
 from gdist.pipeline.errors import AudioError, ManifestError, UsageError
 from gdist.pipeline.framing import RECEPTIVE_FIELD, resampled_length
-from gdist.pipeline.locations import join
+from gdist.pipeline.locations import in_shell, join
 from gdist.pipeline.manifest_schema import COLUMNS, conformed, from_rows, with_columns
 from gdist.pipeline.manifest_sources import SOURCES, detect
 from gdist.pipeline.places import Place, RemotePath, is_uri, place
@@ -72,10 +72,10 @@ class Manifest:
         try:
             table = pq.ParquetFile(path.open("rb") if isinstance(path, RemotePath) else path).read()
         except FileNotFoundError as error:
-            hint = f"make one: gdist manifest build AUDIO_FOLDER --out {path}"
+            hint = f"make one: gdist manifest build AUDIO_FOLDER --out {in_shell(path)}"
             raise ManifestError(f"no manifest at {path}", hint) from error
         except (OSError, pa.ArrowException) as error:
-            hint = f"from a folder or another tool's file, make one: gdist manifest build {path} --out M.parquet"
+            hint = f"make one of audio or another tool's file: gdist manifest build {in_shell(path)} --out M.parquet"
             raise ManifestError(f"cannot read {path} as a Parquet manifest", hint) from error
         return cls(conformed(table, str(path)), _root(path))
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.locations import join
+from gdist.pipeline.locations import in_shell, join
 from gdist.pipeline.places import Place, RemotePath, is_uri
 
 type Row = dict[str, str | int | None]
@@ -175,11 +175,15 @@ def detect(src: Place) -> str:
     if not src.exists():
         raise ManifestError(f"cannot build a manifest from {src}: no such file or folder")
     if src.suffix.lower() in AUDIO_SUFFIXES:
-        raise ManifestError(f"{src} is one audio file", f"give its folder: gdist manifest build {src.parent} …")
+        raise ManifestError(
+            f"{src} is one audio file", f"give its folder: gdist manifest build {in_shell(src.parent)} …"
+        )
     with _readable(src), src.open("rb") as file:
         head = file.read(4)
     if head == b"PAR1":
-        raise ManifestError(f"{src} is a manifest, or another Parquet file", f"try: gdist manifest check {src}")
+        raise ManifestError(
+            f"{src} is a manifest, or another Parquet file", f"try: gdist manifest check {in_shell(src)}"
+        )
     lines = _lines(src)
     first, second = next(lines, ""), next(lines, "")
     if not first:

@@ -26,6 +26,7 @@ from gdist.pipeline.arrays import ArraySpec
 from gdist.pipeline.encodings import encoding
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.layout import Entry
+from gdist.pipeline.locations import in_shell
 from gdist.pipeline.storage import Storage, seal, sha256, unseal
 
 FORMAT = 1
@@ -289,7 +290,7 @@ def read_root(storage: Storage, key: str = ROOT) -> dict[str, Any] | None:
     except CacheDamagedError as error:
         raise CacheDamagedError(
             f"{storage.uri}/{key} does not describe a cache: {error.message}",
-            f"gdist verify --repair {storage.uri} (if it was a gdist cache), or extract again with --restart",
+            f"gdist verify --repair {in_shell(storage.uri)} (if it was a cache), or extract again with --restart",
         ) from error
     if gdist["format"] != FORMAT:
         raise CacheError(f"{storage.uri} has cache format {gdist['format']}; this gdist reads format {FORMAT}")
@@ -311,7 +312,9 @@ def read_document(storage: Storage, gdist: Mapping[str, Any], key: str) -> bytes
     try:
         data = storage.get(key)
     except FileNotFoundError as error:
-        raise CacheDamagedError(f"{storage.uri}/{key} is missing", f"gdist verify {storage.uri}") from error
+        raise CacheDamagedError(f"{storage.uri}/{key} is missing", f"gdist verify {in_shell(storage.uri)}") from error
     if sha256(data) != gdist["objects"].get(key):
-        raise CacheDamagedError(f"{storage.uri}/{key} does not match its checksum", f"gdist verify {storage.uri}")
+        raise CacheDamagedError(
+            f"{storage.uri}/{key} does not match its checksum", f"gdist verify {in_shell(storage.uri)}"
+        )
     return data

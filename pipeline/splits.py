@@ -9,6 +9,7 @@ from gdist.pipeline.cache import Cache, quarantined
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.layout import Entry
+from gdist.pipeline.locations import in_shell
 from gdist.pipeline.plan import WAVEFORM, layer_arrays
 
 
@@ -63,7 +64,7 @@ def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[in
         pack, reason = next(iter(broken.items()))
         raise CacheDamagedError(
             f"{len(broken)} of {cache.packs} packs of the cache at {cache.uri} are damaged; pack {pack}: {reason}",
-            f"gdist verify {cache.uri} --repair, or --set data.skip_missing=true to do without them",
+            f"gdist verify {in_shell(cache.uri)} --repair, or --set data.skip_missing=true to do without them",
         )
     left_out = quarantined(receipts)
     usable = done - broken.keys()

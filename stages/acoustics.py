@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from gdist.pipeline.audio import load_utterance, to_float
 from gdist.pipeline.errors import AudioError, ManifestError
 from gdist.pipeline.framing import SAMPLE_RATE
+from gdist.pipeline.locations import in_shell
 from gdist.pipeline.manifest import Manifest, Utterance
 
 LOWEST_HZ = 50.0  # coloured noise has nothing below, where brown noise would have nearly all of its power
@@ -37,7 +38,9 @@ class Recordings:
         reasons = {problem.id: problem.reason for problem in manifest.problems}
         reasons |= {u.id: "no samples" for u in self.utterances if u.num_samples == 0}
         for name, reason in reasons.items():
-            raise ManifestError(f"{field} = {path}: {name}: {reason}", f"see them all: gdist manifest check {path}")
+            raise ManifestError(
+                f"{field} = {path}: {name}: {reason}", f"see them all: gdist manifest check {in_shell(path)}"
+            )
         self.response = lru_cache(RESPONSES_KEPT)(self._response)
 
     def __len__(self) -> int:

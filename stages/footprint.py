@@ -17,6 +17,7 @@ from gdist.pipeline.encodings import encoding
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.layout import Entry
 from gdist.pipeline.loader import RESIDENT_BYTES
+from gdist.pipeline.locations import in_shell
 from gdist.pipeline.lock import BEAT_SECONDS
 from gdist.pipeline.manifest import Manifest
 from gdist.pipeline.plan import INDEX, WAVEFORM, Plan, array_specs, layer_name
@@ -68,7 +69,7 @@ class Corpus:
         entries = layout.place(lengths, int(max_seconds * framing.SAMPLE_RATE), layout.CHUNK_FRAMES, pack_frames)
         usable = [entry for entry in entries if entry.num_frames]
         if not usable:
-            raise UsageError(f"no utterance of {path} can be used", f"gdist manifest check {path}")
+            raise UsageError(f"no utterance of {path} can be used", f"gdist manifest check {in_shell(path)}")
         index = io.BytesIO()
         pq.write_table(layout.to_table(entries, labels_of(manifest)), index, compression="zstd")
         packs: dict[int, list[Entry]] = {}

@@ -5,6 +5,7 @@ from typing import Any
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache import Cache, quarantined
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError
+from gdist.pipeline.locations import in_shell
 from gdist.pipeline.plan import layer_name
 from gdist.pipeline.verify import verify
 from gdist.stages import statistics
@@ -99,7 +100,7 @@ def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> i
         if result["packs_missing"]:
             console.say(f"missing packs: {result['packs_missing']} (run the same `gdist extract` again)", style="red")
         if result["bad"]:
-            console.say(f"to mend it: gdist verify {uri} --repair", style="yellow")
+            console.say(f"to mend it: gdist verify {in_shell(uri)} --repair", style="yellow")
         verdict = "ok" if result["ok"] else "NOT ok"
         console.say(f"{uri}: {verdict}, {result['packs']} packs, {len(result['bad'])} damaged objects")
     return EXIT_OK if result["ok"] else EXIT_FAILURE

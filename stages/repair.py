@@ -14,6 +14,7 @@ import numpy as np
 from gdist.pipeline import arrays, console, plan
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
+from gdist.pipeline.locations import in_shell
 from gdist.pipeline.lock import Lock, require_token
 from gdist.pipeline.manifest import Manifest, Utterance
 from gdist.pipeline.plan import ROOT, WAVEFORM, Task, plan_key
@@ -185,7 +186,7 @@ class Mending:
             if self.sources.manifest is None:
                 raise CacheError(
                     f"the audio of pack {task.pack} of {self.cache.uri} is lost, and a cache keeps no file names",
-                    f"gdist verify {self.cache.uri} --repair --manifest M.parquet",
+                    f"gdist verify {in_shell(self.cache.uri)} --repair --manifest M.parquet",
                 )
             self._utterances, _ = measure(Manifest.read(self.sources.manifest))
         entries = self.cache.pack_entries(task.pack)
@@ -206,7 +207,7 @@ def find_teacher(cache: Cache, sources: Sources) -> Teacher:
         CacheMismatchError: the one given is another.
     """
     name = sources.teacher or cache.gdist["about"]["teacher"]
-    command = f"gdist verify {cache.uri} --repair --teacher FOLDER"
+    command = f"gdist verify {in_shell(cache.uri)} --repair --teacher FOLDER"
     if sources.teacher is None and "/" not in name:
         raise CacheError(f"to mend {cache.uri} its teacher has to run, which was a local folder ({name})", command)
     teacher = load_teacher(

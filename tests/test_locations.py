@@ -4,6 +4,7 @@ What lies in the bucket is told by boto3, and what lies in a folder by the opera
 """
 
 import os
+import shlex
 import string
 import subprocess
 import sys
@@ -420,6 +421,15 @@ class TestManifests:
         assert list(problems) == [str(i) for i in range(1, len(paths))]
         for id, why in (("1", "no characters"), ("2", "no . and .."), ("3", "is a directory"), ("5", "no S3://")):
             assert why in problems[id]
+
+
+@pytest.mark.parametrize("name", ["run #1", "it's", "$HOME", "a&b", "*"])
+def test_a_command_that_is_told_can_be_pasted(name: str, tmp_path: Path) -> None:
+    uri = str(tmp_path / name)
+    Storage(uri, create=True)
+    with pytest.raises(CacheError) as caught:
+        Cache.open(uri)
+    assert caught.value.hint and shlex.split(caught.value.hint, comments=True)[-1] == uri
 
 
 def test_composed_and_decomposed_are_two_names() -> None:
