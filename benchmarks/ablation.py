@@ -35,7 +35,8 @@ from ablation_page import Record, Results, page
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import differences, to_tables
-from gdist.pipeline.run import Run, write_atomically
+from gdist.pipeline.files import write_atomically
+from gdist.pipeline.run import Run
 from gdist.pipeline.splits import DataConfig
 from gdist.stages.bench import Bench
 from gdist.stages.evaluate import evaluate

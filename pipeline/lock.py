@@ -6,18 +6,16 @@ be dead at once.
 """
 
 import json
-import os
-import socket
 import threading
 import time
 import uuid
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import CacheError, CacheLockedError
+from gdist.pipeline.machine import alive, myself
 from gdist.pipeline.plan import LOCK
 from gdist.pipeline.storage import Storage, canonical
 
@@ -55,8 +53,7 @@ class Lock:
                 self.storage.delete([LOCK])
 
     def _document(self, beat: int) -> bytes:
-        pid = os.getpid()
-        return canonical({"token": self.token, "beat": beat, "pid": pid, "started": _started(pid), **_machine()})
+        return canonical({"token": self.token, "beat": beat, **myself()})
 
     def _beat(self) -> None:
         beat = 0
@@ -71,10 +68,10 @@ class Lock:
     def _wait_for_silence(self) -> None:
         seen, silent_since = owner(self.storage), time.monotonic()
         told = False
-        while seen and _alive(seen) is not False:
+        while seen and alive(seen) is not False:
             if time.monotonic() - silent_since > PATIENCE_BEATS * self.beat_seconds:
                 return
-            if _alive(seen):
+            if alive(seen):
                 raise self._refusal(seen)
             if not told:
                 console.say("another extraction's lock lies on the cache; watching whether it gives a sign of life")
@@ -109,29 +106,3 @@ def owner(storage: Storage) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return document
-
-
-def _machine() -> dict[str, str]:
-    """Where a process number means something: a host since it was started, and a namespace of processes on it."""
-    found = {"host": socket.gethostname(), "boot": "", "processes": ""}
-    with suppress(OSError):  # only Linux has them
-        found["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        found["processes"] = str(Path("/proc/self/ns/pid").readlink())
-    return found
-
-
-def _started(pid: object) -> str | None:
-    """When a process of this machine was started, in the kernel's ticks; None when there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]  # a zombie writes no more
-
-
-def _alive(seen: dict[str, Any]) -> bool | None:
-    """Whether the owner runs; None when that cannot be told from here."""
-    here = _machine()
-    if not here["boot"] or any(seen.get(key) != value for key, value in here.items()):
-        return None
-    return _started(seen.get("pid")) == seen.get("started")

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from gdist.pipeline.audio import Header, load_utterance, read_header
 from gdist.pipeline.errors import AudioError, ManifestError, UsageError
+from gdist.pipeline.files import replacing
 from gdist.pipeline.framing import RECEPTIVE_FIELD, resampled_length
 from gdist.pipeline.locations import in_shell, join
 from gdist.pipeline.manifest_schema import COLUMNS, conformed, from_rows, with_columns
@@ -89,16 +89,12 @@ class Manifest:
             pq.write_table(table, buffer, compression="zstd")
             path.write_bytes(buffer.getvalue())
             return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, temporary, compression="zstd")
-            temporary.replace(path)
+            with replacing(path) as file:
+                pq.write_table(table, file, compression="zstd")
         except OSError as error:
             raise ManifestError(f"cannot write the manifest {path}: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):  # what went wrong above says more
-                temporary.unlink(missing_ok=True)
 
     @property
     def label_columns(self) -> list[str]:

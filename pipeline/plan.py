@@ -34,10 +34,12 @@ ROOT, INDEX, WAVEFORM = "zarr.json", "index.parquet", "waveform"
 PLANNING, LOCK = "planning", "extracting.json"
 HOLDER = ("attributes", "gdist")  # where the root document's seal lies
 OURS = re.compile(
-    r"zarr\.json|planning|extracting\.json|index\.parquet|plans/\d+\.(json|parquet)|teacher/[^/]+"
+    r"zarr\.json|planning|extracting\.json|index\.parquet|plans/\d+\.(json|parquet)"
+    r"|teacher/(config\.json|(frontend|layers|tables-\d+)\.safetensors)"
     r"|receipts/\d+(-\d+)?\.json"
     r"|((layers|scales)(/\d+)?|waveform)/zarr\.json|((layers|scales)/\d+|waveform)/c/\d+/\d+"
 )
+FOLDERS = {"layers", "plans", "receipts", "scales", "teacher", "waveform"}  # all of them at a cache's top
 NO_SAMPLE = -32_768  # fills the waveform where nothing was written; audio is clipped to ±32,767
 
 
@@ -201,8 +203,8 @@ def is_ours(key: str) -> bool:
 
 def require_place(storage: Storage) -> None:
     """Raise CacheError where something lies that is not a cache and not the beginning of one."""
-    keys = [key for key in storage.objects() if key != LOCK]
-    if keys and not {PLANNING, ROOT} & set(keys):
+    keys = [key for key in storage.found() if key != LOCK]
+    if keys and ROOT not in keys and not _planning(storage):
         raise CacheError(
             f"{storage.uri} is not empty and holds no cache (it has {keys[0]})", "choose another --cache"
         )
@@ -215,8 +217,10 @@ def begin(storage: Storage, plan: Plan) -> None:
         CacheError: something else lies there, and is left untouched; or the place cannot be written.
     """
     require_place(storage)
-    _clear(storage, list(storage.objects()))  # of a plan that was killed, perhaps with other inputs
-    for key, data in plan.documents().items():
+    documents = plan.documents()
+    storage.require_no_links(documents)
+    _clear(storage, storage.found())  # of a plan that was killed, perhaps with other inputs
+    for key, data in documents.items():
         storage.put(key, data)
     storage.delete([PLANNING])
 
@@ -226,6 +230,8 @@ def extend(storage: Storage, plan: Plan) -> None:
     are touched, after the root: gdist reads the copies of the one under plans/ and of the others in the root."""
     documents = plan.documents()
     late = [key for key in documents if key.endswith(f"/{ROOT}") or key == INDEX]
+    storage.require_no_links(documents)
+    _planning(storage)
     storage.put(PLANNING, _MARK)
     for key in [key for key in documents if key not in (*late, ROOT)] + [ROOT] + late:
         storage.put(key, documents[key])
@@ -234,9 +240,7 @@ def extend(storage: Storage, plan: Plan) -> None:
 
 def settle(storage: Storage, gdist: Mapping[str, Any]) -> None:
     """Finish what an :func:`extend` or a :func:`begin` left undone when it was killed after writing the root."""
-    try:
-        storage.get(PLANNING)
-    except FileNotFoundError:
+    if not _planning(storage):
         return
     for key, data in restorable(storage, gdist).items():
         storage.put(key, data)
@@ -255,9 +259,9 @@ def restorable(storage: Storage, gdist: Mapping[str, Any]) -> dict[str, bytes]:
 
 def remove(storage: Storage) -> None:
     """Delete the cache there, and nothing but a cache: other people's files beside it stay."""
-    keys = [key for key in storage.objects() if key != LOCK]
+    keys = [key for key in storage.found() if key != LOCK]
     try:
-        known = PLANNING in keys or read_root(storage) is not None
+        known = _planning(storage) or read_root(storage) is not None
     except CacheDamagedError:
         known = {INDEX, f"{WAVEFORM}/{ROOT}"} <= set(keys)  # its root is damaged, but a cache it was
     if keys and not known:
@@ -271,8 +275,27 @@ def remove(storage: Storage) -> None:
 _MARK = b"gdist is at work here; without a zarr.json beside it, this is not a cache yet\n"
 
 
+def _planning(storage: Storage) -> bool:
+    """Whether gdist's marker lies there. CacheError where something else has its name, which is left alone."""
+    try:
+        mark = storage.get(PLANNING)
+    except FileNotFoundError:
+        return False
+    if mark != _MARK:
+        raise CacheError(
+            f"{storage.uri}/{PLANNING} is not the file that gdist writes under this name, and is left alone",
+            "move it away, or choose another --cache",
+        )
+    return True
+
+
 def _clear(storage: Storage, keys: list[str]) -> None:
-    """Leave nothing of a cache but the marker. The root goes first: half a cache must not pass for a whole one."""
+    """Leave nothing of a cache but the marker. The root goes first: half a cache must not pass for a whole one.
+
+    Raises:
+        CacheError: a link lies where a cache has a file or a folder; nothing is deleted then.
+    """
+    storage.require_no_links(key for key in keys if key.split("/")[0] in FOLDERS or is_ours(key))
     storage.put(PLANNING, _MARK)
     storage.sweep_staged(is_ours)
     ours = [key for key in keys if is_ours(key) and key not in (PLANNING, LOCK)]

@@ -7,15 +7,16 @@
       tensorboard/               the same as curves
       checkpoints/step-0000100/  model, optimizer and, where weights are averaged, average.safetensors; state.json
       student/                   the finished student, in Hugging Face's format
+      training.json              while a training runs: who it is
 
 A checkpoint is written to a temporary folder and renamed: one that has its name is complete.
 """
 
 import json
 import os
-import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,52 @@ from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import Tables, differences, read_toml, signature, to_toml
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, RunError
+from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
+from gdist.pipeline.owner import OWNER, Owner
 
 # What may change between a run and its resumption without changing what is computed (the device: but for last bits).
 FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "device"}}
+STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
+CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
+TEMPORARY = r"|\..+\.tmp|\.tmp\w+"  # gdist's own and safetensors', where a process was killed
+STEP = re.compile(r"step-(\d{7,})")
+WRITTEN = ("config.toml", "run.json", "eval.json", "tensorboard", "student.tmp", OWNER)
+# What lies there before config.toml does, where a process was killed: gdist's, and nobody's run yet.
+BEGUN = re.compile(rf"run\.json|{re.escape(OWNER)}|\.(run\.json|config\.toml)\.\d+\.tmp")
 
 
 class Run:
-    """The directory of one training run."""
+    """The directory of one training run.
+
+    Attributes:
+        owner: who may write, while :meth:`owned`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.student = folder / "student"
         self.metrics = folder / "metrics.jsonl"
+        self.owner: Owner | None = None
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Be the one process that trains here, for the length of the ``with``.
+
+        Raises:
+            RunError: another one is at work; or the folder holds something else, or links at gdist's names.
+        """
+        self._require_place()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        with Owner(self.folder) as self.owner:
+            yield
 
     def begin(self, tables: Tables, provenance: dict[str, Any]) -> bool:
         """Claim the folder for a config. Returns whether an earlier run of the same config is there to resume.
@@ -50,21 +80,46 @@ class Run:
         Raises:
             RunError: the folder holds a run of another config (the differences are printed) or something else.
         """
+        self._require_place()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = (self.folder / "config.toml").exists()
-            if not known and any(self.folder.iterdir()):
-                raise RunError(f"{self.folder} is not empty and holds no run", "choose another --out")
             if known:
                 self._require_same(tables, provenance)
-            write_atomically(
-                self.folder / "run.json", json.dumps(provenance | {"signature": signature(tables)}, indent=2)
-            )
-            write_atomically(self.folder / "config.toml", to_toml(tables))
+            self.write("run.json", json.dumps(provenance | {"signature": signature(tables)}, indent=2))
+            self.write("config.toml", to_toml(tables))
         except OSError as error:
-            hint = "choose another --out"
-            raise RunError(f"cannot write the run {self.folder}: {error.strerror or error}", hint) from error
+            raise self._unwritable(error) from error
         return known
+
+    def _require_place(self) -> None:
+        """Raise RunError where there is something else than a run, or a part of it lies behind a link."""
+        if not self.folder.exists():
+            return
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if "config.toml" not in names and not all(map(BEGUN.fullmatch, names)):
+            raise RunError(f"{self.folder} is not empty and holds no run", "choose another --out")
+        parts = (self.student, self.checkpoints, self.metrics, *map(self.folder.joinpath, WRITTEN))
+        for part in parts:  # now, and not when the work of hours is to be written
+            self.own(part)
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(f"cannot write the run {self.folder}: {error.strerror or error}", "choose another --out")
+
+    def own(self, path: Path) -> Path:
+        """``path``, to be written or deleted; RunError where a link lies on the way from the run's folder to it."""
+        if link := link_below(self.folder, path):
+            raise RunError(
+                f"{link} is a link (to {link.readlink()}); nothing is written or deleted through it", LINK_HINT
+            )
+        return path
+
+    def write(self, name: str, text: str) -> None:
+        """One of the run's own documents, whole or not at all."""
+        write_atomically(self.own(self.folder / name), text)
 
     def _require_same(self, tables: Tables, provenance: dict[str, Any]) -> None:
         changed = differences(_without_free_fields(self.tables()), _without_free_fields(tables))
@@ -108,47 +163,90 @@ class Run:
         """Steps that have a complete checkpoint, ascending."""
         if not self.checkpoints.is_dir():
             return []
-        return sorted(int(path.name.removeprefix("step-")) for path in self.checkpoints.glob("step-*[0-9]"))
+        found = (STEP.fullmatch(path.name) for path in self.checkpoints.iterdir() if path.is_dir())
+        return sorted(int(match[1]) for match in found if match)
 
     def save(
         self, step: int, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], keep: int, every: int = 0
     ) -> None:
         """Write a checkpoint whole or not at all, then drop all but the newest ``keep`` and each ``every``-th step.
+        One that holds other people's files is not dropped.
 
         Args:
             files: name → tensors; each becomes ``name.safetensors``.
             state: what else :meth:`load` shall give back; JSON-able.
         """
-        final = self._checkpoint(step)
-        staged = final.with_name(final.name + ".tmp")
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        for name, tensors in files.items():
-            ours = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            safetensors.torch.save_file(ours, staged / f"{name}.safetensors")
-        write_atomically(staged / "state.json", json.dumps(state | {"step": step}, indent=2))
-        for path in staged.iterdir():
-            _sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        staged.rename(final)
+        with self.replacing(self.checkpoint(step), CHECKPOINT_FILES) as staged:
+            for name, tensors in files.items():
+                ours = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+                safetensors.torch.save_file(ours, staged / f"{name}.safetensors")
+            write_atomically(staged / "state.json", json.dumps(state | {"step": step}, indent=2))
+            for path in staged.iterdir():
+                _sync(path)
         _sync(self.checkpoints)
         for old in self.steps()[:-keep]:
             if not every or old % every:
-                shutil.rmtree(self._checkpoint(old))
+                try:
+                    self.remove(self.checkpoint(old), CHECKPOINT_FILES)
+                except RunError as error:
+                    say(f"a checkpoint is kept: {error.message}", style="yellow")
+
+    @contextmanager
+    def replacing(self, final: Path, ours: str) -> Iterator[Path]:
+        """An empty folder to write to, which takes the name ``final`` at the end.
+
+        Args:
+            ours: pattern of the files that gdist writes into it: nothing else is deleted, in ``final`` either.
+        """
+        if self.owner:
+            self.owner.require()
+        staged = self.own(final).with_name(final.name + ".tmp")
+        try:
+            self.remove(staged, ours + TEMPORARY)
+            staged.mkdir(parents=True)
+            yield staged
+            open_to_all(staged)
+            if final.is_dir() and foreign(final, ours):  # people's notes stay where they are
+                for path in staged.iterdir():
+                    path.replace(self.own(final / path.name))
+                staged.rmdir()
+            else:
+                self.remove(final, ours)
+                staged.rename(final)
+        except (OSError, safetensors.SafetensorError) as error:
+            hint = "free some space, or mend its permissions, and run the same command again: checkpoints are kept"
+            raise RunError(f"cannot write {final}: {getattr(error, 'strerror', None) or error}", hint) from error
+
+    def remove(self, folder: Path, ours: str) -> None:
+        """Delete a folder of the run's with the files that gdist wrote there.
+
+        Raises:
+            RunError: it holds something else, or is a link; nothing is deleted.
+        """
+        if not self.own(folder).exists():
+            return
+        if others := foreign(folder, ours) if folder.is_dir() else [folder.name]:
+            raise RunError(
+                f"{folder} holds {', '.join(others[:3])}, which gdist did not write", "move it away, and run again"
+            )
+        for path in list(folder.iterdir()):
+            path.unlink()
+        folder.rmdir()
 
     def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """(files, state) of the checkpoint at ``step``, as they were saved."""
-        folder = self._checkpoint(step)
+        folder = self.checkpoint(step)
         try:
             paths = sorted(folder.glob("*.safetensors"))
             files = {path.stem: safetensors.torch.load_file(path) for path in paths}
             return files, json.loads((folder / "state.json").read_text())
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
             raise RunError(
                 f"cannot read the checkpoint {folder}: {error}", f"delete {folder} to go on from the one before"
             ) from error
 
-    def _checkpoint(self, step: int) -> Path:
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
         return self.checkpoints / f"step-{step:07d}"
 
     # --- metrics ------------------------------------------------------------------------------------------------
@@ -156,11 +254,11 @@ class Run:
     def rewind_metrics(self, step: int) -> None:
         """Drop what was reported after ``step``: those steps will be taken again."""
         kept = [row for row in self.read_metrics() if row["step"] <= step]
-        write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        self.write(self.metrics.name, "".join(json.dumps(row) + "\n" for row in kept))
 
     def report(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with self.metrics.open("a") as file:
+        with self.own(self.metrics).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -174,13 +272,6 @@ class Run:
             except json.JSONDecodeError:
                 break
         return rows
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """A temporary file in the same folder, then a rename."""
-    staged = path.with_name(path.name + ".tmp")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
 
 
 def _sync(path: Path) -> None:

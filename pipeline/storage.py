@@ -10,7 +10,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Buffer, Callable, Iterator, Sequence
+from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from obstore.store import LocalStore, MemoryStore
 
 from gdist.pipeline.buckets import Bucket, explain, first_line, hint
 from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.files import LINK_HINT, link_below
 from gdist.pipeline.locations import S3, Location, folder_of, scheme_of
 
 _memory: dict[Location, MemoryStore] = {}  # memory://NAME names one store for the life of the process
@@ -127,6 +128,7 @@ class Storage:
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write one whole object, over an older one if need be."""
+        self.require_no_links([key])
         with self._explained("write", key):
             # One request, however large: the parts of an upload that was killed would stay, unseen and paid for.
             self._repeat(lambda store: obstore.put(store, key, data, use_multipart=False), len(data))
@@ -134,6 +136,7 @@ class Storage:
     def put_new(self, key: str, data: bytes) -> bool:
         """Create-only write: False when the object is there already, which is then left as it was."""
         tries = 0
+        self.require_no_links([key])
 
         def request(store: Any) -> None:
             nonlocal tries
@@ -159,8 +162,27 @@ class Storage:
             meta["path"]: dict(meta) for meta in sorted(found, key=lambda meta: str(meta["path"])) if meta["path"]
         }
 
+    def found(self) -> list[str]:
+        """Every key here, in order: what may be deleted. On a disk links are keys themselves, and not followed."""
+        if self.folder is None:
+            return list(self.objects())
+        with self._explained("list", ""):
+            return sorted(key for key in _walk(self.folder) if not _STAGED.search(key))
+
+    def require_no_links(self, keys: Iterable[str]) -> None:
+        """Raise CacheError where a link lies on the way to one of ``keys``: it may lead to other people's files, so
+        nothing is written or deleted there. Reading follows links, and so does the way to the folder itself."""
+        if self.folder is None:
+            return
+        for key in keys:
+            if link := link_below(self.folder, self.folder / key):
+                raise CacheError(
+                    f"{link} is a link (to {link.readlink()}); nothing is written or deleted through it", LINK_HINT
+                )
+
     def delete(self, keys: list[str]) -> None:
         """Delete objects, the first before all others; one that is not there is fine."""
+        self.require_no_links(keys)
         for first, some in enumerate([keys[:1], *(keys[i : i + 1000] for i in range(1, len(keys), 1000))]):
             with self._explained("delete", some[0] if some else ""):
                 if self.bucket and first and self.bucket.location.scheme in S3:  # a thousand a request
@@ -180,9 +202,10 @@ class Storage:
             return 0
         staged = 0
         with self._explained("clean up", ""):
-            for path in self.folder.rglob("*#*"):
-                key, swept = _STAGED.subn("", path.relative_to(self.folder).as_posix())
-                if swept and ours(key) and path.is_file():
+            for name in _walk(self.folder):
+                key, swept = _STAGED.subn("", name)
+                path = self.folder / name
+                if swept and ours(key) and path.is_file() and not path.is_symlink():
                     path.unlink(missing_ok=True)
                     staged += 1
         return staged
@@ -215,6 +238,12 @@ class Storage:
             # obstore reports what the operating system said as text.
             local = next((hint for code, hint in HINTS.items() if os.strerror(code) in str(error)), None)
             raise CacheError(f"{what}: {explain(error)}", hint(error) or local) from error
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """The key of every file below, and of every link: ``walk`` counts these as files, and follows none."""
+    for at, _, names in folder.walk():
+        yield from ((at / name).relative_to(folder).as_posix() for name in names)
 
 
 def _make_folder(folder: Path) -> None:

@@ -12,7 +12,8 @@ from gdist.data_manifests import demo_folder
 from gdist.pipeline import console
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import GdistError
-from gdist.pipeline.run import Run, write_atomically
+from gdist.pipeline.files import write_atomically
+from gdist.pipeline.run import Run
 from gdist.pipeline.verify import verify
 from gdist.stages.bench import Bench
 from gdist.stages.evaluate import evaluate, show

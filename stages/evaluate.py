@@ -12,7 +12,7 @@ from gdist.pipeline import console
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.config import build, did_you_mean
 from gdist.pipeline.errors import UsageError
-from gdist.pipeline.run import Run, write_atomically
+from gdist.pipeline.run import Run
 from gdist.pipeline.splits import DataConfig
 from gdist.stages.bench import Bench
 from gdist.stages.fidelity import Fidelity, mean_cosine
@@ -55,7 +55,7 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "probes": bench.probe(run.name, lambda batch: hidden_states(student, batch), heard=heard),
         **bench.baselines,
     }
-    write_atomically(run.folder / "eval.json", json.dumps(result, indent=2))
+    run.write("eval.json", json.dumps(result, indent=2))
     return result
 
 

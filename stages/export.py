@@ -1,11 +1,12 @@
 """`gdist export`: a finished student in another tool's format, written beside its place, loaded back, then renamed.
 
 DIR/
-  gdist-export.json   what this is and where it comes from; its presence is what allows `gdist export` to overwrite
+  gdist-export.json   what this is, where it comes from and which files are its own: another export may replace these
   …                   the format's own files
 """
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import ExportError, RunError, UsageError
+from gdist.pipeline.files import foreign, open_to_all, write_atomically
 from gdist.pipeline.framing import RECEPTIVE_FIELD, SAMPLE_RATE
-from gdist.pipeline.run import Run, write_atomically
+from gdist.pipeline.run import Run
 from gdist.stages.exports import FORMATS, format_named
 from gdist.stages.exports.base import Export, Format
 from gdist.stages.frontend import normalize
@@ -49,12 +51,13 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
     chosen = {**form.OPTIONS, **given}
     run = Run.open(folder)
     what = Export(load_student(run).float().eval(), run, chosen)
-    _require_ours(out, name)
+    place = out.resolve()  # a link of this name stays, and leads to the export
+    _require_ours(place, out, name)
     workshop: Path | None = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place, so that a rename brings it there, and under a name that is nobody's.
-        workshop = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        workshop = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         staged = workshop / "new"
         staged.mkdir()
         own = form.write(what, staged)
@@ -76,14 +79,16 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
             **own,
         }
         provenance = run.provenance()
-        mark = {key: result[key] for key in ("format", "run", "student")} | {"provenance": provenance}
-        write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
         for cache in list(staged.rglob("__pycache__")):  # of loading it back
             shutil.rmtree(cache)
-        files = sorted(path for path in staged.rglob("*") if path.is_file())
-        result["files"] = [path.relative_to(staged).as_posix() for path in files]
-        result["bytes"] = sum(path.stat().st_size for path in files)
-        _put(staged, out, workshop / "earlier")
+        files = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
+        result["files"] = sorted([*files, MARK])
+        mark = {key: result[key] for key in ("format", "run", "student", "files")} | {"provenance": provenance}
+        write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
+        result["bytes"] = sum((staged / name).stat().st_size for name in result["files"])
+        open_to_all(staged)
+        _require_ours(place, out, name)
+        _put(staged, place, workshop / "earlier")
     except OSError as error:
         raise RunError(f"cannot write the export {out}: {error.strerror or error}", "choose another --out") from error
     finally:
@@ -129,12 +134,21 @@ def own_hidden_states(student: Student, waveform_S: Tensor) -> Tensor:
     return torch.cat(student(waveform_1S).hidden_states)
 
 
-def _require_ours(out: Path, name: str) -> None:
-    """An earlier export may be written over, and nothing else."""
-    if out.is_dir() and (not any(out.iterdir()) or (out / MARK).exists()):
+def _require_ours(place: Path, out: Path, name: str) -> None:
+    """An earlier export may be replaced, and nothing else: a file of anyone's inside one would go with it."""
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
-    if out.exists():
-        raise RunError(f"{out} is there and is no export of gdist's; it is left alone", f"--out {out}-{name}")
+    hint = f"--out {out}-{name}"
+    try:
+        files = json.loads((place / MARK).read_text(encoding="utf-8"))["files"]
+        ours = "|".join(re.escape(str(file)) for file in files)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{out} is there and is no export of gdist's; it is left alone", hint) from error
+    if others := foreign(place, rf"{ours}|(.+/)?__pycache__/[^/]+"):  # which Python writes when the code is used
+        raise RunError(
+            f"{out} also holds {', '.join(others[:3])}, which gdist did not write; it is left alone",
+            f"move it away, or {hint}",
+        )
 
 
 def export_command(folder: Path, name: str, out: Path, options: Mapping[str, Any], as_json: bool) -> int:

@@ -21,12 +21,12 @@ from gdist.pipeline.batch import Batch
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.loader import Loader
 from gdist.pipeline.run import Run
+from gdist.stages.checkpoint import MOMENTS, require_fit
 from gdist.stages.objective import Objective
 from gdist.stages.ranks import Ranks
 from gdist.stages.students import Student
 from gdist.stages.train_config import OptimConfig, TrainConfig
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 COINS, SOUNDS, A_RANK = 1 << 56, 1 << 57, 1 << 44  # seeds far enough apart that no two are the same
 
 
@@ -185,8 +185,21 @@ class Learner:
         run.save(step, files, state, optim.keep_checkpoints, optim.keep_every)
 
     def restore(self, run: Run, loader: Loader) -> tuple[int, float]:
-        """Go back to the newest checkpoint. Returns (step, seconds trained so far)."""
-        files, state = run.load(run.steps()[-1])
+        """Go back to the newest checkpoint. Returns (step, seconds trained so far).
+
+        Raises:
+            RunError: it is damaged, or not one of this run.
+        """
+        step = run.steps()[-1]
+        files, state = run.load(step)
+        wanted = {"model": self.student.state_dict()}
+        if self.average is not None:
+            wanted["average"] = self.average.state_dict()
+
+        def batches(epoch: int) -> int:
+            return len(loader.epoch_batches(epoch))
+
+        require_fit(run.checkpoint(step), step, files, state, wanted, self.params, batches)
         self.student.load_state_dict(files["model"])
         if self.average is not None:
             self.average.load_state_dict(files["average"])
@@ -197,7 +210,7 @@ class Learner:
                     for kind in MOMENTS
                 }
         loader.load_state_dict(state["loader"])
-        return int(state["step"]), float(state["seconds"])
+        return step, float(state["seconds"])
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:

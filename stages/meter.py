@@ -67,7 +67,7 @@ class Watch:
     def __init__(self, run: Run, step: int) -> None:
         run.rewind_metrics(step)
         self.run = run
-        self.curves = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1)
+        self.curves = SummaryWriter(str(run.own(run.folder / "tensorboard")), purge_step=step + 1)
 
     def report(self, row: dict[str, Any]) -> None:
         """One row, of one ``kind`` and ``step``."""

@@ -7,12 +7,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from gdist.pipeline import console
-from gdist.pipeline.errors import RunError
+from gdist.pipeline.errors import GdistError, RunError
 from gdist.stages.device import choose_device
 
 # DDP's destructor holds the interpreter's lock while it waits for gloo's threads, and these wait for the lock: the
@@ -43,14 +44,27 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What one rank does in here and fails at, all fail at: else the others would wait for it forever."""
+        """What one rank does in here and fails at, all fail at, with its message: else they would wait forever."""
         try:
             yield
-        except BaseException:
-            self.total(1.0)
+        except BaseException as error:
+            if self.total(1.0)[0]:
+                self._messages(error)
             raise
         if self.total(0.0)[0]:
-            raise RunError("another rank could not go on; its message says why")
+            raise next(filter(None, self._messages(None)))
+
+    def _messages(self, error: BaseException | None) -> list[RunError | None]:
+        """What each rank failed at, to be raised by those that did not."""
+        if self.world == 1:
+            return []
+        if isinstance(error, GdistError):
+            mine: tuple[str | None, str | None] = error.message, error.hint
+        else:
+            mine = "another rank could not go on; its message says why" if error else None, None
+        told: list[Any] = [None] * self.world
+        dist.all_gather_object(told, mine)
+        return [RunError(message, hint) if message else None for message, hint in told]
 
 
 @contextlib.contextmanager

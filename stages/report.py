@@ -13,7 +13,7 @@ import jinja2
 from gdist.pipeline import console
 from gdist.pipeline.config import to_toml
 from gdist.pipeline.errors import EXIT_OK, GdistError, UsageError
-from gdist.pipeline.run import write_atomically
+from gdist.pipeline.files import write_atomically
 from gdist.stages import report_figures, report_probes
 from gdist.stages.report_heat import heatmap
 from gdist.stages.report_probes import Task

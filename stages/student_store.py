@@ -1,7 +1,6 @@
 """A student's beginning and end: built for a cache's teacher, saved whole when it is finished, loaded again."""
 
 import json
-import shutil
 from pathlib import Path
 
 import safetensors.torch
@@ -10,7 +9,8 @@ import torch
 from gdist.pipeline import framing
 from gdist.pipeline.cache import Cache
 from gdist.pipeline.errors import CacheError, RunError
-from gdist.pipeline.run import Run, write_atomically
+from gdist.pipeline.files import write_atomically
+from gdist.pipeline.run import STUDENT_FILES, Run
 from gdist.stages.students import STUDENTS, Student, student_config
 from gdist.stages.train_config import STUDENT_DEFAULTS, TrainConfig
 
@@ -47,11 +47,8 @@ def layers_to_read(cache: Cache, student: Student, config: TrainConfig) -> list[
 
 def save_student(run: Run, student: Student) -> None:
     """The finished student, in Hugging Face's format, whole or not at all."""
-    staged = run.student.with_name("student.tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    save_student_to(staged, student)
-    shutil.rmtree(run.student, ignore_errors=True)
-    staged.rename(run.student)
+    with run.replacing(run.student, STUDENT_FILES) as staged:
+        save_student_to(staged, student)
 
 
 def save_student_to(folder: Path, student: Student) -> None:

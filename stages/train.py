@@ -46,7 +46,7 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
     Raises:
         CacheError, RunError, ConfigError: as their messages say; nothing written is lost.
     """
-    with join(config.train.device) as ranks:
+    with join(config.train.device) as ranks, contextlib.ExitStack() as alone:
         run = Run(out)
         with ranks.together():
             cache = run.open_cache(uri)
@@ -57,6 +57,7 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
             learner = Learner(student, config, ranks)
         with ranks.together():
             if ranks.first:
+                alone.enter_context(run.owned())
                 run.begin(to_tables(config), provenance(cache, student, config, splits, ranks))
         with ranks.together():
             if run.provenance()["cache_checksum"] != cache.gdist["checksum"]:
@@ -86,9 +87,11 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
     optim = learner.config.train
     step, seconds = 0, 0.0
     if run.steps():
-        step, seconds = learner.restore(run, loader)
+        with ranks.together():
+            step, seconds = learner.restore(run, loader)
         console.say(f"resuming {run.folder} after step {step}")
-    watch = Watch(run, step) if ranks.first else None
+    with ranks.together():
+        watch = Watch(run, step) if ranks.first else None
     began = time.monotonic() - seconds
     meter = Meter()
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gdist.pipeline.run import write_atomically
+from gdist.pipeline.files import write_atomically
 from gdist.stages.exports.base import Export
 from gdist.stages.exports.card import card
 from gdist.stages.exports.source import flat_sources, imported

@@ -1,0 +1,159 @@
+"""One training a run at a time: a file in the run's folder that names its owner, and that the kernel locks.
+
+The kernel lets go of the lock when the owner dies, however it dies, so a second training on the same machine refuses
+or takes over at once. Not every shared disk passes locks on to other machines. There the file itself tells: its owner
+keeps touching it, and whoever finds it watches for a sign of life. No clocks are compared.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import threading
+import time
+import uuid
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gdist.pipeline import console
+from gdist.pipeline.errors import RunError
+from gdist.pipeline.machine import alive, is_here, myself
+
+OWNER = "training.json"
+BEAT_SECONDS = 10.0
+PATIENCE_BEATS = 4  # a file that did not change for so long has lost its owner
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # what file systems without locks say
+
+
+class Owner:
+    """Own a run's folder for the length of a ``with``.
+
+    Raises:
+        RunError: on entry, another process trains there; or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, beat_seconds: float = BEAT_SECONDS) -> None:
+        self.folder, self.path, self.beat_seconds = folder, folder / OWNER, beat_seconds
+        self._about = {
+            "token": uuid.uuid4().hex,
+            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+            **myself(),
+        }
+        self._stop = threading.Event()
+        self._beating = threading.Thread(target=self._beat, name="owner", daemon=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self._file, locked = self._lock()
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror or error}", "choose another --out") from error
+        try:
+            self._wait_for_silence(locked)
+            self._write(0)
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._beating.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._beating.join()
+        with suppress(OSError):  # a file left behind is outwaited
+            if self._is_ours():
+                self.path.unlink()
+        os.close(self._file)
+
+    def require(self) -> None:
+        """Raise RunError where another process took over: before anything is written."""
+        if not self._is_ours():
+            raise RunError(
+                f"this process may no longer write to {self.folder}: {_named(self._read())} took over, or "
+                f"{self.path.name} was taken away",
+                "let the other one finish, or run the same command again; the checkpoints up to here are kept",
+            )
+
+    def _lock(self) -> tuple[int, bool]:
+        """The open file, and whether the kernel locks it for us (else this file system knows no locks)."""
+        while True:
+            # A link of this name would lead elsewhere.
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                raise self._refusal(self._read()) from None
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    return file, False
+                os.close(file)
+                raise
+            # The one before may have taken the file away between our opening and our locking it.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), self.path.lstat()):
+                    return file, True
+            os.close(file)
+
+    def _wait_for_silence(self, locked: bool) -> None:
+        """Return when whoever the file names is dead."""
+        seen, silent_since, told = self._read(), time.monotonic(), False
+        while seen and not (locked and is_here(seen)) and (living := alive(seen)) is not False:
+            if living:
+                raise self._refusal(seen)
+            if time.monotonic() - silent_since > PATIENCE_BEATS * self.beat_seconds:
+                return
+            if not told:
+                console.say(f"{_named(seen)} was at work on {self.folder}; watching whether it gives a sign of life")
+                told = True
+            time.sleep(self.beat_seconds / 10)
+            if (now := self._read()) != seen and now:
+                raise self._refusal(now)
+            seen = now
+
+    def _write(self, beat: int) -> None:
+        # In place, since the lock is the file's and not the name's; and through to where other machines read it.
+        text = json.dumps(self._about | {"beat": beat}, indent=2).encode() + b"\n"
+        os.pwrite(self._file, text, 0)
+        os.ftruncate(self._file, len(text))
+        os.fsync(self._file)
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._stop.wait(self.beat_seconds):
+            beat += 1
+            with suppress(OSError):  # a disk that is gone for a moment is no reason to stop
+                if not self._is_ours():
+                    return
+                self._write(beat)
+
+    def _is_ours(self) -> bool:
+        try:
+            same = os.path.samestat(os.fstat(self._file), self.path.lstat())
+        except OSError:
+            same = False
+        return same and self._read().get("token", self._about["token"]) == self._about["token"]
+
+    def _read(self) -> dict[str, Any]:
+        """Who owns the run; empty when nobody does, or the file was just being written."""
+        try:
+            document = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def _refusal(self, seen: dict[str, Any]) -> RunError:
+        return RunError(
+            f"another gdist train is at work on {self.folder}: {_named(seen)}",
+            "wait until it is done, stop it and run the same command again, or choose another --out",
+        )
+
+
+def _named(seen: dict[str, Any]) -> str:
+    if not seen:
+        return "another process"
+    return f"process {seen.get('pid')} on {seen.get('host')}, since {seen.get('since')}"
