@@ -34,7 +34,7 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy -p gdist.pipeline -p gdist.stages -p gdist.data_manifests
-	MYPYPATH=tests $(BIN)/mypy tests
+	$(BIN)/mypy tests
 
 # A process a core, of one thread each: threads of several processes would wait for each other's cores.
 tests: $(STAMP) browser $(S3PRL)/.installed

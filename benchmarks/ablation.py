@@ -33,19 +33,19 @@ from ablation_figure import drawing
 from ablation_page import Record, Results, page
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline.cache import Cache
+from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.config import differences, to_tables
 from gdist.pipeline.files import write_atomically
+from gdist.pipeline.loading.splits import DataConfig
 from gdist.pipeline.run import Run
-from gdist.pipeline.splits import DataConfig
-from gdist.stages.bench import Bench
-from gdist.stages.evaluate import evaluate
-from gdist.stages.extract import extract
-from gdist.stages.extract_plan import ExtractConfig
-from gdist.stages.fidelity import mean_cosine
-from gdist.stages.probes.base import Example
-from gdist.stages.train import train
-from gdist.stages.train_config import TrainConfig, load_config
+from gdist.stages.evaluate.bench import Bench
+from gdist.stages.evaluate.evaluate import evaluate
+from gdist.stages.evaluate.fidelity import mean_cosine
+from gdist.stages.evaluate.probes.base import Example
+from gdist.stages.extract.extract import extract
+from gdist.stages.extract.plan import ExtractConfig
+from gdist.stages.train.config import TrainConfig, load_config
+from gdist.stages.train.train import train
 
 NOTES = re.compile(r"<!-- notes -->.*?<!-- /notes -->", re.DOTALL)
 

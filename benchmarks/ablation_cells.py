@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 
-from gdist.stages.train_config import TrainConfig
+from gdist.stages.train.config import TrainConfig
 
 RECIPE = "ablation"
 HISTORIES, SKIPS, OUTPUTS = ("student", "teacher", "mixed", "all"), ("true", "false"), ("linear", "none")

@@ -18,7 +18,7 @@ from ablation_cells import (
     row_name,
 )
 
-from gdist.stages.train_config import TrainConfig, recipe_path
+from gdist.stages.train.config import TrainConfig, recipe_path
 
 Record = dict[str, Any]
 """One judged run: see ``record`` in ablation.py."""

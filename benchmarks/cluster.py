@@ -2,8 +2,8 @@
 
 two    Real: two local workers against one, the whole of stage one, each worker pinned to a core. In alternation.
 many   Simulated: 1 to 64 workers and an object store. Real are Dask's scheduler (a process of its own), its workers
-       (each its own connections and threads, 16 to a process), TCP between them, and `gdist.pipeline.cluster`, which
-       hands out the packs. Simulated, by sleeping, are what a worker waits for: its audio, its GPU, its puts.
+       (each its own connections and threads, 16 to a process), TCP between them, and `gdist.pipeline.cluster`,
+       which hands out the packs. Simulated, by sleeping, are what a worker waits for: its audio, its GPU, its puts.
 """
 
 import argparse
@@ -27,12 +27,14 @@ from pathlib import Path
 import psutil
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline import cluster, crew
-from gdist.pipeline.cache import BUCKET_WRITERS
-from gdist.pipeline.manifest import Manifest
-from gdist.stages import extract, extract_cluster
-from gdist.stages.extract_plan import ExtractConfig
-from gdist.stages.extractor import LANES
+from gdist.pipeline.cache.cache import BUCKET_WRITERS
+from gdist.pipeline.cluster import crew
+from gdist.pipeline.cluster import workers as cluster
+from gdist.pipeline.manifest.table import Manifest
+from gdist.stages.extract import cluster as extract_cluster
+from gdist.stages.extract import extract
+from gdist.stages.extract.extractor import LANES
+from gdist.stages.extract.plan import ExtractConfig
 
 # --- two over one, real ---------------------------------------------------------------------------------------------
 

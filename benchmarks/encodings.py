@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline.cache import Cache
-from gdist.pipeline.encodings import ENCODINGS
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.run import Run
-from gdist.stages.bench import Bench
-from gdist.stages.evaluate import evaluate
-from gdist.stages.extract import extract
-from gdist.stages.extract_plan import ExtractConfig
-from gdist.stages.statistics import combined
-from gdist.stages.train import train
-from gdist.stages.train_config import load_config
+from gdist.stages.evaluate.bench import Bench
+from gdist.stages.evaluate.evaluate import evaluate
+from gdist.stages.extract.extract import extract
+from gdist.stages.extract.layer_statistics import combined
+from gdist.stages.extract.plan import ExtractConfig
+from gdist.stages.train.config import load_config
+from gdist.stages.train.train import train
 
 
 def stored(encoding: str, folder: Path) -> dict[str, Any]:

@@ -37,12 +37,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gdist.data_manifests import demo_folder
 from gdist.pipeline import audio, framing
-from gdist.pipeline.cache import Cache
-from gdist.pipeline.manifest import Manifest, Utterance
-from gdist.stages.batching import batches
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.stages.device import keep_freed_memory
-from gdist.stages.extract import run_here
-from gdist.stages.extract_plan import ExtractConfig, make_plan, measure
+from gdist.stages.extract.batching import batches
+from gdist.stages.extract.extract import run_here
+from gdist.stages.extract.plan import ExtractConfig, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
 from gdist.stages.teachers.base import PRECISIONS
 from gdist.stages.teachers.packed import PackedLinear, can_pack

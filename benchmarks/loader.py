@@ -39,12 +39,14 @@ import numpy as np
 import obstore
 import torch
 
-from gdist.pipeline import arrays, framing, layout, loader
-from gdist.pipeline.batch import Selection
-from gdist.pipeline.cache import Cache
-from gdist.pipeline.loader import Loader
-from gdist.pipeline.plan import WAVEFORM, Plan, layer_arrays, layer_name
-from gdist.pipeline.shards import Layout, crc32c, zstd
+from gdist.pipeline import framing
+from gdist.pipeline.cache import arrays, layout
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_arrays, layer_name
+from gdist.pipeline.cache.shards import Layout, crc32c, zstd
+from gdist.pipeline.loading import loader
+from gdist.pipeline.loading.batch import Selection
+from gdist.pipeline.loading.loader import Loader
 
 DIM, LAYERS = 768, range(13)
 

@@ -38,7 +38,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from gdist.pipeline import framing
-from gdist.stages.exports.onnx_fidelity import bundled
+from gdist.stages.export.formats.onnx_fidelity import bundled
 from gdist.stages.students import STUDENTS as KINDS
 from gdist.stages.students import student_config
 
@@ -57,9 +57,9 @@ def prepare(source: str, folder: Path) -> None:
     """Every student as PyTorch's and ONNX's files."""
     import onnx
 
-    from gdist.stages.exports.onnx import graph_of
-    from gdist.stages.exports.onnx_quantize import quantize
-    from gdist.stages.student_store import save_student_to
+    from gdist.stages.export.formats.onnx import graph_of
+    from gdist.stages.export.formats.onnx_quantize import quantize
+    from gdist.stages.train.student_store import save_student_to
 
     teacher = AutoConfig.from_pretrained(source).to_dict() | {"do_normalize": False}
     for name, kind in STUDENTS.items():
@@ -86,7 +86,7 @@ def load(form: str, source: str, folder: Path, threads: int) -> Hear:
     """The form, ready to hear."""
     name, *kind = form.split()
     if "onnx" in kind:
-        from gdist.stages.exports.onnx import open_session
+        from gdist.stages.export.formats.onnx import open_session
 
         session = open_session(files(form, source, folder), threads)
 

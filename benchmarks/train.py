@@ -33,19 +33,20 @@ import numpy as np
 import torch
 from extract import speech, wavlm_base
 
-from gdist.pipeline import framing, loader
-from gdist.pipeline.batch import Batch, Selection
-from gdist.pipeline.cache import Cache, Span
-from gdist.pipeline.loader import Loader
+from gdist.pipeline import framing
+from gdist.pipeline.cache.cache import Cache, Span
+from gdist.pipeline.loading import loader
+from gdist.pipeline.loading.batch import Batch, Selection
+from gdist.pipeline.loading.loader import Loader
 from gdist.stages.device import keep_freed_memory
-from gdist.stages.extract import extract
-from gdist.stages.extract_plan import ExtractConfig
-from gdist.stages.learner import Learner
-from gdist.stages.objective import Lesson
-from gdist.stages.student_store import build_student
+from gdist.stages.extract.extract import extract
+from gdist.stages.extract.plan import ExtractConfig
 from gdist.stages.teachers import Teacher, load_teacher
-from gdist.stages.train import train
-from gdist.stages.train_config import TrainConfig, load_config
+from gdist.stages.train.config import TrainConfig, load_config
+from gdist.stages.train.learner import Learner
+from gdist.stages.train.objective import Lesson
+from gdist.stages.train.student_store import build_student
+from gdist.stages.train.train import train
 
 # The name of a row → the student's settings and train.layers_per_step of (a) and (c).
 STUDENTS: dict[str, tuple[tuple[str, ...], int]] = {

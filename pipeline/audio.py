@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gdist.pipeline.errors import AudioError, UsageError
 from gdist.pipeline.framing import SAMPLE_RATE, resampled_length
-from gdist.pipeline.places import RemotePath, is_uri
+from gdist.pipeline.storage.paths import RemotePath, is_uri
 
 if TYPE_CHECKING:
     from torch import Tensor

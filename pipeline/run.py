@@ -23,12 +23,12 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from gdist.pipeline.cache import Cache
+from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.config import Tables, differences, read_toml, signature, to_toml
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, RunError
 from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
-from gdist.pipeline.owner import OWNER, Owner
+from gdist.stages.train.owner import OWNER, Owner
 
 # What may change between a run and its resumption without changing what is computed (the device: but for last bits).
 FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "device"}}

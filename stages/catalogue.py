@@ -1,7 +1,7 @@
 """What there is to choose from: `gdist students`, `gdist teachers` and `gdist encodings`."""
 
 from gdist.pipeline import console
-from gdist.pipeline.encodings import ENCODINGS
+from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.errors import EXIT_OK
 
 

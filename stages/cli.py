@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED, EXIT_QUARANTINED, GdistError
-from gdist.stages.exports import FORMATS
+from gdist.stages.export.formats import FORMATS
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -141,7 +141,7 @@ def manifest_check(path: str, audio: bool, as_json: bool) -> int:
 def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Answers before anything else is asked for, as --version does."""
     if wanted:
-        from gdist.stages.prices import shipped
+        from gdist.stages.estimate.prices import shipped
 
         click.echo(shipped().read_text(encoding="utf-8"), nl=False)
         context.exit()
@@ -182,7 +182,7 @@ def plan_command(prices: Path | None, as_json: bool, **options: Any) -> int:
     Example:  gdist plan --teacher microsoft/wavlm-base-plus --hours 960
     Example:  gdist plan --teacher microsoft/wavlm-base-plus --manifest libri.parquet --measure --prices mine.toml
     """
-    from gdist.stages.estimate import EstimateConfig, plan_command
+    from gdist.stages.estimate.estimate import EstimateConfig, plan_command
 
     return plan_command(EstimateConfig(**options), prices, as_json)
 
@@ -221,8 +221,8 @@ def extract_command(as_json: bool, **options: Any) -> int:
     Example:  gdist extract --teacher microsoft/wavlm-base-plus --manifest libri.parquet --cache s3://bucket/libri
     """
     from gdist.pipeline import console
-    from gdist.stages import extract
-    from gdist.stages.extract_plan import ExtractConfig
+    from gdist.stages.extract import extract
+    from gdist.stages.extract.plan import ExtractConfig
 
     result = extract.extract(ExtractConfig(**options))
     if as_json:
@@ -241,9 +241,9 @@ def inspect_command(uri: str, as_json: bool) -> int:
     \b
     Example:  gdist inspect s3://bucket/libri
     """
-    from gdist.stages import inspect
+    from gdist.stages.extract import inspection
 
-    return inspect.inspect_command(uri, as_json)
+    return inspection.inspect_command(uri, as_json)
 
 
 @command(main, "verify", short_help="Read every byte of a cache against its checksums; mend it.")
@@ -264,10 +264,10 @@ def verify_command(
     \b
     Example:  gdist verify s3://bucket/libri --repair
     """
-    from gdist.stages import inspect
-    from gdist.stages.repair import Sources
+    from gdist.stages.extract import inspection
+    from gdist.stages.extract.repair import Sources
 
-    return inspect.verify_command(uri, as_json, Sources(teacher, manifest, device) if repair else None)
+    return inspection.verify_command(uri, as_json, Sources(teacher, manifest, device) if repair else None)
 
 
 @command(main, "train", short_help="Stage two: cache → student.")
@@ -293,8 +293,8 @@ def train_command(
         # DDP warns each rank that parameters may be used by every step, which is so for some students and not others.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from gdist.pipeline import console
-    from gdist.stages import train
-    from gdist.stages.train_config import load_config
+    from gdist.stages.train import train
+    from gdist.stages.train.config import load_config
 
     result = train.train(cache, out, load_config(recipe, student, settings))
     if result is not None and as_json:
@@ -323,7 +323,7 @@ def eval_command(runs: tuple[Path, ...], cache: str | None, probes: str, control
     Example:  gdist eval runs/first runs/second
               gdist eval runs/first --probes ks,asv --control
     """
-    from gdist.stages import evaluate
+    from gdist.stages.evaluate import evaluate
 
     return evaluate.eval_command(list(runs), cache, probes, control, as_json)
 
@@ -337,9 +337,9 @@ def report_command(runs: tuple[Path, ...], out: Path) -> int:
     \b
     Example:  gdist report runs/first runs/second --out report.html
     """
-    from gdist.stages import report
+    from gdist.stages.report import page
 
-    return report.report_command(list(runs), out)
+    return page.report_command(list(runs), out)
 
 
 @command(main, "export", short_help="A finished student in another tool's format.")
@@ -364,7 +364,7 @@ def export_command(run: Path, name: str, out: Path, as_json: bool, **options: An
     \b
     Example:  gdist export runs/first --format hf --out exports/first
     """
-    from gdist.stages import export
+    from gdist.stages.export import export
 
     return export.export_command(run, name, out, options, as_json)
 

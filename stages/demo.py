@@ -10,18 +10,18 @@ from typing import Any
 
 from gdist.data_manifests import demo_folder
 from gdist.pipeline import console
-from gdist.pipeline.cache import Cache
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.verify import verify
 from gdist.pipeline.errors import GdistError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import Run
-from gdist.pipeline.verify import verify
-from gdist.stages.bench import Bench
-from gdist.stages.evaluate import evaluate, show
-from gdist.stages.extract import extract
-from gdist.stages.extract_plan import ExtractConfig
-from gdist.stages.report import RunSummary, write_report
-from gdist.stages.train import train
-from gdist.stages.train_config import load_config
+from gdist.stages.evaluate.bench import Bench
+from gdist.stages.evaluate.evaluate import evaluate, show
+from gdist.stages.extract.extract import extract
+from gdist.stages.extract.plan import ExtractConfig
+from gdist.stages.report.page import RunSummary, write_report
+from gdist.stages.train.config import load_config
+from gdist.stages.train.train import train
 
 STUDENTS = ("gendistiller", "distilhubert")
 PROBES = ["ks", "qbe", "sid", "lid"]  # those that take seconds; `gdist eval` has more

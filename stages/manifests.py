@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, EXIT_QUARANTINED
-from gdist.pipeline.manifest import Manifest, Problem, build, check
+from gdist.pipeline.manifest.table import Manifest, Problem, build, check
 
 SHOWN = 20  # problems listed for people; --json lists them all
 

@@ -14,10 +14,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline.manifest import Manifest
+from gdist.pipeline.manifest.table import Manifest
 from gdist.stages.cli import main
-from gdist.stages.extract import extract
-from gdist.stages.extract_plan import ExtractConfig
+from gdist.stages.extract.extract import extract
+from gdist.stages.extract.plan import ExtractConfig
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 PACK_FRAMES = 512  # small packs, so that a minute of speech fills several

@@ -16,7 +16,7 @@ import soundfile
 from click.testing import Result
 from conftest import contents, make_teacher, mounted
 
-from gdist.pipeline.cache import Cache
+from gdist.pipeline.cache.cache import Cache
 
 Gdist = Callable[..., Result]
 RATE = 16_000

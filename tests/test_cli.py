@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from gdist.pipeline.encodings import ENCODINGS
+from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.errors import CacheError, UsageError
 from gdist.stages.cli import main
 

@@ -10,10 +10,10 @@ from click.testing import Result
 from conftest import contents
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline.manifest import Manifest
+from gdist.pipeline.manifest.table import Manifest
 from gdist.stages import demo
 from gdist.stages.demo import beats_references
-from gdist.stages.train_config import TrainConfig, load_config
+from gdist.stages.train.config import TrainConfig, load_config
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ from click.testing import Result
 from conftest import contents, extracted
 from test_train import Killed, curves, kill_at, run, short
 
-from gdist.pipeline.cache import Cache
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.plan import FOLDERS, LOCK, PLANNING, is_ours
 from gdist.pipeline.errors import CacheError, RunError
 from gdist.pipeline.files import foreign, write_atomically
-from gdist.pipeline.manifest import Manifest
-from gdist.pipeline.plan import FOLDERS, LOCK, PLANNING, is_ours
+from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.run import Run
-from gdist.pipeline.storage import Storage
-from gdist.stages.repair import Sources, repair
-from gdist.stages.report import RunSummary, write_report
+from gdist.pipeline.storage.objects import Storage
+from gdist.stages.extract.repair import Sources, repair
+from gdist.stages.report.page import RunSummary, write_report
 
 Gdist = Callable[..., Result]
 

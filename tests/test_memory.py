@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from conftest import make_teacher
 
-from gdist.pipeline.manifest import Manifest
+from gdist.pipeline.manifest.table import Manifest
 
 PACK_FRAMES = 16_384
 LAYERS, DIM = 6, 96
@@ -18,9 +18,9 @@ PACK_BYTES = PACK_FRAMES * (LAYERS * DIM * 4 + 640)  # a pack's rows: fp32, and 
 PEAKS = """
 import json, resource, sys
 import torch
-from gdist.pipeline.cache import Cache
-from gdist.stages.extract import extract
-from gdist.stages.extract_plan import ExtractConfig
+from gdist.pipeline.cache.cache import Cache
+from gdist.stages.extract.extract import extract
+from gdist.stages.extract.plan import ExtractConfig
 
 peaks, commit = [], Cache.commit
 

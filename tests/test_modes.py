@@ -16,10 +16,10 @@ import torch
 torch.set_num_threads(1)
 from conftest import extracted
 from test_train import run, short
-from gdist.pipeline.manifest import Manifest
-from gdist.stages.evaluate import eval_command
-from gdist.stages.export import export
-from gdist.stages.report import report_command
+from gdist.pipeline.manifest.table import Manifest
+from gdist.stages.evaluate.evaluate import eval_command
+from gdist.stages.export.export import export
+from gdist.stages.report.page import report_command
 teacher, speech, out = map(Path, sys.argv[2:])
 Manifest.read(speech).write(out / "made" / "m.parquet")
 extracted(teacher, out / "made" / "m.parquet", out / "cache", encoding="rvq")

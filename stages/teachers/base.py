@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError, TeacherError
-from gdist.stages.frontend import Frontend, FrontendConfig, frame_mask, normalize, zero_padding
+from gdist.stages.frontend.frontend import Frontend, FrontendConfig, frame_mask, normalize, zero_padding
 from gdist.stages.teachers.packed import can_pack, pack, pack_frontend
 
 # tf32 is float32 whose products a GPU rounds to 10 bits of mantissa.
@@ -57,7 +57,7 @@ class Teacher:
         family: the key in ``FAMILIES``.
         num_layers: Transformer layers, L; there are L + 1 hidden states.
         dim: features of each, D.
-        do_normalize: whether the waveform is normalised first (see :func:`gdist.stages.frontend.normalize`).
+        do_normalize: whether the waveform is normalised first (see :func:`gdist.stages.frontend.frontend.normalize`).
         fingerprint: sha256 (hex) over the weights in use and the config fields that matter.
         config: the Hugging Face config as a JSON-able dictionary, with ``do_normalize`` beside it.
         device: where it computes.
@@ -143,7 +143,7 @@ class Teacher:
         return hidden
 
     def frontend_tensors(self) -> dict[str, Tensor]:
-        """The state dict of :class:`gdist.stages.frontend.Frontend`, float32 on the CPU."""
+        """The state dict of :class:`gdist.stages.frontend.frontend.Frontend`, float32 on the CPU."""
         return {name: t.detach().cpu().clone() for name, t in self._frontend.state_dict().items()}
 
     def layer_tensors(self, n: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gdist.stages.frontend import BLOCK_FRAMES, Frontend
+from gdist.stages.frontend.frontend import BLOCK_FRAMES, Frontend
 
 ROWS = 1600  # frames of a usual batch, 32 s: what the layout is chosen for; others only cost a little speed
 SMALLEST = 2**11  # weights with fewer numbers gain nothing

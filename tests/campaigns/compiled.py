@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from test_train import short
 
-from gdist.pipeline.cache import Cache
-from gdist.pipeline.loader import Loader
-from gdist.stages.learner import Learner
-from gdist.stages.student_store import build_student
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.loading.loader import Loader
+from gdist.stages.train.learner import Learner
+from gdist.stages.train.student_store import build_student
 
 
 def test_compiled_learns_as_uncompiled(tiny_cache: Path) -> None:

@@ -22,12 +22,12 @@ from test_cluster import Running
 from test_extract import Nursery, command
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline import cluster
-from gdist.pipeline.cache import Cache
-from gdist.pipeline.manifest import Manifest
-from gdist.pipeline.storage import Storage
-from gdist.pipeline.verify import verify
-from gdist.stages.extractor import LANES
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.verify import verify
+from gdist.pipeline.cluster import workers as cluster
+from gdist.pipeline.manifest.table import Manifest
+from gdist.pipeline.storage.objects import Storage
+from gdist.stages.extract.extractor import LANES
 
 nursery, bucket = test_extract.nursery, test_extract.bucket
 KINDS = ("process", "client", "worker", "scheduler")  # of one box; of a cluster

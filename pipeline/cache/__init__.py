@@ -1,0 +1,1 @@
+"""The cache: its plan, its layout, its bytes, and how they are checked."""

@@ -1,0 +1,108 @@
+"""One extraction a cache at a time: a lock object that its owner keeps touching.
+
+A second extraction refuses while the first gives signs of life, and takes over when it gives none. No clocks are
+compared: whoever finds a lock watches whether it changes. An owner that was killed on the same machine is known to
+be dead at once.
+"""
+
+import json
+import threading
+import time
+import uuid
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from gdist.pipeline import console
+from gdist.pipeline.cache.plan import LOCK
+from gdist.pipeline.errors import CacheError, CacheLockedError
+from gdist.pipeline.machine import alive, myself
+from gdist.pipeline.storage.objects import Storage, canonical
+
+BEAT_SECONDS = 10.0
+PATIENCE_BEATS = 4  # a lock that did not change for so long has lost its owner
+
+
+class Lock:
+    """Hold the lock of a cache for the length of a ``with``.
+
+    Raises:
+        CacheLockedError: on entry, another process is extracting into the cache.
+    """
+
+    def __init__(self, storage: Storage, beat_seconds: float = BEAT_SECONDS) -> None:
+        self.storage, self.beat_seconds = storage, beat_seconds
+        self.token = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._beating = threading.Thread(target=self._beat, name="lock", daemon=True)
+
+    def __enter__(self) -> Self:
+        if not self.storage.put_new(LOCK, self._document(0)):
+            self._wait_for_silence()
+            self.storage.put(LOCK, self._document(0))
+        self._beating.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._beating.join()
+        with suppress(CacheError):  # what went wrong above says more; a lock left behind is outwaited
+            if owner(self.storage).get("token") == self.token:
+                self.storage.delete([LOCK])
+
+    def _document(self, beat: int) -> bytes:
+        return canonical({"token": self.token, "beat": beat, **myself()})
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._stop.wait(self.beat_seconds):
+            beat += 1
+            # A bucket that cannot be reached for a moment is no reason to stop: commits find out for themselves.
+            with suppress(CacheError):
+                if owner(self.storage).get("token") != self.token:
+                    return
+                self.storage.put(LOCK, self._document(beat))
+
+    def _wait_for_silence(self) -> None:
+        seen, silent_since = owner(self.storage), time.monotonic()
+        told = False
+        while seen and alive(seen) is not False:
+            if time.monotonic() - silent_since > PATIENCE_BEATS * self.beat_seconds:
+                return
+            if alive(seen):
+                raise self._refusal(seen)
+            if not told:
+                console.say("another extraction's lock lies on the cache; watching whether it gives a sign of life")
+                told = True
+            time.sleep(self.beat_seconds / 10)
+            if (now := owner(self.storage)) != seen and now:
+                raise self._refusal(now)
+            seen = now or {}
+
+    def _refusal(self, seen: dict[str, Any]) -> CacheLockedError:
+        return CacheLockedError(
+            f"another extraction is writing to {self.storage.uri} (process {seen.get('pid')} on {seen.get('host')})",
+            "wait until it is done, or stop it and run the same command again",
+        )
+
+
+def require_token(storage: Storage, token: str) -> None:
+    """Raise CacheLockedError unless the lock is still the one with ``token``: before anything is committed."""
+    seen = owner(storage)
+    if seen.get("token") != token:
+        who = f"process {seen.get('pid')} on {seen.get('host')}" if seen else "the one that held its lock has ended"
+        raise CacheLockedError(
+            f"this process may no longer write to {storage.uri}: another extraction took over ({who})",
+            "let the other one finish; what was committed is kept",
+        )
+
+
+def owner(storage: Storage) -> dict[str, Any]:
+    """Who holds the lock; empty when nobody does."""
+    try:
+        document: dict[str, Any] = json.loads(storage.get(LOCK))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return document

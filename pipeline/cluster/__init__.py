@@ -1,0 +1,1 @@
+"""Workers on other processes and machines, through Dask."""

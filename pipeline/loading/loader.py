@@ -1,0 +1,242 @@
+"""Batches from the cache, in an order that is a pure function of (seed, epoch).
+
+Packs are permuted, utterances shuffled within a window of packs (so that reads stay near each other), then grouped
+by length into batches of so many seconds. Each rank reads its share of every batch's rows. Threads read ahead, a few
+batches at most. The state is (epoch, position), the same for every rank and any number of them: resuming costs
+nothing.
+
+Axes: B batch, L layers, T frames, D features, S samples.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdist.pipeline import framing
+from gdist.pipeline.audio import to_float
+from gdist.pipeline.cache.cache import Cache, Span
+from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.console import say
+from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.loading.batch import Batch, Buffers, Choose, Selection
+from gdist.pipeline.storage.locations import in_shell
+
+WINDOW_PACKS = 8
+PREFETCH = 3  # batches read ahead of the one in use
+READERS, BUCKET_READERS = 1, 3  # threads that read them; a bucket is all waiting
+RESIDENT_BYTES = 2_000_000_000  # a selection smaller than this is read once and kept in memory
+
+
+class Loader:
+    """An endless iterator of training batches; :meth:`once` passes over the utterances a single time, in order.
+
+    Args:
+        choose: which layers, and whether audio, are read for a batch; a :class:`Selection` where all read the same.
+        layers: all that may ever be chosen, the selection's when None: where they fit, what was read stays in memory.
+        batch_seconds: audio a batch, of all ranks together and padding included.
+        device: where hidden states are decoded: only what is stored travels there.
+        rank, world: of a batch's rows, sorted by length, this process reads every ``world``-th from ``rank`` on.
+        skip_damaged: leave damaged utterances out, and say so, instead of raising.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        entries: Sequence[Entry],
+        choose: Choose | Selection,
+        batch_seconds: float,
+        crop_seconds: float = 0.0,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: str = "cpu",
+        skip_damaged: bool = False,
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        self.cache, self.entries = cache, list(entries)
+        self.choose: Choose = (lambda rng: choose) if isinstance(choose, Selection) else choose
+        self.batch_frames = max(int(batch_seconds * framing.FRAMES_PER_SECOND), 1)
+        self.crop_frames = int(crop_seconds * framing.FRAMES_PER_SECOND)
+        self.seed, self.rank, self.world, self.device = seed, rank, world, device
+        self.skip_damaged = skip_damaged
+        self.damaged: dict[str, str] = {}  # utterance id → what is wrong with it
+        self.epoch, self.position = 0, 0
+        self._buffers = Buffers(PREFETCH + 3)
+        if layers is None:
+            layers = choose.layers if isinstance(choose, Selection) else cache.layers
+        frames = sum(e.num_frames for e in self.entries)
+        resident = frames * (4 * cache.identity["dim"] * len(layers) + 2 * framing.HOP) <= RESIDENT_BYTES
+        self._resident: dict[tuple[str, int], Any] | None = {} if resident else None
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the consumer stands; batches that were only read ahead do not count."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after the batch that was consumed last."""
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def epoch_batches(self, epoch: int) -> list[list[Span]]:
+        """All batches of an epoch, for all ranks: a pure function of (entries, seed, epoch)."""
+        rng = np.random.default_rng([self.seed, epoch])
+        packs = rng.permutation(sorted({e.pack for e in self.entries}))
+        window_of = {int(pack): place // WINDOW_PACKS for place, pack in enumerate(packs)}
+        windows: dict[int, list[Entry]] = {}
+        for entry in self.entries:
+            windows.setdefault(window_of[entry.pack], []).append(entry)
+        batches: list[list[Span]] = []
+        for _, members in sorted(windows.items()):
+            spans = [self._crop(members[i], rng) for i in rng.permutation(len(members))]
+            # Within a shuffled window, like lengths go together; the noise keeps the same ones from meeting forever.
+            noisy = np.array([frames for _, _, frames in spans]) * rng.uniform(0.9, 1.1, len(spans))
+            grouped = group([spans[i] for i in np.argsort(noisy, kind="stable")], self.batch_frames)
+            batches += [grouped[i] for i in rng.permutation(len(grouped))]
+        return batches
+
+    def _crop(self, entry: Entry, rng: np.random.Generator) -> Span:
+        if not self.crop_frames or entry.num_frames <= self.crop_frames:
+            return entry, 0, entry.num_frames
+        grid = min(int(self.cache.identity["chunk_frames"]), self.crop_frames)
+        last = -(-(entry.num_frames - self.crop_frames) // grid)  # from here on the crop reaches the end
+        first = grid * int(rng.integers(last + 1))
+        return entry, first, min(self.crop_frames, entry.num_frames - first)
+
+    def __iter__(self) -> Generator[Batch]:
+        assert self.entries, "an endless iterator over nothing would never yield"
+        upcoming = self._upcoming(self.epoch, self.position)
+        pool = ThreadPoolExecutor(READERS if self.cache.storage.folder else BUCKET_READERS, "gdist-reader")
+        ahead: deque[Future[Batch | None]] = deque()
+        lost = 0
+        try:
+            while lost <= len(self.entries):
+                ahead.extend(pool.submit(self._read_share, *next(upcoming)) for _ in range(PREFETCH + 1 - len(ahead)))
+                batch = ahead.popleft().result()
+                if batch is None:  # every row was damaged
+                    lost += 1
+                    continue
+                lost = 0
+                self.epoch, self.position = batch.position
+                yield batch
+            raise CacheDamagedError(
+                f"every utterance to train on is damaged in the cache {self.cache.uri}",
+                f"gdist verify {in_shell(self.cache.uri)} --repair",
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _upcoming(self, epoch: int, position: int) -> Iterator[tuple[list[Span], Selection, tuple[int, int]]]:
+        """Every batch from a position on, for all ranks, and what is read for it."""
+        while True:
+            batches = self.epoch_batches(epoch)
+            for place in range(position, len(batches)):
+                selection = self.choose(np.random.default_rng([self.seed, epoch, place, 1]))
+                yield batches[place], selection, (epoch, place + 1)
+            epoch, position = epoch + 1, 0
+
+    def _read_share(self, spans: list[Span], selection: Selection, position: tuple[int, int]) -> Batch | None:
+        rows = range(self.rank, len(spans), self.world)
+        batch = self.read([spans[row] for row in rows], selection, position)
+        if batch.idle and self.world == 1:
+            return None
+        lost = {entry.id for entry, _, _ in spans} - set(batch.ids) if self.damaged else set()
+        return replace(
+            batch,
+            all_ids=tuple(entry.id for entry, _, _ in spans),
+            rows=tuple(row for row in rows if spans[row][0].id not in lost),
+            total_frames=sum(frames for _, _, frames in spans),
+        )
+
+    def once(self, selection: Selection, entries: Sequence[Entry] | None = None) -> Iterator[Batch]:
+        """Every utterance (or each of ``entries``) whole, exactly once, longest first: this rank's share."""
+        spans: list[Span] = [(e, 0, e.num_frames) for e in (self.entries if entries is None else entries)]
+        for spans_of_batch in group(sorted(spans, key=lambda span: -span[2]), self.batch_frames):
+            if (batch := self._read_share(spans_of_batch, selection, (0, 0))) is not None:
+                yield batch
+
+    def read(self, spans: Sequence[Span], selection: Selection, position: tuple[int, int] = (0, 0)) -> Batch:
+        """Read and pad the rows of one batch."""
+        try:
+            return self._assemble(spans, selection, position)
+        except CacheDamagedError:
+            if not self.skip_damaged:
+                raise
+        return self._assemble([span for span in spans if self._is_whole(span, selection)], selection, position)
+
+    def _is_whole(self, span: Span, selection: Selection) -> bool:
+        try:
+            self._assemble([span], selection, (0, 0))
+        except CacheDamagedError as error:
+            name = span[0].id
+            if name not in self.damaged:
+                say(f"left out, as data.skip_damaged asks: {name}: {error.message}", style="yellow")
+            self.damaged[name] = error.message
+            return False
+        return True
+
+    def _assemble(self, spans: Sequence[Span], selection: Selection, position: tuple[int, int]) -> Batch:
+        idle = not spans
+        num_frames_B = torch.tensor([frames for _, _, frames in spans] or [1])
+        layers, dim = selection.layers, self.cache.identity["dim"]
+        shape = (len(num_frames_B), len(layers), int(num_frames_B.max()), dim)
+        hidden_BLTD = self._buffers.take(shape, self.device)
+        for row, frames in enumerate([0] if idle else num_frames_B.tolist()):
+            hidden_BLTD[row, :, frames:] = 0
+        for place, layer in enumerate(() if idle else layers):
+            self._hidden(layer, spans, [h[:n] for h, (_, _, n) in zip(hidden_BLTD[:, place], spans, strict=True)])
+        num_samples_B = torch.tensor([framing.num_samples_for(frames) for frames in num_frames_B.tolist()])
+        waveform_BS = None
+        if selection.waveforms:
+            pieces = [] if idle else self.cache.waveform(spans)
+            if pieces:
+                num_samples_B = torch.tensor([len(piece) for piece in pieces])
+            shape_BS, pinned = (len(num_samples_B), int(num_samples_B.max())), self.device.startswith("cuda")
+            waveform_BS = torch.zeros(shape_BS, pin_memory=pinned)
+            for row, piece in enumerate(pieces):
+                waveform_BS[row, : len(piece)] = to_float(piece)
+        ids = tuple(entry.id for entry, _, _ in spans)
+        return Batch(
+            ids,
+            waveform_BS,
+            num_samples_B,
+            num_frames_B,
+            hidden_BLTD,
+            selection,
+            all_ids=ids,
+            rows=tuple(range(len(spans))),
+            total_frames=0 if idle else int(num_frames_B.sum()),
+            speakers=tuple(None if (who := e.labels.get("speaker")) is None else str(who) for e, _, _ in spans),
+            idle=idle,
+            position=position,
+        )
+
+    def _hidden(self, layer: int, spans: Sequence[Span], out: Sequence[Tensor]) -> None:
+        """One layer of each span, into the batch."""
+        if self._resident is None:
+            self.cache.hidden(layer, spans, self.device, out)
+            return
+        absent = [entry for entry, _, _ in spans if (entry.id, layer) not in self._resident]
+        if absent:
+            whole = self.cache.hidden(layer, [(entry, 0, entry.num_frames) for entry in absent], self.device)
+            self._resident |= {(entry.id, layer): hidden.clone() for entry, hidden in zip(absent, whole, strict=True)}
+        for (entry, first, frames), hidden_TD in zip(spans, out, strict=True):
+            hidden_TD.copy_(self._resident[entry.id, layer][first : first + frames])
+
+
+def group(spans: Sequence[Span], batch_frames: int) -> list[list[Span]]:
+    """Cut a sequence of spans into batches whose frames, padding included, stay within ``batch_frames``."""
+    batches: list[list[Span]] = []
+    longest = 0
+    for span in spans:
+        longest = max(longest, span[2])
+        if batches and longest * (len(batches[-1]) + 1) <= batch_frames:
+            batches[-1].append(span)
+        else:
+            batches.append([span])
+            longest = span[2]
+    return batches

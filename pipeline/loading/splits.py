@@ -1,0 +1,99 @@
+"""Which utterances of a cache are trained on, watched and judged: usable ones, by split."""
+
+import fnmatch
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gdist.pipeline.cache.cache import Cache, quarantined
+from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
+from gdist.pipeline.config import require
+from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.storage.locations import in_shell
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which utterances, and how much of each.
+
+    Attributes:
+        train_split, valid_split, test_split: patterns for the manifest's ``split`` column, comma-separated
+            (``train*`` matches LibriSpeech's train-clean-100). Where nothing matches ``valid_split``, a fixed
+            ``valid_fraction`` of the training utterances is held out, chosen by a hash of their ids.
+        crop_seconds: longer utterances are cropped in training; 0 keeps them whole. A crop starts where a chunk of
+            the cache does, so that nothing is read in vain, and the last one may be shorter. The cached frames saw
+            the whole utterance, the cropped student does not.
+        skip_missing: do without packs that are not there, or not whole, instead of refusing the cache.
+        skip_damaged: do without utterances that turn out to be damaged when they are read.
+    """
+
+    train_split: str = "train*"
+    valid_split: str = "valid*,dev*"
+    test_split: str = "test*"
+    valid_fraction: float = 0.02
+    crop_seconds: float = 15.0
+    skip_missing: bool = False
+    skip_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.crop_seconds >= 0, f"data.crop_seconds = {self.crop_seconds}: must be 0 (whole) or more")
+        require(0 < self.valid_fraction < 1, f"data.valid_fraction = {self.valid_fraction}: must lie between 0 and 1")
+
+
+def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[int] | None = None) -> list[Entry]:
+    """Utterances whose data is in the cache: committed, not quarantined, and their objects as large as they were.
+
+    Args:
+        layers: that will be read, beside the audio; None is all.
+
+    Raises:
+        CacheError: packs are missing, unless ``skip_missing``.
+        CacheDamagedError: objects of committed packs are gone or cut short, unless ``skip_missing``.
+    """
+    done = cache.done()
+    if len(done) < cache.packs and not skip_missing:
+        raise CacheError(
+            f"the cache at {cache.uri} is unfinished: {cache.packs - len(done)} of {cache.packs} packs are missing",
+            "run the same `gdist extract` again to finish it, or --set data.skip_missing=true to do without them",
+        )
+    receipts = cache.receipts()
+    names = [*layer_arrays(cache.identity, cache.layers if layers is None else layers), WAVEFORM]
+    broken = cache.broken_packs(names, receipts)
+    if broken and not skip_missing:
+        pack, reason = next(iter(broken.items()))
+        raise CacheDamagedError(
+            f"{len(broken)} of {cache.packs} packs of the cache at {cache.uri} are damaged; pack {pack}: {reason}",
+            f"gdist verify {in_shell(cache.uri)} --repair, or --set data.skip_missing=true to do without them",
+        )
+    left_out = quarantined(receipts)
+    usable = done - broken.keys()
+    return [e for e in cache.entries if e.pack in usable and e.num_frames and e.id not in left_out]
+
+
+def choose_splits(entries: Sequence[Entry], config: DataConfig) -> dict[str, list[Entry]]:
+    """``train``, ``valid`` and ``test`` utterances. Without a ``split`` column all are for training but the held-out
+    fraction."""
+
+    def matching(patterns: str) -> list[Entry]:
+        wanted = [pattern.strip() for pattern in patterns.split(",")]
+        return [e for e in entries if any(fnmatch.fnmatch(str(e.labels.get("split")), p) for p in wanted)]
+
+    labelled = any(e.labels.get("split") is not None for e in entries)
+    splits = {
+        "train": matching(config.train_split) if labelled else list(entries),
+        "valid": matching(config.valid_split),
+        "test": matching(config.test_split),
+    }
+    if not splits["train"]:
+        found = ", ".join(sorted({str(e.labels.get("split")) for e in entries}))
+        raise CacheError(
+            f"no utterance of the cache is in the training split {config.train_split!r} (splits: {found})",
+            "name one with --set data.train_split=…",
+        )
+    if not splits["valid"]:
+        ranked = sorted(splits["train"], key=lambda e: hashlib.sha256(e.id.encode()).digest())
+        held = {e.id for e in ranked[: max(round(len(ranked) * config.valid_fraction), 1)]}
+        splits["valid"] = [e for e in splits["train"] if e.id in held]
+        splits["train"] = [e for e in splits["train"] if e.id not in held] or splits["train"]
+    return splits

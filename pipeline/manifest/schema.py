@@ -1,0 +1,99 @@
+"""The schema of the utterance table: its columns and their types, and what makes a table a manifest.
+
+    id           string, unique             path      string: relative to the manifest's folder, absolute, or a URI
+    start        int64, null: 0             num_samples   int64, null: to the end; both count samples at sample_rate
+    sample_rate  int32, null: not known     any other column is a label and keeps its type
+
+Only ``id`` and ``path`` must be there; the other three are added as nulls, so a table in memory has all five.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.manifest.sources import Row
+
+COLUMNS = {
+    "id": pa.string(),
+    "path": pa.string(),
+    "start": pa.int64(),
+    "num_samples": pa.int64(),
+    "sample_rate": pa.int32(),
+}
+
+
+def conformed(table: pa.Table, where: str) -> pa.Table:
+    """The table with the schema's columns first and of the schema's types; ManifestError where it breaks a rule."""
+    names = table.column_names
+    if missing := {"id", "path"} - set(names):
+        raise ManifestError(
+            f"{where} lacks the column {' and '.join(sorted(missing))}; it has: {', '.join(names) or 'none'}",
+            "a manifest needs id and path; start, num_samples, sample_rate and labels are optional",
+        )
+    if twice := _repeated(names):
+        raise ManifestError(f"{where} has the column {twice[0]} twice")
+    if not len(table):
+        raise ManifestError(f"{where} has no utterances")
+    columns = {name: _cast(table, name, where) for name in COLUMNS}
+    for name in ("id", "path"):
+        if empty := columns[name].null_count + pc.sum(pc.equal(columns[name], "")).as_py():
+            raise ManifestError(f"{where}: {name} is empty in {empty} of {len(table)} rows")
+    if pc.count_distinct(columns["id"]).as_py() < len(table):
+        twice = _repeated(columns["id"].to_pylist())
+        more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
+        raise ManifestError(f"{where}: ids are not unique: {', '.join(twice[:3])}{more}", "give each row its own id")
+    for name, least in (("start", 0), ("num_samples", 0), ("sample_rate", 1)):
+        if (low := pc.min(columns[name]).as_py()) is not None and low < least:
+            raise ManifestError(f"{where}: {name} is {low} in some row; it must be {least} or more")
+    return pa.table(columns | {name: table[name] for name in names if name not in COLUMNS})
+
+
+def _cast(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
+    wanted = COLUMNS[name]
+    if name not in table.column_names:
+        return pa.chunked_array([pa.nulls(len(table), wanted)])
+    held = table[name].type
+    value_type = held.value_type if pa.types.is_dictionary(held) else held
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    # pandas makes a column of integers with gaps floating; the safe cast refuses what is not whole.
+    number = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
+    try:
+        if any(test(value_type) for test in (text if wanted == pa.string() else number)):
+            return table[name].cast(wanted)
+        reason = f"it is {held}"
+    except pa.ArrowInvalid as error:
+        reason = str(error)
+    raise ManifestError(f"{where}: the column {name} must be {wanted}: {reason}")
+
+
+def from_rows(rows: Iterable[Row], where: str) -> pa.Table:
+    """A manifest's table from a source's rows; labels get the types their values have."""
+    listed = list(rows)
+    if not listed:
+        raise ManifestError(f"{where} lists no utterances")
+    names = dict.fromkeys(name for row in listed for name in row)
+    columns: dict[str, pa.Array] = {}
+    try:
+        for name in names:
+            values = pa.array([row.get(name) for row in listed], COLUMNS.get(name))
+            columns[name] = values.cast(pa.string()) if pa.types.is_null(values.type) else values
+    except (pa.ArrowException, TypeError) as error:
+        raise ManifestError(f"{where}: the column {name} mixes types, or has none we keep: {error}") from error
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{where}: not UTF-8: {error.object!r}", "rename the file") from error
+    return conformed(pa.table(columns), where)
+
+
+def with_columns(table: pa.Table, **values: Sequence[object]) -> pa.Table:
+    """The table with the values of some columns replaced; their types and places stay."""
+    for name, column in values.items():
+        index = table.column_names.index(name)
+        table = table.set_column(index, name, pa.array(column, table.schema.field(name).type))
+    return table
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]

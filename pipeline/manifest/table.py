@@ -1,0 +1,284 @@
+"""The utterance table, a Parquet file: what to listen to, and what is known about it (manifest_schema.py).
+
+Read it, write it, build it from audio or another tool's manifest, and check it before the teacher runs.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gdist.pipeline.audio import Header, load_utterance, read_header
+from gdist.pipeline.errors import AudioError, ManifestError, UsageError
+from gdist.pipeline.files import replacing
+from gdist.pipeline.framing import RECEPTIVE_FIELD, resampled_length
+from gdist.pipeline.manifest.schema import COLUMNS, conformed, from_rows, with_columns
+from gdist.pipeline.manifest.sources import SOURCES, detect
+from gdist.pipeline.storage.locations import in_shell, join
+from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
+
+THREADS = 32  # waiting for disks and object stores, most of them
+
+type Progress = Callable[[int], None]  # called with how many more utterances are done
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A segment of a file (absolute path or URI); ``start`` and ``num_samples`` count at ``sample_rate`` Hz."""
+
+    id: str
+    path: str
+    start: int
+    num_samples: int | None
+    sample_rate: int | None
+    labels: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An utterance that extraction would quarantine, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The table, and the folder (a path, or a URI) its relative paths start from.
+
+    ``problems`` lists what :meth:`measured` (so also :func:`build`) could not read; those rows stay, with nulls.
+    """
+
+    table: pa.Table
+    root: str
+    problems: tuple[Problem, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", conformed(self.table, "the table"))
+
+    @classmethod
+    def read(cls, path: str | Place) -> Self:
+        """Read and check a manifest. ManifestError where it is missing, not Parquet, or breaks the schema."""
+        path = place(path)
+        try:
+            table = pq.ParquetFile(path.open("rb") if isinstance(path, RemotePath) else path).read()
+        except FileNotFoundError as error:
+            hint = f"make one: gdist manifest build AUDIO_FOLDER --out {in_shell(path)}"
+            raise ManifestError(f"no manifest at {path}", hint) from error
+        except (OSError, pa.ArrowException) as error:
+            hint = f"make one of audio or another tool's file: gdist manifest build {in_shell(path)} --out M.parquet"
+            raise ManifestError(f"cannot read {path} as a Parquet manifest", hint) from error
+        return cls(conformed(table, str(path)), _root(path))
+
+    def write(self, path: str | Place) -> None:
+        """Write to ``path``, whole or not at all. Same table, same bytes; relative paths start from its folder."""
+        path = place(path)
+        root = _root(path)
+        table = self.table if root == self.root else self._moved(root)
+        if isinstance(path, RemotePath):
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd")
+            path.write_bytes(buffer.getvalue())
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                pq.write_table(table, file, compression="zstd")
+        except OSError as error:
+            raise ManifestError(f"cannot write the manifest {path}: {error.strerror or error}") from error
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The columns beyond the five of the schema, in the table's order."""
+        return [name for name in self.table.column_names if name not in COLUMNS]
+
+    def take(self, rows: Sequence[int], labels: Sequence[str] | None = None) -> Self:
+        """These rows, in this order, with all label columns or only ``labels``."""
+        columns = [*COLUMNS, *(self.label_columns if labels is None else labels)]
+        return replace(self, table=self.table.select(columns).take(list(rows)), problems=())
+
+    def utterances(self) -> list[Utterance]:
+        """Every row, in order, with its path resolved."""
+        labels = self.table.select(self.label_columns).to_pylist() or [{} for _ in range(len(self.table))]
+        rows = zip(*(self.table[name].to_pylist() for name in COLUMNS), labels, strict=True)
+        return [
+            Utterance(id, self._resolve(path), start or 0, n, rate, more) for id, path, start, n, rate, more in rows
+        ]
+
+    def fingerprint(self) -> str:
+        """sha256 of names, types and values: the same wherever the manifest lies and whichever Parquet holds it."""
+        digest, step = hashlib.sha256(), 1 << 16
+        for name in sorted(self.table.column_names):
+            column = self.table[name]
+            digest.update(json.dumps([name, str(column.type), len(column)]).encode())
+            for start in range(0, len(column), step):
+                digest.update(json.dumps(column.slice(start, step).to_pylist(), default=repr).encode())
+        return digest.hexdigest()
+
+    def measured(self, progress: Progress | None = None) -> "Manifest":
+        """Fill null ``num_samples`` and ``sample_rate`` from the files' headers, in threads."""
+        utterances = self.utterances()
+        unknown = [i for i, u in enumerate(utterances) if u.num_samples is None or u.sample_rate is None]
+        header = cache(_header)
+        lengths, rates = self.table["num_samples"].to_pylist(), self.table["sample_rate"].to_pylist()
+        problems = []
+        found = _in_threads(lambda i: header(utterances[i].path), unknown, progress)
+        for i, known in zip(unknown, found, strict=True):
+            u = utterances[i]
+            if isinstance(known, str):
+                problems.append(Problem(u.id, known))
+            elif u.num_samples is None and u.start > known.num_samples:
+                problems.append(Problem(u.id, _past_the_end(u.start, known)))
+            else:
+                lengths[i] = known.num_samples - u.start if u.num_samples is None else u.num_samples
+                rates[i] = u.sample_rate or known.sample_rate
+        table = with_columns(self.table, num_samples=lengths, sample_rate=rates)
+        return replace(self, table=table, problems=tuple(problems))
+
+    def split(self, seconds: float) -> "Manifest":
+        """Cut utterances longer than ``seconds`` into equal consecutive segments: ID-0000, ID-0001, …
+
+        The pieces lose their ``text``, which was the whole's. Utterances of unknown length stay as they are.
+        """
+        if not seconds >= 1:
+            raise UsageError(f"cannot split utterances every {seconds} s", "give at least 1 second")
+        rows: list[int] = []
+        changed: dict[str, list[object]] = {name: [] for name in ("id", "start", "num_samples", "text")}
+        for row, u in enumerate(self.utterances()):
+            total, limit = u.num_samples, int(seconds * (u.sample_rate or 0))
+            pieces = -(-total // limit) if total and limit else 1
+            for piece in range(pieces):
+                first = (total or 0) * piece // pieces
+                rows.append(row)
+                changed["id"].append(u.id if pieces == 1 else f"{u.id}-{piece:04}")
+                changed["start"].append(u.start + first)
+                changed["num_samples"].append(None if total is None else total * (piece + 1) // pieces - first)
+                changed["text"].append(u.labels.get("text") if pieces == 1 else None)
+        if "text" not in self.table.column_names:
+            del changed["text"]
+        return replace(self, table=with_columns(self.table.take(rows), **changed))
+
+    def _resolve(self, path: str) -> str:
+        path = path.removeprefix("file://")
+        if is_uri(self.root) and not is_uri(path) and not os.path.isabs(path):  # noqa: PTH117
+            return join(self.root, path)
+        return path if is_uri(path) else os.path.normpath(os.path.join(self.root, path))  # noqa: PTH118
+
+    def _moved(self, root: str) -> pa.Table:
+        """The table as it has to be when it lies in ``root``: absolute paths stay, relative ones start from there."""
+        paths: list[str] = self.table["path"].to_pylist()
+        absolute = [is_uri(p) or os.path.isabs(p) for p in paths]  # noqa: PTH117
+        moved = [p if whole else _relative(self._resolve(p), root) for p, whole in zip(paths, absolute, strict=True)]
+        return with_columns(self.table, path=moved)
+
+
+def build(
+    src: str | Place,
+    out: str | Place,
+    kind: str = "auto",
+    *,
+    split_seconds: float | None = None,
+    absolute_paths: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Build a manifest from a folder of audio or another tool's manifest, and write it to ``out``.
+
+    Headers are read where the source does not give lengths and rates. A file that cannot be read stays in, with
+    nulls and an entry in ``problems``: extraction will quarantine it.
+
+    Args:
+        kind: a key of ``SOURCES``, or ``auto`` to tell by content.
+        split_seconds: cut longer utterances into segments of at most this length.
+        absolute_paths: store absolute paths, so that the manifest can be moved without the audio. By default paths
+            are relative to the manifest's folder, and both are moved together.
+
+    Raises:
+        ManifestError: ``src`` is missing, of no known kind, empty, or contradicts itself.
+    """
+    src, out = place(src), place(out)
+    src = src.resolve() if isinstance(src, Path) else src
+    if kind not in ("auto", *SOURCES):
+        raise UsageError(f"no such kind of source: {kind}", f"there are: auto, {', '.join(SOURCES)}")
+    found = detect(src) if kind == "auto" else kind
+    if src.is_dir() != (found in ("folder", "librispeech")):
+        raise ManifestError(f"{src} is not what --kind {found} reads", "leave --kind away to tell by content")
+    root = _root(out)
+    table = from_rows(SOURCES[found](src), str(src))
+    if not absolute_paths:
+        table = with_columns(table, path=[_relative(path, root) for path in table["path"].to_pylist()])
+    manifest = Manifest(table, root).measured(progress)
+    if split_seconds is not None:
+        manifest = manifest.split(split_seconds)
+    manifest.write(out)
+    return manifest
+
+
+def check(manifest: Manifest, *, audio: bool = False, progress: Progress | None = None) -> list[Problem]:
+    """What extraction would quarantine, told by the headers, and with ``audio`` by decoding every utterance."""
+    header = cache(_header)
+
+    def reason(u: Utterance) -> str | None:
+        known = header(u.path)
+        if isinstance(known, str):
+            return known
+        rate = u.sample_rate or known.sample_rate
+        length = max(known.num_samples - u.start, 0) if u.num_samples is None else u.num_samples
+        if rate != known.sample_rate:
+            return f"sample rate is {known.sample_rate} Hz, the manifest says {rate} Hz"
+        if u.start + length > known.num_samples:
+            return _past_the_end(u.start + length, known)
+        if (samples := resampled_length(length, rate)) < RECEPTIVE_FIELD:
+            return f"too short: {samples} samples at 16 kHz, and one frame takes {RECEPTIVE_FIELD}"
+        try:
+            if audio:
+                load_utterance(u.path, u.start, length, rate)
+        except AudioError as error:
+            return error.message
+        return None
+
+    utterances = manifest.utterances()
+    reasons = _in_threads(reason, utterances, progress)
+    return [Problem(u.id, why) for u, why in zip(utterances, reasons, strict=True) if why]
+
+
+def _root(path: Place) -> str:
+    return str(path.parent) if isinstance(path, RemotePath) else str(path.parent.resolve())
+
+
+def _relative(path: str, root: str) -> str:
+    """``path`` (absolute, or a URI) from ``root``, where both are of one bucket or both of this machine."""
+    if is_uri(root):
+        return path.removeprefix(f"{root}/")
+    return path if is_uri(path) else os.path.relpath(path, root)
+
+
+def _past_the_end(stop: int, header: Header) -> str:
+    return f"the segment ends at sample {stop}, the file at {header.num_samples}"
+
+
+def _header(path: str) -> Header | str:
+    """The header, or why there is none."""
+    try:
+        return read_header(path)
+    except AudioError as error:
+        return error.message
+
+
+def _in_threads[T, R](work: Callable[[T], R], items: Sequence[T], progress: Progress | None) -> list[R]:
+    """``work`` over ``items``, in order. Decoders and object stores release the GIL, so threads are enough."""
+    results = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for result in pool.map(work, items):
+            results.append(result)
+            if progress:
+                progress(1)
+    return results

@@ -1,0 +1,1 @@
+"""Where bytes lie: folders and buckets, and the paths that name them."""

@@ -1,0 +1,295 @@
+"""Where a cache's objects lie: a folder, a bucket or memory, through obstore; and JSON documents that carry a seal.
+
+Every write is one whole object: on disk a temporary file and a rename, in a bucket one put. Nothing is ever seen
+half-written.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.store import LocalStore, MemoryStore
+
+from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.files import LINK_HINT, link_below
+from gdist.pipeline.storage.buckets import Bucket, explain, first_line, hint
+from gdist.pipeline.storage.locations import S3, Location, folder_of, scheme_of
+
+_memory: dict[Location, MemoryStore] = {}  # memory://NAME names one store for the life of the process
+_STAGED = re.compile(r"#\d+$")  # obstore's local store writes PATH#1 and renames it to PATH
+
+
+class Storage:
+    """The objects under one URI, by key. All failures are CacheErrors that name the key and the likely cause."""
+
+    def __init__(self, uri: str, create: bool = False) -> None:
+        self.uri = uri
+        self.folder: Path | None = None
+        self.bucket: Bucket | None = None
+        self._own = threading.local()
+        scheme = scheme_of(uri)
+        with self._explained("open", ""):
+            if scheme == "memory":
+                self.store: Any = _memory.setdefault(Location.parse(uri), MemoryStore())
+            elif scheme == "file":
+                self.folder = folder_of(uri)
+                if create:
+                    _make_folder(self.folder)
+                elif not self.folder.is_dir():
+                    raise OSError(0, "it is not a folder" if self.folder.exists() else "there is no such folder")
+                self.store = LocalStore(self.folder)
+            else:
+                self.bucket = Bucket(uri)
+                self.store = self.bucket.reading
+
+    def get(self, key: str) -> bytes:
+        """The whole object; FileNotFoundError when it is not there."""
+        with self._explained("read", key, missing_is_fine=True):
+            return self._repeat(lambda store: bytes(store.get(key).bytes()))
+
+    def get_part(self, key: str, start: int, length: int) -> tuple[bytes, int]:
+        """Up to ``length`` bytes from ``start`` on, which lies within the object, and the whole object's size: one
+        request. FileNotFoundError when it is not there."""
+
+        def request(store: Any) -> tuple[bytes, int]:
+            result = obstore.get(store, key, options={"range": (start, start + length)})
+            return bytes(result.bytes()), result.meta["size"]
+
+        with self._explained("read", key, missing_is_fine=True):
+            try:
+                return self._repeat(request)
+            except obstore.exceptions.NotSupportedError:  # a plain web server
+                whole = self._repeat(lambda store: bytes(store.get(key).bytes()))
+                return whole[start : start + length], len(whole)
+            except obstore.exceptions.BaseError as error:
+                out_of_range = start == 0 and "range" in str(error).lower()
+                if out_of_range and not self._repeat(lambda store: obstore.head(store, key)["size"]):
+                    return b"", 0  # nothing has no first byte: stores refuse the range
+                raise
+
+    def get_tail(self, key: str, length: int) -> tuple[bytes, int]:
+        """The last ``length`` bytes (of a shorter object all) and the whole object's size: one request.
+        FileNotFoundError when it is not there."""
+
+        def request(store: Any) -> tuple[bytes, int]:
+            result = obstore.get(store, key, options={"range": {"suffix": length}})
+            return bytes(result.bytes()), result.meta["size"]
+
+        with self._explained("read", key, missing_is_fine=True):
+            if self.folder is not None:
+                with (self.folder / key).open("rb", buffering=0) as file:
+                    size = file.seek(0, os.SEEK_END)
+                    return os.pread(file.fileno(), length, max(size - length, 0)), size
+            try:
+                return self._repeat(request)
+            except obstore.exceptions.NotSupportedError:  # Azure
+                size = self._size(key)
+                return self.get_part(key, max(size - length, 0), length) if size else (b"", 0)
+            except obstore.exceptions.BaseError:
+                if self._size(key):
+                    raise
+                return b"", 0  # nothing has no last byte: stores refuse the range
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Buffer]:
+        """The bytes of each [start, stop), in order; what lies past the object's end is not there. Each is good until
+        the next is asked for. FileNotFoundError when there is no such object, ValueError when one of them begins past
+        its end."""
+        with self._explained("read", key, missing_is_fine=True):
+            if self.folder is None:
+                starts, stops = zip(*ranges, strict=True)
+                try:
+                    parts = self._repeat(lambda store: obstore.get_ranges(store, key, starts=starts, ends=stops))
+                except obstore.exceptions.BaseError as error:
+                    if (size := self._size(key)) > max(starts):
+                        raise
+                    raise ValueError(f"the object has {size} bytes only") from error
+                yield from parts
+                return
+            with (self.folder / key).open("rb", buffering=0) as file:
+                # Memory that was used before: to have the kernel make pages takes longer than to read cached ones.
+                size = max(stop - start for start, stop in ranges)
+                if len(getattr(self._own, "memory", b"")) < size:
+                    self._own.memory = bytearray(size)
+                for start, stop in ranges:
+                    view = memoryview(self._own.memory)[: stop - start]
+                    yield view[: os.preadv(file.fileno(), [view], start)]
+
+    def _size(self, key: str) -> int:
+        return self._repeat(lambda store: int(obstore.head(store, key)["size"]))
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Write one whole object, over an older one if need be."""
+        self.require_no_links([key])
+        with self._explained("write", key):
+            # One request, however large: the parts of an upload that was killed would stay, unseen and paid for.
+            self._repeat(lambda store: obstore.put(store, key, data, use_multipart=False), len(data))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Create-only write: False when the object is there already, which is then left as it was."""
+        tries = 0
+        self.require_no_links([key])
+
+        def request(store: Any) -> None:
+            nonlocal tries
+            tries += 1
+            obstore.put(store, key, data, mode="create")
+
+        with self._explained("write", key):
+            try:
+                self._repeat(request, len(data))
+            except obstore.exceptions.AlreadyExistsError:
+                # A try whose answer was lost may have been the one that wrote it.
+                return tries > 1 and self.get(key) == data
+            return True
+
+    def objects(self, prefix: str = "") -> dict[str, dict[str, Any]]:
+        """Key → {size, last_modified} of every object under ``prefix``, in order of key.
+
+        An object "PATH/", which consoles make for an empty folder, is no object below PATH.
+        """
+        with self._explained("list", prefix):
+            found = self._repeat(lambda store: obstore.list(store, prefix=prefix or None).collect())
+        return {
+            meta["path"]: dict(meta) for meta in sorted(found, key=lambda meta: str(meta["path"])) if meta["path"]
+        }
+
+    def found(self) -> list[str]:
+        """Every key here, in order: what may be deleted. On a disk links are keys themselves, and not followed."""
+        if self.folder is None:
+            return list(self.objects())
+        with self._explained("list", ""):
+            return sorted(key for key in _walk(self.folder) if not _STAGED.search(key))
+
+    def require_no_links(self, keys: Iterable[str]) -> None:
+        """Raise CacheError where a link lies on the way to one of ``keys``: it may lead to other people's files, so
+        nothing is written or deleted there. Reading follows links, and so does the way to the folder itself."""
+        if self.folder is None:
+            return
+        for key in keys:
+            if link := link_below(self.folder, self.folder / key):
+                raise CacheError(
+                    f"{link} is a link (to {link.readlink()}); nothing is written or deleted through it", LINK_HINT
+                )
+
+    def delete(self, keys: list[str]) -> None:
+        """Delete objects, the first before all others; one that is not there is fine."""
+        self.require_no_links(keys)
+        for first, some in enumerate([keys[:1], *(keys[i : i + 1000] for i in range(1, len(keys), 1000))]):
+            with self._explained("delete", some[0] if some else ""):
+                if self.bucket and first and self.bucket.location.scheme in S3:  # a thousand a request
+                    self._repeat(partial(obstore.delete, paths=some))
+                    continue
+                for key in some:
+                    with suppress(FileNotFoundError):
+                        self._repeat(partial(obstore.delete, paths=key))
+
+    def sweep_staged(self, ours: Callable[[str], bool]) -> int:
+        """Remove the temporary files that a killed process left on a local disk. Returns how many there were.
+
+        Args:
+            ours: whether a key is one that gdist writes; other people's files may be called ``notes#1`` too.
+        """
+        if self.folder is None:
+            return 0
+        staged = 0
+        with self._explained("clean up", ""):
+            for name in _walk(self.folder):
+                key, swept = _STAGED.subn("", name)
+                path = self.folder / name
+                if swept and ours(key) and path.is_file() and not path.is_symlink():
+                    path.unlink(missing_ok=True)
+                    staged += 1
+        return staged
+
+    def require_reachable(self, error: Exception, key: str) -> None:
+        """Raise what :meth:`get` would raise, where ``error`` (of a reader through ``store``) is the store's own: a
+        server that does not answer is not damage."""
+        if isinstance(error, obstore.exceptions.BaseError):
+            with self._explained("read", key):
+                raise error
+
+    def _repeat[T](self, request: Callable[[Any], T], size: int = 0) -> T:
+        """What ``request`` gives; in a bucket tried again while that makes sense. ``size``: bytes it uploads."""
+        return self.bucket.repeat(request, size) if self.bucket else request(self.store)
+
+    @contextmanager
+    def _explained(self, verb: str, key: str, missing_is_fine: bool = False) -> Iterator[None]:
+        what = f"cannot {verb} {self.uri.rstrip('/')}{'/' + key if key else ''}"
+        try:
+            yield
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise CacheError(f"{what}: {explain(error)}", hint(error)) from error
+            if missing_is_fine:
+                raise
+            raise CacheError(f"{what}: it is not there") from error
+        except OSError as error:
+            raise CacheError(f"{what}: {error.strerror or first_line(error)}", HINTS.get(error.errno or 0)) from error
+        except obstore.exceptions.BaseError as error:
+            # obstore reports what the operating system said as text.
+            local = next((hint for code, hint in HINTS.items() if os.strerror(code) in str(error)), None)
+            raise CacheError(f"{what}: {explain(error)}", hint(error) or local) from error
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """The key of every file below, and of every link: ``walk`` counts these as files, and follows none."""
+    for at, _, names in folder.walk():
+        yield from ((at / name).relative_to(folder).as_posix() for name in names)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # /proc, an unmounted share: there is a parent, and it takes no folders
+        raise OSError(errno.EACCES, "no folder can be made there") from error
+
+
+HINTS = {
+    errno.ENOSPC: "free some space and run the same command again: finished packs are kept",
+    errno.EACCES: "choose a place you may write to, or mend its permissions",
+    errno.EPERM: "choose a place you may write to, or mend its permissions",
+    errno.EROFS: "the file system is mounted read-only; choose another place",
+    errno.ENOTDIR: "a part of the path is a file; choose another place",
+    errno.EEXIST: "a file of that name is in the way; choose another place",
+}
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Hex digest of an object's bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical(document: dict[str, Any]) -> bytes:
+    """The one JSON text of a document: sorted keys, two spaces, UTF-8, a newline at the end."""
+    return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def seal(document: dict[str, Any], holder: dict[str, Any]) -> bytes:
+    """The text of ``document`` with ``holder["checksum"]`` (a mapping inside it) set to the rest's digest."""
+    holder["checksum"] = ""
+    holder["checksum"] = sha256(canonical(document))
+    return canonical(document)
+
+
+def unseal(data: bytes, path_to_holder: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The document behind :func:`seal`; CacheDamagedError when a single byte is not what was sealed."""
+    try:
+        document: dict[str, Any] = json.loads(data)
+        holder: Any = document
+        for key in path_to_holder:
+            holder = holder[key]
+        checksum = holder["checksum"]
+        if seal(document, holder) == data and holder["checksum"] == checksum:
+            return document
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CacheDamagedError(f"not a gdist document: {first_line(error)}") from error
+    raise CacheDamagedError("its bytes do not match its checksum")

@@ -1,0 +1,117 @@
+"""Where manifests and audio lie: a path on this machine, or an object of a bucket that answers to the same calls."""
+
+import io
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal
+
+from gdist.pipeline.storage.locations import Location, join, local_path, scheme_of
+from gdist.pipeline.storage.objects import Storage
+
+
+def is_uri(path: str) -> bool:
+    """Whether ``path`` names an object in a store (``s3://…``, ``gs://…``) rather than a local file."""
+    return scheme_of(path) != "file"
+
+
+@lru_cache(maxsize=64)
+def _storage(root: str) -> Storage:
+    return Storage(root)
+
+
+@dataclass(frozen=True)
+class RemotePath:
+    """An object of a bucket, or all that lies below a "folder" of it: as much of pathlib.Path as manifests need.
+
+    Attributes:
+        root: the bucket, ``s3://BUCKET``.
+        key: the object's, without a slash in front.
+    """
+
+    root: str
+    key: PurePosixPath
+
+    @classmethod
+    def parse(cls, uri: str) -> "RemotePath":
+        """``s3://BUCKET/a/b`` → bucket and key; UsageError where they cannot be kept as they are typed."""
+        location = Location.parse(uri)
+        return cls(location.root, PurePosixPath(location.key))
+
+    def __str__(self) -> str:
+        return self.root if self.key == PurePosixPath() else f"{self.root}/{self.key}"
+
+    def __truediv__(self, below: str | PurePosixPath) -> "RemotePath":
+        return RemotePath.parse(join(str(self), str(below)))
+
+    @property
+    def name(self) -> str:
+        return self.key.name
+
+    @property
+    def suffix(self) -> str:
+        return self.key.suffix
+
+    @property
+    def parent(self) -> "RemotePath":
+        return RemotePath(self.root, self.key.parent)
+
+    @property
+    def parents(self) -> "list[RemotePath]":
+        return [RemotePath(self.root, parent) for parent in self.key.parents]
+
+    def with_name(self, name: str) -> "RemotePath":
+        return RemotePath(self.root, self.key.with_name(name))
+
+    def with_suffix(self, suffix: str) -> "RemotePath":
+        return RemotePath(self.root, self.key.with_suffix(suffix))
+
+    def relative_to(self, other: "RemotePath") -> PurePosixPath:
+        return self.key.relative_to(other.key)
+
+    @cached_property  # telling the kind of a source and reading it ask for the same listing
+    def files(self) -> "list[RemotePath]":
+        """Every object below, in the order in which a folder is walked: a folder's own files come first."""
+
+        def as_walked(key: PurePosixPath) -> list[tuple[bool, str]]:
+            return [(True, part) for part in key.parts[:-1]] + [(False, key.name)]
+
+        folder = "" if self.key == PurePosixPath() else str(self.key)
+        keys = sorted(map(PurePosixPath, _storage(self.root).objects(folder)), key=as_walked)
+        return [RemotePath(self.root, key) for key in keys if key != self.key]
+
+    def is_dir(self) -> bool:
+        return bool(self.files)
+
+    def is_file(self) -> bool:
+        try:
+            self.read_part(0, 1)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def exists(self) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def read_bytes(self) -> bytes:
+        return _storage(self.root).get(str(self.key))
+
+    def read_part(self, start: int, length: int) -> tuple[bytes, int]:
+        """A range of the bytes, and how many there are in all."""
+        return _storage(self.root).get_part(str(self.key), start, length)
+
+    def write_bytes(self, data: bytes) -> None:
+        _storage(self.root).put(str(self.key), data)
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        return io.BytesIO(self.read_bytes())
+
+
+type Place = Path | RemotePath
+
+
+def place(path: "str | Place") -> Place:
+    """A path or a URI, as something that can be read."""
+    if isinstance(path, str):
+        return RemotePath.parse(path) if is_uri(path) else local_path(path)
+    return path

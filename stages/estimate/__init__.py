@@ -1,0 +1,1 @@
+"""`gdist plan`: what a cache would take and cost."""

@@ -1,0 +1,244 @@
+"""`gdist plan`: what a cache would take and cost in each encoding, and after how many student runs it has paid.
+
+Once:            teacher time for the corpus + storage for the months it is kept + requests
+A run, online:   teacher time for all the audio that the run hears
+A run, cached:   requests + egress
+
+The cache has paid for itself after the first run n with  once + n · cached ≤ n · online  (see :func:`break_even`).
+The student's own time is the same either way, and left out.
+"""
+
+import dataclasses
+import math
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gdist.pipeline import console
+from gdist.pipeline.cache import layout
+from gdist.pipeline.cache.encodings import ENCODINGS
+from gdist.pipeline.config import require
+from gdist.pipeline.errors import EXIT_OK, UsageError
+from gdist.stages.estimate.footprint import Corpus, Size, extraction_requests, run_requests, size_of
+from gdist.stages.estimate.prices import Prices, load_prices
+from gdist.stages.estimate.speed import speed_of
+from gdist.stages.extract.plan import ExtractConfig, parse_layers, short_name
+from gdist.stages.teachers import read_teacher_config
+from gdist.stages.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class EstimateConfig:
+    """What to estimate. Fields of ExtractConfig's names mean the same.
+
+    Attributes:
+        hours: of audio, in utterances of ``utterance_seconds``, where there is no manifest yet.
+        run_hours: audio that one student run hears; None for the default schedule of ``gdist train``.
+        speed: of the teacher, × real time, where it is not measured.
+        measure: run the teacher for some seconds; None where there is a CUDA device and no ``speed``.
+    """
+
+    teacher: str
+    manifest: str | None = None
+    hours: float | None = None
+    utterance_seconds: float = 12.0
+    layers: str = "all"
+    precision: str = "fp32"
+    device: str = "auto"
+    max_seconds: float = ExtractConfig.max_seconds
+    pack_frames: int = layout.PACK_FRAMES
+    run_hours: float | None = None
+    speed: float | None = None
+    measure: bool | None = None
+
+    def __post_init__(self) -> None:
+        if (self.manifest is None) == (self.hours is None):
+            raise UsageError(
+                "how much audio there is, is told by either --manifest M.parquet or --hours H; "
+                f"{'neither was' if self.hours is None else 'both were'} given",
+                f"gdist plan --teacher {self.teacher} --hours 960",
+            )
+        for name in ("hours", "utterance_seconds", "max_seconds", "run_hours", "speed"):
+            value = getattr(self, name)
+            possible = value is None or (value > 0 and math.isfinite(value))
+            require(possible, f"--{name.replace('_', '-')} {value}: must be positive and finite")
+        require(
+            self.pack_frames > 0 and self.pack_frames % layout.CHUNK_FRAMES == 0,
+            f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}",
+        )
+        if self.speed is not None and self.measure:
+            raise UsageError("--speed and --measure contradict each other", "leave one of them away")
+
+
+def break_even(once: float, online: float, cached: float) -> int | None:
+    """Student runs after which a cache has paid for itself; None when a run from it costs no less than one online.
+
+    Worked by hand: 960 h at 1,000 × real time are 0.96 GPU-hours, 2.40 at 2.50 an hour; three months of storage cost
+    240.00 and the requests 5.00: 247.40 once. A run hears 16,667 h: 16.67 GPU-hours with the teacher online, 41.67;
+    from the cache it costs 0.67. Each run saves 41.00, and 247.40 / 41.00 = 6.03: paid after the 7th.
+    """
+    saved = online - cached
+    return max(math.ceil(once / saved), 1) if saved > 0 else None
+
+
+def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
+    """The fields of ``gdist plan --json`` (see docs/commands.md)."""
+    teacher = read_teacher_config(config.teacher)
+    layers = parse_layers(config.layers, teacher["num_hidden_layers"])
+    corpus = corpus_of(config)
+    speed = speed_of(
+        config.teacher, config.precision, config.device, config.speed, config.measure, corpus.sample, layers[-1]
+    )
+    gpu_hours = corpus.hours / speed["realtime_factor"]
+    train = TrainConfig().train
+    run_hours = config.run_hours or train.steps * train.accumulate * train.batch_seconds / 3600
+    online_hours = run_hours / speed["realtime_factor"]
+    extraction = {"gpu_hours": gpu_hours, "cost": gpu_hours * prices.gpu_hour}
+    online = {"audio_hours": run_hours, "gpu_hours": online_hours, "cost": online_hours * prices.gpu_hour}
+    sizes = {name: size_of(name, teacher, layers, corpus, config.pack_frames) for name in ENCODINGS}
+    rows = []
+    for name, size in sizes.items():
+        puts, gets = extraction_requests(size, corpus.packs, gpu_hours * 3600)
+        storage = size.bytes / 1e9 * prices.storage_gb_month
+        requests = puts / 1000 * prices.put_1000 + gets / 1000 * prices.get_1000
+        once = extraction["cost"] + storage * prices.months + requests
+        run = run_of(size, corpus, run_hours, int(teacher["hidden_size"]), prices)
+        rows.append(
+            {
+                "name": name,
+                "bytes": size.bytes,
+                "fraction_of_fp32": size.bytes / sizes["fp32"].bytes,
+                "bytes_per_second": size.bytes / (gpu_hours * 3600),
+                "objects": size.objects,
+                "puts": puts,
+                "gets": gets,
+                "storage_month": storage,
+                "requests": requests,
+                "once": once,
+                "run": run,
+                "break_even_runs": break_even(once, online["cost"], run["cost"]),
+            }
+        )
+    return {
+        "teacher": short_name(config.teacher),
+        "layers": layers,
+        "dim": teacher["hidden_size"],
+        "precision": config.precision,
+        "audio_hours": corpus.hours,
+        "utterances": corpus.utterances,
+        "utterance_seconds": corpus.hours * 3600 / corpus.utterances,
+        "quarantined": corpus.quarantined,
+        "frames": corpus.frames,
+        "packs": corpus.packs,
+        "speed": speed,
+        "extraction": extraction,
+        "online_run": online,
+        "encodings": rows,
+        "break_even_runs": next(r["break_even_runs"] for r in rows if r["name"] == ExtractConfig.encoding),
+        "prices": dataclasses.asdict(prices),
+    }
+
+
+def corpus_of(config: EstimateConfig) -> Corpus:
+    """The manifest's utterances, or as many of one length as make up the hours."""
+    if config.manifest is not None:
+        return Corpus.of_manifest(config.manifest, config.max_seconds, config.pack_frames)
+    assert config.hours is not None
+    return Corpus.of_hours(config.hours, config.utterance_seconds, config.max_seconds, config.pack_frames)
+
+
+def run_of(size: Size, corpus: Corpus, run_hours: float, dim: int, prices: Prices) -> dict[str, Any]:
+    """What one student run asks of the bucket, in the cheaper of two ways: ``direct`` reads the cache where it lies,
+    batch by batch; ``copied`` fetches every shard it needs to a disk of its own first."""
+    run: dict[str, Any] = {
+        "direct_gets": run_requests(size, corpus, run_hours * 3600, TrainConfig(), dim),
+        "direct_bytes": round(size.read_bytes * run_hours / corpus.hours),
+        "copied_gets": size.read_arrays * corpus.packs,
+        "copied_bytes": size.read_bytes,
+    }
+    for way in ("direct", "copied"):
+        gets, egress = run[f"{way}_gets"] / 1000 * prices.get_1000, run[f"{way}_bytes"] / 1e9 * prices.egress_gb
+        run[f"{way}_cost"] = gets + egress
+    run["reads"] = "direct" if run["direct_cost"] <= run["copied_cost"] else "copied"
+    return run | {"cost": run[f"{run['reads']}_cost"]}
+
+
+# --- for people -----------------------------------------------------------------------------------------------------
+
+
+def plan_command(config: EstimateConfig, prices_file: Path | None, as_json: bool) -> int:
+    """Print what a cache would take and cost."""
+    prices = load_prices(prices_file)
+    result = estimate(config, prices)
+    if as_json:
+        console.emit(result)
+    else:
+        show(result, prices, config)
+    return EXIT_OK
+
+
+def show(result: dict[str, Any], prices: Prices, config: EstimateConfig) -> None:
+    """The table on stdout, the sentences beside it for people."""
+    money = prices.money
+    rows = [
+        [
+            row["name"],
+            console.size(row["bytes"]),
+            f"{row['fraction_of_fp32']:.0%}",
+            money(row["storage_month"]),
+            money(row["once"]),
+            money(row["run"]["cost"]),
+            "never" if row["break_even_runs"] is None else f"{row['break_even_runs']:,}",
+        ]
+        for row in result["encodings"]
+    ]
+    hours = f"{result['audio_hours']:,.{0 if result['audio_hours'] >= 100 else 2}f} h"
+    title = f"{hours} of audio, {len(result['layers'])} layers of {result['dim']} values from {result['teacher']}"
+    columns = ["encoding", "at most", "of fp32", "a month", "once", "a run", "paid after"]
+    console.print_table(title, columns, rows)
+    for line in sentences(result, prices, config):
+        console.say(textwrap.fill(line, 78, subsequent_indent="  "))
+
+
+def sentences(result: dict[str, Any], prices: Prices, config: EstimateConfig) -> list[str]:
+    """What the table's columns mean, and what was assumed."""
+    money, speed, online = prices.money, result["speed"], result["online_run"]
+    name = ExtractConfig.encoding
+    row = next(row for row in result["encodings"] if row["name"] == name)
+    run, extraction = row["run"], result["extraction"]
+    length = f"{result['utterance_seconds']:.1f} s each"
+    source = {"measured": f"measured on {speed['device']}", "given": "as given", "assumed": "ASSUMED"}[
+        speed["source"]
+    ]
+    advice = {
+        "measured": " It is the forward pass alone; extracting also decodes, encodes and writes.",
+        "given": "",
+        "assumed": " Measure it where the teacher will run: --measure, or give it: --speed.",
+    }[speed["source"]]
+    unchosen = "copied" if run["reads"] == "direct" else "direct"
+    ways = {
+        "direct": "reads the cache where it lies, batch by batch",
+        "copied": "first copies what it reads to a disk of its own",
+    }
+    machine, its_hours = ("this machine", "hours of it") if speed["device"] == "cpu" else ("one GPU", "GPU-hours")
+    chosen, other = (f"{run[f'{way}_gets']:,} gets, {money(run[f'{way}_cost'])}" for way in (run["reads"], unchosen))
+    lines = [
+        f"Corpus: {result['utterances']:,} utterances, {length}{'' if config.manifest else ' (assumed)'}; "
+        f"{result['quarantined']:,} would be quarantined; {result['packs']:,} packs.",
+        f"Teacher: {speed['realtime_factor']:,.0f}× real time in {result['precision']}, {source}: "
+        f"{console.duration(extraction['gpu_hours'] * 3600)} of {machine}, {money(extraction['cost'])}.{advice}",
+        f"Cache: {row['objects']:,} objects in {name}, written at up to {console.size(row['bytes_per_second'])} a "
+        f"second with {row['puts']:,} puts and {row['gets']:,} gets, {money(row['requests'])}. Sizes are upper "
+        "bounds, before lossless compression.",
+        f"Once: the teacher, {prices.months:g} months of storage, and those requests.",
+        f"A run hears {online['audio_hours']:,.0f} h{'' if config.run_hours else ', the default schedule'}. With the "
+        f"teacher online that takes {online['gpu_hours']:,.1f} {its_hours} more, {money(online['cost'])}. "
+        f"From {name} it {ways[run['reads']]}: {chosen} ({other} if it {ways[unchosen]}).",
+    ]
+    if row["break_even_runs"] is None:
+        lines.append(f"A cache in {name} never pays: a run from it costs no less than one with the teacher online.")
+    else:
+        runs = f"{row['break_even_runs']:,} student run{'s' * (row['break_even_runs'] > 1)}"
+        lines.append(f"A cache in {name} has paid for itself after {runs}.")
+    return [*lines, "Prices change and differ: gdist plan --show-prices > prices.toml, edit it, and give --prices."]

@@ -1,0 +1,101 @@
+"""How fast a teacher is on this machine: its forward pass alone, over batches as extraction cuts them.
+
+Axes: B batch, S samples.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdist.pipeline import console, framing
+from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.errors import TeacherError
+from gdist.stages.device import choose_device
+from gdist.stages.extract.batching import batches
+from gdist.stages.extract.plan import BATCH_SECONDS
+from gdist.stages.teachers import Teacher, load_teacher
+
+ASSUMED_SPEED = 1000.0  # × real time: a Base model on a data-centre GPU
+TIMED_SECONDS = 5.0
+TIMED_BATCHES = 3  # at least so many, however long they take
+
+
+def speed_of(
+    name: str,
+    precision: str,
+    device: str,
+    given: float | None,
+    measure: bool | None,
+    packs: Sequence[Sequence[Entry]],
+    last_layer: int,
+) -> dict[str, Any]:
+    """A teacher's ``realtime_factor``, its ``source`` (measured, given or assumed), and on what ``device`` it was
+    measured, over how many ``batches``.
+
+    Args:
+        measure: None measures where there is a GPU, and goes without where the weights cannot be loaded.
+    """
+    speed: dict[str, Any] = {"realtime_factor": given or ASSUMED_SPEED, "source": "given" if given else "assumed"}
+    speed |= {"device": None, "batches": 0}
+    device = choose_device(device, "--device ")
+    if given or measure is False or (measure is None and device == "cpu"):
+        return speed
+    try:
+        teacher = load_teacher(name, precision=precision, device=device)
+    except TeacherError as error:
+        if measure:
+            raise
+        console.say(f"the teacher's speed is not measured: {error.message}", style="yellow")
+        return speed
+    console.say(f"timing {teacher.num_params / 1e6:.1f} M parameters on {device} in {precision} …")
+    batch_seconds = BATCH_SECONDS[device.partition(":")[0]]
+    factor, timed = measure_speed(teacher, packs, batch_seconds, last_layer, TIMED_SECONDS)
+    return {"realtime_factor": factor, "source": "measured", "device": device, "batches": timed}
+
+
+def measure_speed(
+    teacher: Teacher, packs: Sequence[Sequence[Entry]], batch_seconds: float, last_layer: int, seconds: float
+) -> tuple[float, int]:
+    """Seconds of audio a second: the median over batches, padding counted as time and not as audio.
+
+    The audio is noise, since what is said changes nothing; the lengths are those of whole packs of the corpus.
+
+    Args:
+        seconds: how long to go on, at least; three batches are timed in any case, after one that is not.
+    """
+    cut = [batch for entries in packs for batch in batches(entries, int(batch_seconds * framing.SAMPLE_RATE))]
+    assert cut, "a corpus has at least one usable utterance"
+    # The first has its pack's longest utterances: with it the allocator and the choice of kernels settle. The others
+    # come mixed, since few may be timed and a pack's batches are ordered by length.
+    _time(teacher, cut[0], last_layer)
+    order = np.random.default_rng(0).permutation(len(cut))
+    rates: list[float] = []
+    began = time.perf_counter()
+    while len(rates) < TIMED_BATCHES or time.perf_counter() - began < seconds:
+        batch = cut[order[len(rates) % len(cut)]]
+        heard = sum(entry.num_samples for entry in batch) / framing.SAMPLE_RATE
+        rates.append(heard / _time(teacher, batch, last_layer))
+    return statistics.median(rates), len(rates)
+
+
+def _time(teacher: Teacher, batch: Sequence[Entry], last_layer: int) -> float:
+    """Seconds for one batch, from its samples on the host to its last layer."""
+    num_samples_B = torch.tensor([entry.num_samples for entry in batch])
+    generator = torch.Generator().manual_seed(0)
+    waveform_BS = torch.randn(len(batch), int(num_samples_B.max()), generator=generator) * 0.1
+    _wait(teacher.device)
+    began = time.perf_counter()
+    for _ in teacher.hidden_states(waveform_BS, num_samples_B, last_layer):
+        pass
+    _wait(teacher.device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    """A GPU answers before it is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,1 @@
+"""`gdist eval`: fidelity to the teacher, and probes."""

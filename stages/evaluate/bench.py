@@ -1,0 +1,158 @@
+"""The bench students are judged on: one cache's held-out speech, trivial references, and probes.
+
+Axes: B batch, K hidden states, L layers, T frames, D features.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdist.pipeline import console, framing
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.errors import CacheError, GdistError
+from gdist.pipeline.loading.batch import Batch, Selection
+from gdist.pipeline.loading.loader import Loader
+from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
+from gdist.stages.evaluate.fidelity import Fidelity
+from gdist.stages.evaluate.probes import PROBES
+from gdist.stages.evaluate.probes.base import Examples
+from gdist.stages.evaluate.upstreams import Heard, LogMel, frame_mask
+
+BATCH_SECONDS = 60.0
+MEAN_FRAME_SECONDS = 3600.0  # training audio that the mean frame is taken over, at most
+# Of each split, where a probe reads frame by frame: 75 and 25 minutes, 8 GB of a Base teacher's 13 states.
+MOST_FRAMES = {"train": 225_000, "valid": 75_000, "test": 75_000}
+
+
+class Bench:
+    """What every student on one cache is judged against: utterances, references, and the teacher's own probes."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        data: DataConfig,
+        probes: list[str] | None = None,
+        control: bool = False,
+        tell: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        """``probes`` None takes every probe that the cache's labels allow; one that is named must be possible.
+        ``control`` runs each with shuffled labels too. ``tell`` hears what is being done, which takes minutes."""
+        self.cache = cache
+        self.control = control
+        self.tell = tell
+        self.num_layers = cache.identity["teacher"]["num_layers"]
+        absent = [layer for layer in range(self.num_layers + 1) if layer not in cache.layers]
+        if absent:
+            raise CacheError(
+                f"eval compares every layer, and {cache.uri} lacks {absent}", "extract with --layers all"
+            )
+        entries = usable_entries(cache, data.skip_missing)
+        self.splits = choose_splits(entries, data)
+        # One loader for all passes: a selection that fits in memory is then read once.
+        self._full = Selection(tuple(range(self.num_layers + 1)))
+        self._loader = Loader(cache, entries, self._full, BATCH_SECONDS)
+        self.split = "test" if self.splits["test"] else "valid"
+        self.tasks = self._tasks(list(PROBES) if probes is None else probes, named=probes is not None)
+
+    def batches(self, entries: list[Entry], hidden: bool = True) -> Iterable[Batch]:
+        """Whole utterances with their audio and, with ``hidden``, all their layers 0 … L."""
+        return self._loader.once(self._full if hidden else Selection(()), entries)
+
+    def _tasks(self, names: list[str], named: bool) -> dict[str, Examples]:
+        """The examples of each probe. People are told why one is left out, unless there are no such labels at all."""
+        tasks: dict[str, Examples] = {}
+        for name in names:
+            try:
+                examples = PROBES[name].choose(self.splits)
+            except GdistError as error:
+                if named:
+                    raise
+                console.say(f"left out: {error.message}", style="yellow")
+                continue
+            if any(examples.values()):
+                tasks[name] = self._within(examples) if PROBES[name].wants_frames else examples
+            elif named:
+                raise GdistError(
+                    f"the probe `{name}` finds no labels: no utterance has a `{PROBES[name].label}`",
+                    "fill in that column of the manifest and extract again, or leave the probe away",
+                )
+        return tasks
+
+    def _within(self, examples: Examples) -> Examples:
+        """As many as memory should hold every frame of: always the same ones, of a split that is too long."""
+        frames = {e.id: e.num_frames for split in self.splits.values() for e in split}
+        kept = {}
+        for split, found in examples.items():
+            ranked = sorted(found, key=lambda example: hashlib.sha256(example.id.encode()).digest())
+            so_far = np.cumsum([frames[example.id] for example in ranked])
+            within = {e.id for e, n in zip(ranked, so_far, strict=True) if n <= MOST_FRAMES[split]}
+            kept[split] = [example for example in found if example.id in within]
+        return kept
+
+    @cached_property
+    def mean_frame(self) -> Tensor:
+        """The teacher's mean frame [L, D] at each layer 1 … L, over training speech."""
+        total_LD, frames = torch.zeros(()), 0
+        for batch in self.batches(self.splits["train"]):
+            total_LD = total_LD + batch.hidden_BLTD[:, 1:].double().sum((0, 2))  # padding is zero
+            frames += int(batch.num_frames_B.sum())
+            if frames > MEAN_FRAME_SECONDS * framing.FRAMES_PER_SECOND:
+                break
+        return (total_LD / frames).float()
+
+    @cached_property
+    def mean_frame_rows(self) -> list[dict[str, float]]:
+        """How well the mean frame does: the least a student must beat."""
+        fidelity = Fidelity(list(range(1, self.num_layers + 1)))
+        for batch in self.batches(self.splits[self.split]):
+            fidelity.add(self.mean_frame[None, :, None, :], batch.hidden_BLTD[:, 1:], frame_mask(batch))
+        return fidelity.rows()
+
+    @cached_property
+    def baselines(self) -> dict[str, Any]:
+        """Probe results of the teacher (from the cache) and of log-mel."""
+        about, teacher = self.cache.gdist["about"], self.cache.identity["teacher"]
+        return {
+            "teacher": {
+                "name": about["teacher"],
+                "params": teacher["num_params"],
+                "probes": self.probe("the teacher", lambda batch: batch.hidden_BLTD, hidden=True),
+            },
+            "log_mel": {"probes": self.probe("log-mel", LogMel())},
+        }
+
+    @torch.no_grad()
+    def probe(
+        self, who: str, upstream: Callable[[Batch], Tensor], hidden: bool = False, heard: Heard | None = None
+    ) -> dict[str, Any]:
+        """Every probe's result on the frozen states ``[B, K, T, D]`` that ``upstream`` gives for a batch.
+
+        Args:
+            who: the upstream's name for people.
+            hidden: whether ``upstream`` looks at the cached layers, or at the audio alone.
+            heard: what ``upstream`` has said already; it is not asked again.
+        """
+        heard = heard or self.heard()
+        wanted = {example.id for task in self.tasks.values() for split in task.values() for example in split}
+        left = [e for split in self.splits.values() for e in split if e.id in wanted - heard.mean.keys()]
+        for batch in self.batches(list({entry.id: entry for entry in left}.values()), hidden):
+            heard.add(upstream(batch), batch)
+        features = heard.features([entry.id for entry in self.splits["train"]])
+        found = {}
+        with torch.enable_grad():
+            for name, examples in self.tasks.items():
+                self.tell(f"{who}: {PROBES[name].title}")
+                found[name] = asdict(PROBES[name].run(examples, features, control=self.control))
+        return found
+
+    def heard(self) -> Heard:
+        """A memory of what an upstream says, of as much as the probes read."""
+        chosen = [self.tasks[name] for name in self.tasks if PROBES[name].wants_frames]
+        return Heard({example.id for task in chosen for split in task.values() for example in split})

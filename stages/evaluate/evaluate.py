@@ -1,0 +1,125 @@
+"""`gdist eval`: students judged on held-out speech, beside the teacher, log-mel and two trivial references.
+
+Students generate freely: each layer from the one they made before, as in use. The teacher's answers come from the
+cache, so it is not run here either.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gdist.pipeline import console
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.config import build, did_you_mean
+from gdist.pipeline.errors import UsageError
+from gdist.pipeline.loading.splits import DataConfig
+from gdist.pipeline.run import Run
+from gdist.stages.evaluate.bench import Bench
+from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
+from gdist.stages.evaluate.probes import PROBES
+from gdist.stages.evaluate.upstreams import frame_mask, hidden_states
+from gdist.stages.train.config import TrainConfig
+from gdist.stages.train.student_store import load_student
+
+MOST_COLUMNS = 4  # runs that are named at the head of a column; more are numbered
+
+
+def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
+    """Judge one run's student and write RUN/eval.json."""
+    student = load_student(run)
+    student.eval()
+    layers = list(range(1, bench.num_layers + 1))
+    fidelity, copies = Fidelity(layers), Fidelity(layers)
+    heard = bench.heard()
+    bench.tell(f"{run.name}: fidelity")
+    for batch in bench.batches(bench.splits[bench.split]):
+        states_BKTD = hidden_states(student, batch)
+        target_BLTD, mask_BT = batch.hidden_BLTD[:, 1:], frame_mask(batch)
+        fidelity.add(states_BKTD[:, 1:], target_BLTD, mask_BT)
+        copies.add(states_BKTD[:, :1], target_BLTD, mask_BT)
+        heard.add(states_BKTD, batch)
+    rows = fidelity.rows()
+    result = {
+        "run": run.name,
+        "student": run.tables()["student"]["name"],
+        "params": student.num_parameters(),
+        "params_with_heads": student.num_parameters_with_heads(),
+        "predicted_layers": list(student.predicted_layers),
+        "cache": bench.cache.uri,
+        "split": bench.split,
+        "utterances": len(bench.splits[bench.split]),
+        "frames": fidelity.frames,
+        "mean_cosine": mean_cosine(rows),
+        "layers": rows,
+        "references": {"mean_frame": bench.mean_frame_rows, "copy_h0": copies.rows()},
+        "probes": bench.probe(run.name, lambda batch: hidden_states(student, batch), heard=heard),
+        **bench.baselines,
+    }
+    run.write("eval.json", json.dumps(result, indent=2))
+    return result
+
+
+def eval_command(folders: list[Path], uri: str | None, probes: str, control: bool, as_json: bool) -> int:
+    """Evaluate runs one after another; what they share is computed once a cache."""
+    chosen = None if probes == "all" else [] if probes == "none" else probes.split(",")
+    for name in chosen or ():
+        if name not in PROBES:
+            raise UsageError(f"--probes {probes}: there is no probe {name!r}", did_you_mean(name, PROBES))
+    benches: dict[tuple[str, DataConfig], Bench] = {}
+    results = []
+    with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:
+        for folder in folders:
+            run = Run.open(folder)
+            load_student(run)  # says so before the cache is read, if there is none
+            where = uri or run.provenance()["cache"]
+            data = build(TrainConfig, run.tables()).data
+            cache = Cache.open(uri) if uri else run.open_cache(where)
+            key = cache.gdist["checksum"], data
+            if key not in benches:
+                benches[key] = Bench(cache, data, chosen, control, lambda note: advance(0, note))
+            results.append(evaluate(run, benches[key]))
+            advance(1)
+    if as_json:
+        console.emit(results[0] if len(results) == 1 else results)
+    else:
+        show(results)
+    return 0
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Fidelity by layer, a run a column; then the probes, a run a row."""
+    names = [result["run"] for result in results]
+    first = results[0]
+    heads = names if len(names) <= MOST_COLUMNS else [str(number + 1) for number in range(len(names))]
+    columns = ["layer", *heads, "copy of h_0", "mean frame"]
+    rows = [
+        [str(layer["layer"])]
+        + [f"{result['layers'][place]['cosine']:.3f}" for result in results]
+        + [f"{first['references'][name][place]['cosine']:.3f}" for name in ("copy_h0", "mean_frame")]
+        for place, layer in enumerate(first["layers"])
+    ]
+    rows.append(["mean", *(f"{result['mean_cosine']:.3f}" for result in results)])
+    title = f"cosine to the teacher on {first['utterances']} {first['split']} utterances"
+    if heads != names:
+        title += "".join(f"\n  {head}: {name}" for head, name in zip(heads, names, strict=True))
+    console.print_table(title, columns, rows)
+    if first["probes"]:
+        _show_probes(
+            [("teacher", first["teacher"]), *zip(names, results, strict=True), ("log-mel", first["log_mel"])]
+        )
+
+
+def _show_probes(systems: list[tuple[str, dict[str, Any]]]) -> None:
+    """What each system scores, and under it the interval; then what guessing scores, and on how many items."""
+    probes = systems[0][1]["probes"]
+    columns = ["", *(f"{name} {'↑' if told['higher_is_better'] else '↓'}" for name, told in probes.items())]
+    rows = []
+    for system, judged in systems:
+        found = [judged["probes"][name] for name in probes]
+        rows.append([system, *(f"{r['value']:.3f}\n{r['low']:.3f}–{r['high']:.3f}" for r in found)])
+        if any(r["shuffled"] is not None for r in found):
+            rows.append(["  … labels shuffled", *(f"{r['shuffled']:.3f}" for r in found)])
+    rows.append(["chance", *(f"{told['chance']:.3f}" for told in probes.values())])
+    rows.append(["test items", *(str(told["test_items"]) for told in probes.values())])
+    legend = "".join(f"\n  {name}: {told['title']}, {told['metric']}" for name, told in probes.items())
+    console.print_table(f"probes, with 95 % intervals{legend}", columns, rows)

@@ -1,0 +1,5 @@
+"""Whose voice it is: SUPERB's speaker identification. Every voice is in every split, in takes of its own."""
+
+from gdist.stages.evaluate.probes.linear import LinearProbe
+
+SPEAKER_IDENTIFICATION = LinearProbe(name="sid", title="speaker identification", label="speaker")

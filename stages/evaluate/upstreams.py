@@ -1,0 +1,80 @@
+"""What probes are run on: a student, or log-mel, heard utterance by utterance.
+
+Axes: B batch, K hidden states, T frames, D features, S samples.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from gdist.pipeline import framing
+from gdist.pipeline.loading.batch import Batch
+from gdist.stages.evaluate.probes.base import Features
+from gdist.stages.frontend.frontend import normalize
+from gdist.stages.students import Student
+
+
+class LogMel:
+    """80 log-mel bands on the teacher's frames (25 ms every 20 ms): what speech tells without any learning."""
+
+    def __init__(self) -> None:
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            framing.SAMPLE_RATE, n_fft=framing.RECEPTIVE_FIELD, hop_length=framing.HOP, n_mels=80, center=False
+        )
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert batch.waveform_BS is not None
+        mel_BTD: Tensor = (self.mel(batch.waveform_BS) + 1e-6).log().transpose(1, 2)
+        return mel_BTD[:, None, : int(batch.num_frames_B.max())]
+
+
+@torch.no_grad()
+def hidden_states(student: Student, batch: Batch) -> Tensor:
+    """All L + 1 hidden states [B, L + 1, T, D] of a batch, in free-running generation."""
+    assert batch.waveform_BS is not None
+    waveform_BS = batch.waveform_BS
+    if student.config.do_normalize:
+        waveform_BS = normalize(waveform_BS, batch.num_samples_B)
+    samples_BS = torch.arange(waveform_BS.shape[1]) < batch.num_samples_B[:, None]
+    return torch.stack(student(waveform_BS, attention_mask=samples_BS.long()).hidden_states, dim=1)
+
+
+class Heard:
+    """What an upstream has said of utterances so far.
+
+    Args:
+        framewise: the utterances whose every frame is kept.
+    """
+
+    def __init__(self, framewise: set[str]) -> None:
+        self.framewise = framewise
+        self.mean: dict[str, Tensor] = {}
+        self._frames: dict[str, Tensor] = {}
+
+    def add(self, states_BKTD: Tensor, batch: Batch) -> None:
+        """Keep what is needed of a batch's states."""
+        sums_BKD = torch.where(frame_mask(batch)[:, None, :, None], states_BKTD, 0).sum(2)
+        self.mean |= zip(batch.ids, sums_BKD / batch.num_frames_B[:, None, None], strict=True)
+        for row, name in enumerate(batch.ids):
+            if name in self.framewise:
+                self._frames[name] = states_BKTD[row, :, : int(batch.num_frames_B[row])].half()
+
+    def features(self, training: Sequence[str]) -> Features:
+        """For the probes; ``training`` are the utterances whose frames say what mean 0 and variance 1 are."""
+        known = [self._frames[name] for name in training if name in self._frames]
+        if not known:
+            return Features(self.mean)
+        count = sum(x_KTD.shape[1] for x_KTD in known)
+        mean_K1D = torch.stack([x_KTD.double().sum(1, keepdim=True) for x_KTD in known]).sum(0) / count
+        square_K1D = torch.stack([x_KTD.double().square().sum(1, keepdim=True) for x_KTD in known]).sum(0) / count
+        scale_K1D = (square_K1D - mean_K1D.square()).clamp_min(1e-12).rsqrt()
+        for name in list(self._frames):  # one by one: they are most of the memory there is
+            self._frames[name] = ((self._frames[name] - mean_K1D.float()) * scale_K1D.float()).half()
+        return Features(self.mean, self._frames)
+
+
+def frame_mask(batch: Batch) -> Tensor:
+    """True where a frame belongs to its utterance, [B, T]."""
+    return torch.arange(batch.hidden_BLTD.shape[2]) < batch.num_frames_B[:, None]

@@ -1,0 +1,1 @@
+"""`gdist export`: a finished student in another tool's format."""

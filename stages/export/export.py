@@ -1,0 +1,166 @@
+"""`gdist export`: a finished student in another tool's format, written beside its place, loaded back, then renamed.
+
+DIR/
+  gdist-export.json   what this is, where it comes from and which files are its own: another export may replace these
+  …                   the format's own files
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdist.pipeline import console
+from gdist.pipeline.errors import ExportError, RunError, UsageError
+from gdist.pipeline.files import foreign, open_to_all, write_atomically
+from gdist.pipeline.framing import RECEPTIVE_FIELD, SAMPLE_RATE
+from gdist.pipeline.run import Run
+from gdist.stages.export.formats import FORMATS, format_named
+from gdist.stages.export.formats.base import Export, Format
+from gdist.stages.frontend.frontend import normalize
+from gdist.stages.students import Student
+from gdist.stages.train.student_store import load_student
+
+MARK = "gdist-export.json"
+# Odd lengths, and one that is a single frame: padding and rounding have nowhere to hide.
+TRIAL_SAMPLES = (SAMPLE_RATE, SAMPLE_RATE // 2 + 479, RECEPTIVE_FIELD)
+
+
+def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Export the student of the run at ``folder`` in the format ``name`` to ``out``.
+
+    Raises:
+        RunError: there is no run, or it has no finished student; ``out`` holds something else than an export.
+        UsageError: an option that the format does not take.
+        ExportError: loaded back, it differs from the student; nothing is left behind.
+    """
+    form = format_named(name)
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in form.OPTIONS:
+            takers = [other for other in FORMATS if key in format_named(other).OPTIONS]
+            raise UsageError(
+                f"--format {name} has no option --{key}", f"it belongs to --format {' or '.join(takers)}"
+            )
+    chosen = {**form.OPTIONS, **given}
+    run = Run.open(folder)
+    what = Export(load_student(run).float().eval(), run, chosen)
+    place = out.resolve()  # a link of this name stays, and leads to the export
+    _require_ours(place, out, name)
+    workshop: Path | None = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that a rename brings it there, and under a name that is nobody's.
+        workshop = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        staged = workshop / "new"
+        staged.mkdir()
+        own = form.write(what, staged)
+        difference = largest_difference(form, staged, what.student)
+        if not difference <= form.tolerance(chosen):
+            raise ExportError(
+                f"the export does not answer as the student does: loaded back, its hidden states differ by "
+                f"{difference:.2g}, and {form.tolerance(chosen):.0e} is the limit for {name}",
+                "nothing was written; this is a fault of gdist or of a library it uses: gdist --version, pip freeze",
+            )
+        result = {
+            "format": name,
+            "out": str(out),
+            "run": run.name,
+            "student": run.tables()["student"]["name"],
+            "params": what.student.num_parameters(),
+            "params_with_heads": what.student.num_parameters_with_heads(),
+            "max_difference": difference,
+            **own,
+        }
+        provenance = run.provenance()
+        for cache in list(staged.rglob("__pycache__")):  # of loading it back
+            shutil.rmtree(cache)
+        files = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
+        result["files"] = sorted([*files, MARK])
+        mark = {key: result[key] for key in ("format", "run", "student", "files")} | {"provenance": provenance}
+        write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
+        result["bytes"] = sum((staged / name).stat().st_size for name in result["files"])
+        open_to_all(staged)
+        _require_ours(place, out, name)
+        _put(staged, place, workshop / "earlier")
+    except OSError as error:
+        raise RunError(f"cannot write the export {out}: {error.strerror or error}", "choose another --out") from error
+    finally:
+        if workshop is not None:
+            shutil.rmtree(workshop, ignore_errors=True)
+    return result
+
+
+def _put(staged: Path, out: Path, aside: Path) -> None:
+    """``staged`` becomes ``out``; an earlier export is put aside, and back if that fails."""
+    if out.exists():
+        out.rename(aside)
+    try:
+        staged.rename(out)
+    except OSError:
+        if aside.exists():
+            aside.rename(out)
+        raise
+
+
+def largest_difference(form: Format, folder: Path, student: Student) -> float:
+    """The largest absolute difference of any hidden state, between the export with a padded batch and the student
+    with one utterance after another."""
+    generator = torch.Generator().manual_seed(0)
+    waveforms = [torch.randn(samples, generator=generator) / 10 for samples in TRIAL_SAMPLES]
+    answers = form.hidden_states(folder, waveforms)
+    difference = 0.0
+    for waveform_S, answer_LTD in zip(waveforms, answers, strict=True):
+        expected_LTD = own_hidden_states(student, waveform_S)
+        if answer_LTD.shape != expected_LTD.shape:
+            shapes = f"{list(answer_LTD.shape)} and not {list(expected_LTD.shape)}"
+            raise ExportError(f"the export gives hidden states {shapes} for {len(waveform_S)} samples")
+        difference = max(difference, float((answer_LTD - expected_LTD).abs().max()))
+    return difference
+
+
+@torch.no_grad()
+def own_hidden_states(student: Student, waveform_S: Tensor) -> Tensor:
+    """The student's own hidden states of one utterance as it is recorded, ``[L + 1, T, D]``."""
+    waveform_1S = waveform_S[None]
+    if student.config.do_normalize:
+        waveform_1S = normalize(waveform_1S, torch.tensor([len(waveform_S)]))
+    return torch.cat(student(waveform_1S).hidden_states)
+
+
+def _require_ours(place: Path, out: Path, name: str) -> None:
+    """An earlier export may be replaced, and nothing else: a file of anyone's inside one would go with it."""
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    hint = f"--out {out}-{name}"
+    try:
+        files = json.loads((place / MARK).read_text(encoding="utf-8"))["files"]
+        ours = "|".join(re.escape(str(file)) for file in files)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{out} is there and is no export of gdist's; it is left alone", hint) from error
+    if others := foreign(place, rf"{ours}|(.+/)?__pycache__/[^/]+"):  # which Python writes when the code is used
+        raise RunError(
+            f"{out} also holds {', '.join(others[:3])}, which gdist did not write; it is left alone",
+            f"move it away, or {hint}",
+        )
+
+
+def export_command(folder: Path, name: str, out: Path, options: Mapping[str, Any], as_json: bool) -> int:
+    """Export, and say what was written and what to type next."""
+    result = export(folder, name, out, options)
+    if as_json:
+        console.emit(result)
+        return 0
+    sizes = (
+        f"{len(result['files'])} files, {console.size(result['bytes'])}, {result['params'] / 1e6:.2f} M parameters"
+    )
+    console.say(f"{out}: {result['student']} for {name}, {sizes}")
+    console.say(f"loaded back, its hidden states differ from the student's by at most {result['max_difference']:.1g}")
+    console.say(f"  try: {format_named(name).usage(out)}")
+    return 0

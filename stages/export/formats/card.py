@@ -1,0 +1,164 @@
+"""The model card an export ships: what the student is and comes from, what is known of it, and how it is used."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gdist.stages.export.formats.base import Export
+
+SAMPLE = """speech = [torch.randn(16000).numpy(), torch.randn(11111).numpy()]  # yours: 16 kHz, mono, any lengths
+"""
+
+HF = """```python
+import torch
+from transformers import AutoFeatureExtractor, AutoModel
+
+folder = "."  # where this file lies, or its name on the Hub
+extractor = AutoFeatureExtractor.from_pretrained(folder)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+
+{sample}inputs = extractor(speech, sampling_rate=16000, padding=True, return_tensors="pt")
+with torch.no_grad():
+    hidden_states = model(**inputs).hidden_states
+assert len(hidden_states) == {states} and hidden_states[-1].shape == (2, 49, {dim})
+```
+
+`trust_remote_code=True` runs the Python files of this folder; they need torch and transformers 5. Where gdist is
+installed, `import gdist.stages.students` first and leave it out. `model(…, last_layer=n)` stops after n layers.
+
+Fine-tuning, with a head over all hidden states that learns along:
+
+```python
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+labels = ["no", "yes"]
+model = AutoModelForAudioClassification.from_pretrained(
+    ".",
+    num_labels=len(labels),
+    id2label=dict(enumerate(labels)),
+    label2id={{label: i for i, label in enumerate(labels)}},
+    trust_remote_code=True,
+)
+model.freeze_base_model()  # or freeze_feature_encoder(), or neither
+extractor = AutoFeatureExtractor.from_pretrained(".")
+{sample}inputs = extractor(speech, sampling_rate=16000, padding=True, return_tensors="pt")
+model(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+```
+"""
+
+S3PRL = """```python
+import torch
+
+upstream = torch.hub.load(".", "gdist", source="local").eval()  # "." is where this file lies
+with torch.no_grad():
+    hidden_states = upstream([torch.randn(16000), torch.randn(11111)])["hidden_states"]
+assert len(hidden_states) == {states} and hidden_states[-1].shape == (2, 49, {dim})
+```
+
+It takes 16 kHz waveforms as they are recorded and needs torch and safetensors. For SUPERB, in s3prl's folder:
+
+```console
+$ python FOLDER/run_downstream.py -n NAME -m train -u gdist -d fluent_commands
+$ python FOLDER/run_downstream.py -m evaluate -e result/downstream/NAME/dev-best.ckpt
+```
+"""
+
+USAGE = {"hf": HF, "s3prl": S3PRL}
+
+
+def card(export: Export, name: str) -> str:
+    """``README.md`` of an export in the format ``name``, with the metadata that the Hub reads at its head."""
+    config, provenance = export.student.config, export.run.provenance()
+    student, teacher = export.run.tables()["student"]["name"], provenance["teacher"]
+    usage = USAGE[name].format(sample=SAMPLE, states=config.num_teacher_layers + 1, dim=config.hidden_size)
+    title = f"{student} of {teacher['name']}"
+    lines = [
+        *_metadata(teacher["name"], name),
+        f"# {title}",
+        "",
+        f"A small student of the speech model {teacher['name']}, distilled from its hidden states by gdist. It gives "
+        f"{config.num_teacher_layers + 1} hidden states in the teacher's shapes, {config.hidden_size} wide, 50 "
+        "frames a second: `(n - 400) // 320 + 1` frames for n samples.",
+        "",
+        f"{export.student.num_parameters() / 1e6:.2f} M parameters, of the teacher's {teacher['params'] / 1e6:.2f} M."
+        + _heads(export),
+        "",
+        "## Use",
+        "",
+        usage,
+        "## Figures",
+        "",
+        *_figures(export.run.folder),
+        "",
+        "## Where it comes from",
+        "",
+        *_provenance(export, provenance),
+        "",
+        "## Licence",
+        "",
+        "The code here is gdist's, under the Apache License 2.0. The weights were learnt from the teacher's answers, "
+        + "and start from weights of its own where `student.initialize` says so: the teacher's licence and the "
+        + "corpus's apply to them, and gdist knows neither.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _metadata(teacher: str, name: str) -> list[str]:
+    lines = ["---", "license: other", "license_name: code-apache-2.0-weights-as-the-teacher"]
+    if teacher.count("/") == 1 and not teacher.startswith("/"):  # a name on the Hub
+        lines += ["base_model:", f"- {teacher}"]
+    if name == "hf":
+        lines += ["library_name: transformers"]
+    return [*lines, "pipeline_tag: feature-extraction", "tags:", "- speech", "- distillation", "- gdist", "---", ""]
+
+
+def _heads(export: Export) -> str:
+    extra = export.student.num_parameters_with_heads() - export.student.num_parameters()
+    if not extra:
+        return ""
+    return (
+        f" The {extra / 1e6:.2f} M of its heads come on top and ship: they served distillation, and the hidden "
+        "states above layer 0 are their answers."
+    )
+
+
+def _figures(folder: Path) -> list[str]:
+    if not (folder / "eval.json").exists():
+        return [f"It has not been evaluated. `gdist eval {folder}`, then export again."]
+    found = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    lines = [
+        f"On {found['utterances']} utterances of the split {found['split']}, generating freely. Cosine to the "
+        f"teacher's hidden states, mean {found['mean_cosine']:.3f}:",
+        "",
+        "| layer | cosine | relative error |",
+        "|---|---|---|",
+        *(f"| {row['layer']} | {row['cosine']:.3f} | {row['relative_error']:.3f} |" for row in found["layers"]),
+    ]
+    if found["probes"]:
+        taught = found.get("teacher", {}).get("probes", {})
+        lines += ["", "| probe | metric | student | teacher |", "|---|---|---|---|"]
+        for name, probe in found["probes"].items():
+            lines.append(f"| {name} | {probe['metric']} | {_value(probe)} | {_value(taught.get(name))} |")
+    return lines
+
+
+def _value(probe: dict[str, Any] | None) -> str:
+    if probe is None:
+        return "–"
+    interval = f" ({probe['low']:.3f}–{probe['high']:.3f})" if {"low", "high"} <= probe.keys() else ""
+    return f"{probe['value']:.3f}{interval}"
+
+
+def _provenance(export: Export, provenance: dict[str, Any]) -> list[str]:
+    teacher, tables = provenance["teacher"], export.run.tables()
+    rows = {
+        "teacher": f"{teacher['name']} ({teacher['family']}), fingerprint `{teacher['fingerprint']}`",
+        "cache": f"`{provenance['cache_checksum']}`, {provenance['encoding']}",
+        "utterances": ", ".join(f"{split} {count}" for split, count in provenance["utterances"].items()),
+        "run": f"{export.run.name}, config `{provenance['signature']}`, {tables['train']['steps']} steps",
+        "loss": tables["loss"]["name"],
+        "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
+    }
+    return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]

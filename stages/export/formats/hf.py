@@ -1,0 +1,68 @@
+"""Hugging Face: the student's folder, and beside the weights the code that loads them.
+
+`AutoModel.from_pretrained(folder, trust_remote_code=True)` needs torch and transformers. Where gdist is installed and
+`gdist.stages.students` imported, the classes are registered, and no code of the folder is run.
+
+Axes: B batch, S samples, L teacher layers, T frames, D features.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from gdist.pipeline.files import write_atomically
+from gdist.stages.export.formats.base import Export
+from gdist.stages.export.formats.card import card
+from gdist.stages.export.formats.source import flat_sources, imported
+from gdist.stages.frontend.frontend import normalize
+from gdist.stages.students import CLASSIFIERS
+from gdist.stages.train.student_store import save_student_to
+
+OPTIONS: Mapping[str, Any] = {}
+
+
+def write(export: Export, folder: Path) -> dict[str, Any]:
+    save_student_to(folder, export.student)
+    module = type(export.student).__module__
+    for name, source in flat_sources([module]).items():
+        (folder / name).write_text(source, encoding="utf-8")
+    document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    file = module.split(".")[-1]
+    (classifier,) = (known for known in CLASSIFIERS if known.student_class is type(export.student))
+    document["auto_map"] = {
+        "AutoConfig": f"{file}.{type(export.student.config).__name__}",
+        "AutoModel": f"{file}.{type(export.student).__name__}",
+        "AutoModelForAudioClassification": f"{file}.{classifier.__name__}",
+    }
+    write_atomically(folder / "config.json", json.dumps(document, indent=2) + "\n")
+    (folder / "README.md").write_text(card(export, "hf"), encoding="utf-8")
+    return {"code": sorted(path.name for path in folder.glob("*.py"))}
+
+
+def hidden_states(folder: Path, waveforms: Sequence[Tensor]) -> list[Tensor]:
+    document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    file, _, name = document["auto_map"]["AutoModel"].partition(".")
+    with imported(folder, file) as module:
+        model = getattr(module, name).from_pretrained(folder).eval()
+    samples_B = torch.tensor([len(waveform) for waveform in waveforms])
+    waveform_BS = pad_sequence(list(waveforms), batch_first=True)
+    mask_BS = (torch.arange(waveform_BS.shape[1]) < samples_B[:, None]).long()
+    if document["do_normalize"]:
+        waveform_BS = normalize(waveform_BS, samples_B)
+    with torch.no_grad():
+        states_BLTD = torch.stack(model(waveform_BS, attention_mask=mask_BS).hidden_states, dim=1)
+    frames = model.frontend.num_frames(samples_B).tolist()
+    return [states_LTD[:, :count] for states_LTD, count in zip(states_BLTD, frames, strict=True)]
+
+
+def tolerance(options: Mapping[str, Any]) -> float:
+    return 1e-5
+
+
+def usage(folder: Path) -> str:
+    return f'transformers.AutoModel.from_pretrained("{folder}", trust_remote_code=True)'

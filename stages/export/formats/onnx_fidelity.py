@@ -1,0 +1,59 @@
+"""Real speech to judge a quantised student on: held-out utterances of its cache, or the bundled sentences.
+
+Axes: S samples, T frames, D features.
+"""
+
+import torch
+from torch import Tensor
+
+from gdist.data_manifests import demo_folder
+from gdist.pipeline import audio, framing
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.config import build
+from gdist.pipeline.errors import GdistError
+from gdist.pipeline.loading.splits import choose_splits, usable_entries
+from gdist.pipeline.manifest.table import Manifest
+from gdist.pipeline.run import Run
+from gdist.stages.frontend.frontend import normalize
+from gdist.stages.students import Student
+from gdist.stages.train.config import TrainConfig
+
+UTTERANCES = 16
+LEAST_SAMPLES, MOST_SAMPLES = framing.SAMPLE_RATE, 15 * framing.SAMPLE_RATE
+
+
+def speech_of(run: Run) -> tuple[list[Tensor], str]:
+    """Some utterances ``[1, S]`` as they are recorded, and where they are from."""
+    try:
+        cache = Cache.open(run.provenance()["cache"])
+        data = build(TrainConfig, run.tables()).data
+        splits = choose_splits(usable_entries(cache, True), data)
+        entries = [entry for entry in splits["test"] or splits["valid"] if entry.num_samples >= LEAST_SAMPLES]
+        chosen = _spread(entries)
+        if chosen:
+            spoken = cache.waveform([(entry, 0, entry.num_frames) for entry in chosen])
+            return [audio.to_float(samples_S)[None, :MOST_SAMPLES] for samples_S in spoken], f"the cache {cache.uri}"
+    except (GdistError, OSError):
+        pass  # moved, or out of reach: it is not needed
+    return bundled(), "the bundled speech"
+
+
+def bundled() -> list[Tensor]:
+    """Sentences that ship with gdist, ``[1, S]`` each."""
+    told = [u for u in Manifest.read(demo_folder() / "demo.parquet").utterances() if u.sample_rate == 16_000]
+    long = [u for u in told if (u.num_samples or 0) >= LEAST_SAMPLES]
+    spoken = [audio.load_utterance(u.path, u.start, u.num_samples or 0, 16_000) for u in _spread(long)]
+    return [audio.to_float(samples_S)[None, :MOST_SAMPLES] for samples_S in spoken]
+
+
+@torch.no_grad()
+def as_recorded(student: Student, waveform_1S: Tensor) -> list[Tensor]:
+    """The student's own hidden states of an utterance that is not normalised yet."""
+    if student.config.do_normalize:
+        waveform_1S = normalize(waveform_1S, torch.tensor([waveform_1S.shape[1]]))
+    return list(student(waveform_1S).hidden_states)
+
+
+def _spread[T](some: list[T]) -> list[T]:
+    """Every so many, so that all speakers of a sorted table have their turn."""
+    return some[:: max(1, -(-len(some) // UTTERANCES))]

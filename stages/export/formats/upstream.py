@@ -1,0 +1,47 @@
+"""A student as an upstream of s3prl: a list of waveforms → hidden states. It ships with the student.
+
+Axes: B batch, S samples, T frames, D features.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from gdist.stages.frontend.frontend import normalize
+from gdist.stages.students.base import Student
+
+
+class Upstream(nn.Module):
+    """What s3prl asks of its ``UpstreamExpert``, around a student."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def get_downsample_rates(self, key: str) -> int:
+        """Samples a frame, of every hidden state."""
+        return self.student.frontend.config.hop
+
+    def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
+        """The hidden states of utterances as they are recorded, 16 kHz; normalised here where the student wants it.
+
+        There are as many frames as the teacher's, ``(n - 400) // 320 + 1`` of the longest. s3prl counts up to two
+        more, n / 320, and repeats a batch's last frame to get there. So it goes with shorter utterances here: where
+        their own frames end the last one is repeated, and an utterance is the same in every batch.
+        """
+        field = self.student.frontend.config.receptive_field
+        samples_B = torch.tensor([max(len(wav), field) for wav in wavs])  # less than a frame: silence is added
+        waveform_BS = pad_sequence(list(wavs), batch_first=True)
+        waveform_BS = F.pad(waveform_BS, (0, int(samples_B.max()) - waveform_BS.shape[1]))
+        if self.student.config.do_normalize:
+            waveform_BS = normalize(waveform_BS, samples_B)
+        mask_BS = torch.arange(waveform_BS.shape[1]) < samples_B[:, None]
+        states = self.student(waveform_BS, attention_mask=mask_BS).hidden_states
+        last_B1 = self.student.frontend.num_frames(samples_B)[:, None] - 1
+        frame_BT1 = torch.minimum(torch.arange(states[0].shape[1]), last_B1)[:, :, None].to(waveform_BS.device)
+        states = [torch.take_along_dim(state_BTD, frame_BT1, dim=1) for state_BTD in states]
+        return {"hidden_states": states, "last_hidden_state": states[-1]}

@@ -1,0 +1,1 @@
+"""`gdist extract`, `inspect` and `verify`: the teacher runs once, into the cache."""

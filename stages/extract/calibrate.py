@@ -1,0 +1,59 @@
+"""Tables for encodings that learn from the corpus, made from a sample of it while the cache is planned."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from gdist.pipeline import audio, console
+from gdist.pipeline.cache.encodings import encoding
+from gdist.pipeline.cache.plan import Plan
+from gdist.pipeline.errors import CacheError
+from gdist.pipeline.manifest.table import Utterance
+from gdist.stages.extract.extractor import decode
+from gdist.stages.teachers import Teacher
+
+SAMPLE_FRAMES = 20_000  # about seven minutes of speech
+MOST_UTTERANCES = 512
+
+
+def learn_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utterance]) -> bytes:
+    """The planned layers' tables, as safetensors named ``05.TABLE``. Same corpus and teacher, same bytes.
+
+    The sample is utterances spread evenly over the new part of the corpus, each alone through the teacher.
+
+    Raises:
+        CacheError: none of them can be read.
+    """
+    layers = plan.new_layers
+    usable = [entry for entry in plan.entries if entry.num_frames]
+    spread = np.linspace(0, len(usable) - 1, min(len(usable), MOST_UTTERANCES)).round().astype(int)
+    order = np.random.default_rng(0).permutation(spread)  # where fewer are enough, they are spread as well
+    sample: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    frames = 0
+    for place in order:
+        entry = usable[int(place)]
+        samples_S = decode(utterances[entry.id], entry.num_samples)
+        if isinstance(samples_S, str):
+            continue  # extraction will quarantine it
+        hidden = teacher.hidden_states(audio.to_float(samples_S)[None], torch.tensor([len(samples_S)]), max(layers))
+        for layer, hidden_BTD in enumerate(hidden):
+            if layer in sample and bool(hidden_BTD.isfinite().all()):
+                sample[layer].append(hidden_BTD[0].cpu())
+        frames += entry.num_frames
+        if frames >= SAMPLE_FRAMES:
+            break
+    if not frames:
+        raise CacheError(
+            f"the encoding {plan.identity['encoding']} learns from the corpus, and none of it can be read"
+        )
+    kind = encoding(plan.identity["encoding"])
+    tables = {}
+    for layer, pieces in sample.items():
+        for name, table in kind.calibrate(torch.cat(pieces)).items():
+            tables[f"{layer:02d}.{name}"] = table.contiguous()
+    console.say(f"learnt the {plan.identity['encoding']} tables of {len(layers)} layers from {frames} frames")
+    saved: bytes = safetensors.torch.save(tables)
+    return saved

@@ -1,0 +1,193 @@
+"""Stage one, read top to bottom: plan → map (audio → teacher → encoded rows, a pack at a time) → commit.
+
+One box is the default: while one pack is in the teacher, the next is decoded and those before it are written. On a
+cluster the same tasks go to Dask's workers, which do the same.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from gdist.pipeline import console, framing
+from gdist.pipeline.cache.cache import Cache, quarantined
+from gdist.pipeline.cache.encodings import encoding
+from gdist.pipeline.cache.lock import Lock, require_token
+from gdist.pipeline.cache.plan import Plan, Task, remove, require_place
+from gdist.pipeline.manifest.table import Manifest, Utterance
+from gdist.pipeline.storage.objects import Storage
+from gdist.stages.device import choose_device
+from gdist.stages.extract import layer_statistics
+from gdist.stages.extract.calibrate import learn_tables
+from gdist.stages.extract.extractor import WRITING, Extractor, Heard
+from gdist.stages.extract.plan import ExtractConfig, describe, make_plan, measure
+from gdist.stages.teachers import Teacher, load_teacher
+
+if TYPE_CHECKING:
+    from gdist.stages.extract.cluster import Workers
+
+
+def extract(config: ExtractConfig, show_progress: bool = True) -> dict[str, Any]:
+    """Run the teacher over the manifest into the cache, or finish what an earlier run began, or add to it.
+
+    Returns:
+        the fields of ``gdist extract --json`` (see docs/commands.md).
+    """
+    if config.cluster is None:
+        return _extract(config, show_progress)
+    from gdist.stages.extract.cluster import workers_of  # Dask takes a second to import
+
+    with workers_of(config) as workers:
+        return _extract(config, show_progress, workers)
+
+
+def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | None" = None) -> dict[str, Any]:
+    began = time.monotonic()
+    manifest = Manifest.read(config.manifest)
+    device = workers.device if workers else choose_device(config.device, "--device ")
+    here = "cpu" if workers else device  # with a cluster this process only plans, and leaves the GPUs alone
+    precision = "fp32" if workers and config.precision == "tf32" else config.precision  # tf32 is the workers' alone
+    teacher = load_teacher(config.teacher, precision=precision, device=here, final_norm=config.final_norm)
+    utterances, lengths = measure(manifest)
+    there = None if config.restart else Cache.find(config.cache)
+    plan = make_plan(config, teacher, manifest, lengths, device, there)
+    if config.dry_run:
+        return describe(plan, done=len(there.done()) if there else 0)
+    storage = Storage(config.cache, create=True)
+    require_place(storage)
+    with Lock(storage) as lock:
+        if config.restart:
+            remove(storage)
+        cache = Cache.create(config.cache, with_tables(plan, teacher, utterances))
+        cache.guard = lambda: require_token(storage, lock.token)
+        todo = cache.todo()
+        resumed = cache.packs - len({task.pack for task in todo})
+        if resumed and todo:
+            console.say(f"{resumed} of {cache.packs} packs are done")
+        total = audio_seconds(cache, todo)
+        with console.progress("extract", total, "s of audio", enabled=show_progress) as advance:
+            if workers:
+                parts = ((task, audio_of(cache, task, utterances), audio_seconds(cache, [task])) for task in todo)
+                workers.run(cache, lock.token, parts, advance)
+            else:
+                run_here(cache, teacher, todo, utterances, advance)
+    return summarize(cache, resumed=resumed, new_seconds=total, seconds=time.monotonic() - began)
+
+
+def with_tables(plan: Plan, teacher: Teacher, utterances: dict[str, Utterance]) -> Plan:
+    """The plan, with the tables that its encoding learns for layers that are new."""
+    if not encoding(plan.identity["encoding"]).calibrated or not plan.new_layers:
+        return plan
+    name = f"tables-{plan.generation}.safetensors"
+    return dataclasses.replace(
+        plan, teacher_files=plan.teacher_files | {name: learn_tables(plan, teacher, utterances)}
+    )
+
+
+# --- map ------------------------------------------------------------------------------------------------------------
+
+
+def run_here(
+    cache: Cache,
+    teacher: Teacher,
+    todo: Sequence[Task],
+    utterances: dict[str, Utterance],
+    advance: Callable[[float, str], None],
+) -> None:
+    """Do the tasks in this process, and compute in this thread."""
+    began, heard = time.monotonic(), 0.0
+
+    def report(seconds: float) -> None:
+        nonlocal heard
+        heard += seconds
+        advance(seconds, f"{heard / (time.monotonic() - began):.0f}× real time")
+
+    stop = threading.Event()
+    extractor = Extractor(cache, teacher, report, stop)
+    # A CPU's cores are full of the teacher, whose threads wait for the slowest of them: work beside it costs more
+    # than between two packs. A GPU leaves the cores alone, and a bucket keeps a writer waiting.
+    beside = teacher.device.type != "cpu" or cache.storage.folder is None
+    written: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITING) as writers, stopping(stop):
+        ahead: Future[Heard] | None = None
+        for task, after in itertools.pairwise([*todo, None]):
+            assert task is not None, "only the last is followed by none"
+            audio = (ahead or reader.submit(extractor.read, task, audio_of(cache, task, utterances))).result()
+            if after is not None:
+                ahead = reader.submit(extractor.read, after, audio_of(cache, after, utterances))
+            computed = extractor.compute(task, audio)
+            if not beside:
+                extractor.commit(task, computed)
+                continue
+            if len(written) == WRITING:
+                written.popleft().result()
+            written.append(writers.submit(extractor.commit, task, computed))
+            del computed  # memory for its rows is the writer's to free
+        for commit in written:
+            commit.result()
+
+
+@contextlib.contextmanager
+def stopping(stop: threading.Event) -> Iterator[None]:
+    """Whatever ends this block by an exception also ends what has not been committed."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
+
+
+def audio_of(cache: Cache, task: Task, utterances: dict[str, Utterance]) -> list[Utterance] | None:
+    """Where a task's audio lies; None for layers added to a pack whose audio is in the cache."""
+    return [utterances[entry.id] for entry in cache.pack_entries(task.pack)] if task.waveform else None
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+def audio_seconds(cache: Cache, tasks: Iterable[Task]) -> float:
+    """Seconds of usable audio that the tasks hear."""
+    samples = sum(entry.num_samples for task in tasks for entry in cache.pack_entries(task.pack) if entry.num_frames)
+    return samples / framing.SAMPLE_RATE
+
+
+def summarize(cache: Cache, resumed: int, new_seconds: float, seconds: float) -> dict[str, Any]:
+    """What ``gdist extract`` reports of a complete cache."""
+    receipts = cache.receipts()
+    quarantine = quarantined(receipts)
+    stored = [entry for entry in cache.entries if entry.id not in quarantine]
+    return {
+        "utterances": len(stored),
+        "frames": sum(entry.num_frames for entry in stored),
+        "audio_seconds": sum(entry.num_samples for entry in stored) / framing.SAMPLE_RATE,
+        "seconds": seconds,
+        "realtime_factor": new_seconds / seconds,
+        "bytes": sum(int(meta["size"]) for meta in cache.storage.objects().values()),
+        "packs": cache.packs,
+        "packs_resumed": resumed,
+        "quarantined": len(quarantine),
+        "quarantine": quarantine,
+        "layers": layer_statistics.combined(receipts),
+    }
+
+
+def show(result: dict[str, Any], dry_run: bool) -> None:
+    """The result for people."""
+    amount = f"{result['utterances']} utterances, {console.duration(result['audio_seconds'])} of audio"
+    if dry_run:
+        console.say(f"would extract {amount}: {result['packs']} packs, at most {console.size(result['bytes'])}")
+        console.say(f"{result['packs_resumed']} packs are there already; {result['objects']} objects in all")
+    else:
+        rows = [[str(row["layer"]), *layer_statistics.cells(row)] for row in result["layers"]]
+        console.print_table("what is stored", ["layer", *layer_statistics.COLUMNS], rows)
+        speed = f"{console.duration(result['seconds'])}, {result['realtime_factor']:.0f}× real time"
+        console.say(f"{amount} in {console.size(result['bytes'])}; {speed}", style="green")
+        if result["packs_resumed"]:
+            console.say(f"{result['packs_resumed']} of {result['packs']} packs were there already")
+    for name, reason in sorted(result["quarantine"].items()):
+        console.say(f"quarantined {name}: {reason}", style="yellow")

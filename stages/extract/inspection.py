@@ -1,0 +1,106 @@
+"""`gdist inspect` and `gdist verify`."""
+
+from typing import Any
+
+from gdist.pipeline import console, framing
+from gdist.pipeline.cache.cache import Cache, quarantined
+from gdist.pipeline.cache.plan import layer_name
+from gdist.pipeline.cache.verify import verify
+from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError
+from gdist.pipeline.storage.locations import in_shell
+from gdist.stages.extract import layer_statistics
+from gdist.stages.extract.repair import Sources, repair
+
+
+def describe(cache: Cache) -> dict[str, Any]:
+    """What a cache holds, from its root, its index and its receipts; no layer is read."""
+    receipts = cache.receipts()
+    quarantine = quarantined(receipts)
+    stored = [entry for entry in cache.entries if entry.id not in quarantine and entry.num_frames]
+    objects, done = cache.storage.objects(), cache.done()
+    parts = cache.encoding.parts(cache.identity["dim"])
+    sizes = {
+        layer: sum(
+            int(meta["size"])
+            for key, meta in objects.items()
+            if key.startswith(tuple(f"{layer_name(layer, folder)}/" for folder in parts))
+        )
+        for layer in cache.layers
+    }
+    measured = {row["layer"]: row for row in layer_statistics.combined(receipts)}
+    layers = [{"layer": layer, "bytes": sizes[layer]} | measured.get(layer, {}) for layer in cache.layers]
+    return {
+        "uri": cache.uri,
+        "format": cache.gdist["format"],
+        "identity": cache.identity,
+        "about": cache.gdist["about"],
+        "utterances": len(stored),
+        "frames": sum(entry.num_frames for entry in stored if entry.pack in done),
+        "audio_seconds": sum(entry.num_samples for entry in stored) / framing.SAMPLE_RATE,
+        "bytes": sum(int(meta["size"]) for meta in objects.values()),
+        "objects": len(objects),
+        "packs": cache.packs,
+        "packs_done": len(done),
+        "layers": layers,
+        "quarantine": quarantine,
+    }
+
+
+def inspect_command(uri: str, as_json: bool) -> int:
+    """Print what a cache holds."""
+    found = describe(Cache.open(uri))
+    if as_json:
+        console.emit(found)
+        return EXIT_OK
+    identity, about = found["identity"], found["about"]
+    teacher = identity["teacher"]
+    title = f"{uri}: {found['utterances']} utterances, {console.duration(found['audio_seconds'])} of audio"
+    rows = [
+        ["teacher", f"{about['teacher']} ({teacher['family']}, {teacher['num_params'] / 1e6:.2f} M parameters)"],
+        ["layers", f"{len(identity['layers'])} of {identity['dim']} values, stored in {identity['encoding']}"],
+        ["computed in", identity["precision"]],
+        ["packs", f"{found['packs_done']} of {found['packs']} done"],
+        ["size", f"{console.size(found['bytes'])} in {found['objects']} objects"],
+        ["quarantined", str(len(found["quarantine"]))],
+    ]
+    console.print_table(title, ["", "value"], rows)
+    layers = [[str(v["layer"]), console.size(v["bytes"]), *layer_statistics.cells(v)] for v in found["layers"]]
+    console.print_table("layers", ["layer", "stored", *layer_statistics.COLUMNS], layers)
+    for name, reason in sorted(found["quarantine"].items()):
+        console.say(f"quarantined {name}: {reason}", style="yellow")
+    if found["packs_done"] < found["packs"]:
+        console.say("unfinished: run the same `gdist extract` again", style="yellow")
+    return EXIT_OK
+
+
+def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> int:
+    """Check every byte, after mending what is damaged if there are ``sources`` for that."""
+    try:
+        if sources:
+            result = repair(uri, sources, show_progress=not as_json)
+        else:
+            cache = Cache.open(uri)
+            with console.progress("verify", len(cache.tasks), "packs", enabled=not as_json) as advance:
+                result = verify(cache, advance) | {"repaired": []}
+    except CacheDamagedError as error:
+        # Damage to the documents that make a cache readable at all is reported like any other.
+        if not as_json:
+            raise
+        key = error.message.split(" ", 1)[0].removeprefix(f"{uri}/")
+        bad = {"object": key, "reason": error.message, "message": error.message}
+        console.emit({"ok": False, "packs": 0, "packs_missing": [], "bad": [bad], "repaired": []})
+        return EXIT_FAILURE
+    if as_json:
+        console.emit(result)
+    else:
+        for key in result["repaired"]:
+            console.say(f"repaired: {key}")
+        for damage in result["bad"]:
+            console.say(f"damaged: {damage['message']}", style="red")
+        if result["packs_missing"]:
+            console.say(f"missing packs: {result['packs_missing']} (run the same `gdist extract` again)", style="red")
+        if result["bad"]:
+            console.say(f"to mend it: gdist verify {in_shell(uri)} --repair", style="yellow")
+        verdict = "ok" if result["ok"] else "NOT ok"
+        console.say(f"{uri}: {verdict}, {result['packs']} packs, {len(result['bad'])} damaged objects")
+    return EXIT_OK if result["ok"] else EXIT_FAILURE

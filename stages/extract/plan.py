@@ -1,0 +1,239 @@
+"""Stage one's plan: what the cache will be, decided from the manifest and the teacher's shapes alone."""
+
+import importlib.metadata
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import safetensors.torch
+
+from gdist.pipeline import framing
+from gdist.pipeline.cache import layout
+from gdist.pipeline.cache.cache import Cache, require_same
+from gdist.pipeline.cache.encodings import encoding
+from gdist.pipeline.cache.plan import Plan, array_specs
+from gdist.pipeline.config import require
+from gdist.pipeline.errors import UsageError
+from gdist.pipeline.manifest.table import Manifest, Utterance
+from gdist.stages.teachers import Teacher
+
+PACKAGES = ("gdist", "torch", "torchaudio", "transformers", "zarr", "numcodecs")  # those that make the bytes
+BATCH_SECONDS = {"cpu": 32.0, "cuda": 320.0}
+INITIAL_LAYERS = 2  # the teacher's first Transformer layers travel along: DistilHuBERT starts from two
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """What to extract, from what, to where.
+
+    Attributes:
+        layers: ``all``, or layers such as ``0,4,8,12`` (0 is the first Transformer layer's input).
+        precision: of the teacher's arithmetic: fp32, tf32 (CUDA only), or bf16 or fp16 autocast.
+        max_seconds: longer utterances are quarantined, since attention's memory grows with the square of length.
+        batch_seconds: audio a batch, padding included; None lets the device decide.
+        cluster: who does the work, ``local:N`` or a Dask scheduler; None for this process. The bytes are the same.
+    """
+
+    teacher: str
+    manifest: str
+    cache: str
+    layers: str = "all"
+    encoding: str = "fp16"
+    precision: str = "fp32"
+    device: str = "auto"
+    final_norm: bool = False
+    max_seconds: float = 60.0
+    batch_seconds: float | None = None
+    pack_frames: int = layout.PACK_FRAMES
+    cluster: str | None = None
+    restart: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        encoding(self.encoding)
+        for option, seconds in (("--max-seconds", self.max_seconds), ("--batch-seconds", self.batch_seconds)):
+            possible = seconds is None or (seconds > 0 and math.isfinite(seconds))
+            require(possible, f"{option} {seconds}: must be positive and finite")
+        require(
+            self.pack_frames > 0 and self.pack_frames % layout.CHUNK_FRAMES == 0,
+            f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}",
+        )
+        if self.cluster is not None:
+            from gdist.pipeline.cluster.workers import check_spec  # Dask takes a second to import
+
+            check_spec(self.cluster)
+            require(
+                ":" not in self.device,
+                f"--device {self.device}: each worker of a cluster has its own GPU, --device cuda",
+            )
+
+
+def measure(manifest: Manifest) -> tuple[dict[str, Utterance], list[tuple[str, int, str | None]]]:
+    """Every utterance's length at 16 kHz, from the manifest or, where it is silent, from the file's header.
+
+    Returns:
+        id → utterance with ``num_samples`` and ``sample_rate`` filled in, and (id, samples, problem) in order.
+    """
+    measured = manifest.measured()
+    problems = {problem.id: problem.reason for problem in measured.problems}
+    utterances = measured.utterances()
+    lengths: list[tuple[str, int, str | None]] = []
+    for utterance in utterances:
+        samples, rate = utterance.num_samples or 0, utterance.sample_rate or framing.SAMPLE_RATE
+        known = utterance.id not in problems
+        lengths.append(
+            (utterance.id, framing.resampled_length(samples, rate) if known else 0, problems.get(utterance.id))
+        )
+    return {utterance.id: utterance for utterance in utterances}, lengths
+
+
+def make_plan(
+    config: ExtractConfig,
+    teacher: Teacher,
+    manifest: Manifest,
+    lengths: list[tuple[str, int, str | None]],
+    device: str,
+    cache: Cache | None = None,
+) -> Plan:
+    """Everything the cache will be, before the teacher runs.
+
+    Args:
+        lengths: of every utterance, in the manifest's order, see :func:`measure`.
+        cache: the one that is there. It keeps its utterances and layers; those that are new are added.
+
+    Raises:
+        CacheMismatchError: the cache was made from other inputs, or its utterances are no longer in the manifest as
+            they were.
+    """
+    identity = {
+        "teacher": {
+            "family": teacher.family,
+            "fingerprint": teacher.fingerprint,
+            "num_layers": teacher.num_layers,
+            "num_params": teacher.num_params,
+            "do_normalize": teacher.do_normalize,
+            "final_norm": config.final_norm,
+        },
+        "manifest": manifest.fingerprint(),
+        "layers": parse_layers(config.layers, teacher.num_layers),
+        "dim": teacher.dim,
+        "encoding": config.encoding,
+        "precision": config.precision,
+        "sample_rate": framing.SAMPLE_RATE,
+        "hop": framing.HOP,
+        "receptive_field": framing.RECEPTIVE_FIELD,
+        "chunk_frames": layout.CHUNK_FRAMES,
+        "pack_frames": config.pack_frames,
+        "max_seconds": config.max_seconds,
+        # Which utterances share a batch moves the last bits of a float, so it is part of what makes the bytes.
+        "batch_seconds": config.batch_seconds or BATCH_SECONDS[device.partition(":")[0]],
+    }
+    about = {name: importlib.metadata.version(name) for name in PACKAGES} | {
+        "teacher": short_name(teacher.name),
+        "device": device,
+    }
+    max_samples = int(config.max_seconds * framing.SAMPLE_RATE)
+    if cache is not None:
+        return _addition(identity, about, cache, manifest, lengths, max_samples)
+    entries = layout.place(lengths, max_samples, layout.CHUNK_FRAMES, config.pack_frames)
+    return Plan(identity, about, entries, labels_of(manifest), teacher_files(teacher))
+
+
+def teacher_files(teacher: Teacher) -> dict[str, bytes]:
+    """What a cache keeps of its teacher, under ``teacher/``."""
+    return {
+        "config.json": json.dumps(teacher.config, indent=2, sort_keys=True).encode(),
+        "frontend.safetensors": safetensors.torch.save(teacher.frontend_tensors()),
+        "layers.safetensors": safetensors.torch.save(teacher.layer_tensors(min(INITIAL_LAYERS, teacher.num_layers))),
+    }
+
+
+def _addition(
+    identity: dict[str, Any],
+    about: dict[str, str],
+    cache: Cache,
+    manifest: Manifest,
+    lengths: list[tuple[str, int, str | None]],
+    max_samples: int,
+) -> Plan:
+    """What a cache becomes when new utterances and new layers are added; all that is there stays as it is."""
+    known = {entry.id for entry in cache.entries}
+    rows = {name: row for row, (name, _, _) in enumerate(lengths)}
+    new = [row for name, row in rows.items() if name not in known]
+    old = [rows[entry.id] for entry in cache.entries if entry.id in rows]
+    if len(old) < len(known):
+        identity["manifest"] = f"{len(known) - len(old)} of its utterances are not in this one"
+    elif not _has_rows(manifest.take(old), cache):
+        identity["manifest"] = "the same utterances with other rows"
+    else:
+        identity["manifest"] = cache.identity["manifest"]
+    identity["layers"] = sorted({*identity["layers"], *cache.identity["layers"]})
+    require_same(cache.uri, cache.identity, identity | {"layers": cache.identity["layers"]})
+    ordered = manifest.take([*old, *new])
+    identity["manifest"] = ordered.fingerprint()
+    added = layout.place(
+        [lengths[row] for row in new], max_samples, identity["chunk_frames"], identity["pack_frames"], cache.packs
+    )
+    return Plan(identity, about, [*cache.entries, *added], labels_of(ordered), {}, cache.gdist)
+
+
+def _has_rows(manifest: Manifest, cache: Cache) -> bool:
+    """Whether these are the rows that the cache was planned from; columns that came later do not count."""
+    labels = list(cache.entries[0].labels)
+    if not set(labels) <= set(manifest.label_columns):
+        return False
+    fingerprint = manifest.take(range(len(manifest.table)), labels).fingerprint()
+    return bool(fingerprint == cache.identity["manifest"])
+
+
+def labels_of(manifest: Manifest) -> pa.Table | None:
+    """The columns that travel into the cache's index."""
+    return manifest.table.select(manifest.label_columns) if manifest.label_columns else None
+
+
+def short_name(teacher: str) -> str:
+    """A hub id as it is, a folder by its last part: where it lay on this machine is nobody else's business."""
+    return Path(teacher).resolve().name if Path(teacher).exists() else teacher
+
+
+def parse_layers(text: str, num_layers: int) -> list[int]:
+    """``all`` or ``0,4,8-12`` → sorted layer numbers between 0 and ``num_layers``."""
+    if text == "all":
+        return list(range(num_layers + 1))
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--layers {text!r}: {part!r} is not a layer", "for example --layers all or 0,4,8-12")
+        start, stop = int(first), int(last or first)
+        if not start <= stop <= num_layers:
+            raise UsageError(f"--layers {text!r}: this teacher has layers 0 to {num_layers}")
+        layers |= set(range(start, stop + 1))
+    return sorted(layers)
+
+
+def describe(plan: Plan, done: int) -> dict[str, Any]:
+    """What ``--dry-run`` reports: sizes are upper bounds, before lossless compression and without padding.
+
+    Args:
+        done: packs that need no more work.
+    """
+    usable = [entry for entry in plan.entries if entry.num_frames]
+    kind, frames = encoding(plan.identity["encoding"]), sum(entry.num_frames for entry in usable)
+    samples = sum(entry.num_samples for entry in usable)
+    return {
+        "utterances": len(usable),
+        "frames": frames,
+        "audio_seconds": samples / framing.SAMPLE_RATE,
+        "bytes": round(
+            frames * plan.identity["dim"] * len(plan.identity["layers"]) * kind.bytes_per_value + samples * 2
+        ),
+        "packs": plan.packs,
+        "packs_resumed": done,
+        "objects": plan.packs * (len(array_specs(plan.identity)) + 1),
+        "quarantined": len(plan.entries) - len(usable),
+        "quarantine": {entry.id: entry.problem for entry in plan.entries if entry.problem},
+    }

@@ -1,5 +1,0 @@
-"""Which word was spoken: SUPERB's keyword spotting, on the ten digits where a manifest has them."""
-
-from gdist.stages.probes.linear import LinearProbe
-
-KEYWORD_SPOTTING = LinearProbe(name="ks", title="keyword spotting", label="digit", new_voices=True)

@@ -1,5 +1,0 @@
-"""Whose voice it is: SUPERB's speaker identification. Every voice is in every split, in takes of its own."""
-
-from gdist.stages.probes.linear import LinearProbe
-
-SPEAKER_IDENTIFICATION = LinearProbe(name="sid", title="speaker identification", label="speaker")

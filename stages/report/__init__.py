@@ -1,0 +1,1 @@
+"""`gdist report`: one page that puts runs side by side."""

@@ -1,0 +1,161 @@
+"""The report's figures: which numbers of which configurations each of its charts shows."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
+
+from gdist.stages.report import probes
+from gdist.stages.report.charts import Line, chart
+from gdist.stages.report.plots import Dot, scatter, whiskers
+from gdist.stages.report.probes import Result, Task
+from gdist.stages.report.runs import Configuration, RunSummary
+from gdist.stages.report.story import Rows
+
+HOURS_FROM = 7200.0  # seconds of training from which axes count hours
+CURVE_POINTS = 240  # of a curve, about two pixels each
+PROGRESS = (("Training loss", "loss", "train"), ("Held-out cosine", "cosine", "valid"))
+Figures = list[tuple[str, Markup]]
+
+
+def fidelity(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> Figures:
+    """Cosine and relative error by layer, means over seeds."""
+    charts = []
+    for key, title, label in (
+        ("cosine", "Cosine to the teacher by layer", "mean cosine"),
+        ("relative_error", "Relative error by layer", "relative error"),
+    ):
+        lines = [Line(name, [(row["layer"], row[key]) for row in rows], "ref") for name, rows in references.items()]
+        for group in groups:
+            points = [(row["layer"], row[key]) for row in group.layers]
+            own = group.first.eval.get("predicted_layers") or [x for x, _ in points]
+            strong = frozenset(map(float, own)) if group.style != "rest" else None
+            lines.append(Line(group.name, points, group.style, strong))
+        charts.append((title, chart(title, "teacher layer", label, lines, integers=True)))
+    return charts
+
+
+def progress(groups: Sequence[Configuration]) -> Figures:
+    """Loss and held-out cosine, by step and by time: a line a run, a label a configuration."""
+    unit, seconds = _unit([run for group in groups for run in group.runs])
+    charts = []
+    for title, y, kind in PROGRESS:
+        for x, by, label, scale in (
+            ("step", "step", "step", 1.0),
+            ("seconds", "time", f"{unit} of training", seconds),
+        ):
+            lines = [
+                Line(
+                    group.name,
+                    thinned([(at / scale, value) for at, value in run.curve(kind, x, y)]),
+                    group.style,
+                    strong=frozenset() if kind == "valid" and group.style != "rest" else None,
+                )
+                for group in groups
+                for run in group.runs
+            ]
+            charts.append((f"{title} by {by}", chart(f"{title} by {by}", label, y, lines)))
+    return [(title, drawing) for title, drawing in charts if drawing]
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = CURVE_POINTS) -> list[tuple[float, float]]:
+    """At most so many points, each the mean of as many neighbours: long runs, and many, make no heavy page.
+
+    >>> thinned([(1, 4.0), (2, 6.0), (3, 1.0)], most=2)
+    [(1.5, 5.0), (3.0, 1.0)]
+    """
+    size = math.ceil(len(points) / most) or 1
+    chunks = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(fmean(x for x, _ in chunk), fmean(y for _, y in chunk)) for chunk in chunks]
+
+
+def quality(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> Figures:
+    """Parameters against mean cosine, and against each probe."""
+    runs = [run for group in groups for run in group.runs]
+    dots = [
+        _dot(group, group.first.eval["params"], group.cosine.mean, [run.cosine for run in group.runs])
+        for group in groups
+    ]
+    if teacher["params"]:
+        dots.append(Dot("teacher", teacher["params"], 1.0, "ref", 1.0, 1.0))
+    figures = [("Mean cosine", _by_params("mean cosine", dots, "{:.3f}".format))]
+    for task in tasks:
+        found = [(group, probes.result(task, group.runs)) for group in groups]
+        dots = [
+            _probe_dot(group.name, group.style, judged, group.first.eval["params"])
+            for group, judged in found
+            if judged
+        ]
+        judged = probes.reference(task, runs, "teacher")
+        if teacher["params"] and judged:
+            dots.append(_probe_dot("teacher", "ref", judged, teacher["params"]))
+        log_mel = probes.reference(task, runs, "log_mel")
+        level = ("log-mel", log_mel.value.mean) if log_mel else None
+        title = task.title[:1].upper() + task.title[1:]
+        figures.append((title, _by_params(_measure(task), dots, task.show, level)))
+    return figures
+
+
+def spent(groups: Sequence[Configuration]) -> Figures:
+    """Mean cosine against the time a run took, and the speech it heard; a dot a run."""
+    runs = [run for group in groups for run in group.runs]
+    figures = []
+    for key, title, of in (
+        ("seconds", "Cosine for the time", "training"),
+        ("audio_seconds", "Cosine for the speech heard", "speech"),
+    ):
+        unit, scale = _unit(runs, key)
+        dots = [
+            Dot(group.name, run.training()[key] / scale, run.cosine, group.style, run.cosine, run.cosine)
+            for group in groups
+            for run in group.runs
+            if run.training().get(key)
+        ]
+        if dots:
+            drawn = scatter(
+                title, f"{unit} of {of} (logarithmic)", "mean cosine", dots, "{:g}".format, "{:.3f}".format
+            )
+            figures.append((title, drawn))
+    return figures
+
+
+def probe(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> Markup:
+    """Every system's value with its interval, the best on top."""
+    found = [(group.name, group.style, probes.result(task, group.runs)) for group in groups]
+    found += [
+        (name, "ref", probes.reference(task, runs, key))
+        for key, name in (("teacher", "teacher"), ("log_mel", "log-mel"))
+    ]
+    dots = [_probe_dot(name, style, judged, 0.0) for name, style, judged in found if judged]
+    dots.sort(key=lambda dot: -task.merit(dot.y))
+    return whiskers(f"{task.title}: {_measure(task)}", _measure(task), dots, task.show, task.chance)
+
+
+def _by_params(
+    label: str, dots: Sequence[Dot], show: Callable[[float], str], level: tuple[str, float] | None = None
+) -> Markup:
+    def millions(params: float) -> str:
+        return f"{params / 1e6:g}\N{NO-BREAK SPACE}M"
+
+    title = f"{label} by parameters"
+    return scatter(title, "parameters (logarithmic)", label, dots, millions, show, level, abreast=True)
+
+
+def _dot(group: Configuration, x: float, y: float, values: Sequence[float]) -> Dot:
+    """Its whisker reaches from the worst seed to the best."""
+    return Dot(group.name, x, y, group.style, min(values), max(values))
+
+
+def _probe_dot(name: str, style: str, judged: Result, x: float) -> Dot:
+    return Dot(name, x, judged.value.mean, style, judged.low, judged.high, judged.values)
+
+
+def _measure(task: Task) -> str:
+    return task.metric if task.higher_is_better else f"{task.metric}, less is better"
+
+
+def _unit(runs: Sequence[RunSummary], key: str = "seconds") -> tuple[str, float]:
+    longest = max((run.training().get(key) or 0.0 for run in runs), default=0.0)
+    return ("hours", 3600.0) if longest >= HOURS_FROM else ("minutes", 60.0)

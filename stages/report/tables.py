@@ -1,0 +1,228 @@
+"""The report's tables as data: cells with what they are sorted by, the best ones marked, and ties with the best.
+
+The page draws them all with one macro, and one small script sorts them all.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from gdist.stages.report import probes
+from gdist.stages.report.probes import Result, Task
+from gdist.stages.report.runs import Configuration, RunSummary, Spread, varied
+from gdist.stages.report.story import TIE, duration, millions, reduction, size
+
+First = Literal["descending", "ascending", ""]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's head.
+
+    Attributes:
+        first: the order in which the best, or the first letter, comes first; "": a column that says nothing to sort.
+        is_sorted: whether the rows come in this column's order.
+    """
+
+    head: str
+    note: str = ""
+    first: First = "descending"
+    is_sorted: bool = False
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Attributes:
+    key: what it is sorted by; None, where nothing is known, comes last in either order.
+    mark: "best", "tie" (not told apart from the best) or "".
+    shade: how dark it is, 0 to 1; "" where it has no colour.
+    """
+
+    text: str = "–"
+    key: float | str | None = None
+    mark: str = ""
+    shade: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    head: str
+    style: str
+    cells: tuple[Cell, ...]
+    rank: Cell | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """``rows`` are sorted; ``references`` stay on top."""
+
+    label: str
+    head: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    references: tuple[Row, ...] = ()
+    kind: str = ""
+
+
+def ranking(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> Table:
+    """One row a run, the nearest to the teacher first."""
+    runs = ranked(groups)
+    alone = [replace(group, name=run.name, runs=(run,)) for run, group in runs]
+    rows = _judged(alone, teacher, tasks)
+    for place, (run, _) in enumerate(runs):
+        training = run.training()
+        rows[place] = replace(
+            rows[place],
+            cells=(
+                *rows[place].cells,
+                Cell(run.student, run.student.lower()),
+                _number(training.get("seconds"), duration),
+                _number(training.get("steps"), "{:,}".format),
+                _number(training.get("audio_seconds"), duration),
+            ),
+        )
+    more = (
+        Column("student", first="ascending"),
+        Column("training", "time", first="ascending"),
+        Column("steps", first="ascending"),
+        Column("speech heard", first="ascending"),
+    )
+    all_runs = [run for run, _ in runs]
+    references = _references(all_runs, teacher, tasks, len(more))
+    return Table("Runs, ranked", "run", (*_columns(tasks), *more), tuple(rows), references, "ranking")
+
+
+def by_configuration(
+    groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]
+) -> Table | None:
+    """One row a configuration, mean ± standard deviation over its seeds; None where nothing was run with several."""
+    if all(len(group.runs) == 1 for group in groups):
+        return None
+    differs = varied(groups)
+    rows = [
+        replace(row, cells=(*row.cells, _number(len(group.runs), str), Cell(said or "–", said.lower() or None)))
+        for row, group, said in zip(_judged(groups, teacher, tasks), groups, differs, strict=True)
+    ]
+    more = (Column("seeds"), Column("what differs", first="ascending"))
+    runs = [run for group in groups for run in group.runs]
+    references = _references(runs, teacher, tasks, len(more))
+    columns = (*_columns(tasks), *more)
+    return Table(
+        "Configurations, ranked", "configuration", columns, tuple(rows), references, "ranking configurations"
+    )
+
+
+def costs(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Table:
+    """What each run took, and what it weighs."""
+    columns = (
+        Column("training", "time", first="ascending", is_sorted=False),
+        Column("steps", first="ascending"),
+        Column("speech heard", first="ascending"),
+        Column("speed", "× real time"),
+        Column("waiting", "for data", first="ascending"),
+        Column("last loss", first="ascending"),
+        Column("parameters", first="ascending"),
+        Column("", "while distilling", first="ascending"),
+        Column("weights", "fp32", first="ascending"),
+    )
+    rows = []
+    for run, group in ranked(groups):
+        training, judged = run.training(), run.eval
+        cells = (
+            _number(training.get("seconds"), duration),
+            _number(training.get("steps"), "{:,}".format),
+            _number(training.get("audio_seconds"), duration),
+            _number(training.get("audio_seconds_per_second"), "{:.0f}".format),
+            _number(training.get("data_wait_fraction"), "{:.1%}".format),
+            _number(training.get("loss"), "{:.3f}".format),
+            _number(judged["params"], millions),
+            _number(judged.get("params_with_heads", judged["params"]), millions),
+            _number(judged["params"] * 4, size),
+        )
+        rows.append(Row(run.name, group.style, cells))
+    known = (
+        [_number(teacher["params"], millions), Cell(), _number(teacher["params"] * 4, size)]
+        if teacher["params"]
+        else []
+    )
+    references = [Row("teacher", "ref", (*(Cell() for _ in range(6)), *known))] if known else []
+    return Table("Costs of the runs", "run", columns, tuple(rows), tuple(references))
+
+
+def ranked(groups: Sequence[Configuration]) -> list[tuple[RunSummary, Configuration]]:
+    pairs = [(run, group) for group in groups for run in group.runs]
+    return sorted(pairs, key=lambda pair: -pair[0].cosine)
+
+
+def _columns(tasks: Sequence[Task]) -> tuple[Column, ...]:
+    return (
+        Column("cosine", "mean of layers", is_sorted=True),
+        *(
+            Column(
+                task.title,
+                task.metric if task.higher_is_better else f"{task.metric}, less is better",
+                "descending" if task.higher_is_better else "ascending",
+            )
+            for task in tasks
+        ),
+        Column("parameters", first="ascending"),
+        Column("fewer", "than the teacher"),
+    )
+
+
+def _judged(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> list[Row]:
+    """Rank, cosine, probes and parameters of configurations, or of runs taken as configurations of one seed each."""
+    top = max(groups, key=lambda group: group.cosine.mean).cosine
+    winners = [_winner(task, groups) for task in tasks]
+    rows = []
+    for group in groups:
+        cosine, params = group.cosine, group.first.eval["params"]
+        # Those who are equal to three decimals share a rank.
+        rank = 1 + sum(round(other.cosine.mean, 3) > round(cosine.mean, 3) for other in groups)
+        shared = sum(round(other.cosine.mean, 3) == round(cosine.mean, 3) for other in groups) > 1
+        cells = [Cell(cosine.text("{:.3f}".format), cosine.mean, _mark(cosine, top, len(groups)))]
+        for task, winner in zip(tasks, winners, strict=True):
+            found = probes.result(task, group.runs)
+            mark = ""
+            if found and winner and len(groups) > 1:
+                equal = found.value.mean == winner.value.mean
+                mark = "best" if equal else "tie" if found.known and found.overlaps(winner) else ""
+            cells.append(Cell(found.value.text(task.show), found.value.mean, mark) if found else Cell())
+        share = reduction(params, teacher["params"])
+        cells += [_number(params, millions), Cell(share, 1 - params / teacher["params"]) if share else Cell()]
+        rows.append(Row(group.name, group.style, tuple(cells), Cell(f"{rank}=" if shared else str(rank), rank)))
+    return rows
+
+
+def _winner(task: Task, groups: Sequence[Configuration]) -> Result | None:
+    found = [judged for group in groups if (judged := probes.result(task, group.runs))]
+    return probes.best(task, found) if found else None
+
+
+def _mark(value: Spread, top: Spread, count: int) -> str:
+    """Cosines have no interval over test items: their seeds say how sure they are, or :data:`TIE`."""
+    if count == 1:
+        return ""
+    if value.mean == top.mean:
+        return "best"
+    return "tie" if top.mean - value.mean < max(TIE, value.sd + top.sd) else ""
+
+
+def _references(
+    runs: Sequence[RunSummary], teacher: Mapping[str, Any], tasks: Sequence[Task], more: int
+) -> tuple[Row, ...]:
+    """The teacher, and log-mel where it was probed; they stand outside the ranking."""
+    rows = []
+    for key, name in (("teacher", "teacher"), ("log_mel", "log-mel")):
+        found = [(task, probes.reference(task, runs, key)) for task in tasks]
+        cells = [_number(judged.value.mean, task.show) if judged else Cell() for task, judged in found]
+        params = teacher["params"] if key == "teacher" else None
+        if params or any(cell.key is not None for cell in cells):
+            blank = [Cell("")] * (1 + more)
+            rows.append(Row(name, "ref", (Cell(), *cells, _number(params, millions), *blank), Cell("")))
+    return tuple(rows)
+
+
+def _number(value: Any, show: Callable[[Any], str]) -> Cell:
+    return Cell() if value is None else Cell(show(value), value)

@@ -1,0 +1,1 @@
+"""`gdist train`: a student learns from the cache."""

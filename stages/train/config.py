@@ -1,0 +1,139 @@
+"""What a training run is: [train], [student], [loss], [data] and [augment], from a recipe and ``--set``."""
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from gdist.pipeline.config import Tables, build, did_you_mean, merge, parse_set, read_toml, require
+from gdist.pipeline.errors import ConfigError
+from gdist.pipeline.loading.splits import DataConfig
+from gdist.stages.train.augment import AugmentConfig, refuse_misaligning
+from gdist.stages.train.losses import LossConfig
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The [train] table. The defaults are DistilHuBERT's published schedule (arXiv 2110.01900 and its code).
+
+    Attributes:
+        batch_seconds: audio a batch, of all ranks together and padding included; 24 LibriSpeech utterances are about
+            300 s.
+        accumulate: batches whose gradients are added up for one step.
+        layers_per_step: how many of the student's layers a step reads and computes, drawn anew for each batch; 0 is
+            all of them.
+        forcing_steps: over so many first steps the share of generated layers that start from the teacher's state
+            falls from all to what the student's history wants.
+        thaw_step: with a frozen front-end, the first step at which it hears and learns too; 0 is never.
+        schedule: what follows the linear warm-up: linear decay to zero, or a constant rate.
+        precision: fp32, or bf16 autocast.
+        compile: torch.compile the student's Transformer layers.
+        ema_decay: validate and keep an exponential average of the weights, with this decay a step; 0 is the last
+            weights themselves.
+        validate_seconds: at most so much held-out audio is used at each validation.
+        keep_checkpoints, keep_every: the newest so many are kept, and those whose step is a multiple of the other.
+    """
+
+    steps: int = 200_000
+    batch_seconds: float = 300.0
+    accumulate: int = 1
+    layers_per_step: int = 0
+    forcing_steps: int = 0
+    thaw_step: int = 0
+    lr: float = 2e-4
+    warmup_steps: int = 14_000
+    schedule: Literal["linear", "constant"] = "linear"
+    betas: tuple[float, ...] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 1e-6
+    clip_norm: float = 10.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    ema_decay: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    log_every: int = 50
+    validate_every: int = 1000
+    validate_seconds: float = 600.0
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    keep_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
+            require(getattr(self, name) >= 1, f"train.{name} = {getattr(self, name)}: must be 1 or more")
+        for name in ("layers_per_step", "forcing_steps", "thaw_step", "keep_every"):
+            require(getattr(self, name) >= 0, f"train.{name} = {getattr(self, name)}: must be 0 or more")
+        require(0 <= self.ema_decay < 1, f"train.ema_decay = {self.ema_decay}: must be 0 or more, and below 1")
+        for name in ("batch_seconds", "lr", "eps", "clip_norm", "validate_seconds"):
+            require(getattr(self, name) > 0, f"train.{name} = {getattr(self, name)}: must be more than 0")
+        require(
+            0 <= self.warmup_steps <= self.steps, f"train.warmup_steps = {self.warmup_steps}: must lie in 0…steps"
+        )
+        require(len(self.betas) == 2, f"train.betas = {list(self.betas)}: AdamW takes two")
+        require(self.weight_decay >= 0, f"train.weight_decay = {self.weight_decay}: must be 0 or more")
+        require(0 <= self.seed < 2**31, f"train.seed = {self.seed}: must lie in 0…2³¹−1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+        student: ``name``, ``frontend`` (trained | frozen), ``initialize`` (layers | frontend | none), and any field
+            of that student's own config.
+    """
+
+    train: OptimConfig = field(default_factory=OptimConfig)
+    student: dict[str, Any] = field(default_factory=dict)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+STUDENT_DEFAULTS = {"name": "gendistiller", "frontend": "trained", "initialize": "frontend"}
+CHOICES = {"frontend": ("trained", "frozen"), "initialize": ("layers", "frontend", "none")}
+
+
+def load_config(recipe: str | None, student: str | None, settings: tuple[str, ...]) -> TrainConfig:
+    """A recipe (a name or a TOML file), then ``--student``, then every ``--set``, over the defaults."""
+    from_recipe = read_toml(recipe_path(recipe)) if recipe else {}
+    named: Tables = {"student": {"name": student}} if student else {}
+    assigned: list[Tables] = []
+    for setting in settings:
+        table, key, value = parse_set(setting)
+        assigned.append({table: {key: value}})
+    tables = merge({"student": STUDENT_DEFAULTS}, from_recipe, named, *assigned)
+    for key, allowed in CHOICES.items():
+        if tables["student"][key] not in allowed:
+            raise ConfigError(f"student.{key} = {tables['student'][key]!r}: not one of {', '.join(allowed)}")
+    refuse_misaligning(tables.get("augment", {}))
+    config = build(TrainConfig, tables)
+    if config.student["frontend"] == "trained":
+        require(not config.train.thaw_step, "train.thaw_step is for a frozen front-end", "student.frontend=frozen")
+    else:
+        require(
+            config.student["initialize"] != "none",
+            "a frozen front-end must be the teacher's: student.initialize = none contradicts it",
+        )
+        require(
+            not config.augment.enabled or config.train.thaw_step > 0,
+            "[augment] mixes into what the student hears, and a frozen front-end starts from cached layer 0",
+            "--set student.frontend=trained, or train.thaw_step=… to let it hear from some step on",
+        )
+    return config
+
+
+def recipe_path(name: str) -> Path:
+    """A shipped recipe by name, or a TOML file by path."""
+    if name.endswith(".toml") or "/" in name:
+        return Path(name)
+    shipped = {path.name.removesuffix(".toml"): path for path in _shipped()}
+    if name not in shipped:
+        raise ConfigError(f"no recipe {name!r}", did_you_mean(name, shipped))
+    return shipped[name]
+
+
+def _shipped() -> list[Path]:
+    folder = Path(str(files("gdist.stages"))) / "recipes"
+    return sorted(folder.glob("*.toml"))

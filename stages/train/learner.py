@@ -1,0 +1,231 @@
+"""One student learning: the step, the validation, and a state that goes to disk and comes back bit for bit.
+
+A step depends on the config, the cache, the weights and its own number alone. With several ranks each takes its share
+of every batch's rows; the loss is the mean over all ranks' frames, so that their number changes nothing but the last
+digits (and which dropout masks and augmentations are drawn).
+
+Axes: B batch, K predicted layers.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gdist.pipeline.errors import RunError
+from gdist.pipeline.loading.batch import Batch
+from gdist.pipeline.loading.loader import Loader
+from gdist.pipeline.run import Run
+from gdist.stages.students import Student
+from gdist.stages.train.checkpoint import MOMENTS, require_fit
+from gdist.stages.train.config import OptimConfig, TrainConfig
+from gdist.stages.train.objective import Objective
+from gdist.stages.train.ranks import Ranks
+
+COINS, SOUNDS, A_RANK = 1 << 56, 1 << 57, 1 << 44  # seeds far enough apart that no two are the same
+
+
+class Learner:
+    """A student, its optimizer, its average, and what a step does.
+
+    Attributes:
+        objective: the student with its loss, on the ranks' device.
+        judged: the one that is validated, with its loss.
+        grad_norm: of the last step.
+    """
+
+    def __init__(self, student: Student, config: TrainConfig, ranks: Ranks | None = None) -> None:
+        self.config, self.ranks = config, ranks or Ranks()
+        self.student = student.to(self.ranks.device)
+        self.objective = Objective(student, config)
+        if config.train.compile:
+            for layer in student.layers():
+                layer.compile(dynamic=True)
+        self.params = dict(student.named_parameters())
+        self.grad_norm = 0.0
+        optim = config.train
+        decayed = [p for p in self.params.values() if p.ndim > 1]
+        plain = [p for p in self.params.values() if p.ndim <= 1]  # biases and norms
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=optim.lr,
+            betas=(optim.betas[0], optim.betas[1]),
+            eps=optim.eps,
+            # One pass over the weights and not a dozen. On a GPU it would want its count of steps there.
+            fused=self.ranks.device.type == "cpu",
+        )
+        average = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(student, multi_avg_fn=average) if optim.ema_decay else None
+        self.judged = self.objective if self.average is None else Objective(self.result, config)
+        self._distribute()
+
+    def _distribute(self) -> None:
+        self.distributed: nn.Module = self.objective
+        if self.ranks.world > 1:
+            # Which parameters a step uses depends on the layers it answers for. (And only so are gradients summed in
+            # the same order in a resumed run as in one that was never stopped.)
+            self.distributed = DistributedDataParallel(self.objective, find_unused_parameters=True)
+
+    @property
+    def result(self) -> Student:
+        """The student that is validated and kept: the averaged one, where weights are averaged."""
+        return self.student if self.average is None else cast(Student, self.average.module)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the front-end stays as it is, and layer 0 comes from the cache."""
+        return not self.objective.hears
+
+    def thaw(self) -> None:
+        """From now on a frozen front-end hears and learns too."""
+        self.student.frontend.requires_grad_(True)
+        self.objective.hears = True
+        self._distribute()
+
+    def step(self, step: int, batches: list[Batch], stopping: bool = False) -> tuple[float, float, bool]:
+        """One update from the gradients of all ``batches``.
+
+        Args:
+            stopping: whether this rank was asked to stop.
+
+        Returns:
+            (loss, mean cosine, whether any rank was asked to stop), the same on every rank.
+
+        Raises:
+            RunError: the loss is not finite; the utterances are named and the weights are as before the step.
+        """
+        self.student.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        frames = sum(batch.total_frames for batch in batches)
+        losses, cosine = [], 0.0
+        for place, batch in enumerate(batches):
+            # Seeded by the step's number, dropout and coins need no state in a checkpoint.
+            seed = (self.config.train.seed * 1_000_003 + step) * 64 + place
+            forced_BK = self._toss(step, batch, torch.Generator().manual_seed(seed + COINS))
+            torch.manual_seed(seed + self.ranks.rank * A_RANK)
+            generator = torch.Generator().manual_seed(seed + SOUNDS + self.ranks.rank * A_RANK)
+            alone = self.ranks.world > 1 and place < len(batches) - 1
+            with self.distributed.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+                loss_K, cosine_K = self.distributed(batch, forced_BK, generator)
+                share = batch.frames / frames
+                loss = loss_K.mean() * share
+                torch.autograd.backward(loss * self.ranks.world)  # DDP takes the mean over ranks
+            losses.append(float(loss.detach()))
+            cosine += float(cosine_K.mean()) * share
+        cosine, stops, *losses = self.ranks.total(cosine, float(stopping), *losses)
+        for batch, part in zip(batches, losses, strict=True):
+            if not math.isfinite(part):
+                raise RunError(
+                    f"the loss at step {step} is {part}; utterances: {', '.join(batch.all_ids[:20])}",
+                    "a lower train.lr or train.clip_norm, or train.precision=fp32; the last checkpoint is kept",
+                )
+        self._update(step)
+        return sum(losses), cosine, bool(stops)
+
+    def _update(self, step: int) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(list(self.params.values()), self.config.train.clip_norm)
+        self.grad_norm = float(norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.student)
+
+    def _toss(self, step: int, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Coins for each utterance here and predicted layer: whether it starts from the teacher's state."""
+        ratio = forced_share(self.config.train, step, self.student.teacher_ratio)
+        if not ratio:
+            return None
+        # Tossed for the rows of all ranks, on the CPU, so that ranks and devices change none.
+        tosses_BK = torch.rand(len(batch.all_ids), len(self.student.predicted_layers), generator=generator)
+        rows = list(batch.rows) or [0]  # an idle rank's silence
+        return (tosses_BK[rows] < ratio).to(self.ranks.device)
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> dict[str, Any]:
+        """Loss and cosine on held-out utterances, in free-running generation: what the student is for."""
+        self.result.eval()
+        layers = self.student.predicted_layers
+        sums = torch.zeros(1 + 2 * len(layers), dtype=torch.float64)
+        for batch in batches:
+            loss_K, cosine_K = self.judged(batch)
+            ones = torch.ones(1, dtype=torch.float64)
+            sums += torch.cat([ones, loss_K.double().cpu(), cosine_K.double().cpu()]) * batch.frames
+        weight, *means = self.ranks.total(*sums.tolist())
+        losses, cosines = means[: len(layers)], means[len(layers) :]
+        return {
+            "loss": sum(losses) / weight / len(layers),
+            "cosine": sum(cosines) / weight / len(layers),
+            "cosine_by_layer": {str(layer): c / weight for layer, c in zip(layers, cosines, strict=True)},
+        }
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step (counted from 1): a pure function of the config."""
+        return learning_rate(self.config.train, step)
+
+    # --- state --------------------------------------------------------------------------------------------------
+
+    def save(self, run: Run, step: int, loader: Loader, seconds: float) -> None:
+        """Checkpoint weights, their average, the optimizer and the loader's place."""
+        optimizer = {
+            f"{name}.{kind}": value
+            for name, parameter in self.params.items()
+            for kind, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        files = {"model": self.student.state_dict(), "optimizer": optimizer}
+        if self.average is not None:
+            files["average"] = self.average.state_dict()
+        optim = self.config.train
+        state = {"loader": loader.state_dict(), "seconds": seconds}
+        run.save(step, files, state, optim.keep_checkpoints, optim.keep_every)
+
+    def restore(self, run: Run, loader: Loader) -> tuple[int, float]:
+        """Go back to the newest checkpoint. Returns (step, seconds trained so far).
+
+        Raises:
+            RunError: it is damaged, or not one of this run.
+        """
+        step = run.steps()[-1]
+        files, state = run.load(step)
+        wanted = {"model": self.student.state_dict()}
+        if self.average is not None:
+            wanted["average"] = self.average.state_dict()
+
+        def batches(epoch: int) -> int:
+            return len(loader.epoch_batches(epoch))
+
+        require_fit(run.checkpoint(step), step, files, state, wanted, self.params, batches)
+        self.student.load_state_dict(files["model"])
+        if self.average is not None:
+            self.average.load_state_dict(files["average"])
+        for name, parameter in self.params.items():
+            if f"{name}.step" in files["optimizer"]:  # else it never learnt
+                self.optimizer.state[parameter] = {
+                    kind: files["optimizer"][f"{name}.{kind}"].to("cpu" if kind == "step" else self.ranks.device)
+                    for kind in MOMENTS
+                }
+        loader.load_state_dict(state["loader"])
+        return step, float(state["seconds"])
+
+
+def learning_rate(config: OptimConfig, step: int) -> float:
+    """Linear warm-up, then linear decay to zero at the last step (or a constant rate)."""
+    if step <= config.warmup_steps:
+        return config.lr * step / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    # One more than the steps left, so that the last step still moves the weights.
+    return config.lr * (config.steps - step + 1) / (config.steps - config.warmup_steps + 1)
+
+
+def forced_share(config: OptimConfig, step: int, last: float) -> float:
+    """The share of generated layers that start from the teacher's state: from 1 down to the student's own share over
+    ``forcing_steps`` steps."""
+    if step > config.forcing_steps:
+        return last
+    return 1.0 - (1.0 - last) * (step - 1) / config.forcing_steps

@@ -1,0 +1,79 @@
+"""A student's beginning and end: built for a cache's teacher, saved whole when it is finished, loaded again."""
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from gdist.pipeline import framing
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.errors import CacheError, RunError
+from gdist.pipeline.files import write_atomically
+from gdist.pipeline.run import STUDENT_FILES, Run
+from gdist.stages.students import STUDENTS, Student, student_config
+from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
+
+
+def build_student(cache: Cache, config: TrainConfig) -> Student:
+    """The student for the cache's teacher, started from the teacher's weights as far as the config says."""
+    teacher_config = json.loads(cache.document("config.json"))
+    teacher_config["do_normalize"] = cache.identity["teacher"]["do_normalize"]
+    fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
+    described = student_config(config.student["name"], teacher_config, **fields)
+    torch.manual_seed(config.train.seed)
+    student = STUDENTS[config.student["name"]][1](described)
+    initialize = config.student["initialize"]
+    if initialize != "none":
+        frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
+        layers = safetensors.torch.load(cache.document("layers.safetensors")) if initialize == "layers" else None
+        student.initialize_from_teacher(frontend, layers)
+    if config.student["frontend"] == "frozen":
+        student.frontend.requires_grad_(False)
+    return student
+
+
+def layers_to_read(cache: Cache, student: Student, config: TrainConfig) -> list[int]:
+    """The cached layers that steps need: those the student answers for, and layer 0 for a frozen front-end."""
+    layers = [0] * (config.student["frontend"] == "frozen") + list(student.predicted_layers)
+    absent = [layer for layer in layers if layer not in cache.layers]
+    if absent:
+        raise CacheError(
+            f"this student needs layers {absent}, which the cache at {cache.uri} does not hold ({cache.layers})",
+            "gdist extract … --layers all, into another cache",
+        )
+    return layers
+
+
+def save_student(run: Run, student: Student) -> None:
+    """The finished student, in Hugging Face's format, whole or not at all."""
+    with run.replacing(run.student, STUDENT_FILES) as staged:
+        save_student_to(staged, student)
+
+
+def save_student_to(folder: Path, student: Student) -> None:
+    """The student's weights, its config and its feature extractor's."""
+    student.save_pretrained(folder)
+    extractor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "do_normalize": student.config.do_normalize,
+        "feature_size": 1,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "sampling_rate": framing.SAMPLE_RATE,
+    }
+    write_atomically(folder / "preprocessor_config.json", json.dumps(extractor, indent=2))
+
+
+def load_student(run: Run) -> Student:
+    """The run's finished student."""
+    if not (run.student / "config.json").exists():
+        done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
+        cache = run.provenance()["cache"]
+        raise RunError(
+            f"{run.folder} has no finished student (step {done} of {total})",
+            f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}",
+        )
+    student: Student = STUDENTS[run.tables()["student"]["name"]][1].from_pretrained(run.student)
+    return student

@@ -1,0 +1,209 @@
+"""Stage two: a student learns the cached hidden states. The cache is all it needs: no teacher, no audio files.
+
+A step depends on nothing but the config, the cache, the weights and its own number: every random draw is seeded by
+(seed, step), and the loader's order by (seed, epoch). That is why a run that was killed ends in the same bits.
+
+Axes: B batch, K predicted layers, L teacher layers, T frames, D features, S samples.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gdist.pipeline import console, framing
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.config import to_tables
+from gdist.pipeline.errors import CacheError
+from gdist.pipeline.loading.batch import Batch
+from gdist.pipeline.loading.loader import Loader
+from gdist.pipeline.loading.splits import choose_splits, usable_entries
+from gdist.pipeline.run import Run
+from gdist.stages.students import Student
+from gdist.stages.train.config import TrainConfig
+from gdist.stages.train.learner import Learner
+from gdist.stages.train.meter import Meter, Watch, summarize
+from gdist.stages.train.ranks import Ranks, join
+from gdist.stages.train.student_store import build_student, layers_to_read, save_student
+
+
+def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) -> dict[str, Any] | None:
+    """Train a student from the cache at ``uri`` into the folder ``out``, or go on where an earlier run stopped.
+
+    Under `torchrun` each rank calls this, and they train one student together.
+
+    Returns:
+        the fields of ``gdist train --json`` (see docs/commands.md); None on every rank but the first.
+
+    Raises:
+        CacheError, RunError, ConfigError: as their messages say; nothing written is lost.
+    """
+    with join(config.train.device) as ranks, contextlib.ExitStack() as alone:
+        run = Run(out)
+        with ranks.together():
+            cache = run.open_cache(uri)
+            student = build_student(cache, config)
+            layers = layers_to_read(cache, student, config)
+            entries = usable_entries(cache, config.data.skip_missing, layers)
+            splits = choose_splits(entries, config.data)
+            learner = Learner(student, config, ranks)
+        with ranks.together():
+            if ranks.first:
+                alone.enter_context(run.owned())
+                run.begin(to_tables(config), provenance(cache, student, config, splits, ranks))
+        with ranks.together():
+            if run.provenance()["cache_checksum"] != cache.gdist["checksum"]:
+                raise CacheError(f"{uri} grew while the ranks were opening it", "run the same command again")
+        read = functools.partial(
+            Loader,
+            cache,
+            choose=learner.objective.lesson,
+            batch_seconds=config.train.batch_seconds,
+            rank=ranks.rank,
+            world=ranks.world,
+            device=str(ranks.device),
+            skip_damaged=config.data.skip_damaged,
+            layers=layers,
+        )
+        loader = read(splits["train"], crop_seconds=config.data.crop_seconds, seed=config.train.seed)
+        held_out = read(at_most(splits["valid"], config.train.validate_seconds))
+        _steps(run, learner, loader, held_out, ranks, show_progress)
+        with ranks.together():
+            if ranks.first:
+                save_student(run, learner.result)
+        return summarize(run) if ranks.first else None
+
+
+def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: Ranks, show_progress: bool) -> None:
+    """Every step that is left, with its reports, validations and checkpoints."""
+    optim = learner.config.train
+    step, seconds = 0, 0.0
+    if run.steps():
+        with ranks.together():
+            step, seconds = learner.restore(run, loader)
+        console.say(f"resuming {run.folder} after step {step}")
+    with ranks.together():
+        watch = Watch(run, step) if ranks.first else None
+    began = time.monotonic() - seconds
+    meter = Meter()
+
+    def report(kind: str, row: dict[str, Any]) -> None:
+        if watch is not None:
+            watch.report(row | {"step": step, "kind": kind, "seconds": time.monotonic() - began})
+
+    with contextlib.ExitStack() as stack:
+        stopping = stack.enter_context(stop_on_signal())
+        if watch is not None:
+            stack.enter_context(contextlib.closing(watch))
+        bar = console.progress(f"train {run.name}", optim.steps, "steps", start=step, enabled=show_progress)
+        advance = stack.enter_context(bar)
+        stream = _stream(learner, loader, step)
+        stack.callback(stream.close)
+        while step < optim.steps:
+            step += 1
+            waiting = time.monotonic()
+            batches = list(itertools.islice(stream, optim.accumulate))
+            waited = time.monotonic() - waiting
+            loss, cosine, stop = learner.step(step, batches, bool(stopping))
+            meter.add(loss, cosine, sum(batch.audio_seconds for batch in batches), waited)
+            advance(1, str(meter))
+
+            last = step == optim.steps
+            checkpoint = last or step % optim.checkpoint_every == 0 or stop
+            if checkpoint or step % optim.log_every == 0:
+                report("train", meter.flush() | {"lr": learner.rate(step), "grad_norm": learner.grad_norm})
+            with meter.paused():
+                if last or step % optim.validate_every == 0:
+                    report("valid", learner.validate(held_out.once(learner.objective.examination())))
+                if checkpoint:
+                    with ranks.together():
+                        if ranks.first:
+                            learner.save(run, step, loader, time.monotonic() - began)
+            if stop and not last:
+                raise KeyboardInterrupt
+
+
+def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
+    """The batches of every step after ``step``. When the front-end thaws, what was read ahead no longer fits: from
+    there on everything is read anew, with audio."""
+    optim = learner.config.train
+    if optim.thaw_step and learner.frozen:
+        with contextlib.closing(iter(loader)) as cold:
+            yield from itertools.islice(cold, max(optim.thaw_step - 1 - step, 0) * optim.accumulate)
+        learner.thaw()
+    with contextlib.closing(iter(loader)) as stream:
+        yield from stream
+
+
+def at_most(entries: list[Entry], seconds: float) -> list[Entry]:
+    """The first utterances that make up ``seconds`` of audio, at least one."""
+    ends = itertools.accumulate(entry.num_frames / framing.FRAMES_PER_SECOND for entry in entries)
+    return [
+        entry for place, (entry, end) in enumerate(zip(entries, ends, strict=True)) if place == 0 or end <= seconds
+    ]
+
+
+def provenance(
+    cache: Cache, student: Student, config: TrainConfig, splits: dict[str, list[Entry]], ranks: Ranks
+) -> dict[str, Any]:
+    """Where a run comes from, for run.json."""
+    teacher = cache.identity["teacher"]
+    return {
+        "cache": cache.uri,
+        "cache_checksum": cache.gdist["checksum"],
+        "encoding": cache.identity["encoding"],
+        "student": config.student["name"],
+        "params": student.num_parameters(),
+        "params_with_heads": student.num_parameters_with_heads(),
+        "teacher": {
+            "name": cache.gdist["about"]["teacher"],
+            "family": teacher["family"],
+            "fingerprint": teacher["fingerprint"],
+            "params": teacher["num_params"],
+            "num_layers": teacher["num_layers"],
+            "dim": cache.identity["dim"],
+        },
+        "ranks": ranks.world,
+        "utterances": {name: len(entries) for name, entries in splits.items()},
+        "versions": {name: importlib.metadata.version(name) for name in ("gdist", "torch", "transformers")},
+    }
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM let the step finish: the list is then no longer empty. A second one stops at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        console.say("stopping after this step (once more: at once)")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # signals reach the main thread only
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show(out: Path, result: dict[str, Any]) -> None:
+    """The result for people."""
+    console.say(
+        f"{out}: {result['steps']} steps, loss {result['loss']:.3f}; {result['step_seconds']:.2f} s a step, "
+        f"{result['audio_seconds_per_second']:.0f}× real time, waiting for data {result['data_wait_fraction']:.1%}",
+        style="green",
+    )
+    console.say(f"  next: gdist eval {out}")

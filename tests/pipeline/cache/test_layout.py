@@ -1,0 +1,111 @@
+"""Where utterances lie: the worked example, and what must hold of any corpus."""
+
+from itertools import pairwise
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gdist.pipeline import framing
+from gdist.pipeline.cache.layout import Entry, from_table, place, to_table
+from gdist.pipeline.errors import ManifestError
+
+CHUNK, PACK = 128, 512
+Lengths = list[tuple[str, int, str | None]]
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> Lengths:
+    """Names, sample counts around every edge that matters, and now and then a problem known beforehand."""
+    edges = [0, 399, 400, 719, 720, CHUNK * 320, CHUNK * 320 + 1, PACK * 320, PACK * 320 + 1]
+    samples = draw(st.lists(st.sampled_from(edges) | st.integers(0, PACK * 320 + 1000), max_size=40))
+    problems = st.sampled_from([None, None, None, "file not found"])
+    return [(f"u{i}", n, draw(problems)) for i, n in enumerate(samples)]
+
+
+def placed(lengths: Lengths) -> list[Entry]:
+    return place(lengths, max_samples=10**9, chunk_frames=CHUNK, pack_frames=PACK)
+
+
+def chunks(entry: Entry) -> range:
+    """The chunks that hold an utterance's rows, hidden states and waveform alike."""
+    rows = max(entry.num_frames, entry.num_rows)
+    return range(entry.start_frame // CHUNK, -(-(entry.start_frame + rows) // CHUNK)) if rows else range(0)
+
+
+def test_worked_example() -> None:
+    """The table in the module's docstring."""
+    samples = [16_000, 64_000, 300, 16_000]
+    entries = place([(str(i), n, None) for i, n in enumerate(samples)], 10**9, 128, 256)
+    assert [(e.num_samples, e.num_frames, e.pack, e.start_frame) for e in entries] == [
+        (16_000, 49, 0, 0),
+        (64_000, 199, 1, 256),
+        (300, 0, 1, 512),
+        (16_000, 49, 2, 512),
+    ]
+    assert entries[2].problem == "too short: 300 samples at 16 kHz, one frame needs 400"
+
+
+@given(corpora())
+def test_no_chunk_has_two_owners(lengths: Lengths) -> None:
+    owned = [chunk for entry in placed(lengths) for chunk in chunks(entry)]
+    assert len(owned) == len(set(owned))
+
+
+@given(corpora())
+def test_utterances_lie_whole_in_their_pack_on_a_chunk_boundary(lengths: Lengths) -> None:
+    for entry in placed(lengths):
+        if entry.num_frames:
+            assert entry.start_frame % CHUNK == 0
+            stop = entry.start_frame + max(entry.num_frames, entry.num_rows)
+            assert entry.pack * PACK <= entry.start_frame < stop <= (entry.pack + 1) * PACK
+
+
+@given(corpora())
+def test_order_is_kept_and_packs_leave_no_gap(lengths: Lengths) -> None:
+    entries = placed(lengths)
+    assert [e.id for e in entries] == [name for name, _, _ in lengths]
+    for before, after in pairwise(entries):
+        assert before.start_frame <= after.start_frame
+        assert after.pack - before.pack in (0, 1)
+    assert not entries or entries[0].pack == 0
+
+
+@given(corpora())
+def test_every_utterance_has_its_frames_or_a_reason(lengths: Lengths) -> None:
+    for entry, (_, samples, problem) in zip(placed(lengths), lengths, strict=True):
+        fits = problem is None and framing.num_frames(samples) > 0 and samples <= PACK * 320
+        assert entry.num_frames == (framing.num_frames(samples) if fits else 0)
+        assert (entry.problem is None) == fits
+        assert problem is None or entry.problem == problem
+
+
+@given(corpora(), corpora())
+def test_appending_never_moves_what_is_there(lengths: Lengths, more: Lengths) -> None:
+    assert placed(lengths + more)[: len(lengths)] == placed(lengths)
+
+
+@given(corpora())
+def test_the_index_reads_back(lengths: Lengths) -> None:
+    entries = placed(lengths)
+    labels = pa.table({"speaker": [f"s{i % 3}" for i in range(len(entries))], "digit": list(range(len(entries)))})
+    again = from_table(to_table(entries, labels if entries else None))
+    assert again == entries
+    assert [e.labels for e in again] == (labels.to_pylist() if entries else [])
+
+
+def test_too_long_says_what_to_do() -> None:
+    advice = "(manifest build --split-seconds cuts it)"
+    (entry,) = place([("a", 16_000 * 61, None)], max_samples=16_000 * 60)
+    assert entry.num_frames == 0 and entry.num_rows == 0
+    assert entry.problem == f"too long: 61 s, the limit is 60 s {advice}"
+    (entry,) = place([("a", 16_000 * 61, None)], max_samples=16_000 * 60, pack_frames=2048)
+    assert entry.problem == f"too long: 61 s, a pack holds 41 s {advice}"
+
+
+def test_a_label_may_not_hide_a_column_of_the_index() -> None:
+    entries = place([("a", 16_000, None)], 10**6)
+    with pytest.raises(ManifestError, match="`pack`"):
+        to_table(entries, pa.table({"speaker": ["anna"], "pack": ["red"]}))
+    assert to_table(entries, pa.table({"speaker": ["anna"]})).to_pylist()[0]["speaker"] == "anna"

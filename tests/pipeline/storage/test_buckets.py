@@ -1,0 +1,643 @@
+"""A real S3 server behind a proxy that misbehaves: runs go on to the same bytes, and what fails says why."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import Result
+from conftest import PACK_FRAMES, contents, free_port
+from test_train import COMMAND, SHORT, wait_for_step
+
+from gdist.data_manifests import demo_folder
+from gdist.pipeline.audio import Header, load_utterance, read_header
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.errors import AudioError, CacheError, UsageError
+from gdist.pipeline.manifest.table import Manifest, build
+from gdist.pipeline.run import Run
+from gdist.pipeline.storage.buckets import Patience
+from gdist.pipeline.storage.objects import Storage
+
+Gdist = Callable[..., Result]
+BUCKET = "flaky-speech"  # no other test's: what is open stays open for the life of the process
+TIMEOUT = "0.5"  # what a user may set too: seconds of silence before a request is lost
+
+
+class Flaky:
+    """Moto's S3 server and the proxy before it (flaky.py), each in a process of its own."""
+
+    def __init__(self, log: Path) -> None:
+        self.log_file = log.open("wb")
+        self.server, server_port = self._start("-m", "moto.server", "-p")
+        self.proxy, port = self._start(str(Path(__file__).parent / "flaky.py"), then=[str(server_port)])
+        self.endpoint = f"http://127.0.0.1:{port}"
+
+    def _start(self, *command: str, then: list[str] | None = None) -> tuple["subprocess.Popen[bytes]", int]:
+        port = free_port()
+        arguments = [sys.executable, *command, str(port), *(then or [])]
+        return subprocess.Popen(arguments, stdout=self.log_file, stderr=self.log_file), port
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{BUCKET}", method="PUT"), timeout=5)
+                return
+            except OSError:
+                alive = self.server.poll() is None and self.proxy.poll() is None
+                assert alive and time.monotonic() < deadline, "the S3 server does not start"
+                time.sleep(0.1)
+
+    def does(self, *rules: dict[str, Any]) -> None:
+        """From now on the proxy does this, and its log starts anew."""
+        data = json.dumps(rules).encode()
+        urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/-/rules", data), timeout=5).close()
+
+    def saw(self) -> list[dict[str, Any]]:
+        """What went through."""
+        with urllib.request.urlopen(f"{self.endpoint}/-/log", timeout=5) as answer:
+            seen: list[dict[str, Any]] = json.load(answer)["log"]
+        return seen
+
+    def faults(self) -> list[str]:
+        return [record["fault"] for record in self.saw() if record["fault"]]
+
+    def stop(self) -> None:
+        for process in (self.proxy, self.server):
+            process.kill()
+            process.wait()
+        self.log_file.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flaky]:
+    pytest.importorskip("moto.server")
+    flaky = Flaky(tmp_path_factory.mktemp("flaky") / "log")
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            for name in [name for name in os.environ if name.startswith("AWS_")]:
+                environment.delenv(name)
+            for name, value in {
+                "AWS_ENDPOINT_URL": flaky.endpoint,
+                "AWS_ACCESS_KEY_ID": "key",
+                "AWS_SECRET_ACCESS_KEY": "secret",
+                "AWS_REGION": "us-east-1",
+                "AWS_CONFIG_FILE": os.devnull,
+                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                "AWS_MAX_ATTEMPTS": "4",
+                "GDIST_STORE_TIMEOUT": TIMEOUT,
+            }.items():
+                environment.setenv(name, value)
+            flaky.wait()
+            yield flaky
+    finally:
+        flaky.stop()
+
+
+@pytest.fixture
+def flaky(server: Flaky) -> Iterator[Flaky]:
+    server.does()
+    yield server
+    server.does()
+
+
+def extract(teacher: Path, manifest: object, cache: object, *more: object) -> list[object]:
+    fixed = ["--pack-frames", PACK_FRAMES, "--device", "cpu", "--json"]
+    return ["extract", "--teacher", teacher, "--manifest", manifest, "--cache", cache, *fixed, *more]
+
+
+def stored(uri: str) -> dict[str, bytes]:
+    storage = Storage(uri)
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(storage.objects())
+        return dict(zip(keys, pool.map(storage.get, keys), strict=True))
+
+
+def fill(uri: str, folder: Path) -> Storage:
+    """A copy of a folder in the bucket."""
+    storage = Storage(uri)
+    for key, data in contents(folder).items():
+        storage.put(key, data)
+    return storage
+
+
+@pytest.fixture(scope="module")
+def cache_uri(server: Flaky, tiny_cache: Path) -> str:
+    """``tiny_cache`` in the bucket, for reading only."""
+    uri = f"s3://{BUCKET}/shared"
+    fill(uri, tiny_cache)
+    return uri
+
+
+# --- what passes ----------------------------------------------------------------------------------------------------
+
+LOUD = ["status", "reset", "reset-after", "cut-upload"]
+SILENT = ["silence", "silence-after", "stall-upload"]
+OF_READS = ["status", "reset", "silence", "cut-download", "stall-download"]
+
+
+class TestTheRunGoesOn:
+    def test_each_fault_at_each_kind_of_request(
+        self, flaky: Flaky, gdist: Gdist, tiny_teacher: Path, speech: Path, tiny_cache: Path
+    ) -> None:
+        """Each fault of uploads at a shard, the loud ones at a receipt too; documents and listings have theirs."""
+        uri = f"s3://{BUCKET}/each"
+        rules: list[dict[str, Any]] = [
+            {"fault": "reset-after", "method": "PUT", "path": r"/each/zarr\.json"},
+            {"fault": "stall-download", "method": "GET", "path": "index.parquet"},
+            {"fault": "cut-download", "method": "GET", "path": "list-type"},
+            {"fault": "reset-after", "method": "POST", "path": "delete"},
+        ]
+        for pack, fault in enumerate(LOUD + SILENT):
+            rules.append({"fault": fault, "method": "PUT", "path": f"/layers/02/c/{pack}/0"})
+            if fault in LOUD:
+                rules.append({"fault": fault, "method": "PUT", "path": f"/receipts/0000{pack}"})
+        flaky.does(*(rule | {"times": 1} for rule in rules))
+        result = gdist(*extract(tiny_teacher, speech, uri))
+        assert result.exit_code == 0, result.output
+        assert sorted(flaky.faults()) == sorted(rule["fault"] for rule in rules)
+        flaky.does()
+        assert stored(uri) == contents(tiny_cache)
+
+    @pytest.mark.parametrize("fault", OF_READS)
+    def test_reads_and_listings(self, flaky: Flaky, fault: str) -> None:
+        """The body too, which obstore's own retries leave out of listings."""
+        storage = Storage(f"s3://{BUCKET}/reads")
+        flaky.does()
+        storage.put("k", b"0123456789")
+        flaky.does({"fault": fault, "path": "reads/k", "times": 1}, {"fault": fault, "path": "list-type", "times": 1})
+        assert storage.get("k") == b"0123456789" and list(storage.objects()) == ["k"]
+        assert flaky.faults() == [fault] * 2
+        flaky.does({"fault": fault, "times": 1})
+        assert storage.get_part("k", 2, 3) == (b"234", 10)
+        assert len(flaky.saw()) == 2
+
+    def test_all_of_it_at_random(
+        self, flaky: Flaky, gdist: Gdist, tiny_teacher: Path, speech: Path, tiny_cache: Path
+    ) -> None:
+        """Every tenth request fails in one way or another; then the cache is verified over the same line."""
+        uri = f"s3://{BUCKET}/random"
+        flaky.does({"faults": [*LOUD, "cut-download"], "rate": 0.1, "seed": 1})
+        assert gdist(*extract(tiny_teacher, speech, uri)).exit_code == 0
+        assert len(set(flaky.faults())) >= 3
+        assert gdist("verify", uri).exit_code == 0
+        flaky.does()
+        assert stored(uri) == contents(tiny_cache)
+
+    def test_reading_batches(self, flaky: Flaky, cache_uri: str, tiny_cache: Path) -> None:
+        """Ranges of chunks, which zarr reads by itself."""
+        here, there = Cache.open(str(tiny_cache)), Cache.open(cache_uri)
+        flaky.does(*({"fault": f, "path": f"layers/03/c/{pack}/", "times": 1} for pack, f in enumerate(OF_READS)))
+        for pack in range(len(OF_READS)):
+            entry = here.pack_entries(pack)[0]
+            span = (entry, 0, entry.num_frames)
+            assert there.hidden(3, [span])[0].equal(here.hidden(3, [span])[0])
+            assert np.array_equal(there.waveform([span])[0], here.waveform([span])[0])
+        assert flaky.faults() == OF_READS
+
+    def test_a_large_object(self, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+        """More than sockets buffer: the body really stops half-way; and each object is one request."""
+        monkeypatch.setattr("gdist.pipeline.storage.buckets.SLOWEST_UPLOAD", 64 << 20)
+        storage = Storage(f"s3://{BUCKET}/large")
+        data = np.random.default_rng(0).bytes(12_000_000)
+        for fault in ("stall-upload", "cut-upload"):
+            flaky.does({"fault": fault, "method": "PUT", "times": 1})
+            storage.put(fault, data)
+            assert [(r["method"], r["fault"], r["up"]) for r in flaky.saw()] == [
+                ("PUT", fault, len(data)),
+                ("PUT", None, len(data)),
+            ]
+        for fault in ("stall-download", "cut-download"):
+            flaky.does({"fault": fault, "method": "GET", "times": 1})
+            assert storage.get("stall-upload") == data
+            assert len(flaky.saw()) == 2
+
+    def test_a_slow_line_is_not_a_stall(self, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An upload gets time for its size, and twice as much after each time-out; a download only has to move."""
+        monkeypatch.setattr("gdist.pipeline.storage.buckets.SLOWEST_UPLOAD", 8 << 20)
+        storage, data = Storage(f"s3://{BUCKET}/slow"), bytes(8 << 20)
+        storage.put("reached", b"")
+        flaky.does({"method": "PUT", "delay": 1.8})  # longer than 0.5 s + 8 MiB at 8 MiB/s; the next try has 2.5 s
+        storage.put("k", data)
+        assert len(flaky.saw()) >= 2
+        flaky.does({"method": "GET", "delay": 0.3})
+        assert storage.get("k") == data
+
+    def test_limits_for_uploads(self) -> None:
+        patience = Patience()
+        assert patience.for_upload(25_000_000, 0) == 60 + 128
+        assert patience.for_upload(25_000_000, 1) == 60 + 256
+        assert patience.for_upload(50_000_000, 0) == 60 + 256
+
+    @pytest.mark.parametrize("fault", LOUD + SILENT)
+    def test_create_only_puts(self, flaky: Flaky, fault: str) -> None:
+        """Whether the lost try arrived or not: ours is there once, and nobody else's is written over."""
+        storage = Storage(f"s3://{BUCKET}/create-{fault}")
+        flaky.does({"fault": fault, "method": "PUT", "times": 1})
+        assert storage.put_new("k", b"first")
+        assert flaky.faults() == [fault]
+        flaky.does({"fault": fault, "method": "PUT", "times": 1})
+        assert not storage.put_new("k", b"second")
+        assert storage.get("k") == b"first"
+
+    def test_thousands_are_deleted_in_few_requests(self, flaky: Flaky) -> None:
+        storage = Storage(f"s3://{BUCKET}/many")
+        for i in range(5):
+            storage.put(f"{i}", b"x")
+        flaky.does({"fault": "reset-after", "method": "POST", "times": 1})
+        storage.delete([*map(str, range(5)), *(f"nothing-{i}" for i in range(1500))])
+        assert len(flaky.saw()) == 4 and not storage.objects()  # the first, again the first, 1,000 and the rest
+
+
+# --- what does not pass ---------------------------------------------------------------------------------------------
+
+REFUSALS: list[tuple[dict[str, Any], str, str]] = [
+    ({"status": 403, "code": "ExpiredToken"}, "403 Forbidden ExpiredToken", "the credentials have expired"),
+    ({"status": 403, "code": "InvalidAccessKeyId"}, "InvalidAccessKeyId", "the server does not know them"),
+    ({"status": 403, "code": "AccessDenied", "method": "PUT"}, "AccessDenied", "what their owner may do"),
+    ({"status": 301, "code": "PermanentRedirect"}, "redirect", "export AWS_REGION="),
+    ({"status": 400, "code": "AuthorizationHeaderMalformed"}, "Malformed", "export AWS_REGION="),
+    ({}, "503 Service Unavailable SlowDown", "overloaded"),
+    ({"fault": "reset"}, "Connection reset by peer", "check the network"),
+    ({"fault": "silence"}, "no answer in time", "check the network"),
+]
+
+
+class TestWhatFailsSaysWhy:
+    def test_and_the_run_resumes(
+        self,
+        flaky: Flaky,
+        gdist: Gdist,
+        monkeypatch: pytest.MonkeyPatch,
+        tiny_teacher: Path,
+        speech: Path,
+        tiny_cache: Path,
+    ) -> None:
+        """From the third pack on everything is refused, for one reason after another; then the last one is mended."""
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+        uri = f"s3://{BUCKET}/refused"
+        until_then = {
+            "path": "/receipts/0000[01]|/c/[01]/0|planning|extracting|plans/|delete|zarr.json|index|teacher|list-type"
+        }
+        for rule, words, hint in REFUSALS:
+            flaky.does(until_then, {"fault": "status"} | rule)
+            began = time.monotonic()
+            result = gdist(*extract(tiny_teacher, speech, uri))
+            assert time.monotonic() - began < 15
+            assert result.exit_code == 1, result.output
+            (said,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+            assert f"{uri}/" in said and words in said
+            assert hint in result.stderr and "Traceback" not in result.output
+        flaky.does()
+        again = gdist(*extract(tiny_teacher, speech, uri))
+        assert again.exit_code == 0 and json.loads(again.stdout)["packs_resumed"] == 2
+        assert stored(uri) == contents(tiny_cache)
+
+    @pytest.mark.parametrize(
+        ("endpoint", "words"),
+        [
+            ("http://127.0.0.1:1", "Connection refused at http://127.0.0.1:1 ("),
+            ("http://nowhere.invalid", "the host name is not known"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["inspect", "verify", "extract", "train"])
+    def test_a_dead_endpoint(
+        self, server: Flaky, gdist: Gdist, monkeypatch: pytest.MonkeyPatch, tiny_teacher: Path, speech: Path,
+        tmp_path: Path, endpoint: str, words: str, command: str,
+    ) -> None:  # fmt: skip
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        uri = f"s3://{BUCKET}/x"
+        arguments: dict[str, list[object]] = {
+            "inspect": ["inspect", uri],
+            "verify": ["verify", uri],
+            "extract": extract(tiny_teacher, speech, uri),
+            "train": ["train", "--cache", uri, "--out", tmp_path / "new"],
+        }
+        began = time.monotonic()
+        result = gdist(*arguments[command])
+        assert time.monotonic() - began < 8
+        assert result.exit_code == 1
+        assert words in result.stderr and "check the network and AWS_ENDPOINT_URL" in result.stderr
+
+    def test_a_server_that_never_answers(self, flaky: Flaky) -> None:
+        """At first contact two tries are enough: the address is wrong."""
+        flaky.does({"fault": "silence"})
+        began = time.monotonic()
+        with pytest.raises(CacheError, match=r"no answer in time at http.* \(2 tries in \d.\d s\)"):
+            Storage(f"s3://{BUCKET}/x").get("k")
+        assert time.monotonic() - began < 3
+
+    def test_no_bucket(self, flaky: Flaky) -> None:
+        storage = Storage("s3://no-such-bucket/x")
+        for attempt in (
+            lambda: storage.get("k"),
+            lambda: storage.put("k", b"x"),
+            lambda: storage.put_new("k", b"x"),
+            lambda: storage.objects(),
+        ):
+            with pytest.raises(CacheError, match="404 Not Found NoSuchBucket") as caught:
+                attempt()
+            assert caught.value.hint and caught.value.hint.startswith("there is no such bucket")
+
+    @pytest.mark.parametrize(("name", "value"), [("GDIST_STORE_TIMEOUT", "soon"), ("AWS_MAX_ATTEMPTS", "0")])
+    def test_settings_that_make_no_sense(self, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+        monkeypatch.setenv(name, value)
+        with pytest.raises(UsageError, match=f"{name}={value}: must be a number"):
+            Storage(f"s3://{BUCKET}/x")
+
+
+# --- credentials ----------------------------------------------------------------------------------------------------
+
+
+class TestCredentials:
+    @pytest.fixture
+    def home(self, server: Flaky, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """No keys, no endpoint and no region in the environment; a ~/.aws instead."""
+        for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ENDPOINT_URL", "REGION"):
+            monkeypatch.delenv(f"AWS_{name}")
+        for name in ("CONFIG", "SHARED_CREDENTIALS"):
+            monkeypatch.setenv(f"AWS_{name}_FILE", str(tmp_path / name))
+        (tmp_path / "SHARED_CREDENTIALS").write_text(
+            "[default]\naws_access_key_id = D\naws_secret_access_key = d\n"
+            "[lab]\naws_access_key_id=LAB\naws_secret_access_key=a%b=c\naws_session_token=T\n"
+        )
+        (tmp_path / "CONFIG").write_text(
+            f"[default]\nregion = eu-north-1\nendpoint_url = {server.endpoint}\n"
+            f"[profile lab]\nregion = eu-west-3\nendpoint_url = {server.endpoint}\n"
+            "[profile people]\nsso_session = corp\nregion = eu-west-3\n"
+        )
+        return tmp_path
+
+    def test_the_default_profile(self, home: Path, flaky: Flaky) -> None:
+        storage = Storage(f"s3://{BUCKET}/profile")
+        assert storage.store.config["access_key_id"] == "D" and storage.store.config["region"] == "eu-north-1"
+        storage.put("k", b"x")
+        assert storage.get("k") == b"x"
+
+    def test_a_named_profile(self, home: Path, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "lab")
+        storage = Storage(f"s3://{BUCKET}/profile")
+        assert storage.store.config["secret_access_key"] == "a%b=c" and storage.store.config["session_token"] == "T"
+        storage.put("k", b"y")
+        assert flaky.saw()[0]["path"] == f"/{BUCKET}/profile/k"
+
+    def test_the_environment_counts_for_more(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "E")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "e")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+        config = Storage(f"s3://{BUCKET}/x").store.config
+        assert "access_key_id" not in config and "region" not in config and "endpoint" in config
+
+    def test_profiles_that_do_not_help(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+        with pytest.raises(UsageError, match="AWS_PROFILE=nobody: there is no such profile"):
+            Storage(f"s3://{BUCKET}/x")
+        monkeypatch.setenv("AWS_PROFILE", "people")
+        with pytest.raises(UsageError, match="this one has sso_session") as caught:
+            Storage(f"s3://{BUCKET}/x")
+        assert caught.value.hint == 'eval "$(aws configure export-credentials --profile people --format env)"'
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [("AWS_ENDPOINT_URL_S3", None), ("AWS_ENDPOINT", None), ("AWS_SKIP_SIGNATURE", "true")],
+    )
+    def test_other_variables(
+        self, flaky: Flaky, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None
+    ) -> None:
+        if variable == "AWS_SKIP_SIGNATURE":
+            flaky.does({"fault": "pass"})
+            Storage(f"s3://{BUCKET}/anonymous").put("k", b"x")
+            for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+                monkeypatch.delenv(f"AWS_{name}")
+            monkeypatch.setenv(variable, "true")
+            with pytest.raises(CacheError, match="403"):  # moto lets nobody anonymous in: it was asked unsigned
+                Storage(f"s3://{BUCKET}/anonymous").get("k")
+            return
+        monkeypatch.delenv("AWS_ENDPOINT_URL")
+        if variable == "AWS_ENDPOINT_URL_S3":
+            monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        monkeypatch.setenv(variable, flaky.endpoint)
+        assert not Storage(f"s3://{BUCKET}/nothing").objects()
+
+
+# --- manifests and audio there --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six recordings in two folders, cut from the speech that ships, and what must not count as one."""
+    folder = tmp_path_factory.mktemp("corpus")
+    source = demo_folder() / "audio" / "prompts-en.flac"
+    for place, name in enumerate(("b/2.flac", "b/10.wav", "a.flac", "b/c/1.flac", "z.ogg", "b/c/0.flac")):
+        rate = soundfile.info(source).samplerate
+        samples, _ = soundfile.read(source, start=place * 3 * rate, frames=rate + 1000 * place)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, samples, rate)
+    (folder / ".hidden").mkdir()
+    shutil.copy(folder / "a.flac", folder / ".hidden" / "a.flac")
+    (folder / "notes.txt").write_text("no sound")
+    (folder / "table.csv").write_text("id,path,speaker\none,a.flac,7\ntwo,b/2.flac,8\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus_uri(server: Flaky, corpus: Path) -> str:
+    fill(f"s3://{BUCKET}/corpus", corpus)
+    return f"s3://{BUCKET}/corpus"
+
+
+class TestManifests:
+    def test_from_a_folder(
+        self, flaky: Flaky, gdist: Gdist, corpus: Path, corpus_uri: str, tiny_teacher: Path, tmp_path: Path
+    ) -> None:
+        """Built, checked and extracted there and here: the same table, and the same cache."""
+        flaky.does()
+        result = gdist("manifest", "build", corpus_uri, "--out", f"{corpus_uri}/m.parquet", "--json")
+        assert result.exit_code == 0 and json.loads(result.stdout)["utterances"] == 6
+        seen = flaky.saw()
+        assert len(seen) <= 6 + 2 + 3  # headers (two ranges more of the Ogg file), listing and look-up, the manifest
+        local = Path(shutil.copytree(corpus, tmp_path / "here"))
+        here = build(local, local / "m.parquet")
+        there = Manifest.read(f"{corpus_uri}/m.parquet")
+        assert there.table.to_pylist() == here.table.to_pylist() and there.root == corpus_uri
+        assert there.table["path"].to_pylist()[:2] == ["a.flac", "z.ogg"]
+        assert gdist("manifest", "check", f"{corpus_uri}/m.parquet", "--audio").exit_code == 0
+        uri = f"s3://{BUCKET}/from-a-bucket"
+        assert gdist(*extract(tiny_teacher, f"{corpus_uri}/m.parquet", uri)).exit_code == 0
+        assert gdist(*extract(tiny_teacher, local / "m.parquet", tmp_path / "cache")).exit_code == 0
+        assert stored(uri) == contents(tmp_path / "cache")
+
+    def test_from_a_csv(self, flaky: Flaky, gdist: Gdist, corpus_uri: str, tmp_path: Path) -> None:
+        """The paths start from the table's folder; a manifest elsewhere names the bucket."""
+        result = gdist("manifest", "build", f"{corpus_uri}/table.csv", "--out", tmp_path / "m.parquet")
+        assert result.exit_code == 0, result.output
+        utterances = Manifest.read(tmp_path / "m.parquet").utterances()
+        assert [u.path for u in utterances] == [f"{corpus_uri}/a.flac", f"{corpus_uri}/b/2.flac"]
+        assert [u.labels["speaker"] for u in utterances] == [7, 8] and all(u.num_samples for u in utterances)
+        Manifest.read(tmp_path / "m.parquet").write(f"s3://{BUCKET}/elsewhere/m.parquet")
+        moved = Manifest.read(f"s3://{BUCKET}/elsewhere/m.parquet")
+        assert [u.path for u in moved.utterances()] == [u.path for u in utterances]
+
+    def test_from_librispeech(self, flaky: Flaky, corpus: Path) -> None:
+        storage = Storage(f"s3://{BUCKET}/LibriSpeech")
+        storage.put("dev-clean/84/121/84-121.trans.txt", b"84-121-0 GO ON\n84-121-1 STOP\n")
+        for name in ("84-121-0", "84-121-1"):
+            storage.put(f"dev-clean/84/121/{name}.flac", (corpus / "a.flac").read_bytes())
+        table = build(storage.uri, f"{storage.uri}/m.parquet").table
+        assert table["path"].to_pylist() == ["dev-clean/84/121/84-121-0.flac", "dev-clean/84/121/84-121-1.flac"]
+        assert table["text"].to_pylist() == ["GO ON", "STOP"] and table["split"].to_pylist() == ["dev-clean"] * 2
+
+    def test_from_lhotse(self, flaky: Flaky, corpus_uri: str) -> None:
+        source = {"type": "file", "channels": [0], "source": "b/2.flac"}
+        recording = {"id": "r", "sources": [source], "sampling_rate": 16000, "num_samples": 16000, "duration": 1.0}
+        Storage(corpus_uri).put("recordings.jsonl", json.dumps(recording).encode())
+        (utterance,) = build(f"{corpus_uri}/recordings.jsonl", f"{corpus_uri}/lhotse.parquet").utterances()
+        assert utterance.path == f"{corpus_uri}/b/2.flac"
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["build", f"s3://{BUCKET}/nothing", "--out", "m.parquet"], "no such file or folder"),
+            (["check", f"s3://{BUCKET}/nothing.parquet"], "no manifest at s3://"),
+            (["check", f"s3://{BUCKET}/corpus/table.csv"], "as a Parquet manifest"),
+        ],
+    )
+    def test_what_is_not_there(
+        self, flaky: Flaky, gdist: Gdist, corpus_uri: str, arguments: list[str], words: str
+    ) -> None:
+        result = gdist("manifest", *arguments)
+        assert result.exit_code == 2 and words in result.stderr
+
+
+class TestAudio:
+    @pytest.mark.parametrize(
+        ("name", "subtype", "most"),
+        [("WAV", None, 1), ("FLAC", None, 1), ("AIFF", None, 1), ("OGG", "VORBIS", 3), ("MP3", None, 3)],
+    )  # fmt: skip
+    def test_a_header_is_a_range(
+        self, flaky: Flaky, tmp_path: Path, name: str, subtype: str | None, most: int
+    ) -> None:
+        """So many requests of 64 KiB, of two minutes of audio."""
+        path, uri = tmp_path / f"long.{name}", f"s3://{BUCKET}/headers/{name}-{subtype}"
+        noise = np.random.default_rng(0).standard_normal(120 * 16_000) / 8
+        soundfile.write(path, noise, 16_000, format=name, subtype=subtype)
+        storage = Storage(f"s3://{BUCKET}/headers")
+        storage.put(f"{name}-{subtype}", path.read_bytes())
+        flaky.does()
+        assert read_header(uri) == read_header(str(path)) == Header(len(noise), 16_000, 1)
+        assert len(flaky.saw()) <= most and all(0 < record["down"] <= 1 << 16 for record in flaky.saw())
+        if name == "FLAC":
+            segment = (32_000, 16_000, 16_000)
+            assert np.array_equal(load_utterance(uri, *segment), load_utterance(str(path), *segment))
+
+    def test_what_is_no_audio(self, flaky: Flaky, corpus_uri: str) -> None:
+        Storage(corpus_uri).put("empty.flac", b"")
+        for name, words in (
+            ("gone.flac", "file not found"),
+            ("empty.flac", "empty file"),
+            ("notes.txt", "not audio soundfile can decode"),
+        ):
+            with pytest.raises(AudioError, match=words):
+                read_header(f"{corpus_uri}/{name}")
+
+    def test_an_outage_is_not_bad_audio(self, flaky: Flaky, tmp_path: Path) -> None:
+        """Half-way through a header too, where libsndfile asks and cannot be told why there is nothing."""
+        soundfile.write(tmp_path / "a.ogg", np.random.default_rng(0).standard_normal(1_000_000) / 8, 16_000)
+        Storage(f"s3://{BUCKET}/outage").put("a.ogg", (tmp_path / "a.ogg").read_bytes())
+        flaky.does({"times": 1}, {"fault": "status"})
+        with pytest.raises(CacheError, match="503 Service Unavailable"):
+            read_header(f"s3://{BUCKET}/outage/a.ogg")
+
+
+# --- the commands ---------------------------------------------------------------------------------------------------
+
+
+class TestCommands:
+    def test_train_and_eval(
+        self, flaky: Flaky, gdist: Gdist, cache_uri: str, tiny_cache: Path, tmp_path: Path
+    ) -> None:
+        """From the bucket over a bad line, as from the folder."""
+        settings = SHORT | {"train.steps": 2}
+        options = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+        found = []
+        for where, out in ((cache_uri, tmp_path / "there"), (tiny_cache, tmp_path / "here")):
+            flaky.does({"fault": "status", "rate": 0.1, "seed": 3})
+            assert gdist("train", "--cache", where, "--out", out, *options).exit_code == 0
+            judged = gdist("eval", out, "--probes", "none", "--json")
+            assert judged.exit_code == 0, judged.output
+            found.append(json.loads(judged.stdout)["layers"])
+        assert found[0] == found[1]
+        assert contents(tmp_path / "there" / "student") == contents(tmp_path / "here" / "student")
+
+    def test_two_trainings_at_once_while_packs_are_added(
+        self, flaky: Flaky, gdist: Gdist, tiny_teacher: Path, speech: Path, tmp_path: Path
+    ) -> None:
+        """Both end in the students that a cache left alone gives: each reads what was there when it began."""
+        manifest = Manifest.read(speech)
+        half = tmp_path / "half.parquet"
+        Manifest(manifest.table.take(list(range(0, 30, 2))), manifest.root).write(half)
+        uri, alone = f"s3://{BUCKET}/grows", tmp_path / "alone"
+        for cache in (uri, alone):
+            assert gdist(*extract(tiny_teacher, half, cache)).exit_code == 0
+        before = Cache.open(uri).gdist["checksum"]
+
+        settings = SHORT | {"train.steps": 100, "train.log_every": 1}
+        options = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+        students = ("gendistiller", "distilhubert")
+        trainings = {
+            student: subprocess.Popen(
+                [*COMMAND, "train", "--cache", uri, "--out", str(tmp_path / student), "--student", student, *options],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+            for student in students
+        }
+        for student, process in trainings.items():
+            wait_for_step(tmp_path / student, 3, process)
+        assert gdist(*extract(tiny_teacher, speech, uri)).exit_code == 0
+        assert all(process.poll() is None for process in trainings.values()), "they were to be alive until here"
+        grown = Cache.open(uri)
+        assert len(grown.entries) == 30 and grown.gdist["checksum"] != before
+        for student, process in trainings.items():
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 0, said
+            run = Run(tmp_path / student)
+            assert run.provenance()["cache_checksum"] == before
+            quiet = Run(tmp_path / f"{student}-alone")
+            command = ["train", "--cache", alone, "--out", quiet.folder, "--student", student, *options]
+            assert gdist(*command).exit_code == 0
+            assert contents(run.student) == contents(quiet.student)
+
+    def test_inspect_and_verify(self, flaky: Flaky, gdist: Gdist, cache_uri: str, tiny_cache: Path) -> None:
+        there, here = (json.loads(gdist("inspect", uri, "--json").stdout) for uri in (cache_uri, tiny_cache))
+        assert there | {"uri": ""} == here | {"uri": ""}
+        assert json.loads(gdist("verify", cache_uri, "--json").stdout)["ok"]
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["train", "--cache", "c", "--out", "s3://runs/first"],
+            ["eval", "s3://runs/first"],
+            ["report", "s3://runs/first"],
+            ["report", ".", "--out", "s3://runs/report.html"],
+            ["demo", "--out", "s3://runs/demo"],
+        ],
+    )
+    def test_runs_are_local_folders(
+        self, gdist: Gdist, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        result = gdist(*command)
+        assert result.exit_code == 2 and "runs and reports are local folders" in result.stderr
+        assert not list(tmp_path.iterdir())

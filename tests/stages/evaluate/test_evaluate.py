@@ -1,0 +1,178 @@
+"""Evaluation: figures worked by hand, references that mean what they say, and a teacher that agrees with itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from test_train import run, short
+
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.loading.splits import DataConfig
+from gdist.pipeline.run import Run
+from gdist.stages.evaluate.bench import Bench
+from gdist.stages.evaluate.evaluate import evaluate, show
+from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
+from gdist.stages.evaluate.upstreams import Heard, LogMel, hidden_states
+from gdist.stages.train.student_store import load_student
+
+
+def test_fidelity_by_hand() -> None:
+    """One layer, two frames that count and one that does not: targets (3, 4) and (0, 2).
+
+    prediction   cosine   L1 a value   squared error   squared target
+    (4, 3)       24/25    1            2               25
+    (0, −2)      −1       2            16              4
+    """
+    fidelity = Fidelity([7])
+    target = torch.tensor([[[[3.0, 4.0], [0.0, 2.0], [9.0, 9.0]]]])
+    prediction = torch.tensor([[[[4.0, 3.0], [0.0, -2.0], [0.0, 1.0]]]])
+    fidelity.add(prediction, target, torch.tensor([[True, True, False]]))
+    (row,) = fidelity.rows()
+    assert row["layer"] == 7 and fidelity.frames == 2
+    assert row["cosine"] == pytest.approx((24 / 25 - 1) / 2)
+    assert row["l1"] == pytest.approx(1.5)
+    assert row["relative_error"] == pytest.approx((18 / 29) ** 0.5)
+
+
+def test_fidelity_in_parts_is_fidelity_at_once() -> None:
+    target, prediction = torch.randn(4, 3, 6, 5), torch.randn(4, 3, 6, 5)
+    mask_BT = torch.arange(6) < torch.tensor([6, 1, 4, 3])[:, None]
+    whole, parts = Fidelity([1, 2, 3]), Fidelity([1, 2, 3])
+    whole.add(prediction, target, mask_BT)
+    for b in range(4):
+        parts.add(prediction[b : b + 1], target[b : b + 1], mask_BT[b : b + 1])
+    for one, other in zip(whole.rows(), parts.rows(), strict=True):
+        assert one == pytest.approx(other)
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_cache: Path) -> Bench:
+    return Bench(Cache.open(str(tiny_cache)), DataConfig(), [])
+
+
+def test_the_teacher_agrees_with_itself(bench: Bench) -> None:
+    fidelity = Fidelity([1, 2, 3])
+    for batch in bench.batches(bench.splits["test"]):
+        mask_BT = torch.arange(batch.hidden_BLTD.shape[2]) < batch.num_frames_B[:, None]
+        fidelity.add(batch.hidden_BLTD[:, 1:], batch.hidden_BLTD[:, 1:], mask_BT)
+    assert fidelity.frames == sum(entry.num_frames for entry in bench.splits["test"])
+    for row in fidelity.rows():
+        assert row["cosine"] == pytest.approx(1) and row["l1"] == row["relative_error"] == 0
+
+
+def test_the_mean_frame_is_the_training_splits(bench: Bench) -> None:
+    entries = bench.splits["train"]
+    frames = bench.cache.hidden(2, [(entry, 0, entry.num_frames) for entry in entries])
+    assert torch.allclose(bench.mean_frame[1], torch.cat(frames).mean(0), atol=1e-4)
+    assert mean_cosine(bench.mean_frame_rows) < 0.999
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    runs = {}
+    for name in ("gendistiller", "distilhubert"):
+        runs[name] = Run(tmp_path_factory.mktemp("runs") / name)
+        run(tiny_cache, runs[name].folder, short(name, train__steps=40, train__lr=3e-3))
+    return runs
+
+
+@pytest.mark.parametrize("name", ["gendistiller", "distilhubert"])
+def test_an_evaluation(bench: Bench, trained: dict[str, Run], name: str) -> None:
+    result = evaluate(trained[name], bench)
+    assert json.loads((trained[name].folder / "eval.json").read_text()) == json.loads(json.dumps(result))
+    assert [row["layer"] for row in result["layers"]] == [1, 2, 3]
+    assert result["split"] == "test" and result["utterances"] == 8
+    assert result["mean_cosine"] == pytest.approx(sum(row["cosine"] for row in result["layers"]) / 3)
+    # A reference of its own making: the student's h_0 in place of every layer, frame by frame.
+    student = load_student(trained[name]).eval()
+    cosines: list[torch.Tensor] = []
+    for batch in bench.batches(bench.splits["test"]):
+        h0_BTD = hidden_states(student, batch)[:, 0]
+        for row, frames in enumerate(batch.num_frames_B.tolist()):
+            teacher_TD = batch.hidden_BLTD[row, 3, :frames]
+            cosines.append(torch.cosine_similarity(h0_BTD[row, :frames], teacher_TD, dim=-1))
+    assert result["references"]["copy_h0"][2]["cosine"] == pytest.approx(float(torch.cat(cosines).mean()), abs=1e-5)
+
+
+def test_a_student_is_judged_utterance_by_utterance(bench: Bench, trained: dict[str, Run]) -> None:
+    """How utterances are batched is nobody's business: padding changes no figure."""
+    student = load_student(trained["gendistiller"]).eval()
+    (batch,) = list(bench.batches(bench.splits["test"]))
+    together = hidden_states(student, batch)
+    for row, entry_id in enumerate(batch.ids):
+        entry = next(entry for entry in bench.splits["test"] if entry.id == entry_id)
+        (alone,) = list(bench.batches([entry]))
+        assert torch.allclose(together[row, :, : entry.num_frames], hidden_states(student, alone)[0], atol=1e-5)
+
+
+def test_log_mel_has_the_teachers_frames(bench: Bench) -> None:
+    for batch in bench.batches(bench.splits["test"], hidden=False):
+        assert LogMel()(batch).shape == (len(batch.ids), 1, int(batch.num_frames_B.max()), 80)
+
+
+def test_the_command(trained: dict[str, Run], gdist: Callable[..., Result]) -> None:
+    folders = [run.folder for run in trained.values()]
+    result = gdist("eval", *folders, "--probes", "none", "--json")
+    assert result.exit_code == 0, result.stderr
+    both: list[dict[str, Any]] = json.loads(result.stdout)
+    assert [one["student"] for one in both] == ["gendistiller", "distilhubert"]
+    alone = json.loads(gdist("eval", folders[0], "--probes", "none", "--json").stdout)
+    assert alone == both[0]
+    assert {"params", "mean_cosine", "layers", "probes"} <= alone.keys()
+    assert alone["layers"][0].keys() == {"layer", "cosine", "l1", "relative_error"}
+    shown = gdist("eval", *folders, "--probes", "none")
+    assert "copy of h_0" in shown.stdout and f"{alone['mean_cosine']:.3f}" in shown.stdout
+
+
+def test_many_runs_side_by_side(trained: dict[str, Run], bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every name stands whole, and every probe's interval under its value."""
+    probe = {"title": "keyword spotting", "metric": "accuracy", "higher_is_better": True, "chance": 0.1}
+    probe |= {"value": 0.75, "low": 0.6875, "high": 0.8125, "test_items": 540, "shuffled": 0.125}
+    judged = evaluate(trained["gendistiller"], bench)
+    found = {"probes": {"ks": probe}}
+    judged |= found | {name: judged[name] | found for name in ("teacher", "log_mel")}
+    names = [f"gendistiller-with-a-long-name-{seed}" for seed in range(6)]
+    show([judged | {"run": name} for name in names])
+    lines = capsys.readouterr().out.splitlines()
+    for number, name in enumerate(names):
+        assert f"  {number + 1}: {name}" in lines
+        (row,) = (place for place, line in enumerate(lines) if line.startswith(f"│ {name} "))
+        assert "0.750" in lines[row] and "0.688–0.812" in lines[row + 1] and "0.125" in lines[row + 2]
+
+
+def test_what_probes_are_given(bench: Bench) -> None:
+    """The mean over an utterance's frames, and the frames, each feature standardized over training speech."""
+    entries = [*bench.splits["train"], *bench.splits["test"]]
+    heard = Heard({entry.id for entry in entries})
+    for batch in bench.batches(entries):
+        heard.add(batch.hidden_BLTD, batch)
+    features = heard.features([e.id for e in bench.splits["train"]])
+    train_KTD = torch.cat([features.frames[e.id].float() for e in bench.splits["train"]], dim=1)
+    assert train_KTD.mean(1).abs().max() < 2e-3
+    assert (train_KTD.std(1) - 1).abs().max() < 1e-2
+    one = bench.splits["test"][0]
+    (alone_TD,) = bench.cache.hidden(2, [(one, 0, one.num_frames)])
+    assert torch.allclose(features.mean[one.id][2], alone_TD.float().mean(0), atol=1e-4)
+    assert features.frames[one.id].shape == (4, one.num_frames, 32)
+
+
+def test_mistakes(trained: dict[str, Run], tmp_path: Path, gdist: Callable[..., Result]) -> None:
+    result = gdist("eval", tmp_path)
+    assert result.exit_code == 1 and "gdist train" in result.stderr
+    result = gdist("eval", trained["gendistiller"].folder, "--probes", "kws")
+    assert result.exit_code == 2 and "did you mean `ks`" in result.stderr
+    result = gdist("eval", trained["gendistiller"].folder, "--probes", "qbe")
+    assert result.exit_code == 1 and "no word in the split `valid` that two voices say" in result.stderr
+
+
+def test_an_unfinished_run_has_no_student(tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
+    run(tiny_cache, tmp_path / "run", short())
+    for path in sorted((tmp_path / "run" / "student").iterdir()):
+        path.unlink()
+    result = gdist("eval", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "no finished student" in result.stderr and f"gdist train --cache {tiny_cache}" in result.stderr

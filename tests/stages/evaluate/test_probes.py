@@ -1,0 +1,318 @@
+"""Probes, on real speech and on made-up states: what is there is found, and shuffled labels find nothing."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gdist.data_manifests import demo_folder
+from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.errors import GdistError
+from gdist.pipeline.framing import SAMPLE_RATE
+from gdist.pipeline.manifest.table import Manifest
+from gdist.stages.evaluate.probes import PROBES, Probe, ProbeResult
+from gdist.stages.evaluate.probes.base import FOLDS, SPLITS, Example, Examples, Features, speaker_folds
+from gdist.stages.evaluate.probes.keyword_spotting import KEYWORD_SPOTTING
+from gdist.stages.evaluate.probes.language_identification import LANGUAGE_IDENTIFICATION
+from gdist.stages.evaluate.probes.linear import standardized
+from gdist.stages.evaluate.probes.query_by_example import QueryByExample, subsequence_distance
+from gdist.stages.evaluate.probes.recognition import Recognition, spell
+from gdist.stages.evaluate.probes.scores import equal_error_rate, interval, mean_interval
+from gdist.stages.evaluate.probes.speaker_identification import SPEAKER_IDENTIFICATION
+from gdist.stages.evaluate.probes.speaker_verification import SpeakerVerification
+
+STATES, DIM = 3, 12
+INFORMATIVE = 1  # the hidden state that knows; the others are noise
+WORDS, VOICES = ("one", "two", "three", "four"), ("ann", "bob", "cat", "dan", "eve", "fay")
+LETTERS = "abcde"
+
+
+@pytest.fixture(scope="module")
+def demo_entries() -> Mapping[str, list[Entry]]:
+    """The bundled speech as an extraction would place it, by split; no audio is read."""
+    splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    for utterance in Manifest.read(demo_folder() / "demo.parquet").utterances():
+        assert utterance.num_samples is not None and utterance.sample_rate is not None
+        samples = utterance.num_samples * SAMPLE_RATE // utterance.sample_rate
+        entry = Entry(utterance.id, 0, 0, (samples - 400) // 320 + 1, samples, labels=dict(utterance.labels))
+        splits[str(utterance.labels["split"])].append(entry)
+    return splits
+
+
+# --- constructed tasks: an entry's labels, and states that hold them in one layer ---------------------------------
+
+
+def entries(per_split: tuple[int, int, int] = (96, 48, 48)) -> dict[str, list[Entry]]:
+    """Every word by every voice, with a text of five letters."""
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, count in zip(SPLITS, per_split, strict=True):
+        splits[split] = [
+            Entry(
+                f"{split}-{i}",
+                pack=0,
+                start_frame=0,
+                num_frames=20,
+                num_samples=SAMPLE_RATE,
+                labels={
+                    "digit": WORDS[i % len(WORDS)],
+                    "speaker": VOICES[i // len(WORDS) % len(VOICES)],
+                    "language": ("en", "fr")[i % 2],
+                    "text": "".join(rng.permutation(list(LETTERS))),
+                },
+            )
+            for i in range(count)
+        ]
+    return splits
+
+
+def knowing(splits: Mapping[str, list[Entry]], label: str) -> Features:
+    """Noise everywhere, and in one state the label: as one vector in all frames, or letter after letter."""
+    generator = torch.Generator().manual_seed(0)
+    signs: dict[str, Tensor] = {}
+
+    def sign(answer: str) -> Tensor:
+        if answer not in signs:
+            signs[answer] = 3 * torch.randn(DIM, generator=generator)
+        return signs[answer]
+
+    frames = {}
+    for split in splits.values():
+        for entry in split:
+            x_KTD = 0.5 * torch.randn(STATES, entry.num_frames, DIM, generator=generator)
+            answer = entry.labels[label]
+            said = list(answer) if label == "text" else [answer]
+            for i, part in enumerate(said):
+                span = slice(i * entry.num_frames // len(said), (i + 1) * entry.num_frames // len(said))
+                x_KTD[INFORMATIVE, span] += sign(part)
+            frames[entry.id] = x_KTD.half()
+    return Features({name: x_KTD.float().mean(1) for name, x_KTD in frames.items()}, frames)
+
+
+LABELS = {"ks": "digit", "qbe": "digit", "pr": "text", "sid": "speaker", "asv": "speaker", "lid": "language"}
+QUICK: dict[str, Probe] = PROBES | {"asv": SpeakerVerification(steps=30), "pr": Recognition(steps=60)}
+Outcome = tuple[ProbeResult, Examples, Features]
+
+
+@pytest.fixture(scope="module", params=list(PROBES))
+def outcome(request: pytest.FixtureRequest) -> Outcome:
+    """Every row of the table on a task that one hidden state solves, with its control."""
+    probe, splits = QUICK[request.param], entries()
+    features, examples = knowing(splits, LABELS[request.param]), probe.choose(splits)
+    return probe.run(examples, features, control=True), examples, features
+
+
+class TestEveryProbe:
+    """Conformance over the table."""
+
+    def test_it_finds_what_is_there(self, outcome: Outcome) -> None:
+        result, _, _ = outcome
+        assert result.value > 0.9 if result.higher_is_better else result.value < 0.1
+        assert result.low <= result.value <= result.high and result.high - result.low < 0.25
+
+    def test_shuffled_labels_are_at_chance(self, outcome: Outcome) -> None:
+        result, _, _ = outcome
+        assert result.shuffled is not None
+        if result.title == "character recognition":  # no worse than a constant guess, no better than half right
+            assert 0.5 < result.shuffled <= 1.2
+        else:
+            assert abs(result.shuffled - result.chance) < 0.2
+
+    def test_the_weight_goes_to_the_layer_that_knows(self, outcome: Outcome) -> None:
+        result, _, _ = outcome
+        assert sum(result.layer_weights) == pytest.approx(1)
+        assert max(range(STATES), key=result.layer_weights.__getitem__) == INFORMATIVE
+
+    def test_it_says_what_it_stands_on(self, outcome: Outcome) -> None:
+        result, examples, _ = outcome
+        pairs = sum(math.comb(len(fold["test"]), 2) for fold in speaker_folds(examples))
+        assert result.test_items == (pairs if result.title == "speaker verification" else len(examples["test"]))
+        assert result.metric and result.title
+        assert result.classes == len({answer for e in examples["test"] for answer in e.answer.split()})
+
+
+@pytest.mark.parametrize("name", list(PROBES))
+def test_the_same_again_whatever_the_threads(name: str) -> None:
+    probe, splits = QUICK[name], entries((48, 24, 24))
+    features, examples = knowing(splits, LABELS[name]), probe.choose(splits)
+    first = probe.run(examples, features)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    again = probe.run(examples, features)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+    assert again == first
+    assert first.shuffled is None
+
+
+@pytest.mark.parametrize("name", list(PROBES))
+def test_no_labels_no_examples(name: str) -> None:
+    bare = {split: [replace(e, labels={}) for e in es] for split, es in entries().items()}
+    assert not any(PROBES[name].choose(bare).values())
+
+
+def test_rows_of_the_table_are_named_as_their_keys() -> None:
+    assert [probe.name for probe in PROBES.values()] == list(PROBES)
+
+
+# --- which utterances a task is about ------------------------------------------------------------------------------
+
+
+def test_voices_of_a_fold_are_not_heard_in_its_training() -> None:
+    examples = KEYWORD_SPOTTING.choose(entries())
+    folds = speaker_folds(examples)
+    assert len(folds) == FOLDS
+    for fold in folds:
+        heard = {e.speaker for split in ("train", "valid") for e in fold[split]}
+        assert not heard & {e.speaker for e in fold["test"]} and len(heard) == len(VOICES) * 2 / 3
+    assert sorted(e.id for fold in folds for e in fold["test"]) == sorted(e.id for e in examples["test"])
+
+
+@pytest.mark.parametrize("voices", [None, "of its own"])
+def test_splits_by_voice_and_nameless_voices_are_left_as_they_are(voices: str | None) -> None:
+    test = [Example(f"t{i}", WORDS[i % 2], voices) for i in range(4)]
+    examples = {
+        "train": [Example(f"a{i}", WORDS[i % 2], voices and "ann") for i in range(4)],
+        "valid": [],
+        "test": test,
+    }
+    assert speaker_folds(examples) == [examples]
+
+
+def test_the_bundled_speech_supports_every_probe(demo_entries: Mapping[str, list[Entry]]) -> None:
+    chosen = {name: probe.choose(demo_entries) for name, probe in PROBES.items()}
+    counts = {name: tuple(len(examples[split]) for split in SPLITS) for name, examples in chosen.items()}
+    assert counts["ks"] == counts["qbe"] == (720, 240, 240)
+    assert counts["pr"] == (154, 23, 43)
+    assert counts["sid"] == counts["asv"] == (874, 263, 283)
+    assert {e.answer for e in chosen["lid"]["test"]} == {"en", "es", "fr", "it", "ru"}
+    seconds = {e.id: e.num_samples / SAMPLE_RATE for split in demo_entries.values() for e in split}
+    assert all(seconds[e.id] >= 1 for split in chosen["lid"].values() for e in split)
+    # No take is in two splits.
+    for examples in chosen.values():
+        ids = [e.id for split in SPLITS for e in examples[split]]
+        assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", ["ks", "sid", "lid", "asv"])
+def test_an_empty_split_is_refused(name: str, split: str) -> None:
+    with pytest.raises(GdistError, match=f"no examples in the split `{split}`"):
+        PROBES[name].choose(entries() | {split: []})
+
+
+def test_one_class_is_refused() -> None:
+    splits = {s: [replace(e, labels=e.labels | {"digit": "one"}) for e in es] for s, es in entries().items()}
+    with pytest.raises(GdistError, match=r"cannot tell one class apart.*'one'"):
+        PROBES["ks"].choose(splits)
+
+
+def test_a_class_training_never_shows_is_refused() -> None:
+    splits = entries()
+    splits["test"][0].labels["speaker"] = "zoe"
+    with pytest.raises(GdistError, match="zoe"):
+        SPEAKER_IDENTIFICATION.choose(splits)
+    assert "zoe" in {e.answer for e in SpeakerVerification().choose(splits)["test"]}, (
+        "verification is about new voices"
+    )
+
+
+def test_words_that_one_voice_alone_says_cannot_be_sought() -> None:
+    splits = {s: [replace(e, labels=e.labels | {"speaker": "ann"}) for e in es] for s, es in entries().items()}
+    with pytest.raises(GdistError, match="no word in the split `valid` that two voices say"):
+        QueryByExample().choose(splits)
+
+
+def test_phones_come_before_text() -> None:
+    splits = {s: [replace(e, labels=e.labels | {"phones": "AH  B"}) for e in es] for s, es in entries().items()}
+    assert {e.answer for e in Recognition().choose(splits)["test"]} == {"AH B"}
+    few = {split: es[:3] for split, es in entries().items()}
+    with pytest.raises(GdistError, match="too few transcripts in the split `train`"):
+        Recognition().choose(few)
+
+
+def test_language_asks_for_a_second_of_speech() -> None:
+    splits = {s: [replace(e, num_samples=SAMPLE_RATE - 1) for e in es] for s, es in entries().items()}
+    assert not any(LANGUAGE_IDENTIFICATION.choose(splits).values())
+
+
+# --- figures by hand -----------------------------------------------------------------------------------------------
+
+
+def test_spelling() -> None:
+    assert spell("Log-in, incorrect.", "text") == "l o g i n | i n c o r r e c t"
+    assert spell("d'Été …", "text") == "d ' é t é"
+    assert spell("AH0  B", "phones") == "AH0 B"
+
+
+@pytest.mark.parametrize(
+    ("scores", "same", "rate"),
+    [
+        ([0.9, 0.8, 0.3, 0.1], [True, True, False, False], 0.0),
+        ([0.9, 0.8, 0.3, 0.1], [True, False, True, False], 0.5),
+        ([0.9, 0.8, 0.3, 0.1], [False, False, True, True], 1.0),
+        ([0.5, 0.5, 0.5, 0.5], [True, False, True, False], 0.5),  # nothing to tell by
+        # The threshold below 6 lets 1 of 4 in and turns 2 of 4 away; below 5 it is 1 and 1.
+        ([8, 7, 6, 5, 4, 3, 2, 1], [True, True, False, True, False, True, False, False], 0.25),
+    ],
+)
+def test_equal_error_rate(scores: list[float], same: list[bool], rate: float) -> None:
+    assert equal_error_rate(np.array(scores, dtype=float), np.array(same)) == pytest.approx(rate)
+
+
+def test_a_trial_that_counts_twice_is_two_trials() -> None:
+    rng = np.random.default_rng(0)
+    scores, same, counts = rng.normal(size=50), rng.random(50) < 0.4, rng.integers(0, 3, 50)
+    twice = np.repeat(scores, counts), np.repeat(same, counts)
+    assert equal_error_rate(scores, same, counts.astype(float)) == pytest.approx(equal_error_rate(*twice))
+
+
+def test_an_interval_holds_what_the_formula_says() -> None:
+    """Accuracy 0.8 on 400 items has a standard error of 0.02: 95 % is ± 0.039."""
+    value, low, high = mean_interval(np.array([1.0] * 320 + [0.0] * 80))
+    assert value == 0.8
+    assert low == pytest.approx(0.761, abs=0.006) and high == pytest.approx(0.839, abs=0.006)
+    errors, symbols = np.array([1.0, 3.0]), np.array([10.0, 10.0])
+    assert mean_interval(errors, symbols) == (0.2, 0.1, 0.3)
+    assert np.isnan(interval(3, lambda count_N: float("nan"))).all()
+
+
+def test_warping_by_hand() -> None:
+    """A query of three frames. The first document holds it, stretched and shifted: at no cost. The second ends early:
+    its last frame (endless cost beyond) has to answer for the query's last two, the cheapest path is 0 + 0 + 1."""
+    query, documents = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([[5.0, 0, 1, 1, 2, 5], [5.0, 0, 1, 9, 9, 9]])
+    cost_IXJ = (query[:, None, None] - documents[None]).abs()
+    cost_IXJ[:, 1, 3:] = torch.inf
+    assert subsequence_distance(cost_IXJ).tolist() == pytest.approx([0.0, 1 / 3])
+
+
+def test_warping_skips_one_frame_and_not_two() -> None:
+    query = torch.tensor([0.0, 1.0])
+    documents = torch.tensor([[0.0, 7, 1, 7], [0.0, 7, 7, 1]])
+    cost_IXJ = (query[:, None, None] - documents[None]).abs()
+    assert subsequence_distance(cost_IXJ).tolist() == pytest.approx([0.0, 0.5])
+
+
+def test_standardized_by_the_training_split_alone() -> None:
+    torch.manual_seed(0)
+    inputs = {split: 300 * torch.randn(2, 30, 4) + 7 for split in SPLITS}
+    done = standardized(inputs)
+    torch.testing.assert_close(done["train"].mean(1), torch.zeros(2, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(done["train"].std(1, correction=0), torch.ones(2, 4))
+    other = standardized(inputs | {"test": inputs["test"] + 100})
+    assert torch.equal(other["train"], done["train"])
+    constant = standardized({split: torch.full((1, 3, 2), 5.0) for split in SPLITS})
+    assert torch.equal(constant["test"], torch.zeros(1, 3, 2))
+
+
+def test_the_files_are_one_a_probe() -> None:
+    import gdist.stages.evaluate.probes
+
+    shared = {"__init__", "base", "linear", "scores"}
+    own = {path.stem for path in Path(gdist.stages.evaluate.probes.__file__).parent.glob("*.py")} - shared
+    assert len(own) == len(PROBES)

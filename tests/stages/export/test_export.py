@@ -1,0 +1,256 @@
+"""Exports: what is handed over answers as the student does, where gdist is not."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import Result
+from conftest import extracted
+from test_train import run, short
+from transformers import AutoModel, AutoModelForAudioClassification
+
+from gdist.data_manifests import demo_folder
+from gdist.pipeline.audio import load_utterance, read_header, to_float
+from gdist.pipeline.manifest.table import Manifest
+from gdist.pipeline.run import Run
+from gdist.stages.export.formats import hf
+from gdist.stages.export.formats.base import Export
+from gdist.stages.frontend.frontend import normalize
+from gdist.stages.students import STUDENTS
+from gdist.stages.train.config import load_config
+from gdist.stages.train.student_store import load_student
+from gdist.stages.train.train import train
+
+HERE = Path(__file__).parent
+S3PRL = HERE.parents[2] / ".venv-s3prl" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of every student."""
+    folders = {}
+    for name in STUDENTS:
+        folders[name] = tmp_path_factory.mktemp("runs") / name
+        run(tiny_cache, folders[name], short(name))
+    return folders
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits of two speakers, 16 kHz, with their labels: 160 to learn from, 40 to be tested on."""
+    held: dict[str, Any] = {}
+    whole: dict[str, torch.Tensor] = {}
+    for utterance in Manifest.read(demo_folder() / "demo.parquet").utterances():
+        split = utterance.labels["split"]
+        if (
+            utterance.labels["digit"] is None
+            or utterance.labels["speaker"] not in ("jackson", "theo")
+            or split == "valid"
+        ):
+            continue
+        path, rate = utterance.path, utterance.sample_rate
+        assert rate is not None and utterance.num_samples is not None
+        if path not in whole:
+            whole[path] = to_float(load_utterance(path, 0, read_header(path).num_samples, rate))
+        first, length = (n * 16000 // rate for n in (utterance.start, utterance.num_samples))
+        labels = held.setdefault(f"{split}-labels", [])
+        held[f"{split}-{len(labels)}"] = whole[path][first : first + length].numpy()
+        labels.append(f"digit {utterance.labels['digit']}")
+    file = tmp_path_factory.mktemp("speech") / "digits.npz"
+    np.savez(file, **held)
+    return file
+
+
+@pytest.mark.parametrize("name", list(STUDENTS))
+@pytest.mark.parametrize("form", ["hf", "s3prl"])
+def test_every_student_in_every_form(
+    runs: dict[str, Path], name: str, form: str, tmp_path: Path, gdist: Callable[..., Result]
+) -> None:
+    """The command itself loads the folder back, and compares a padded batch with one utterance after another."""
+    out = tmp_path / "out"
+    result = gdist("export", runs[name], "--format", form, "--out", out, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["max_difference"] <= 1e-5 and told["format"] == form
+    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert written == set(told["files"])
+    assert imports(out) <= {"torch", "numpy"} | ({"transformers"} if form == "hf" else {"safetensors", "s3prl"})
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "It has not been evaluated. `gdist eval" in card and "fingerprint" in card
+    if form == "hf":
+        # Where gdist is installed, no remote code is asked for, and none is run.
+        assert type(AutoModel.from_pretrained(out)) is STUDENTS[name][1]
+        assert AutoModelForAudioClassification.from_pretrained(out).student_class is STUDENTS[name][1]
+
+
+def imports(folder: Path) -> set[str]:
+    """The packages that a folder's sources import, but Python's own and one another."""
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add((node.module or "").partition(".")[0])
+    own = {path.stem for path in folder.rglob("*")}
+    return found - set(sys.stdlib_module_names) - own
+
+
+ALONE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"gdist", "zarr", "dask", "distributed", "pyarrow", "click", "obstore"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import safetensors.torch, torch
+from transformers import AutoModel
+inputs = safetensors.torch.load_file(sys.argv[2])
+for folder in sys.argv[4:]:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.no_grad():
+        states = model(inputs["waveform"], attention_mask=inputs["mask"]).hidden_states
+    told = {str(k): h.contiguous() for k, h in enumerate(states)}
+    safetensors.torch.save_file(told, sys.argv[3] + model.config.model_type)
+print("{}")
+"""
+
+
+def test_a_process_without_gdist_gets_the_same_hidden_states(
+    runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]
+) -> None:
+    """All students at once, at odd lengths, in a process that has torch and transformers and no gdist."""
+    for name, folder in runs.items():
+        assert gdist("export", folder, "--format", "hf", "--out", tmp_path / name).exit_code == 0
+    samples_B = torch.tensor([16001, 5517, 400])
+    mask_BS = (torch.arange(16001) < samples_B[:, None]).long()
+    waveform_BS = torch.randn(3, 16001, generator=torch.Generator().manual_seed(1)) * mask_BS
+    safetensors.torch.save_file({"waveform": waveform_BS, "mask": mask_BS}, tmp_path / "inputs")
+    folders = [tmp_path / name for name in runs]
+    process(sys.executable, "-c", ALONE, tmp_path, tmp_path / "inputs", f"{tmp_path}/states-", *folders)
+    for folder in runs.values():
+        student = load_student(Run.open(folder)).eval()
+        with torch.no_grad():
+            expected = student(waveform_BS, attention_mask=mask_BS).hidden_states
+        seen = safetensors.torch.load_file(f"{tmp_path}/states-{student.config.model_type}")
+        assert len(seen) == len(expected) == 4
+        for k, expected_BTD in enumerate(expected):
+            assert seen[str(k)].shape == expected_BTD.shape
+            assert float((seen[str(k)] - expected_BTD).abs().max()) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory, real_teacher_cache: Path) -> Path:
+    """A student of the bundled teacher's width, trained for a moment: good enough to build on."""
+    folder = tmp_path_factory.mktemp("nano") / "student"
+    settings = ("train.steps=30", "train.warmup_steps=5", "train.validate_every=30", "train.checkpoint_every=30")
+    train(str(real_teacher_cache), folder, load_config("demo-gendistiller", None, settings), show_progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real_teacher_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled teacher over a tenth of the bundled speech."""
+    manifest = Manifest.read(demo_folder() / "demo.parquet")
+    folder = tmp_path_factory.mktemp("real")
+    Manifest(manifest.table.take(list(range(0, manifest.table.num_rows, 10))), manifest.root).write(
+        folder / "m.parquet"
+    )
+    extracted(demo_folder() / "teacher-nano", folder / "m.parquet", folder / "cache")
+    return folder / "cache"
+
+
+def process(python: Path | str, *args: object) -> dict[str, Any]:
+    done = subprocess.run([str(python), *map(str, args)], capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_fine_tuning_with_hugging_face(
+    nano: Path, digits: Path, tmp_path: Path, gdist: Callable[..., Result]
+) -> None:
+    """Its Auto classes, feature extractor and pipeline, without gdist: ten digits, of which chance gets one."""
+    assert gdist("export", nano, "--format", "hf", "--out", tmp_path / "hf").exit_code == 0
+    found = process(sys.executable, HERE / "fine_tune.py", tmp_path / "hf", digits, tmp_path / "tuned")
+    assert found["accuracy"] > 0.4
+
+
+@pytest.mark.skipif(not S3PRL.exists(), reason="s3prl is set up by `make s3prl`")
+def test_s3prl_trains_its_own_head(nano: Path, digits: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
+    """By its own run_downstream.py, which then judges its checkpoint; and the states it sees are the student's."""
+    result = gdist("export", nano, "--format", "s3prl", "--out", tmp_path / "up")
+    assert result.exit_code == 0, result.stderr
+    found = process(S3PRL, HERE / "s3prl_downstream.py", tmp_path / "up", digits, tmp_path / "s3prl")
+    assert found["accuracy"] > 0.4, "ten digits, of which chance gets one"
+    held = np.load(digits)
+    wavs = [torch.from_numpy(held[f"train-{i}"]) for i in range(3)]
+    samples_B = torch.tensor([len(wav) for wav in wavs])
+    assert set(found["rates"]) == {320}
+    assert found["frames"] == [-(-n // 320) for n in samples_B.tolist()], "s3prl's own reckoning"
+    student = load_student(Run.open(nano)).eval()
+    waveform_BS = normalize(torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True), samples_B)
+    mask_BS = (torch.arange(waveform_BS.shape[1]) < samples_B[:, None]).long()
+    with torch.no_grad():
+        expected = student(waveform_BS, attention_mask=mask_BS).hidden_states
+    seen = safetensors.torch.load_file(tmp_path / "s3prl" / "states.safetensors")
+    assert len(seen) == len(expected) == 13
+    frames_B = student.frontend.num_frames(samples_B).tolist()
+    for k, expected_BTD in enumerate(expected):
+        for row, frames in enumerate(frames_B):
+            heard_TD = seen[str(k)][row, :frames]
+            torch.testing.assert_close(heard_TD, expected_BTD[row, :frames], atol=1e-4, rtol=1e-5)
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+def test_an_unfinished_run_is_refused(runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]) -> None:
+    folder = shutil.copytree(runs["gendistiller"], tmp_path / "run")
+    shutil.rmtree(folder / "student")
+    result = gdist("export", folder, "--format", "hf", "--out", tmp_path / "out")
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    assert "no finished student" in result.stderr and "gdist train --cache" in result.stderr
+
+
+def test_what_no_export_wrote_is_left_alone(
+    runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years")
+    result = gdist("export", runs["gendistiller"], "--format", "hf", "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "no export of gdist" in result.stderr
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing half-done is left behind"
+
+
+def test_an_export_that_answers_otherwise_never_gets_its_name(
+    runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = hf.write
+
+    def slip(export: Export, folder: Path) -> dict[str, Any]:
+        told = write(export, folder)
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        weights["heads.0.bias"] += 0.01
+        safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return told
+
+    out = tmp_path / "out"
+    assert gdist("export", runs["distilhubert"], "--format", "hf", "--out", out).exit_code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(hf, "write", slip)
+    result = gdist("export", runs["distilhubert"], "--format", "hf", "--out", out)
+    assert result.exit_code == 1 and "does not answer as the student does" in result.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before, "the earlier export is as it was"
+    monkeypatch.undo()
+    assert gdist("export", runs["distilhubert"], "--format", "hf", "--out", out).exit_code == 0, "it may be replaced"

@@ -1,0 +1,142 @@
+"""`gdist verify --repair`: what was damaged is made again, to the same bytes, and nothing else is written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from conftest import contents, extracted, make_teacher
+
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.storage.objects import seal
+
+Gdist = Callable[..., Result]
+
+
+@pytest.fixture
+def repaired(gdist: Gdist, own_cache: Path, tiny_teacher: Path) -> Callable[..., dict[str, Any]]:
+    def run(*more: object) -> dict[str, Any]:
+        result = gdist("verify", own_cache, "--repair", "--teacher", tiny_teacher, "--json", *more)
+        assert result.exit_code == 0, result.stderr
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
+    return run
+
+
+def test_every_object_flipped_or_lost(
+    own_cache: Path, tiny_cache: Path, speech: Path, repaired: Callable[..., dict[str, Any]]
+) -> None:
+    """One at a time, each object of the cache; exactly that one is written again, to the byte."""
+    whole = contents(tiny_cache)
+    per_kind = {key: key.split("/c/")[0].rstrip("0123456789.jsonpqut-") for key in whole}
+    seen: set[str] = set()
+    for key in whole:
+        if per_kind[key] in seen and not key.endswith(("0003.json", "/c/3/0")):
+            continue  # three of a kind are no better than one
+        seen.add(per_kind[key])
+        for damage in ("flipped", "lost"):
+            path = own_cache / key
+            if damage == "lost":
+                path.unlink()
+            else:
+                data = bytearray(path.read_bytes())
+                data[len(data) // 2] ^= 1
+                path.write_bytes(bytes(data))
+            needs_audio = key.startswith(("waveform/c", "receipts"))
+            found = repaired(*(["--manifest", speech] if needs_audio else []))
+            assert key in found["repaired"] and found["ok"], (key, damage)
+            if not key.startswith("receipts"):
+                assert found["repaired"] == [key], damage
+            assert contents(own_cache) == whole, (key, damage)
+    assert len(seen) > 10
+
+
+def test_a_sound_cache_is_left_alone(
+    own_cache: Path, tiny_cache: Path, repaired: Callable[..., dict[str, Any]]
+) -> None:
+    assert repaired()["repaired"] == []
+    assert contents(own_cache) == contents(tiny_cache)
+
+
+def test_much_at_once_and_only_that(
+    own_cache: Path, tiny_cache: Path, repaired: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher hears the damaged packs' audio and no other, and stops at the highest damaged layer."""
+    from gdist.stages.teachers import Teacher
+
+    heard: list[tuple[int, int | None]] = []
+    honest = Teacher.hidden_states
+
+    def counted(self: Teacher, waveform: Any, lengths: Any, last_layer: int | None = None) -> Any:
+        heard.append((int(lengths.sum()), last_layer))
+        return honest(self, waveform, lengths, last_layer)
+
+    monkeypatch.setattr(Teacher, "hidden_states", counted)
+    for key in ("layers/01/c/2/0", "layers/00/c/2/0", "layers/02/c/7/0"):
+        (own_cache / key).write_bytes(b"torn")
+    assert sorted(repaired()["repaired"]) == ["layers/00/c/2/0", "layers/01/c/2/0", "layers/02/c/7/0"]
+    assert contents(own_cache) == contents(tiny_cache)
+    cache = Cache.open(str(tiny_cache))
+    packs = [sum(e.num_samples for e in cache.pack_entries(pack)) for pack in (2, 7)]
+    assert sum(samples for samples, last in heard if last == 1) == packs[0]
+    assert sum(samples for samples, last in heard if last == 2) == packs[1]
+
+
+def test_on_another_machine_the_receipt_follows(own_cache: Path, repaired: Callable[..., dict[str, Any]]) -> None:
+    """Where the last bits differ, the shard is as good, and receipt and shard agree again."""
+    path = own_cache / "receipts/00004.json"
+    receipt = json.loads(path.read_bytes())
+    receipt["objects"]["layers/02/c/4/0"]["sha256"] = "0" * 64  # as if other bits had been written
+    path.write_bytes(seal(receipt, receipt))
+    found = repaired()
+    assert found["repaired"] == ["layers/02/c/4/0", "receipts/00004.json"] and found["ok"]
+
+
+def test_missing_packs_are_extracted(
+    own_cache: Path, tiny_cache: Path, speech: Path, repaired: Callable[..., dict[str, Any]]
+) -> None:
+    for pack in (0, 8):
+        (own_cache / f"receipts/{pack:05d}.json").unlink()
+    assert len(repaired("--manifest", speech)["repaired"]) == 2 * 6
+    assert contents(own_cache) == contents(tiny_cache)
+
+
+def test_a_grown_cache(gdist: Gdist, own_cache: Path, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "grown"
+    extracted(tiny_teacher, speech, folder, layers="0")
+    extracted(tiny_teacher, speech, folder, layers="2")
+    whole = contents(folder)
+    for key in ("layers/02/c/1/0", "index.parquet", "layers/02/zarr.json", "receipts/00005-1.json"):
+        (folder / key).unlink()
+    assert gdist("verify", folder, "--repair", "--teacher", tiny_teacher).exit_code == 0  # no audio file is read
+    assert contents(folder) == whole
+
+
+class TestWhatCannotBe:
+    def refused(self, gdist: Gdist, *arguments: object) -> str:
+        result = gdist("verify", *arguments, "--repair")
+        assert result.exit_code == 1 and "try: " in result.stderr
+        return result.stderr.replace("\n", " ")
+
+    def test_the_teacher_was_a_folder(self, gdist: Gdist, own_cache: Path) -> None:
+        (own_cache / "layers/00/c/0/0").unlink()
+        stderr = self.refused(gdist, own_cache)
+        assert "which was a local folder (tiny-wavlm)" in stderr and "--teacher FOLDER" in stderr
+
+    def test_another_teacher(self, gdist: Gdist, own_cache: Path, tmp_path: Path) -> None:
+        (own_cache / "layers/00/c/0/0").unlink()
+        other = make_teacher(tmp_path / "other", seed=1)
+        assert "is not the teacher" in self.refused(gdist, own_cache, "--teacher", other)
+
+    def test_lost_audio_without_a_manifest(self, gdist: Gdist, own_cache: Path, tiny_teacher: Path) -> None:
+        (own_cache / "waveform/c/3/0").unlink()
+        stderr = self.refused(gdist, own_cache, "--teacher", tiny_teacher)
+        assert "the audio of pack 3" in stderr and "--manifest M.parquet" in stderr
+
+    def test_root_and_copy_gone(self, gdist: Gdist, own_cache: Path) -> None:
+        (own_cache / "zarr.json").write_bytes(b"{}")
+        (own_cache / "plans/00000.json").unlink()
+        assert "does not describe a cache" in self.refused(gdist, own_cache)

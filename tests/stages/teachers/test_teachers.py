@@ -1,0 +1,388 @@
+"""Every family equals Hugging Face, utterance by utterance; and checkpoints that cannot serve are refused.
+
+Axes: B batch, S samples, T frames, D features.
+"""
+
+import importlib.resources
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    Wav2Vec2FeatureExtractor,
+    WavLMForCTC,
+)
+
+from gdist.pipeline import framing
+from gdist.pipeline.errors import ConfigError, TeacherError
+from gdist.stages.frontend.frontend import Frontend, FrontendConfig
+from gdist.stages.students import STUDENTS, student_config
+from gdist.stages.teachers import FAMILIES, load_teacher, read_teacher_config
+from gdist.stages.teachers.packed import PackedConv, can_pack
+
+torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+
+SMALL = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": [24] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "num_buckets": 32,
+    "max_bucket_distance": 40,
+}
+BASE: dict[str, Any] = {"feat_extract_norm": "group"}
+LARGE = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
+DATA2VEC = {"num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 9}
+# data2vec-audio knows one layout only; every other family both, and HuBERT two oddities beside them.
+LAYOUTS = {
+    **{f"{family}-base": (family, BASE) for family in FAMILIES if family != "data2vec-audio"},
+    **{f"{family}-large": (family, LARGE) for family in FAMILIES if family != "data2vec-audio"},
+    "data2vec-audio": ("data2vec-audio", DATA2VEC),
+    "data2vec-audio-even": ("data2vec-audio", DATA2VEC | {"conv_pos_kernel_size": 8, "conv_bias": True}),
+    "wav2vec2-base-layer": ("wav2vec2", {"feat_extract_norm": "layer", "conv_bias": True}),
+    "hubert-batch-norm": ("hubert", BASE | {"conv_pos_batch_norm": True, "num_conv_pos_embeddings": 15}),
+    "hubert-no-feature-norm": ("hubert", BASE | {"feat_proj_layer_norm": False}),
+}
+LENGTHS = [400, 719, 720, 16_000, 12_345]
+
+
+def checkpoint(folder: Path, layout: str = "wavlm-base", do_normalize: bool | None = None, **changes: Any) -> Path:
+    """Saves a small random checkpoint in which every parameter matters."""
+    family, fields = LAYOUTS[layout]
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(family, **(SMALL | fields | changes)))
+    scramble(model)
+    model.save_pretrained(folder)
+    if do_normalize is not None:
+        Wav2Vec2FeatureExtractor(do_normalize=do_normalize).save_pretrained(folder)
+    return folder
+
+
+def scramble(model: Any) -> None:
+    # Fresh norms are the identity, and fresh gates and biases nearly nothing: a mistake there would not show.
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise * (1.0 if "rel_attn_embed" in name or "gru" in name else 0.1))
+        for name, buffer in model.named_buffers():
+            if "running" in name:
+                buffer.add_(torch.rand(buffer.shape, generator=generator))
+
+
+def sound(lengths: list[int]) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    waveform_BS = torch.randn(len(lengths), max(lengths), generator=generator).clamp(-3, 3) * 0.1 + 0.05
+    return waveform_BS, torch.tensor(lengths)
+
+
+def assert_equals_hugging_face(folder: Path, waveform_BS: Tensor, num_samples_B: Tensor, atol: float = 1e-4) -> None:
+    teacher = load_teacher(str(folder))
+    reference = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    assert teacher.num_params == reference.num_parameters()
+    layers = list(teacher.hidden_states(waveform_BS, num_samples_B))
+    assert len(layers) == teacher.num_layers + 1
+    frames = framing.num_frames(int(num_samples_B.max()))
+    assert all(h.shape == (len(waveform_BS), frames, teacher.dim) and h.dtype == torch.float32 for h in layers)
+    for row, samples in enumerate(num_samples_B.tolist()):
+        alone_S: Any = waveform_BS[row, :samples].numpy()
+        if teacher.do_normalize:
+            extractor = AutoFeatureExtractor.from_pretrained(folder)
+            alone_S = extractor(alone_S, sampling_rate=16_000)["input_values"][0]
+        with torch.inference_mode():
+            theirs = reference(torch.from_numpy(np.asarray(alone_S))[None], output_hidden_states=True).hidden_states
+        for hidden_BTD, reference_1TD in zip(layers, theirs, strict=True):
+            count = reference_1TD.shape[1]
+            torch.testing.assert_close(hidden_BTD[row, :count], reference_1TD[0], atol=atol, rtol=1e-5)
+            assert not hidden_BTD[row, count:].any()
+
+
+class TestEveryFamily:
+    @pytest.mark.parametrize("do_normalize", [False, True])
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_equals_hugging_face_for_each_utterance_alone(
+        self, tmp_path: Path, layout: str, do_normalize: bool
+    ) -> None:
+        assert_equals_hugging_face(checkpoint(tmp_path, layout, do_normalize), *sound(LENGTHS))
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_equal_lengths_take_the_plain_path_and_equal_it_too(self, tmp_path: Path, layout: str) -> None:
+        assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound([5000, 5000]))
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_hands_its_front_end_and_layers_to_students(self, tmp_path: Path, layout: str) -> None:
+        teacher = load_teacher(str(checkpoint(tmp_path, layout, False)))
+        assert teacher.family == LAYOUTS[layout][0] and json.loads(json.dumps(teacher.config)) == teacher.config
+        frontend = Frontend(FrontendConfig.from_teacher_config(teacher.config))
+        frontend.load_state_dict(teacher.frontend_tensors())
+        waveform_BS, num_samples_B = sound([1000, 3000])
+        with torch.no_grad():
+            expected_BTD = next(iter(teacher.hidden_states(waveform_BS, num_samples_B)))
+            torch.testing.assert_close(frontend(waveform_BS, num_samples_B), expected_BTD)
+        for name, (_, model_class) in STUDENTS.items():
+            student = model_class(student_config(name, teacher.config))
+            as_wide = student.config.layer_width == student.config.hidden_size
+            student.initialize_from_teacher(teacher.frontend_tensors(), teacher.layer_tensors(2) if as_wide else None)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_the_same_bytes_have_the_same_fingerprint(self, tmp_path: Path, layout: str) -> None:
+        folder = checkpoint(tmp_path, layout, False)
+        fingerprint = load_teacher(str(folder)).fingerprint
+        assert re.fullmatch("[0-9a-f]{64}", fingerprint) and load_teacher(str(folder)).fingerprint == fingerprint
+
+
+def test_a_teacher_layer_does_the_same_in_a_student(tmp_path: Path) -> None:
+    # Without position bias a student's layer is the teacher's, Base and Large.
+    for layout in ("hubert-base", "hubert-large"):
+        teacher = load_teacher(str(checkpoint(tmp_path / layout, layout, False)))
+        student = STUDENTS["distilhubert"][1](student_config("distilhubert", teacher.config)).eval()
+        student.initialize_from_teacher(teacher.frontend_tensors(), teacher.layer_tensors(2))
+        waveform_BS, num_samples_B = sound([3000, 3000])
+        with torch.no_grad():
+            expected = list(teacher.hidden_states(waveform_BS, num_samples_B))
+            hidden_BTD = student.frontend(waveform_BS, num_samples_B)
+            for layer, expected_BTD in zip(student.layers(), expected[1:], strict=False):
+                hidden_BTD = layer(hidden_BTD, None)
+                torch.testing.assert_close(hidden_BTD, expected_BTD, atol=1e-5, rtol=1e-5)
+
+
+def test_the_bundled_teacher_on_real_speech() -> None:
+    demo = Path(str(importlib.resources.files("gdist.data_manifests"))) / "demo"
+    recordings = sorted(demo.rglob("*.flac")) if (demo / "teacher-nano" / "config.json").exists() else []
+    clips: list[Tensor] = []
+    for path in recordings[:3]:
+        speech_S, rate = soundfile.read(path, frames=40_000, dtype="float32")
+        clips.append(torch.from_numpy(speech_S[: 30_000 - 4_321 * len(clips)]))
+        assert rate in (8_000, 16_000)  # the rate matters to no comparison here
+    if not clips:
+        pytest.skip("the demo data is not installed")
+    waveform_BS = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    assert_equals_hugging_face(demo / "teacher-nano", waveform_BS, torch.tensor([len(clip) for clip in clips]))
+
+
+def test_large_models_give_their_last_state_before_or_after_the_final_norm(tmp_path: Path) -> None:
+    folder = str(checkpoint(tmp_path, "wavlm-large", False))
+    before, after = load_teacher(folder), load_teacher(folder, final_norm=True)
+    *same, last_BTD = after.hidden_states(*sound([3000]))
+    *others, _ = before.hidden_states(*sound([3000]))
+    assert all(torch.equal(one, other) for one, other in zip(same, others, strict=True))
+    with torch.inference_mode():
+        reference = AutoModel.from_pretrained(folder).eval()(sound([3000])[0]).last_hidden_state
+    torch.testing.assert_close(last_BTD, reference, atol=1e-4, rtol=0)
+    assert before.fingerprint != after.fingerprint
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("layout", ["wavlm-base", "hubert-large"])
+def test_low_precision_stays_close_and_does_not_leak(tmp_path: Path, layout: str, precision: str) -> None:
+    folder = str(checkpoint(tmp_path, layout, True))
+    exact = load_teacher(folder).hidden_states(*sound([3000, 4000]))
+    for hidden_BTD, exact_BTD in zip(
+        load_teacher(folder, precision=precision).hidden_states(*sound([3000, 4000])), exact, strict=True
+    ):
+        assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
+        assert hidden_BTD.dtype == torch.float32
+        assert torch.nn.functional.cosine_similarity(hidden_BTD.flatten(), exact_BTD.flatten(), dim=0) > 0.995
+
+
+@pytest.mark.parametrize("layout", ["wavlm-base", "wavlm-large"])
+def test_padded_batches_are_masked_where_frames_are_not_packed(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gdist.stages.teachers.wavlm.UNPADDED", ())
+    assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound(LENGTHS))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layers_without_onednn_equal_hugging_face_too(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gdist.stages.teachers.base.can_pack", lambda device, dtype: False)
+    assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound([3000, 4000]))
+
+
+def test_long_utterances_are_attended_to_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gdist.stages.teachers.wavlm.UNPADDED", ())
+    monkeypatch.setattr("gdist.stages.teachers.wavlm.BIAS_ELEMENTS", {"cpu": 2 * 4 * 12 * 12})  # two utterances
+    assert_equals_hugging_face(checkpoint(tmp_path, "wavlm-base", False), *sound([4000, 3000, 4000, 1000, 2000]))
+
+
+def test_an_utterance_without_a_frame_is_refused(tmp_path: Path) -> None:
+    teacher = load_teacher(str(checkpoint(tmp_path, do_normalize=False)))
+    with pytest.raises(ValueError, match="399 samples"):
+        next(iter(teacher.hidden_states(torch.zeros(2, 800), torch.tensor([800, 399]))))
+
+
+def test_the_fingerprint_follows_weights_and_config_and_nothing_else(tmp_path: Path) -> None:
+    first = load_teacher(str(checkpoint(tmp_path / "a", do_normalize=False))).fingerprint
+    others: list[dict[str, Any]] = [{"layer_norm_eps": 1e-6}, {"max_bucket_distance": 41}]
+    for i, changes in enumerate(others):
+        assert load_teacher(str(checkpoint(tmp_path / f"b{i}", do_normalize=False, **changes))).fingerprint != first
+    assert load_teacher(str(checkpoint(tmp_path / "c", do_normalize=True))).fingerprint != first
+    same = load_teacher(str(checkpoint(tmp_path / "d", do_normalize=False, layerdrop=0.5, mask_time_length=7)))
+    assert same.fingerprint == first
+    weights = load_file(tmp_path / "a" / "model.safetensors")
+    weights["encoder.layers.1.attention.v_proj.bias"][3] += 1e-6
+    save_file(weights, tmp_path / "a" / "model.safetensors", metadata={"format": "pt"})
+    assert load_teacher(str(tmp_path / "a")).fingerprint != first
+
+
+def test_old_checkpoints_load_whole(tmp_path: Path) -> None:
+    # As on the Hub: a pickle, a head, weight norm under its old names, and SpecAugment's vector missing.
+    model = WavLMForCTC(AutoConfig.for_model("wavlm", **SMALL))
+    scramble(model)
+    model.save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)
+    expected = load_teacher(str(tmp_path))
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    renamed = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): tensor
+        for name, tensor in state.items()
+        if "masked_spec_embed" not in name
+    }
+    assert any(name.endswith("weight_g") for name in renamed)
+    torch.save(renamed, tmp_path / "pytorch_model.bin")
+    teacher = load_teacher(str(tmp_path))
+    assert teacher.fingerprint == expected.fingerprint
+    folded = teacher.frontend_tensors()["positions.0.weight"]
+    assert torch.equal(folded, model.wavlm.encoder.pos_conv_embed.conv.weight)
+
+
+def test_without_a_preprocessor_the_usual_normalisation_is_taken_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for layout, usual in (("wavlm-base", False), ("wavlm-large", True)):
+        with caplog.at_level(logging.WARNING):
+            assert load_teacher(str(checkpoint(tmp_path / layout, layout))).do_normalize is usual
+        assert "preprocessor_config.json" in caplog.text
+        caplog.clear()
+
+
+def test_an_adapter_behind_the_encoder_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = checkpoint(tmp_path, do_normalize=False, add_adapter=True)
+    with caplog.at_level(logging.WARNING):
+        teacher = load_teacher(str(folder))
+    assert "adapter" in caplog.text and len(list(teacher.hidden_states(*sound([800])))) == 4
+
+
+class TestRefusals:
+    def change_config(self, folder: Path, **changes: Any) -> str:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        return str(folder)
+
+    def change_weights(self, folder: Path, name: str, tensor: Tensor | None) -> str:
+        weights = load_file(folder / "model.safetensors")
+        weights.pop(name, None)
+        if tensor is not None:
+            weights[name] = tensor
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return str(folder)
+
+    def test_no_such_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(TeacherError, match="No teacher"):
+            load_teacher(str(tmp_path / "nothing"))
+
+    def test_a_folder_without_a_config(self, tmp_path: Path) -> None:
+        with pytest.raises(TeacherError, match=r"config\.json"):
+            load_teacher(str(tmp_path))
+
+    @pytest.mark.parametrize("text", ["{", "[]"])
+    def test_a_config_that_is_no_object(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(TeacherError, match="JSON"):
+            load_teacher(str(tmp_path))
+
+    def test_another_family(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+        with pytest.raises(TeacherError, match="whisper") as caught:
+            load_teacher(str(tmp_path))
+        assert caught.value.hint is not None and all(family in caught.value.hint for family in FAMILIES)
+
+    def test_another_geometry(self, tmp_path: Path) -> None:
+        folder = self.change_config(checkpoint(tmp_path), conv_stride=[5, 2, 2, 2, 2, 2, 1])
+        with pytest.raises(TeacherError, match="every 160"):
+            read_teacher_config(folder)
+
+    def test_adapters_in_every_layer(self, tmp_path: Path) -> None:
+        with pytest.raises(TeacherError, match="adapter_attn_dim"):
+            load_teacher(self.change_config(checkpoint(tmp_path), adapter_attn_dim=16))
+
+    def test_a_front_end_we_cannot_build(self, tmp_path: Path) -> None:
+        with pytest.raises(TeacherError, match="mish"):
+            load_teacher(self.change_config(checkpoint(tmp_path), feat_extract_activation="mish"))
+
+    def test_no_weights(self, tmp_path: Path) -> None:
+        folder = checkpoint(tmp_path)
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(TeacherError, match="weights"):
+            load_teacher(str(folder))
+
+    def test_torn_weights(self, tmp_path: Path) -> None:
+        folder = checkpoint(tmp_path)
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(TeacherError, match="cannot be loaded"):
+            load_teacher(str(folder))
+
+    def test_a_missing_weight(self, tmp_path: Path) -> None:
+        name = "encoder.layers.2.attention.gru_rel_pos_const"
+        with pytest.raises(TeacherError, match="lacks 1 of") as caught:
+            load_teacher(self.change_weights(checkpoint(tmp_path), name, None))
+        assert name in str(caught.value)
+
+    def test_a_weight_of_another_shape(self, tmp_path: Path) -> None:
+        with pytest.raises(TeacherError):
+            load_teacher(self.change_weights(checkpoint(tmp_path), "encoder.layer_norm.weight", torch.ones(7)))
+
+    def test_more_layers_than_the_config_says(self, tmp_path: Path) -> None:
+        with pytest.raises(TeacherError, match="knows nothing of"):
+            load_teacher(self.change_config(checkpoint(tmp_path), num_hidden_layers=2))
+
+    def test_weights_that_are_not_finite(self, tmp_path: Path) -> None:
+        weight = torch.full((48,), torch.nan)
+        with pytest.raises(TeacherError, match="finite"):
+            load_teacher(self.change_weights(checkpoint(tmp_path), "encoder.layer_norm.weight", weight))
+
+    def test_an_unknown_precision(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="fp8"):
+            load_teacher(str(tmp_path), precision="fp8")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "bias", "gelu"), [(3, 2, False, True), (2, 2, True, False), (5, 3, True, True)]
+)
+def test_a_packed_convolution_is_the_convolution(
+    dtype: torch.dtype, kernel: int, stride: int, bias: bool, gelu: bool
+) -> None:
+    """Also over a slice of a longer tensor, and over lengths that leave samples at the end."""
+    if not can_pack(torch.device("cpu"), dtype):
+        pytest.skip("this machine's oneDNN has no fast products of that kind")
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(64, 48, kernel, stride, bias=bias).requires_grad_(False)
+    packed = PackedConv(conv, dtype, gelu, rows=30)
+    for frames in (kernel, 3 * stride + kernel - 1, 61):
+        hidden_1TC = torch.randn(1, frames + 9, 64)[:, 9:].to(dtype)
+        found = packed(hidden_1TC)
+        expected = conv(hidden_1TC.float().transpose(1, 2)).transpose(1, 2)
+        expected = torch.nn.functional.gelu(expected) if gelu else expected
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=1e-5 if dtype == torch.float32 else 2e-2, rtol=0)

@@ -1,0 +1,449 @@
+"""Training: from the cache alone, and to the same bits however often it is interrupted."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import Result
+from conftest import contents, extracted
+
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.errors import CacheError, ConfigError, RunError
+from gdist.pipeline.loading.loader import Loader
+from gdist.pipeline.run import Run
+from gdist.stages.train.config import OptimConfig, TrainConfig, load_config
+from gdist.stages.train.learner import Learner, forced_share
+from gdist.stages.train.student_store import build_student
+from gdist.stages.train.train import train
+
+SHORT = {
+    "train.steps": 9,
+    "train.batch_seconds": 8.0,
+    "train.warmup_steps": 2,
+    "train.lr": 2e-3,
+    "train.log_every": 2,
+    "train.validate_every": 4,
+    "train.checkpoint_every": 3,
+    "train.device": "cpu",
+}
+
+
+def short(student: str = "gendistiller", **fields: Any) -> TrainConfig:
+    """A run of a second or two; dropout stays on, since its randomness is what a resumed run may get wrong."""
+    settings = SHORT | {name.replace("__", "."): value for name, value in fields.items()}
+    return load_config(None, student, tuple(f"{name}={json.dumps(value)}" for name, value in settings.items()))
+
+
+def run(cache: Path, out: Path, config: TrainConfig) -> dict[str, Any]:
+    result = train(str(cache), out, config, show_progress=False)
+    assert result is not None
+    return result
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    timed = {"seconds", "step_seconds", "data_wait_fraction", "audio_seconds_per_second"}
+    return [{key: row[key] for key in row if key not in timed} for row in Run(folder).read_metrics()]
+
+
+class Killed(BaseException):
+    """What SIGKILL looks like from inside: nothing may catch it."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    original = Learner.step
+
+    def dying(self: Learner, number: int, *rest: Any) -> tuple[float, float, bool]:
+        if number == step:
+            raise Killed
+        return original(self, number, *rest)
+
+    monkeypatch.setattr(Learner, "step", dying)
+
+
+@pytest.mark.parametrize(
+    ("student", "fields"),
+    [
+        ("gendistiller", {}),
+        ("gendistiller", {"student__history": "mixed"}),
+        ("gendistiller", {"student__history": "teacher", "train__accumulate": 2}),
+        ("gendistiller", {"student__frontend": "frozen", "data__crop_seconds": 1.0}),
+        ("distilhubert", {"student__initialize": "layers", "train__precision": "bf16"}),
+        ("gendistiller", {"student__history": "all", "train__layers_per_step": 2, "train__ema_decay": 0.8}),
+        ("gendistiller", {"train__layers_per_step": 1, "train__accumulate": 2, "train__forcing_steps": 6}),
+        ("gendistiller", {"student__frontend": "frozen", "train__thaw_step": 4, "augment__noise": 0.7}),
+        ("armhubert", {"loss__name": "mse", "loss__layer_weights": [0.1, 0.1, 1.0], "augment__speech": 0.5}),
+    ],
+)
+def test_killed_and_resumed_is_never_killed(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: str, fields: dict[str, Any]
+) -> None:
+    config = short(student, **fields)
+    run(tiny_cache, tmp_path / "whole", config)
+    for step in (2, 5, 8):  # before the first checkpoint, between two, and after the last but one
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_at(patch, step)
+            run(tiny_cache, tmp_path / "killed", config)
+    run(tiny_cache, tmp_path / "killed", config)
+    whole, resumed = contents(tmp_path / "whole" / "student"), contents(tmp_path / "killed" / "student")
+    assert whole.keys() == resumed.keys()
+    assert whole == resumed
+    last = [contents(tmp_path / name / "checkpoints" / "step-0000009") for name in ("whole", "killed")]
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert last[0][name] == last[1][name]
+    assert curves(tmp_path / "whole") == curves(tmp_path / "killed")
+
+
+COMMAND = [sys.executable, "-c", "from gdist.stages.cli import main; main()"]
+
+
+def started(cache: Path, out: Path, steps: int) -> subprocess.Popen[str]:
+    settings = SHORT | {"train.steps": steps, "train.log_every": 1}
+    flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    return subprocess.Popen(
+        [*COMMAND, "train", "--cache", str(cache), "--out", str(out), *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while max((row["step"] for row in Run(out).read_metrics()), default=0) < step:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_real_process_killed_and_interrupted(tiny_cache: Path, tmp_path: Path) -> None:
+    steps = 24
+    settings = tuple(
+        f"{name}={value}" for name, value in (SHORT | {"train.steps": steps, "train.log_every": 1}).items()
+    )
+    run(tiny_cache, tmp_path / "whole", load_config(None, None, settings))
+
+    out = tmp_path / "killed"
+    process = started(tiny_cache, out, steps)
+    wait_for_step(out, 4, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process = started(tiny_cache, out, steps)
+    wait_for_step(out, 9, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again" in said
+    stopped = Run(out).steps()[-1]
+    assert stopped >= 9, "Ctrl-C saves where it stopped"
+    process = started(tiny_cache, out, steps)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"resuming {out} after step {stopped}" in said
+    assert contents(tmp_path / "whole" / "student") == contents(out / "student")
+
+
+def test_a_student_learns_and_only_from_its_split(tiny_cache: Path, tmp_path: Path) -> None:
+    result = run(tiny_cache, tmp_path / "run", short(train__steps=60, train__log_every=10))
+    rows = [row for row in Run(tmp_path / "run").read_metrics() if row["kind"] == "train"]
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert result["steps"] == 60 and result["loss"] == rows[-1]["loss"]
+    assert 0 <= result["data_wait_fraction"] <= 1 and result["audio_seconds_per_second"] > 0
+    assert Run(tmp_path / "run").provenance()["utterances"] == {"train": 14, "valid": 8, "test": 8}
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_a_finished_run_stays_as_it_is(tiny_cache: Path, tmp_path: Path) -> None:
+    first = run(tiny_cache, tmp_path / "run", short())
+    before = contents(tmp_path / "run" / "student") | contents(tmp_path / "run" / "checkpoints")
+    assert run(tiny_cache, tmp_path / "run", short()) == first
+    assert contents(tmp_path / "run" / "student") | contents(tmp_path / "run" / "checkpoints") == before
+
+
+def test_the_saved_config_repeats_the_run(tiny_cache: Path, tmp_path: Path) -> None:
+    run(tiny_cache, tmp_path / "first", short("distilhubert", student__num_layers=1))
+    run(tiny_cache, tmp_path / "again", load_config(str(tmp_path / "first" / "config.toml"), None, ()))
+    assert contents(tmp_path / "first" / "student") == contents(tmp_path / "again" / "student")
+
+
+def test_noise_on_a_front_end_that_never_hears_is_refused() -> None:
+    with pytest.raises(ConfigError, match="starts from cached layer 0") as caught:
+        load_config(None, None, ("student.frontend=frozen", "augment.noise=0.5"))
+    assert caught.value.hint and "train.thaw_step" in caught.value.hint
+
+
+def test_checkpoints_are_kept_by_number(tiny_cache: Path, tmp_path: Path) -> None:
+    run(tiny_cache, tmp_path / "run", short(train__checkpoint_every=2, train__keep_checkpoints=3))
+    assert Run(tmp_path / "run").steps() == [6, 8, 9]
+    run(
+        tiny_cache,
+        tmp_path / "other",
+        short(train__checkpoint_every=1, train__keep_checkpoints=1, train__keep_every=4),
+    )
+    assert Run(tmp_path / "other").steps() == [4, 8, 9]
+
+
+def test_another_config_is_refused_with_the_difference(tiny_cache: Path, tmp_path: Path) -> None:
+    run(tiny_cache, tmp_path / "run", short())
+    with pytest.raises(RunError, match=r"train\.lr: 0\.002 → 0\.5"):
+        run(tiny_cache, tmp_path / "run", short(train__lr=0.5))
+    run(tiny_cache, tmp_path / "run", short(train__checkpoint_every=5))  # what is computed stays the same
+
+
+def test_another_cache_is_refused_and_a_moved_one_is_not(
+    tiny_teacher: Path, speech: Path, tiny_cache: Path, own_cache: Path, tmp_path: Path
+) -> None:
+    run(tiny_cache, tmp_path / "run", short())
+    run(own_cache, tmp_path / "run", short())  # a copy
+    extracted(tiny_teacher, speech, tmp_path / "fp32", encoding="fp32")
+    with pytest.raises(RunError, match=r"cache: .* → .*fp32"):
+        run(tmp_path / "fp32", tmp_path / "run", short())
+
+
+def test_a_damaged_checkpoint_is_named(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 8)
+        run(tiny_cache, tmp_path / "run", short())
+    weights = tmp_path / "run" / "checkpoints" / "step-0000006" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(RunError, match="step-0000006"):
+        run(tiny_cache, tmp_path / "run", short())
+    shutil.rmtree(weights.parent)
+    assert run(tiny_cache, tmp_path / "run", short())["steps"] == 9
+
+
+def test_a_frozen_front_end_needs_no_audio(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deaf(self: Cache, spans: Any) -> Any:
+        raise AssertionError("audio was read")
+
+    config = short(student__frontend="frozen")
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "waveform", deaf)
+        run(tiny_cache, tmp_path / "run", config)
+    cache = Cache.open(str(tiny_cache))
+    begun, trained = build_student(cache, config), build_student(cache, config)
+    trained.load_state_dict(Run(tmp_path / "run").load(9)[0]["model"])
+    for (name, before), after in zip(begun.named_parameters(), trained.parameters(), strict=True):
+        assert torch.equal(before, after) == name.startswith("frontend."), name
+
+
+def weights_at(out: Path, step: int) -> dict[str, torch.Tensor]:
+    return Run(out).load(step)[0]["model"]
+
+
+def test_the_front_end_thaws_at_its_step(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to there no audio is read and no weight of it moves; the run so far is that of a frozen one, bit for bit."""
+    settings: dict[str, Any] = {
+        "student__frontend": "frozen",
+        "train__checkpoint_every": 1,
+        "train__keep_checkpoints": 9,
+    }
+    heard: list[int] = []
+    original = Cache.waveform
+
+    def listening(self: Cache, spans: Any) -> Any:
+        heard.append(len(spans))
+        return original(self, spans)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "waveform", listening)
+        run(tiny_cache, tmp_path / "frozen", short(**settings))
+        assert not heard
+        run(tiny_cache, tmp_path / "thawed", short(**settings, train__thaw_step=5))
+        assert heard
+    begun, frozen, thawed = (
+        weights_at(tmp_path / name, step) for name, step in (("thawed", 4), ("frozen", 9), ("thawed", 9))
+    )
+    same = weights_at(tmp_path / "frozen", 4)
+    assert all(torch.equal(weight, same[name]) for name, weight in begun.items())
+    ear = [name for name in begun if name.startswith("frontend.")]
+    assert all(torch.equal(begun[name], frozen[name]) for name in ear)
+    assert any(not torch.equal(begun[name], thawed[name]) for name in ear)
+
+
+def test_few_layers_are_read_and_few_computed(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step on one layer reads that one and the one it starts from, and audio only when that is layer 0."""
+    monkeypatch.setattr("gdist.pipeline.loading.loader.RESIDENT_BYTES", 0)
+    read: list[str] = []
+    original = Cache._read
+
+    def counting(self: Cache, name: str, *rest: Any) -> Any:
+        read.append(name)
+        return original(self, name, *rest)
+
+    monkeypatch.setattr(Cache, "_read", counting)
+    cache, config = Cache.open(str(tiny_cache)), short(train__layers_per_step=1, student__dropout=0.0)
+    learner = Learner(build_student(cache, config), config)
+    loader = Loader(cache, cache.entries, learner.objective.lesson, 8.0)
+    by_answer = {1: {"layers/01", "waveform"}, 2: {"layers/01", "layers/02"}, 3: {"layers/02", "layers/03"}}
+    seen = set()
+    for place, spans in enumerate(loader.epoch_batches(0)):
+        lesson = learner.objective.lesson(np.random.default_rng(place))
+        read.clear()
+        learner.step(1, [loader.read(spans, lesson)])
+        (answer,) = lesson.plan.answers
+        assert set(read) == by_answer[answer] and len(read) == 2
+        seen.add(answer)
+    assert seen == {1, 2, 3}
+
+
+def test_the_average_is_what_is_validated_and_kept(tiny_cache: Path, tmp_path: Path) -> None:
+    """By hand: the average begins as the first weights and moves a tenth of the way each step."""
+    config = short(train__ema_decay=0.9, train__checkpoint_every=1, train__keep_checkpoints=9)
+    run(tiny_cache, tmp_path / "run", config)
+    kept = safetensors.torch.load_file(tmp_path / "run" / "student" / "model.safetensors")
+    expected = weights_at(tmp_path / "run", 1)
+    for step in range(2, 10):
+        for name, weight in weights_at(tmp_path / "run", step).items():
+            expected[name] = 0.9 * expected[name] + 0.1 * weight
+    for name, weight in kept.items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=1e-4)
+        if "steps" in name and weight.ndim > 1:
+            assert not torch.equal(weight, weights_at(tmp_path / "run", 9)[name])
+
+
+def test_forcing_goes_from_the_teacher_to_the_student() -> None:
+    """Over ten steps: 1, 0.9, … and from the eleventh on what the history itself wants."""
+    shares = [forced_share(OptimConfig(forcing_steps=10), step, 0.0) for step in (1, 2, 10, 11, 500)]
+    assert shares == pytest.approx([1.0, 0.9, 0.1, 0.0, 0.0])
+    assert forced_share(OptimConfig(forcing_steps=10), 6, 0.5) == pytest.approx(0.75)
+    assert forced_share(OptimConfig(), 1, 0.3) == 0.3
+
+
+def test_a_student_forced_all_along_learns_as_the_teacher_forced_one(tiny_cache: Path) -> None:
+    """Coins that always fall for the teacher give what teacher forcing gives, though by other batches."""
+    cache = Cache.open(str(tiny_cache))
+    losses = []
+    for fields in (
+        {"student__history": "teacher"},
+        {"student__history": "mixed", "student__mixed_teacher_ratio": 1.0},
+    ):
+        config = short(student__dropout=0.0, **fields)
+        learner = Learner(build_student(cache, config), config)
+        losses.append([learner.step(k + 1, [b])[0] for k, b in enumerate(itertools.islice(
+            Loader(cache, cache.entries, learner.objective.lesson, 8.0), 4
+        ))])  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_layer_weights_weigh(tiny_cache: Path) -> None:
+    cache = Cache.open(str(tiny_cache))
+    rows = []
+    for weights in ([], [1.0, 1.0, 1.0], [0.0, 0.0, 3.0]):
+        config = short(student__dropout=0.0, loss__layer_weights=weights)
+        objective = Learner(build_student(cache, config), config).objective
+        lesson = objective.examination()
+        loss_K, _ = objective(next(Loader(cache, cache.entries, lesson, 8.0).once(lesson)))
+        rows.append(loss_K.detach())
+    assert torch.equal(rows[0], rows[1])
+    torch.testing.assert_close(rows[2], rows[0] * torch.tensor([0.0, 0.0, 3.0]))
+    with pytest.raises(ConfigError, match="2 numbers for the 3 predicted layers"):
+        config = short(loss__layer_weights=[1.0, 2.0])
+        Learner(build_student(cache, config), config)
+
+
+def test_sound_is_disturbed_in_training_only(tiny_cache: Path) -> None:
+    """Targets stay clean, validation hears clean speech, and the same step hears the same noise."""
+    cache = Cache.open(str(tiny_cache))
+    config = short(augment__noise=1.0, student__dropout=0.0)
+    learner, clean = (Learner(build_student(cache, c), c) for c in (config, short(student__dropout=0.0)))
+    lesson = learner.objective.examination()
+    batch = next(Loader(cache, cache.entries, lesson, 8.0).once(lesson))
+    held = batch.hidden_BLTD.clone(), batch.waveform_BS.clone()  # type: ignore[union-attr]
+    assert learner.validate([batch]) == clean.validate([batch])
+    first = learner.step(1, [batch])[0]
+    assert first != clean.step(1, [batch])[0]
+    assert first == Learner(build_student(cache, config), config).step(1, [batch])[0]
+    assert torch.equal(batch.hidden_BLTD, held[0]) and torch.equal(batch.waveform_BS, held[1])  # type: ignore[arg-type]
+
+
+def test_gradients_of_several_batches_add_up(tiny_cache: Path) -> None:
+    """Twice the same batch is the same step as once, when nothing is random."""
+    cache, config = Cache.open(str(tiny_cache)), short(student__dropout=0.0)
+    weights = []
+    for times in (1, 2):
+        learner = Learner(build_student(cache, config), config)
+        lesson = learner.objective.examination()
+        batch = next(Loader(cache, cache.entries, lesson, 8.0).once(lesson))
+        learner.step(1, [batch] * times)
+        weights.append(learner.student.state_dict())
+    for name in weights[0]:
+        assert torch.allclose(weights[0][name], weights[1][name], atol=1e-6), name
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_utterances(tiny_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the loss at step \d+ is (nan|inf); utterances: (digit|prompt)-"):
+        run(tiny_cache, tmp_path / "run", short(train__lr=1e30, train__clip_norm=1e30, train__warmup_steps=0))
+
+
+def test_training_wants_a_whole_cache(own_cache: Path, tmp_path: Path) -> None:
+    (own_cache / "receipts" / "00001.json").unlink()
+    with pytest.raises(CacheError, match=r"1 of \d+ packs are missing") as caught:
+        run(own_cache, tmp_path / "run", short())
+    assert caught.value.hint and "gdist extract" in caught.value.hint
+    run(own_cache, tmp_path / "run", short(data__skip_missing=True))
+    assert Run(tmp_path / "run").provenance()["utterances"]["train"] < 14
+
+
+def test_layers_that_are_not_cached_are_named(tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
+    extracted(tiny_teacher, speech, tmp_path / "cache", layers="0,3")
+    with pytest.raises(CacheError, match=r"needs layers \[1, 2\]"):
+        run(tmp_path / "cache", tmp_path / "run", short())
+    run(tmp_path / "cache", tmp_path / "other", short("distilhubert", student__predict_layers=[3]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message", "hint"),
+    [
+        ("train.stps=3", "unknown field `train.stps`", "train.steps"),
+        ("trian.steps=3", r"unknown table \[trian\]", "train"),
+        ("student.hisotry='mixed'", "hisotry", "history"),
+        ("student.name=gendistller", "gendistller", "gendistiller"),
+        ("loss.name=huber", "huber", "known: l1, l1_cos, l1_logcos, mse"),
+        ("train.steps=0", "1 or more", None),
+        ("train.steps=many", "str given, int wanted", None),
+        ("train.precision=fp8", "fp32, bf16", None),
+        ("train.device=tpu", "no such kind of device|runs on cpu or cuda", "train.device = auto"),
+        ("student.frontend=thawed", "trained, frozen", None),
+        ("steps=3", r"table\.field=value", "--set train.steps"),
+        ("augment.speed=0.5", "would move frames against the cached targets", None),
+        ("train.thaw_step=5", "for a frozen front-end", "student.frontend=frozen"),
+        ("train.ema_decay=1.0", "below 1", None),
+    ],
+)
+def test_mistakes_in_a_config(tiny_cache: Path, tmp_path: Path, setting: str, message: str, hint: str | None) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        run(tiny_cache, tmp_path / "run", load_config(None, None, (setting,)))
+    assert caught.value.exit_code == 2
+    assert hint is None or hint in str(caught.value.hint)
+    assert not (tmp_path / "run").exists(), "a mistake leaves nothing behind"
+
+
+def test_a_folder_of_something_else_is_left_alone(tiny_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match="holds no run"):
+        run(tiny_cache, tmp_path, short())
+    assert contents(tmp_path) == {"thesis.tex": b"mine"}
+
+
+def test_the_command(tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
+    flags = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
+    result = gdist("train", "--cache", tiny_cache, "--out", tmp_path / "run", *flags, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout).keys() == {
+        "steps", "loss", "step_seconds", "data_wait_fraction", "audio_seconds_per_second",
+    }  # fmt: skip
+    result = gdist("train", "--cache", tmp_path / "nowhere", "--out", tmp_path / "other")
+    assert result.exit_code == 1 and "no such folder" in result.stderr
