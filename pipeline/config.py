@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from gdist.pipeline.errors import ConfigError
 
-Tables = dict[str, dict[str, Any]]
+TomlTables = dict[str, dict[str, Any]]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -27,7 +27,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
 
 
-def read_toml(path: Path) -> Tables:
+def read_toml(path: Path) -> TomlTables:
     """The tables of a TOML file."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -54,9 +54,9 @@ def parse_set(assignment: str) -> tuple[str, str, Any]:
     return table, field, value
 
 
-def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Tables:
-    """Tables laid over one another; the later one wins field by field."""
-    merged: Tables = {}
+def merge(*layers: Mapping[str, Mapping[str, Any]]) -> TomlTables:
+    """TomlTables laid over one another; the later one wins field by field."""
+    merged: TomlTables = {}
     for layer in layers:
         for table, fields in layer.items():
             merged.setdefault(table, {}).update(fields)
@@ -115,7 +115,7 @@ def require(condition: bool, message: str, hint: str | None = None) -> None:
         raise ConfigError(message, hint)
 
 
-def to_tables(config: Any) -> Tables:
+def to_tables(config: Any) -> TomlTables:
     """The inverse of :func:`build`: plain tables, every field spelled out, None left away."""
     tables = dataclasses.asdict(config)
     return {name: {k: v for k, v in fields.items() if v is not None} for name, fields in tables.items()}

@@ -24,7 +24,7 @@ import safetensors.torch
 from torch import Tensor
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.config import Tables, differences, read_toml, signature, to_toml
+from gdist.pipeline.config import TomlTables, differences, read_toml, signature, to_toml
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, RunError
 from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
@@ -74,7 +74,7 @@ class Run:
         with Owner(self.folder) as self.owner:
             yield
 
-    def begin(self, tables: Tables, provenance: dict[str, Any]) -> bool:
+    def begin(self, tables: TomlTables, provenance: dict[str, Any]) -> bool:
         """Claim the folder for a config. Returns whether an earlier run of the same config is there to resume.
 
         Raises:
@@ -121,7 +121,7 @@ class Run:
         """One of the run's own documents, whole or not at all."""
         write_atomically(self.own(self.folder / name), text)
 
-    def _require_same(self, tables: Tables, provenance: dict[str, Any]) -> None:
+    def _require_same(self, tables: TomlTables, provenance: dict[str, Any]) -> None:
         changed = differences(_without_free_fields(self.tables()), _without_free_fields(tables))
         before = self.provenance()
         if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move, and stay the same
@@ -137,7 +137,7 @@ class Run:
             raise RunError(f"no run at {folder}: it has no config.toml", f"gdist train --cache URI --out {folder}")
         return cls(folder)
 
-    def tables(self) -> Tables:
+    def tables(self) -> TomlTables:
         """The resolved config."""
         return read_toml(self.folder / "config.toml")
 
@@ -282,7 +282,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _without_free_fields(tables: Tables) -> Tables:
+def _without_free_fields(tables: TomlTables) -> TomlTables:
     return {
         table: {key: value for key, value in fields.items() if key not in FREE_FIELDS.get(table, set())}
         for table, fields in tables.items()

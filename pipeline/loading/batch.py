@@ -65,6 +65,11 @@ class Batch:
         """Of all ranks."""
         return self.total_frames / framing.FRAMES_PER_SECOND
 
+    @property
+    def mask_BT(self) -> Tensor:  # noqa: N802  axes of a tensor, as everywhere
+        """True where a frame belongs to its utterance."""
+        return torch.arange(self.hidden_BLTD.shape[2]) < self.num_frames_B[:, None]
+
     def hidden(self, layer: int) -> Tensor:
         """One of the layers read, [B, T, D]."""
         return self.hidden_BLTD[:, self.selection.layers.index(layer)]

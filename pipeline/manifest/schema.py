@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources import Row
+from gdist.pipeline.manifest.sources import ManifestRow
 
 COLUMNS = {
     "id": pa.string(),
@@ -69,7 +69,7 @@ def _cast(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
     raise ManifestError(f"{where}: the column {name} must be {wanted}: {reason}")
 
 
-def from_rows(rows: Iterable[Row], where: str) -> pa.Table:
+def from_rows(rows: Iterable[ManifestRow], where: str) -> pa.Table:
     """A manifest's table from a source's rows; labels get the types their values have."""
     listed = list(rows)
     if not listed:

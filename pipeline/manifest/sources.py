@@ -22,7 +22,7 @@ from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.storage.locations import in_shell, join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri
 
-type Row = dict[str, str | int | None]
+type ManifestRow = dict[str, str | int | None]
 
 AUDIO_SUFFIXES = frozenset(
     [
@@ -50,7 +50,7 @@ _TRANSCRIPTS = re.compile(r"^(\d+)-(\d+)\.trans\.txt$")
 _SUBSET = re.compile(r"^(train|dev|test)\b")
 
 
-def folder(src: Place) -> Iterator[Row]:
+def folder(src: Place) -> Iterator[ManifestRow]:
     """Any tree of audio files. The id is the path below ``src`` without its suffix (kept where two would collide)."""
     names = [_relative(path, src) for path in _walk(src) if _is_audio(path)]
     stems = Counter(name.with_suffix("") for name in names)
@@ -61,7 +61,7 @@ def folder(src: Place) -> Iterator[Row]:
         yield {"id": str(stem if stems[stem] == 1 else name), "path": str(src / name)}
 
 
-def librispeech(src: Place) -> Iterator[Row]:
+def librispeech(src: Place) -> Iterator[ManifestRow]:
     """LibriSpeech, or a part of it: SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTT.flac beside SPEAKER-CHAPTER.trans.txt.
 
     Labels: speaker, chapter, text, and split (the subset's folder, such as train-clean-100, where there is one).
@@ -83,7 +83,7 @@ def librispeech(src: Place) -> Iterator[Row]:
             }
 
 
-def fairseq(src: Place) -> Iterator[Row]:
+def fairseq(src: Place) -> Iterator[ManifestRow]:
     """wav2vec's .tsv: the root, then ``path<TAB>num_samples``; text from a .wrd or .ltr of the same name."""
     root, *lines = list(_lines(src)) or [""]
     audio = _located(root, src.parent)
@@ -98,17 +98,17 @@ def fairseq(src: Place) -> Iterator[Row]:
         if not path or not count.isdigit():
             raise ManifestError(f"{src}, line {number}: expected a path, a tab and a sample count, found {line!r}")
         located = join(audio, path) if is_uri(audio) else f"{audio.removesuffix('/')}/{path}"
-        row: Row = {"id": str(PurePosixPath(path).with_suffix("")), "path": located, "num_samples": int(count)}
+        row: ManifestRow = {"id": str(PurePosixPath(path).with_suffix("")), "path": located, "num_samples": int(count)}
         yield row | ({"text": texts[number - 2]} if texts else {})
 
 
-def lhotse(src: Place) -> Iterator[Row]:
+def lhotse(src: Place) -> Iterator[ManifestRow]:
     """Lhotse recordings or cuts, JSONL or JSONL.gz; text, speaker and language where a cut has one supervision."""
     for number, line in enumerate(_lines(src), start=1):
         try:
             entry = json.loads(line)
             recording = entry if "sources" in entry else entry["recording"]
-            row: Row = {
+            row: ManifestRow = {
                 "id": entry["id"],
                 "path": _lhotse_path(recording, src.parent),
                 "num_samples": recording["num_samples"],
@@ -126,7 +126,7 @@ def lhotse(src: Place) -> Iterator[Row]:
         yield row
 
 
-def table(src: Place) -> Iterator[Row]:
+def table(src: Place) -> Iterator[ManifestRow]:
     """CSV, or TSV with a header, whose columns are the manifest's.
 
     Empty cells are null; paths start from its folder. A column becomes integers where every value is one and is
@@ -134,7 +134,7 @@ def table(src: Place) -> Iterator[Row]:
     """
     lines = list(_lines(src))
     delimiter = "\t" if lines and "\t" in lines[0] and "," not in lines[0] else ","
-    rows: list[Row] = []
+    rows: list[ManifestRow] = []
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
         for cells in reader:
@@ -159,7 +159,7 @@ def table(src: Place) -> Iterator[Row]:
         yield row | {"path": located} | {name: _integer(row[name]) for name in integers}
 
 
-SOURCES: dict[str, Callable[[Place], Iterator[Row]]] = {
+SOURCES: dict[str, Callable[[Place], Iterator[ManifestRow]]] = {
     "folder": folder,
     "librispeech": librispeech,
     "fairseq": fairseq,
@@ -293,13 +293,13 @@ def _lhotse_path(recording: dict[str, Any], beside: Place) -> str:
     return _located(source["source"], beside)
 
 
-def _lhotse_segment(cut: dict[str, Any], recording: dict[str, Any]) -> Row:
+def _lhotse_segment(cut: dict[str, Any], recording: dict[str, Any]) -> ManifestRow:
     rate = recording["sampling_rate"]
     channels = [channel for source in recording["sources"] for channel in source["channels"]]
     if cut.get("type") == "MonoCut" and len(channels) > 1:
         raise ValueError(f"it is channel {cut.get('channel')} of {len(channels)}, and gdist would mix them all")
     start, length = _samples(cut["start"], rate), _samples(cut["duration"], rate)
-    row: Row = {"start": start, "num_samples": min(length, recording["num_samples"] - start)}
+    row: ManifestRow = {"start": start, "num_samples": min(length, recording["num_samples"] - start)}
     if len(supervisions := cut.get("supervisions") or []) == 1:
         row |= {name: supervisions[0].get(name) for name in ("text", "speaker", "language")}
     return row

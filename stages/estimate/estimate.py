@@ -23,7 +23,7 @@ from gdist.pipeline.errors import EXIT_OK, UsageError
 from gdist.stages.estimate.footprint import Corpus, Size, extraction_requests, run_requests, size_of
 from gdist.stages.estimate.prices import Prices, load_prices
 from gdist.stages.estimate.speed import speed_of
-from gdist.stages.extract.plan import ExtractConfig, parse_layers, short_name
+from gdist.stages.extract.plan import ExtractConfig, parse_layers, published_name
 from gdist.stages.teachers import read_teacher_config
 from gdist.stages.train.config import TrainConfig
 
@@ -121,7 +121,7 @@ def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
             }
         )
     return {
-        "teacher": short_name(config.teacher),
+        "teacher": published_name(config.teacher),
         "layers": layers,
         "dim": teacher["hidden_size"],
         "precision": config.precision,

@@ -23,12 +23,12 @@ from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entr
 from gdist.stages.evaluate.fidelity import Fidelity
 from gdist.stages.evaluate.probes import PROBES
 from gdist.stages.evaluate.probes.base import Examples
-from gdist.stages.evaluate.upstreams import Heard, LogMel, frame_mask
+from gdist.stages.evaluate.upstreams import LogMel, StateCollector
 
 BATCH_SECONDS = 60.0
 MEAN_FRAME_SECONDS = 3600.0  # training audio that the mean frame is taken over, at most
 # Of each split, where a probe reads frame by frame: 75 and 25 minutes, 8 GB of a Base teacher's 13 states.
-MOST_FRAMES = {"train": 225_000, "valid": 75_000, "test": 75_000}
+MAX_FRAMES = {"train": 225_000, "valid": 75_000, "test": 75_000}
 
 
 class Bench:
@@ -92,7 +92,7 @@ class Bench:
         for split, found in examples.items():
             ranked = sorted(found, key=lambda example: hashlib.sha256(example.id.encode()).digest())
             so_far = np.cumsum([frames[example.id] for example in ranked])
-            within = {e.id for e, n in zip(ranked, so_far, strict=True) if n <= MOST_FRAMES[split]}
+            within = {e.id for e, n in zip(ranked, so_far, strict=True) if n <= MAX_FRAMES[split]}
             kept[split] = [example for example in found if example.id in within]
         return kept
 
@@ -112,7 +112,7 @@ class Bench:
         """How well the mean frame does: the least a student must beat."""
         fidelity = Fidelity(list(range(1, self.num_layers + 1)))
         for batch in self.batches(self.splits[self.split]):
-            fidelity.add(self.mean_frame[None, :, None, :], batch.hidden_BLTD[:, 1:], frame_mask(batch))
+            fidelity.add(self.mean_frame[None, :, None, :], batch.hidden_BLTD[:, 1:], batch.mask_BT)
         return fidelity.rows()
 
     @cached_property
@@ -130,7 +130,7 @@ class Bench:
 
     @torch.no_grad()
     def probe(
-        self, who: str, upstream: Callable[[Batch], Tensor], hidden: bool = False, heard: Heard | None = None
+        self, who: str, upstream: Callable[[Batch], Tensor], hidden: bool = False, heard: StateCollector | None = None
     ) -> dict[str, Any]:
         """Every probe's result on the frozen states ``[B, K, T, D]`` that ``upstream`` gives for a batch.
 
@@ -152,7 +152,7 @@ class Bench:
                 found[name] = asdict(PROBES[name].run(examples, features, control=self.control))
         return found
 
-    def heard(self) -> Heard:
+    def heard(self) -> StateCollector:
         """A memory of what an upstream says, of as much as the probes read."""
         chosen = [self.tasks[name] for name in self.tasks if PROBES[name].wants_frames]
-        return Heard({example.id for task in chosen for split in task.values() for example in split})
+        return StateCollector({example.id for task in chosen for split in task.values() for example in split})

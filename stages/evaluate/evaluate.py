@@ -17,11 +17,11 @@ from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.evaluate.probes import PROBES
-from gdist.stages.evaluate.upstreams import frame_mask, hidden_states
+from gdist.stages.evaluate.upstreams import hidden_states
 from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.student_store import load_student
 
-MOST_COLUMNS = 4  # runs that are named at the head of a column; more are numbered
+MAX_COLUMNS = 4  # runs that are named at the head of a column; more are numbered
 
 
 def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     bench.tell(f"{run.name}: fidelity")
     for batch in bench.batches(bench.splits[bench.split]):
         states_BKTD = hidden_states(student, batch)
-        target_BLTD, mask_BT = batch.hidden_BLTD[:, 1:], frame_mask(batch)
+        target_BLTD, mask_BT = batch.hidden_BLTD[:, 1:], batch.mask_BT
         fidelity.add(states_BKTD[:, 1:], target_BLTD, mask_BT)
         copies.add(states_BKTD[:, :1], target_BLTD, mask_BT)
         heard.add(states_BKTD, batch)
@@ -90,7 +90,7 @@ def show(results: list[dict[str, Any]]) -> None:
     """Fidelity by layer, a run a column; then the probes, a run a row."""
     names = [result["run"] for result in results]
     first = results[0]
-    heads = names if len(names) <= MOST_COLUMNS else [str(number + 1) for number in range(len(names))]
+    heads = names if len(names) <= MAX_COLUMNS else [str(number + 1) for number in range(len(names))]
     columns = ["layer", *heads, "copy of h_0", "mean frame"]
     rows = [
         [str(layer["layer"])]

@@ -41,7 +41,7 @@ def hidden_states(student: Student, batch: Batch) -> Tensor:
     return torch.stack(student(waveform_BS, attention_mask=samples_BS.long()).hidden_states, dim=1)
 
 
-class Heard:
+class StateCollector:
     """What an upstream has said of utterances so far.
 
     Args:
@@ -55,7 +55,7 @@ class Heard:
 
     def add(self, states_BKTD: Tensor, batch: Batch) -> None:
         """Keep what is needed of a batch's states."""
-        sums_BKD = torch.where(frame_mask(batch)[:, None, :, None], states_BKTD, 0).sum(2)
+        sums_BKD = torch.where(batch.mask_BT[:, None, :, None], states_BKTD, 0).sum(2)
         self.mean |= zip(batch.ids, sums_BKD / batch.num_frames_B[:, None, None], strict=True)
         for row, name in enumerate(batch.ids):
             if name in self.framewise:
@@ -73,8 +73,3 @@ class Heard:
         for name in list(self._frames):  # one by one: they are most of the memory there is
             self._frames[name] = ((self._frames[name] - mean_K1D.float()) * scale_K1D.float()).half()
         return Features(self.mean, self._frames)
-
-
-def frame_mask(batch: Batch) -> Tensor:
-    """True where a frame belongs to its utterance, [B, T]."""
-    return torch.arange(batch.hidden_BLTD.shape[2]) < batch.num_frames_B[:, None]

@@ -16,7 +16,7 @@ from gdist.stages.extract.extractor import decode
 from gdist.stages.teachers import Teacher
 
 SAMPLE_FRAMES = 20_000  # about seven minutes of speech
-MOST_UTTERANCES = 512
+MAX_UTTERANCES = 512
 
 
 def learn_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utterance]) -> bytes:
@@ -29,7 +29,7 @@ def learn_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utteranc
     """
     layers = plan.new_layers
     usable = [entry for entry in plan.entries if entry.num_frames]
-    spread = np.linspace(0, len(usable) - 1, min(len(usable), MOST_UTTERANCES)).round().astype(int)
+    spread = np.linspace(0, len(usable) - 1, min(len(usable), MAX_UTTERANCES)).round().astype(int)
     order = np.random.default_rng(0).permutation(spread)  # where fewer are enough, they are spread as well
     sample: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     frames = 0

@@ -27,10 +27,10 @@ from gdist.stages.extract.extractor import LANES, Extractor
 from gdist.stages.extract.plan import PACKAGES, ExtractConfig
 from gdist.stages.teachers import Teacher, load_teacher
 
-Row = tuple[str, str, int, int | None, int | None]
+UtteranceFields = tuple[str, str, int, int | None, int | None]
 """An utterance without its labels: id, path, start, samples, rate"""
 
-Parcel = tuple[str, list[Row], bool]
+Parcel = tuple[str, list[UtteranceFields], bool]
 """A task's receipt, whose audio it is, and whether files that are missing here are missing everywhere"""
 
 

@@ -24,7 +24,7 @@ from gdist.pipeline.storage.objects import Storage
 from gdist.stages.device import choose_device
 from gdist.stages.extract import layer_statistics
 from gdist.stages.extract.calibrate import learn_tables
-from gdist.stages.extract.extractor import WRITING, Extractor, Heard
+from gdist.stages.extract.extractor import WRITING, Extractor, PackAudio
 from gdist.stages.extract.plan import ExtractConfig, describe, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
 
@@ -114,7 +114,7 @@ def run_here(
     beside = teacher.device.type != "cpu" or cache.storage.folder is None
     written: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITING) as writers, stopping(stop):
-        ahead: Future[Heard] | None = None
+        ahead: Future[PackAudio] | None = None
         for task, after in itertools.pairwise([*todo, None]):
             assert task is not None, "only the last is followed by none"
             audio = (ahead or reader.submit(extractor.read, task, audio_of(cache, task, utterances))).result()

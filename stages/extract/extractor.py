@@ -35,7 +35,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Heard:
+class PackAudio:
     """A pack's audio: id → int16 samples at 16 kHz, and id → why it cannot be used."""
 
     waveforms: dict[str, Array]
@@ -52,7 +52,7 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ComputedBatch:
     """What the device made of one batch, perhaps still on its way to the host.
 
     Attributes:
@@ -98,13 +98,13 @@ class Extractor:
         """
         return self.commit(task, self.compute(task, self.read(task, utterances)))
 
-    def read(self, task: Task, utterances: Sequence[Utterance] | None) -> Heard:
+    def read(self, task: Task, utterances: Sequence[Utterance] | None) -> PackAudio:
         """The audio of a task, decoded in threads of its own; arguments as for :meth:`run`."""
         if utterances is not None:
             return decode_pack(self.cache, task.pack, utterances)
         return stored_audio(self.cache, task.pack)
 
-    def compute(self, task: Task, heard: Heard) -> Computed:
+    def compute(self, task: Task, heard: PackAudio) -> Computed:
         """Teacher and encoder over one task.
 
         Always by one thread, best the one that loaded the teacher: each thread that computes on a CPU gets workers of
@@ -132,7 +132,7 @@ class Extractor:
             for entry in entries:
                 self._place_audio(entry, waveforms[entry.id], rows[WAVEFORM])
             return statistics.summary()
-        before: Batch | None = None
+        before: ComputedBatch | None = None
         for members in batches(entries, self.batch_samples):
             self._check_stop()
             batch = self._forward(task, members, waveforms, rows)
@@ -145,7 +145,7 @@ class Extractor:
 
     def _forward(
         self, task: Task, members: list[Entry], waveforms: dict[str, Array], rows: dict[str, Array]
-    ) -> Batch:
+    ) -> ComputedBatch:
         """Teacher and encoder over one batch; on a GPU this only queues the work."""
         cuda = self._copies is not None
         num_samples_B = torch.tensor([entry.num_samples for entry in members])
@@ -167,10 +167,10 @@ class Extractor:
                 stored |= named
             else:  # kept until the last layer, they would take fresh memory, which costs more than the copy
                 self._place(members, named, rows)
-        batch = Batch(members, stored, torch.stack(measured))
+        batch = ComputedBatch(members, stored, torch.stack(measured))
         return self._to_host(batch) if cuda else batch
 
-    def _to_host(self, batch: Batch) -> Batch:
+    def _to_host(self, batch: ComputedBatch) -> ComputedBatch:
         """Queue copies into pinned memory on a stream of their own, behind the computing."""
         assert self._copies is not None
         copies = self._copies
@@ -183,12 +183,12 @@ class Extractor:
 
         with torch.cuda.stream(copies):
             stored = {name: copy(tensor) for name, tensor in batch.stored.items()}
-            return Batch(batch.entries, stored, copy(batch.measured), copies.record_event())
+            return ComputedBatch(batch.entries, stored, copy(batch.measured), copies.record_event())
 
     def _settle(
         self,
         task: Task,
-        batch: Batch,
+        batch: ComputedBatch,
         waveforms: dict[str, Array],
         quarantine: dict[str, str],
         rows: dict[str, Array],
@@ -252,7 +252,7 @@ def decode(utterance: Utterance, planned: int) -> Array | str:
     return samples_S
 
 
-def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance]) -> Heard:
+def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance]) -> PackAudio:
     """A pack's audio from its files, decoded in threads."""
     entries = {entry.id: entry for entry in cache.pack_entries(pack)}
     quarantine = {entry.id: entry.problem for entry in entries.values() if entry.problem}
@@ -265,12 +265,12 @@ def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance]) -> Hea
                 quarantine[utterance.id] = decoded
             else:
                 waveforms[utterance.id] = decoded
-    return Heard(waveforms, quarantine)
+    return PackAudio(waveforms, quarantine)
 
 
-def stored_audio(cache: Cache, pack: int) -> Heard:
+def stored_audio(cache: Cache, pack: int) -> PackAudio:
     """A pack's audio as an earlier task stored it."""
     quarantine = cache.quarantine(pack)
     entries = [e for e in cache.pack_entries(pack) if e.num_frames and e.id not in quarantine]
     waveforms = cache.waveform([(entry, 0, entry.num_frames) for entry in entries]) if entries else []
-    return Heard({entry.id: waveform for entry, waveform in zip(entries, waveforms, strict=True)}, {})
+    return PackAudio({entry.id: waveform for entry, waveform in zip(entries, waveforms, strict=True)}, {})

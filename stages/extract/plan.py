@@ -132,7 +132,7 @@ def make_plan(
         "batch_seconds": config.batch_seconds or BATCH_SECONDS[device.partition(":")[0]],
     }
     about = {name: importlib.metadata.version(name) for name in PACKAGES} | {
-        "teacher": short_name(teacher.name),
+        "teacher": published_name(teacher.name),
         "device": device,
     }
     max_samples = int(config.max_seconds * framing.SAMPLE_RATE)
@@ -194,7 +194,7 @@ def labels_of(manifest: Manifest) -> pa.Table | None:
     return manifest.table.select(manifest.label_columns) if manifest.label_columns else None
 
 
-def short_name(teacher: str) -> str:
+def published_name(teacher: str) -> str:
     """A hub id as it is, a folder by its last part: where it lay on this machine is nobody else's business."""
     return Path(teacher).resolve().name if Path(teacher).exists() else teacher
 

@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 NORMALIZE_EPS = 1e-7  # Hugging Face's Wav2Vec2FeatureExtractor
 BLOCK_FRAMES = 100  # convolved at a time on a CPU: 2 s, whose first activations are 13 MB
 FOURIER_KERNEL = 64  # positional convolutions this wide go by Fourier transform on a CPU
-LEAST_CHANNELS = 16  # and in bfloat16 those of groups with fewer channels
+MIN_CHANNELS = 16  # and in bfloat16 those of groups with fewer channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,7 +392,7 @@ class PositionConv(nn.Conv1d):
         """Whether the kernel is wide; or torch's own operator wrong: oneDNN's convolution in bfloat16 on processors
         with AMX has been seen to be, with 8 taps and more over groups of fewer than 16 channels."""
         rough = self.weight.dtype != self._exact or torch.is_autocast_enabled("cpu")
-        return self.kernel_size[0] >= FOURIER_KERNEL or (rough and self.weight.shape[1] < LEAST_CHANNELS)
+        return self.kernel_size[0] >= FOURIER_KERNEL or (rough and self.weight.shape[1] < MIN_CHANNELS)
 
     @property
     def _exact(self) -> torch.dtype:

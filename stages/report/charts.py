@@ -17,7 +17,7 @@ TOP, BOTTOM, LEFT = 30, 44, 46
 TICK = 17  # pixels that a layer's number takes
 LETTER = 6.6  # pixels: a generous mean width of the label's letters
 LABEL_GAP = 15  # pixels between two labels, baseline to baseline
-MOST_LABELS = 9  # the best and the references; of more lines, the grey ones go without
+MAX_LABELS = 9  # the best and the references; of more lines, the grey ones go without
 SHAPES = ("circle", "square", "diamond", "triangle")  # colour is never the only difference
 
 
@@ -128,7 +128,7 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
 def _labels(lines: Sequence[Line]) -> list[str]:
     """A label for the first line of each name; none for grey runs where there is no room for all."""
     names = [line.name for line in lines]
-    crowded = len(set(names)) > MOST_LABELS
+    crowded = len(set(names)) > MAX_LABELS
     return [
         "" if names.index(line.name) < place or (crowded and line.style == "rest") else line.name
         for place, line in enumerate(lines)

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gdist.stages.report.runs import Configuration
-from gdist.stages.report.tables import Cell, Column, Row, Table, ranked
+from gdist.stages.report.tables import Cell, Column, TableRow, Table, ranked
 
 FEW = 6  # columns up to which layers are rows, which a phone can show whole
-LEAST_ERROR = 1e-4  # 1 − cosine below which the shades do not go on
+MIN_ERROR = 1e-4  # 1 − cosine below which the shades do not go on
 
 
 def heatmap(groups: Sequence[Configuration], references: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
@@ -21,25 +21,25 @@ def heatmap(groups: Sequence[Configuration], references: Mapping[str, Sequence[M
         tuple(_heat(v, low, high, len(pairs) > 1 and v == top) for v, top in zip(row, best, strict=True))
         for row in values
     ]
-    rows = [Row(run.name, group.style, row) for (run, group), row in zip(pairs, cells, strict=True)]
+    rows = [TableRow(run.name, group.style, row) for (run, group), row in zip(pairs, cells, strict=True)]
     trivial = []
     for name, found in references.items():
         cosines = [row["cosine"] for row in found]
         drawn = tuple(_heat(value, low, high, False) for value in (*cosines, sum(cosines) / len(cosines)))
-        trivial.append(Row(name, "ref", drawn))
+        trivial.append(TableRow(name, "ref", drawn))
     if len(rows) + len(trivial) > FEW:
         columns = (*(Column(layer) for layer in layers[:-1]), Column("mean", is_sorted=True))
         return Table("Cosine by run and layer", "layer", columns, tuple(rows), tuple(trivial), "heat by-run")
     across = (*rows, *trivial)
     turned = zip(*(row.cells for row in across), strict=True)
-    down = tuple(Row(layer, "", cells) for layer, cells in zip(layers, turned, strict=True))
+    down = tuple(TableRow(layer, "", cells) for layer, cells in zip(layers, turned, strict=True))
     columns = tuple(Column(row.head, first="", style=row.style) for row in across)
     return Table("Cosine by layer and run", "layer", columns, down, (), "heat by-layer")
 
 
 def _error_span(values: Sequence[Sequence[float]]) -> tuple[float, float]:
     """The logarithms of the largest and the least error 1 − cosine among runs: the two ends of the colours."""
-    errors = [math.log(max(1 - value, LEAST_ERROR)) for row in values for value in row]
+    errors = [math.log(max(1 - value, MIN_ERROR)) for row in values for value in row]
     return max(errors), min(errors)
 
 
@@ -49,6 +49,6 @@ def _heat(cosine: float, low: float, high: float, best: bool) -> Cell:
     >>> [_heat(cosine, math.log(0.4), math.log(0.1), False).shade for cosine in (0.2, 0.6, 0.8, 0.9)]
     ['0.000', '0.000', '0.500', '1.000']
     """
-    error = math.log(max(1 - cosine, LEAST_ERROR))
+    error = math.log(max(1 - cosine, MIN_ERROR))
     share = (low - error) / (low - high) if low > high else 0.5
     return Cell(f"{cosine:.3f}", cosine, "best" if best else "", f"{min(max(share, 0.0), 1.0):.3f}")

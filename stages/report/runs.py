@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from gdist.pipeline.config import Tables
+from gdist.pipeline.config import TomlTables
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import Run
 
@@ -23,7 +23,7 @@ class RunSummary:
 
     folder: str
     name: str
-    config: Tables
+    config: TomlTables
     provenance: dict[str, Any]
     metrics: list[dict[str, Any]]
     eval: dict[str, Any]

@@ -46,7 +46,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     head: str
     style: str
     cells: tuple[Cell, ...]
@@ -60,8 +60,8 @@ class Table:
     label: str
     head: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    references: tuple[Row, ...] = ()
+    rows: tuple[TableRow, ...]
+    references: tuple[TableRow, ...] = ()
     kind: str = ""
 
 
@@ -140,13 +140,13 @@ def costs(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Table:
             _number(judged.get("params_with_heads", judged["params"]), millions),
             _number(judged["params"] * 4, size),
         )
-        rows.append(Row(run.name, group.style, cells))
+        rows.append(TableRow(run.name, group.style, cells))
     known = (
         [_number(teacher["params"], millions), Cell(), _number(teacher["params"] * 4, size)]
         if teacher["params"]
         else []
     )
-    references = [Row("teacher", "ref", (*(Cell() for _ in range(6)), *known))] if known else []
+    references = [TableRow("teacher", "ref", (*(Cell() for _ in range(6)), *known))] if known else []
     return Table("Costs of the runs", "run", columns, tuple(rows), tuple(references))
 
 
@@ -171,7 +171,7 @@ def _columns(tasks: Sequence[Task]) -> tuple[Column, ...]:
     )
 
 
-def _judged(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> list[Row]:
+def _judged(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> list[TableRow]:
     """Rank, cosine, probes and parameters of configurations, or of runs taken as configurations of one seed each."""
     top = max(groups, key=lambda group: group.cosine.mean).cosine
     winners = [_winner(task, groups) for task in tasks]
@@ -191,7 +191,7 @@ def _judged(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: 
             cells.append(Cell(found.value.text(task.show), found.value.mean, mark) if found else Cell())
         share = reduction(params, teacher["params"])
         cells += [_number(params, millions), Cell(share, 1 - params / teacher["params"]) if share else Cell()]
-        rows.append(Row(group.name, group.style, tuple(cells), Cell(f"{rank}=" if shared else str(rank), rank)))
+        rows.append(TableRow(group.name, group.style, tuple(cells), Cell(f"{rank}=" if shared else str(rank), rank)))
     return rows
 
 
@@ -211,7 +211,7 @@ def _mark(value: Spread, top: Spread, count: int) -> str:
 
 def _references(
     runs: Sequence[RunSummary], teacher: Mapping[str, Any], tasks: Sequence[Task], more: int
-) -> tuple[Row, ...]:
+) -> tuple[TableRow, ...]:
     """The teacher, and log-mel where it was probed; they stand outside the ranking."""
     rows = []
     for key, name in (("teacher", "teacher"), ("log_mel", "log-mel")):
@@ -220,7 +220,7 @@ def _references(
         params = teacher["params"] if key == "teacher" else None
         if params or any(cell.key is not None for cell in cells):
             blank = [Cell("")] * (1 + more)
-            rows.append(Row(name, "ref", (Cell(), *cells, _number(params, millions), *blank), Cell("")))
+            rows.append(TableRow(name, "ref", (Cell(), *cells, _number(params, millions), *blank), Cell("")))
     return tuple(rows)
 
 

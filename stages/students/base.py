@@ -24,7 +24,7 @@ from gdist.stages.students.layer import TransformerLayer
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What a training step starts from and answers for.
 
     Attributes:
@@ -132,14 +132,14 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         """
         raise NotImplementedError
 
-    def plan(self, count: int, rng: np.random.Generator) -> Plan:
+    def plan(self, count: int, rng: np.random.Generator) -> StepPlan:
         """What one training step answers for: ``count`` of the predicted layers, each as often as any other."""
         layers = self.predicted_layers
         chosen = rng.permutation(len(layers))[:count] if 0 < count < len(layers) else range(len(layers))
-        return Plan(tuple(sorted(layers[i] for i in chosen)))
+        return StepPlan(tuple(sorted(layers[i] for i in chosen)))
 
     def learn(
-        self, plan: Plan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
+        self, plan: StepPlan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
     ) -> Tensor:
         """A training step's predictions, as :meth:`predict` gives them.
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from gdist.stages.frontend.frontend import frame_mask, zero_padding
-from gdist.stages.students.base import Plan, Student, StudentConfig
+from gdist.stages.students.base import StepPlan, Student, StudentConfig
 from gdist.stages.students.classification import StudentForAudioClassification
 from gdist.stages.students.layer import Memory, TransformerLayer, chunked
 
@@ -126,7 +126,7 @@ class GenDistillerModel(Student):
 
     # --- what a training step does ------------------------------------------------------------------------------
 
-    def plan(self, count: int, rng: np.random.Generator) -> Plan:
+    def plan(self, count: int, rng: np.random.Generator) -> StepPlan:
         """``count`` layers, in runs of the roll-out's length from cached layers, each layer as often as any other."""
         chain = (0, *self.predicted_layers)
         places = len(chain) - 1
@@ -136,10 +136,10 @@ class GenDistillerModel(Student):
         answers = tuple(chain[place] for first, last in runs for place in range(first + 1, last + 1))
         starts = [first for first, _ in runs]
         known = range(max(starts) + 1) if self.config.history == "all" else starts
-        return Plan(answers, tuple(chain[place] for place in known), runs)
+        return StepPlan(answers, tuple(chain[place] for place in known), runs)
 
     def learn(
-        self, plan: Plan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
+        self, plan: StepPlan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
     ) -> Tensor:
         if not plan.runs:  # generation, from layer 0
             return super().learn(plan, given, num_frames_B)

@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from gdist.pipeline.config import Tables, build, did_you_mean, merge, parse_set, read_toml, require
+from gdist.pipeline.config import TomlTables, build, did_you_mean, merge, parse_set, read_toml, require
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.loading.splits import DataConfig
 from gdist.stages.train.augment import AugmentConfig, refuse_misaligning
@@ -98,8 +98,8 @@ CHOICES = {"frontend": ("trained", "frozen"), "initialize": ("layers", "frontend
 def load_config(recipe: str | None, student: str | None, settings: tuple[str, ...]) -> TrainConfig:
     """A recipe (a name or a TOML file), then ``--student``, then every ``--set``, over the defaults."""
     from_recipe = read_toml(recipe_path(recipe)) if recipe else {}
-    named: Tables = {"student": {"name": student}} if student else {}
-    assigned: list[Tables] = []
+    named: TomlTables = {"student": {"name": student}} if student else {}
+    assigned: list[TomlTables] = []
     for setting in settings:
         table, key, value = parse_set(setting)
         assigned.append({table: {key: value}})

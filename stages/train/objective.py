@@ -13,7 +13,7 @@ from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.stages.frontend.frontend import normalize
 from gdist.stages.students import Student
-from gdist.stages.students.base import Plan
+from gdist.stages.students.base import StepPlan
 from gdist.stages.train.augment import Augment
 from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.losses import LOSSES, cosine, masked_mean
@@ -23,10 +23,10 @@ from gdist.stages.train.losses import LOSSES, cosine, masked_mean
 class Lesson(Selection):
     """A training step's plan, and what it therefore reads."""
 
-    plan: Plan = field(kw_only=True)
+    plan: StepPlan = field(kw_only=True)
 
     @classmethod
-    def of(cls, plan: Plan, hears: bool) -> "Lesson":
+    def of(cls, plan: StepPlan, hears: bool) -> "Lesson":
         """``hears``: whether the student's layer 0 comes from its own front-end, and not from the cache."""
         layers = set(plan.answers) | set(plan.inputs) - ({0} if hears else set())
         return cls(tuple(sorted(layers)), hears and 0 in plan.inputs, plan=plan)
@@ -54,7 +54,7 @@ class Objective(nn.Module):
 
     def examination(self) -> Lesson:
         """All layers, generated freely: what the student is for."""
-        return Lesson.of(Plan(self.student.predicted_layers), self.hears)
+        return Lesson.of(StepPlan(self.student.predicted_layers), self.hears)
 
     def forward(
         self, batch: Batch, forced_BK: Tensor | None = None, generator: torch.Generator | None = None

@@ -115,13 +115,13 @@ class Probe(Protocol):
         ...
 
 
-def labelled(splits: Mapping[str, Sequence[Entry]], label: str, least_samples: int = 0) -> dict[str, list[Example]]:
+def labelled(splits: Mapping[str, Sequence[Entry]], label: str, min_samples: int = 0) -> dict[str, list[Example]]:
     """The utterances that have an answer in the column ``label``, of at least so many samples."""
     return {
         split: [
             Example(e.id, str(e.labels[label]), None if e.labels.get("speaker") is None else str(e.labels["speaker"]))
             for e in splits.get(split, ())
-            if e.labels.get(label) is not None and e.num_samples >= least_samples
+            if e.labels.get(label) is not None and e.num_samples >= min_samples
         ]
         for split in SPLITS
     }

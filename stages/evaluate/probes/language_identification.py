@@ -7,5 +7,5 @@ from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.stages.evaluate.probes.linear import LinearProbe
 
 LANGUAGE_IDENTIFICATION = LinearProbe(
-    name="lid", title="language identification", label="language", least_samples=SAMPLE_RATE
+    name="lid", title="language identification", label="language", min_samples=SAMPLE_RATE
 )

@@ -53,20 +53,20 @@ class LinearProbe:
     Attributes:
         new_voices: test on speakers that were not heard in training; see
             :func:`gdist.stages.evaluate.probes.base.speaker_folds`.
-        least_samples: utterances shorter than that do not take part.
+        min_samples: utterances shorter than that do not take part.
     """
 
     name: str
     title: str
     label: str
     new_voices: bool = False
-    least_samples: int = 0
+    min_samples: int = 0
     metric: str = "accuracy"
     higher_is_better: bool = True
     wants_frames: bool = False
 
     def choose(self, splits: Mapping[str, Sequence[Entry]]) -> Examples:
-        found = labelled(splits, self.label, self.least_samples)
+        found = labelled(splits, self.label, self.min_samples)
         return check(self.name, found) if any(found.values()) else found
 
     def run(self, examples: Examples, features: Features, seed: int = 0, control: bool = False) -> ProbeResult:

@@ -19,7 +19,7 @@ from gdist.stages.students import Student
 from gdist.stages.train.config import TrainConfig
 
 UTTERANCES = 16
-LEAST_SAMPLES, MOST_SAMPLES = framing.SAMPLE_RATE, 15 * framing.SAMPLE_RATE
+MIN_SAMPLES, MAX_SAMPLES = framing.SAMPLE_RATE, 15 * framing.SAMPLE_RATE
 
 
 def speech_of(run: Run) -> tuple[list[Tensor], str]:
@@ -28,11 +28,11 @@ def speech_of(run: Run) -> tuple[list[Tensor], str]:
         cache = Cache.open(run.provenance()["cache"])
         data = build(TrainConfig, run.tables()).data
         splits = choose_splits(usable_entries(cache, True), data)
-        entries = [entry for entry in splits["test"] or splits["valid"] if entry.num_samples >= LEAST_SAMPLES]
+        entries = [entry for entry in splits["test"] or splits["valid"] if entry.num_samples >= MIN_SAMPLES]
         chosen = _spread(entries)
         if chosen:
             spoken = cache.waveform([(entry, 0, entry.num_frames) for entry in chosen])
-            return [audio.to_float(samples_S)[None, :MOST_SAMPLES] for samples_S in spoken], f"the cache {cache.uri}"
+            return [audio.to_float(samples_S)[None, :MAX_SAMPLES] for samples_S in spoken], f"the cache {cache.uri}"
     except (GdistError, OSError):
         pass  # moved, or out of reach: it is not needed
     return bundled(), "the bundled speech"
@@ -41,9 +41,9 @@ def speech_of(run: Run) -> tuple[list[Tensor], str]:
 def bundled() -> list[Tensor]:
     """Sentences that ship with gdist, ``[1, S]`` each."""
     told = [u for u in Manifest.read(demo_folder() / "demo.parquet").utterances() if u.sample_rate == 16_000]
-    long = [u for u in told if (u.num_samples or 0) >= LEAST_SAMPLES]
+    long = [u for u in told if (u.num_samples or 0) >= MIN_SAMPLES]
     spoken = [audio.load_utterance(u.path, u.start, u.num_samples or 0, 16_000) for u in _spread(long)]
-    return [audio.to_float(samples_S)[None, :MOST_SAMPLES] for samples_S in spoken]
+    return [audio.to_float(samples_S)[None, :MAX_SAMPLES] for samples_S in spoken]
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate, show
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
-from gdist.stages.evaluate.upstreams import Heard, LogMel, hidden_states
+from gdist.stages.evaluate.upstreams import LogMel, StateCollector, hidden_states
 from gdist.stages.train.student_store import load_student
 
 
@@ -147,7 +147,7 @@ def test_many_runs_side_by_side(trained: dict[str, Run], bench: Bench, capsys: p
 def test_what_probes_are_given(bench: Bench) -> None:
     """The mean over an utterance's frames, and the frames, each feature standardized over training speech."""
     entries = [*bench.splits["train"], *bench.splits["test"]]
-    heard = Heard({entry.id for entry in entries})
+    heard = StateCollector({entry.id for entry in entries})
     for batch in bench.batches(entries):
         heard.add(batch.hidden_BLTD, batch)
     features = heard.features([e.id for e in bench.splits["train"]])

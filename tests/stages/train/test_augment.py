@@ -28,7 +28,7 @@ from gdist.stages.train.config import load_config
 
 
 @dataclass(frozen=True)
-class Tables:
+class TomlTables:
     augment: AugmentConfig
 
 
@@ -388,9 +388,9 @@ def test_bad_config(config: dict[str, Any]) -> None:
 
 def test_config_from_tables() -> None:
     read = dict(parse_set(text)[1:] for text in ("augment.noise=1", "augment.noise_snr_db=[5, 10]"))
-    assert build(Tables, {"augment": read}).augment == AugmentConfig(noise=1.0, noise_snr_db=(5.0, 10.0))
+    assert build(TomlTables, {"augment": read}).augment == AugmentConfig(noise=1.0, noise_snr_db=(5.0, 10.0))
     with pytest.raises(ConfigError, match=r"did you mean `augment.noise_snr_db`\?"):
-        build(Tables, {"augment": {"noise_snr": [5, 10]}})
+        build(TomlTables, {"augment": {"noise_snr": [5, 10]}})
 
 
 @pytest.mark.parametrize("name", [*MISALIGNING, "speed_perturb", "time_stretch", "Pitch_Shift"])
