@@ -23,7 +23,8 @@ from gdist.pipeline.loading.loader import RESIDENT_BYTES
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.extract.plan import INITIAL_LAYERS, labels_of, measure
-from gdist.stages.frontend.frontend import Frontend, FrontendConfig
+from gdist.stages.frontend.config import FrontendConfig
+from gdist.stages.frontend.frontend import Frontend
 from gdist.stages.train.config import TrainConfig
 
 TEACHER_FILES = ("config.json", "frontend.safetensors", "layers.safetensors")

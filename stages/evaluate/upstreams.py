@@ -12,7 +12,7 @@ from torch import Tensor
 from gdist.pipeline import framing
 from gdist.pipeline.loading.batch import Batch
 from gdist.stages.evaluate.probes.base import Features
-from gdist.stages.frontend.frontend import normalize
+from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
 
 

@@ -23,7 +23,7 @@ from gdist.pipeline.framing import RECEPTIVE_FIELD, SAMPLE_RATE
 from gdist.pipeline.run import Run
 from gdist.stages.export.formats import FORMATS, format_named
 from gdist.stages.export.formats.base import Export, Format
-from gdist.stages.frontend.frontend import normalize
+from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
 from gdist.stages.train.student_store import load_student
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gdist.stages.report.runs import Configuration
-from gdist.stages.report.tables import Cell, Column, TableRow, Table, ranked
+from gdist.stages.report.tables import Cell, Column, Table, TableRow, ranked
 
 FEW = 6  # columns up to which layers are rows, which a phone can show whole
 MIN_ERROR = 1e-4  # 1 − cosine below which the shades do not go on

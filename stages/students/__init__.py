@@ -13,7 +13,7 @@ from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.config import did_you_mean
 from gdist.pipeline.errors import ConfigError
-from gdist.stages.frontend.frontend import FrontendConfig
+from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.students.armhubert import ArmHubertConfig, ArmHubertForAudioClassification, ArmHubertModel
 from gdist.stages.students.base import Student, StudentConfig
 from gdist.stages.students.classification import StudentForAudioClassification

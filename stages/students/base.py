@@ -19,7 +19,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
-from gdist.stages.frontend.frontend import Frontend, FrontendConfig, is_symbolic
+from gdist.stages.frontend.config import FrontendConfig
+from gdist.stages.frontend.frontend import Frontend
+from gdist.stages.frontend.padding import is_symbolic
 from gdist.stages.students.layer import TransformerLayer
 
 
@@ -43,13 +45,13 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
     """Fields every student has; :func:`gdist.stages.students.student_config` fills them in from a teacher.
 
     Args:
-        frontend: the fields of :class:`gdist.stages.frontend.frontend.FrontendConfig`.
+        frontend: the fields of :class:`gdist.stages.frontend.config.FrontendConfig`.
         hidden_size: D, the teacher's.
         intermediate_size, num_attention_heads, layer_norm_eps, pre_norm: of the student's Transformer layers.
         num_teacher_layers: L; there are L + 1 hidden states.
         dropout: inside the Transformer layers; the front-end has none.
         predict_layers: the teacher layers that are predicted, ascending; None takes the student's own, mostly all.
-        do_normalize: whether inputs must be normalised first by :func:`gdist.stages.frontend.frontend.normalize`. The
+        do_normalize: whether inputs must be normalised first by :func:`gdist.stages.frontend.padding.normalize`. The
             model does not do it itself: as with Hugging Face's models, the feature extractor does.
         initializer_range: standard deviation of linear weights before training.
     """

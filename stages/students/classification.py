@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from gdist.stages.frontend.frontend import frame_mask, zero_padding
+from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import Student, StudentConfig
 
 PROJECTION = 256  # P; as SUPERB's heads have it

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gdist.stages.frontend.frontend import frame_mask, zero_padding
+from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import Student, StudentConfig
 from gdist.stages.students.classification import StudentForAudioClassification
 from gdist.stages.students.layer import TransformerLayer

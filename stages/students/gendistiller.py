@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from gdist.stages.frontend.frontend import frame_mask, zero_padding
+from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import StepPlan, Student, StudentConfig
 from gdist.stages.students.classification import StudentForAudioClassification
 from gdist.stages.students.layer import Memory, TransformerLayer, chunked

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdist.stages.frontend.frontend import LayerNorm, is_symbolic
+from gdist.stages.frontend.norms import LayerNorm
+from gdist.stages.frontend.padding import is_symbolic
 
 
 class TransformerLayer(nn.Module):

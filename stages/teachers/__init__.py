@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.errors import TeacherError
-from gdist.stages.frontend.frontend import FrontendConfig
+from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.teachers.base import Teacher, check_geometry, check_precision, check_weights
 from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
 from gdist.stages.teachers.hubert import HubertTeacher

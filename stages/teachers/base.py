@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError, TeacherError
-from gdist.stages.frontend.frontend import Frontend, FrontendConfig, frame_mask, normalize, zero_padding
+from gdist.stages.frontend.config import FrontendConfig
+from gdist.stages.frontend.frontend import Frontend
+from gdist.stages.frontend.padding import frame_mask, normalize, zero_padding
 from gdist.stages.teachers.packed import can_pack, pack, pack_frontend
 
 # tf32 is float32 whose products a GPU rounds to 10 bits of mantissa.
@@ -57,7 +59,7 @@ class Teacher:
         family: the key in ``FAMILIES``.
         num_layers: Transformer layers, L; there are L + 1 hidden states.
         dim: features of each, D.
-        do_normalize: whether the waveform is normalised first (see :func:`gdist.stages.frontend.frontend.normalize`).
+        do_normalize: whether the waveform is normalised first (see :func:`gdist.stages.frontend.padding.normalize`).
         fingerprint: sha256 (hex) over the weights in use and the config fields that matter.
         config: the Hugging Face config as a JSON-able dictionary, with ``do_normalize`` beside it.
         device: where it computes.

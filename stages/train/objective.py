@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.loading.batch import Batch, Selection
-from gdist.stages.frontend.frontend import normalize
+from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
 from gdist.stages.students.base import StepPlan
 from gdist.stages.train.augment import Augment

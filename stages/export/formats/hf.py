@@ -19,7 +19,7 @@ from gdist.pipeline.files import write_atomically
 from gdist.stages.export.formats.base import Export
 from gdist.stages.export.formats.card import card
 from gdist.stages.export.formats.source import flat_sources, imported
-from gdist.stages.frontend.frontend import normalize
+from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import CLASSIFIERS
 from gdist.stages.train.student_store import save_student_to
 

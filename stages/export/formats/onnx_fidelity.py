@@ -14,7 +14,7 @@ from gdist.pipeline.errors import GdistError
 from gdist.pipeline.loading.splits import choose_splits, usable_entries
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.run import Run
-from gdist.stages.frontend.frontend import normalize
+from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
 from gdist.stages.train.config import TrainConfig
 

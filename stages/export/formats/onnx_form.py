@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdist.stages.frontend.frontend import ACTIVATIONS, Frontend, normalize
+from gdist.stages.frontend.config import ACTIVATIONS
+from gdist.stages.frontend.frontend import Frontend
+from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
 from gdist.stages.students.layer import Attention
 

@@ -24,7 +24,7 @@ from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.run import Run
 from gdist.stages.export.formats import hf
 from gdist.stages.export.formats.base import Export
-from gdist.stages.frontend.frontend import normalize
+from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import STUDENTS
 from gdist.stages.train.config import load_config
 from gdist.stages.train.student_store import load_student

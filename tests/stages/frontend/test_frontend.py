@@ -15,16 +15,11 @@ from torch import Tensor
 from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2FeatureExtractor, WavLMConfig
 
 from gdist.pipeline import framing
-from gdist.stages.frontend.frontend import (
-    Frontend,
-    FrontendConfig,
-    PositionConv,
-    StridedConv,
-    TimeNorm,
-    frame_mask,
-    normalize,
-    strided_conv,
-)
+from gdist.stages.frontend.config import FrontendConfig
+from gdist.stages.frontend.convolutions import PositionConv, StridedConv, strided_conv
+from gdist.stages.frontend.frontend import Frontend
+from gdist.stages.frontend.norms import TimeNorm
+from gdist.stages.frontend.padding import frame_mask, normalize
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 

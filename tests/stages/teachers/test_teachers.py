@@ -26,7 +26,8 @@ from transformers import (
 
 from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError, TeacherError
-from gdist.stages.frontend.frontend import Frontend, FrontendConfig
+from gdist.stages.frontend.config import FrontendConfig
+from gdist.stages.frontend.frontend import Frontend
 from gdist.stages.students import STUDENTS, student_config
 from gdist.stages.teachers import FAMILIES, load_teacher, read_teacher_config
 from gdist.stages.teachers.packed import PackedConv, can_pack

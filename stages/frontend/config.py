@@ -1,0 +1,105 @@
+"""Everything that shapes the front-end, read from any supported teacher's config."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda hidden: F.gelu(hidden, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda hidden: F.gelu(hidden, approximate="tanh"),
+    "relu": F.relu,
+    "selu": F.selu,
+    "silu": F.silu,
+    "swish": F.silu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontendConfig:
+    """Everything that shapes the front-end. JSON-able: ``FrontendConfig(**json.loads(...))`` restores it.
+
+    Args:
+        conv_dim, conv_kernel, conv_stride: the convolutional encoder, one entry a layer.
+        conv_norm: "group" normalises the first layer over time (Base), "layer" all over channels (Large).
+        feature_norm: LayerNorm before the projection (off in a few HuBERT checkpoints).
+        hidden_size: D, the width of the Transformer behind.
+        position_layers, position_kernel, position_groups: the positional convolution; one layer of 128
+            in most families, five of 19 with LayerNorms between them in data2vec-audio.
+        position_norm: those LayerNorms.
+        position_scale: a scale and shift before the positional convolution (HuBERT's batch norm, folded).
+        output_norm: LayerNorm at the end (post-norm Transformers; absent before pre-norm ones).
+        eps: of ``feature_norm`` and ``output_norm``; the others have torch's default, as in Hugging Face.
+    """
+
+    conv_dim: tuple[int, ...] = (512,) * 7
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    conv_norm: Literal["group", "layer"] = "group"
+    activation: str = "gelu"
+    feature_norm: bool = True
+    hidden_size: int = 768
+    position_layers: int = 1
+    position_kernel: int = 128
+    position_groups: int = 16
+    position_norm: bool = False
+    position_scale: bool = False
+    output_norm: bool = True
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("conv_dim", "conv_kernel", "conv_stride"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives lists
+        if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) > 0:
+            raise ValueError("conv_dim, conv_kernel and conv_stride need one entry for each convolution")
+        if self.conv_norm not in ("group", "layer"):
+            raise ValueError(f"conv_norm is {self.conv_norm!r}; it must be 'group' or 'layer'")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
+
+    @classmethod
+    def from_teacher_config(cls, config: dict[str, Any]) -> "FrontendConfig":
+        """The front-end that a Hugging Face config (as a dictionary) of any supported family describes."""
+        data2vec = config.get("model_type") == "data2vec-audio"
+        width = config.get("num_conv_pos_embeddings")  # a kernel's width, but data2vec-audio's number of layers
+        return cls(
+            conv_dim=config.get("conv_dim", cls.conv_dim),
+            conv_kernel=config.get("conv_kernel", cls.conv_kernel),
+            conv_stride=config.get("conv_stride", cls.conv_stride),
+            conv_bias=config.get("conv_bias", cls.conv_bias),
+            conv_norm="layer" if data2vec else config.get("feat_extract_norm", cls.conv_norm),
+            activation=config.get("feat_extract_activation", cls.activation),
+            feature_norm=config.get("feat_proj_layer_norm", True),
+            hidden_size=config.get("hidden_size", cls.hidden_size),
+            position_layers=(width or 5) if data2vec else 1,
+            position_kernel=config.get("conv_pos_kernel_size", 19) if data2vec else (width or 128),
+            position_groups=config.get("num_conv_pos_embedding_groups", cls.position_groups),
+            position_norm=data2vec,
+            position_scale=config.get("conv_pos_batch_norm", False),
+            output_norm=data2vec or not config.get("do_stable_layer_norm", False),
+            eps=config.get("layer_norm_eps", cls.eps),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary that survives JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        hop = 1
+        for stride in self.conv_stride:
+            hop *= stride
+        return hop
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples one frame sees."""
+        field = 1
+        for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
+            field = (field - 1) * stride + kernel
+        return field

@@ -1,0 +1,105 @@
+"""The front-end's convolutions, in the forms that are fast on a CPU.
+
+Axes: B batch, N blocks of all utterances, T frames, C and O channels in and out, K kernel, D features.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gdist.stages.frontend.padding import is_symbolic
+
+FOURIER_KERNEL = 64  # positional convolutions this wide go by Fourier transform on a CPU
+
+MIN_CHANNELS = 16  # and in bfloat16 those of groups with fewer channels
+
+
+def strided_conv(hidden_BTC: Tensor, kernel_OC1K: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
+    """A convolution over time, channels last: ``[B, T, C]`` → ``[B, (T − K) // stride + 1, O]``."""
+    image_BC1T = hidden_BTC.transpose(1, 2)[:, :, None]
+    return F.conv2d(image_BC1T, kernel_OC1K, bias_O, (1, stride))[:, :, 0].transpose(1, 2)
+
+
+class StridedConv(torch.autograd.Function):
+    """The same with a backward pass of matrix products, one a tap, which on a CPU is more than twice as fast as
+    oneDNN's: every tap's rows are a strided view, and nothing is copied."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_BTC: Tensor, kernel_OC1K: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
+        ctx.save_for_backward(hidden_BTC, kernel_OC1K)
+        ctx.stride, ctx.biased = stride, bias_O is not None
+        return strided_conv(hidden_BTC, kernel_OC1K, bias_O, stride)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_BTC, kernel_OC1K = ctx.saved_tensors
+        grad_BTO, stride = gradients[0].contiguous(), ctx.stride
+        batch, frames, channels = grad_BTO.shape
+        rows_NO = grad_BTO.view(batch * frames, channels)
+        grad_hidden = torch.zeros_like(hidden_BTC) if ctx.needs_input_grad[0] else None
+        taps: list[Tensor] = []
+        for tap in range(kernel_OC1K.shape[3]):
+            span = slice(tap, tap + stride * (frames - 1) + 1, stride)
+            if grad_hidden is not None:
+                grad_hidden[:, span] += (rows_NO @ kernel_OC1K[:, :, 0, tap]).view(batch, frames, -1)
+            if ctx.needs_input_grad[1]:
+                rows = zip(grad_BTO, hidden_BTC[:, span], strict=True)
+                taps.append(torch.stack([grad_TO.T @ hidden_TC for grad_TO, hidden_TC in rows]).sum(0))
+        grad_kernel = torch.stack(taps, dim=2)[:, :, None] if taps else None
+        return grad_hidden, grad_kernel, rows_NO.sum(0) if ctx.biased else None, None
+
+
+class PositionConv(nn.Conv1d):
+    """The positional convolution over ``[B, T, D]``, as many frames out as in.
+
+    A wide kernel on a CPU is convolved by Fourier transform, block by block (overlap-save): 128 taps × 48 channels
+    of a group are 30 times fewer multiplications there, and the rounding stays at float32's.
+    """
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        self._known: tuple[Tensor, int, int, Tensor] | None = None
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        frames, kernel = hidden_BTD.shape[1], self.kernel_size[0]
+        if is_symbolic() or hidden_BTD.device.type != "cpu" or not self._by_fourier():
+            return super().forward(hidden_BTD.transpose(1, 2))[:, :, :frames].transpose(1, 2)  # even kernels add one
+        with torch.autocast("cpu", enabled=False):
+            size = 2 * kernel
+            fresh = size - kernel + 1  # frames a block yields; the others have wrapped around
+            blocks = -(-frames // fresh)
+            ends = (kernel // 2, (blocks - 1) * fresh + size - frames - kernel // 2)
+            padded_BTD = F.pad(hidden_BTD.to(self._exact), (0, 0, *ends))
+            # Axes here: N blocks of all utterances, W frequencies, G groups, I and O channels of a group.
+            heard_NDW = torch.fft.rfft(padded_BTD.unfold(1, size, fresh).flatten(0, 1))
+            heard_WGNI = heard_NDW.view(len(heard_NDW), self.groups, -1, heard_NDW.shape[2]).permute(3, 1, 0, 2)
+            spoken_NGOW = (heard_WGNI @ self._spectrum(size)).permute(2, 1, 3, 0)
+            output_NTD = torch.fft.irfft(spoken_NGOW.flatten(1, 2), size)[:, :, :fresh].transpose(1, 2)
+            output_BTD: Tensor = output_NTD.reshape(len(hidden_BTD), blocks * fresh, -1)[:, :frames]
+            return (output_BTD if self.bias is None else output_BTD + self.bias).to(self.weight.dtype)
+
+    def _by_fourier(self) -> bool:
+        """Whether the kernel is wide; or torch's own operator wrong: oneDNN's convolution in bfloat16 on processors
+        with AMX has been seen to be, with 8 taps and more over groups of fewer than 16 channels."""
+        rough = self.weight.dtype != self._exact or torch.is_autocast_enabled("cpu")
+        return self.kernel_size[0] >= FOURIER_KERNEL or (rough and self.weight.shape[1] < MIN_CHANNELS)
+
+    @property
+    def _exact(self) -> torch.dtype:
+        """What Fourier transforms are taken in: there are none in half precision."""
+        return torch.promote_types(self.weight.dtype, torch.float32)
+
+    def _spectrum(self, size: int) -> Tensor:
+        """The kernel's spectrum ``[W, G, I, O]``; remembered while the weight stays what it is."""
+        weight, learning = self.weight, torch.is_grad_enabled() and self.weight.requires_grad
+        if self._known is not None and not learning:
+            known, version, address, known_WGIO = self._known
+            if known is weight and (version, address) == (weight._version, weight.data_ptr()):
+                return known_WGIO
+        grouped_GOIK = weight.to(self._exact).view(self.groups, -1, *weight.shape[1:])
+        kernel_GOIW = torch.fft.rfft(grouped_GOIK, size).conj()
+        spectrum_WGIO: Tensor = kernel_GOIW.permute(3, 0, 2, 1).resolve_conj().contiguous()
+        self._known = None if learning else (weight, weight._version, weight.data_ptr(), spectrum_WGIO)
+        return spectrum_WGIO

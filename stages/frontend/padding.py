@@ -1,0 +1,49 @@
+"""What padding must not change: masks of an utterance's own frames, and normalisation over each utterance alone.
+
+Axes: B batch, S samples, T frames, D features.
+"""
+
+import torch
+from torch import Tensor
+
+NORMALIZE_EPS = 1e-7  # Hugging Face's Wav2Vec2FeatureExtractor
+
+
+def normalize(waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
+    """Zero mean and unit variance over each utterance alone; padding becomes zero.
+
+    What Hugging Face's feature extractor does for checkpoints with ``do_normalize``. Teachers, students and
+    training all use this one, so a student hears exactly what its teacher heard.
+
+    Args:
+        waveform_BS: float samples, padded to the longest.
+        num_samples_B: samples of each utterance.
+    """
+    waveform_BS = waveform_BS.float()
+    count_B1 = num_samples_B.to(waveform_BS.device).clamp(min=1)[:, None]
+    valid_BS = torch.arange(waveform_BS.shape[1], device=waveform_BS.device) < count_B1
+    mean_B1 = torch.where(valid_BS, waveform_BS, 0).sum(1, keepdim=True) / count_B1
+    centred_BS = torch.where(valid_BS, waveform_BS - mean_B1, 0)  # two passes: a DC offset must not cancel digits
+    variance_B1 = centred_BS.square().sum(1, keepdim=True) / count_B1
+    return centred_BS * torch.rsqrt(variance_B1 + NORMALIZE_EPS)
+
+
+def frame_mask(num_frames_B: Tensor, num_frames: int, device: torch.device) -> Tensor | None:
+    """True where a frame belongs to its utterance, ``[B, T]``; None when no frame is padding.
+
+    Finding out that nothing is padded reads the lengths, which costs a synchronisation when they are on a
+    GPU: keep them on the CPU. While compiling or exporting nothing is read and the mask is always there.
+    """
+    if not is_symbolic() and min(num_frames_B.tolist(), default=num_frames) >= num_frames:
+        return None
+    return torch.arange(num_frames, device=device) < num_frames_B.to(device, non_blocking=True)[:, None]
+
+
+def zero_padding(hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """``hidden_BTD`` with the frames outside the mask set to zero."""
+    return hidden_BTD if mask_BT is None else hidden_BTD.masked_fill(~mask_BT[:, :, None], 0)
+
+
+def is_symbolic() -> bool:
+    """Whether the lengths' values are unknown: under torch.compile, torch.export or tracing."""
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
