@@ -16,19 +16,18 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
-from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.config import TomlTables, differences, read_toml, signature, to_toml
 from gdist.pipeline.console import say
-from gdist.pipeline.errors import CacheError, RunError
+from gdist.pipeline.errors import RunError
 from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
-from gdist.stages.train.owner import OWNER, Owner
+from gdist.pipeline.owner import OWNER, Owner
 
 # What may change between a run and its resumption without changing what is computed (the device: but for last bits).
 FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "device"}}
@@ -145,17 +144,6 @@ class Run:
         """What :meth:`begin` recorded."""
         document: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
         return document
-
-    def open_cache(self, uri: str) -> Cache:
-        """The cache at ``uri`` as this run's plan named it: one that has grown since is read as it was then."""
-        cache = Cache.open(uri)
-        bound = self.provenance().get("cache_checksum") if (self.folder / "run.json").exists() else None
-        if bound is None or bound == cache.gdist["checksum"]:
-            return cache
-        with suppress(CacheError):  # another cache altogether; `begin` says so
-            cache = Cache.open(uri, checksum=bound)
-            say(f"the cache at {uri} has grown since {self.folder} was begun; it is read as it was then")
-        return cache
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 

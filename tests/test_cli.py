@@ -174,11 +174,9 @@ class TestEndings:
 
     @staticmethod
     def ending(function: Callable[[], int]) -> Result:
-        from gdist.stages.cli import command
+        from gdist.stages.commandline import command
 
-        group = click.Group()
-        command(group, "go")(function)
-        return CliRunner().invoke(group, ["go"])
+        return CliRunner().invoke(command("go")(function))
 
     @pytest.mark.parametrize(("error", "code"), [(CacheError("no [bucket]", "make one"), 1), (UsageError("no"), 2)])
     def test_known_failures(self, error: Exception, code: int) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources import ManifestRow
+from gdist.pipeline.manifest.sources.base import ManifestRow
 
 COLUMNS = {
     "id": pa.string(),

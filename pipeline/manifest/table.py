@@ -209,10 +209,10 @@ def build(
     if kind not in ("auto", *SOURCES):
         raise UsageError(f"no such kind of source: {kind}", f"there are: auto, {', '.join(SOURCES)}")
     found = detect(src) if kind == "auto" else kind
-    if src.is_dir() != (found in ("folder", "librispeech")):
+    if src.is_dir() != SOURCES[found].reads_folders:
         raise ManifestError(f"{src} is not what --kind {found} reads", "leave --kind away to tell by content")
     root = _root(out)
-    table = from_rows(SOURCES[found](src), str(src))
+    table = from_rows(SOURCES[found].rows(src), str(src))
     if not absolute_paths:
         table = with_columns(table, path=[_relative(path, root) for path in table["path"].to_pylist()])
     manifest = Manifest(table, root).measured(progress)

@@ -19,7 +19,7 @@ from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.evaluate.probes import PROBES
 from gdist.stages.evaluate.upstreams import hidden_states
 from gdist.stages.train.config import TrainConfig
-from gdist.stages.train.student_store import load_student
+from gdist.stages.train.student_store import load_student, open_cache
 
 MAX_COLUMNS = 4  # runs that are named at the head of a column; more are numbered
 
@@ -73,7 +73,7 @@ def eval_command(folders: list[Path], uri: str | None, probes: str, control: boo
             load_student(run)  # says so before the cache is read, if there is none
             where = uri or run.provenance()["cache"]
             data = build(TrainConfig, run.tables()).data
-            cache = Cache.open(uri) if uri else run.open_cache(where)
+            cache = Cache.open(uri) if uri else open_cache(run, where)
             key = cache.gdist["checksum"], data
             if key not in benches:
                 benches[key] = Bench(cache, data, chosen, control, lambda note: advance(0, note))

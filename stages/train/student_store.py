@@ -1,6 +1,7 @@
 """A student's beginning and end: built for a cache's teacher, saved whole when it is finished, loaded again."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
@@ -8,6 +9,7 @@ import torch
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, RunError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import STUDENT_FILES, Run
@@ -31,6 +33,18 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
     if config.student["frontend"] == "frozen":
         student.frontend.requires_grad_(False)
     return student
+
+
+def open_cache(run: Run, uri: str) -> Cache:
+    """The cache at ``uri`` as the run's plan named it: one that has grown since is read as it was then."""
+    cache = Cache.open(uri)
+    bound = run.provenance().get("cache_checksum") if (run.folder / "run.json").exists() else None
+    if bound is None or bound == cache.gdist["checksum"]:
+        return cache
+    with suppress(CacheError):  # another cache altogether; `Run.begin` says so
+        cache = Cache.open(uri, checksum=bound)
+        say(f"the cache at {uri} has grown since {run.folder} was begun; it is read as it was then")
+    return cache
 
 
 def layers_to_read(cache: Cache, student: Student, config: TrainConfig) -> list[int]:

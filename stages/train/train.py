@@ -32,7 +32,7 @@ from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.learner import Learner
 from gdist.stages.train.meter import Meter, Watch, summarize
 from gdist.stages.train.ranks import Ranks, join
-from gdist.stages.train.student_store import build_student, layers_to_read, save_student
+from gdist.stages.train.student_store import build_student, layers_to_read, open_cache, save_student
 
 
 def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) -> dict[str, Any] | None:
@@ -49,7 +49,7 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
     with join(config.train.device) as ranks, contextlib.ExitStack() as alone:
         run = Run(out)
         with ranks.together():
-            cache = run.open_cache(uri)
+            cache = open_cache(run, uri)
             student = build_student(cache, config)
             layers = layers_to_read(cache, student, config)
             entries = usable_entries(cache, config.data.skip_missing, layers)

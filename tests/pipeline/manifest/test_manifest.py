@@ -409,7 +409,11 @@ class TestBuildFromFiles:
             ("empty.csv", b"", "it is empty"),
             ("a.wav", b"RIFF", "is one audio file\n.*give its folder"),
             ("m.parquet", b"PAR1....", "is a manifest, or another Parquet file\n.*manifest check"),
-            ("notes.txt", b"hello\nworld\n", "cannot tell what .* is; its first line is 'hello'\n.*--kind: folder"),
+            (
+                "notes.txt",
+                b"hello\nworld\n",
+                "cannot tell what .* is; its first line is 'hello'\n.*--kind: librispeech, f",
+            ),
             ("binary", b"\xff\xfe\x00\x01", "it is not UTF-8 text"),
             ("cuts.jsonl.gz", b"\x1f\x8b\x08\x00short", "cannot read"),
             ("cuts.gz", b"{}", "cannot read .*[Nn]ot a gzipped file"),
@@ -424,7 +428,7 @@ class TestBuildFromFiles:
             build(tmp_path / name, tmp_path / "out.parquet")
 
     def test_a_kind_that_does_not_fit(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"no such kind .*\n.*auto, folder, librispeech, fairseq, lhotse, csv"):
+        with pytest.raises(UsageError, match=r"no such kind .*\n.*auto, librispeech, folder, lhotse, fairseq, csv"):
             build(tmp_path, tmp_path / "m.parquet", "kaldi")
         for kind in SOURCES.keys() - {"folder", "librispeech"}:
             with pytest.raises(ManifestError, match=f"not what --kind {kind} reads"):

@@ -20,8 +20,8 @@ from test_ranks import STEPS, config, finish
 from test_train import COMMAND, SHORT, curves, run, short, started, wait_for_step
 
 from gdist.pipeline.errors import RunError
+from gdist.pipeline.owner import OWNER, Owner
 from gdist.pipeline.run import Run
-from gdist.stages.train.owner import OWNER, Owner
 
 BEAT = 0.05
 
@@ -78,7 +78,7 @@ def test_of_many_at_once_one_is_let_in(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from gdist.stages.train.owner import Owner
+from gdist.pipeline.owner import Owner
 with Owner(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -1,0 +1,56 @@
+"""What a manifest is built from: folders of audio and other tools' manifests.
+
+To add a kind, write one file with a subclass of :class:`Source` and add its row to ``SOURCES``; `--kind` and the
+tests follow from the table. A kind is told by its content, in the table's order: the least particular stands last.
+"""
+
+from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.manifest.sources.base import AUDIO_SUFFIXES, Source, lines, readable
+from gdist.pipeline.manifest.sources.delimited import Delimited
+from gdist.pipeline.manifest.sources.fairseq import Fairseq
+from gdist.pipeline.manifest.sources.folder import Folder
+from gdist.pipeline.manifest.sources.lhotse import Lhotse
+from gdist.pipeline.manifest.sources.librispeech import LibriSpeech
+from gdist.pipeline.storage.locations import in_shell
+from gdist.pipeline.storage.paths import Place
+
+__all__ = ["SOURCES", "Source", "detect"]
+
+SOURCES: dict[str, Source] = {
+    source.name: source for source in (LibriSpeech(), Folder(), Lhotse(), Fairseq(), Delimited())
+}
+
+
+def detect(src: Place) -> str:
+    """The kind of ``src``, told by its content.
+
+    Raises:
+        ManifestError: it is of no kind that gdist knows.
+    """
+    if src.is_dir():
+        return next(
+            name for name, source in SOURCES.items() if source.reads_folders and source.recognizes(src, "", "")
+        )
+    if not src.exists():
+        raise ManifestError(f"cannot build a manifest from {src}: no such file or folder")
+    if src.suffix.lower() in AUDIO_SUFFIXES:
+        raise ManifestError(
+            f"{src} is one audio file", f"give its folder: gdist manifest build {in_shell(src.parent)} …"
+        )
+    with readable(src), src.open("rb") as file:
+        head = file.read(4)
+    if head == b"PAR1":
+        raise ManifestError(
+            f"{src} is a manifest, or another Parquet file", f"try: gdist manifest check {in_shell(src)}"
+        )
+    text = lines(src)
+    first, second = next(text, ""), next(text, "")
+    if not first:
+        raise ManifestError(f"cannot build a manifest from {src}: it is empty")
+    for name, source in SOURCES.items():
+        if not source.reads_folders and source.recognizes(src, first, second):
+            return name
+    raise ManifestError(
+        f"cannot tell what {src} is; its first line is {first[:60]!r}",
+        f"say it with --kind: {', '.join(SOURCES)}",
+    )

@@ -1,0 +1,55 @@
+"""What the commands share: how errors become messages and exit codes, `--json`, and local paths.
+
+Each command's options lie in the ``command.py`` of its folder. Everything heavy is imported inside a command's
+function, so that `gdist --help` loads no torch.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gdist.pipeline.errors import EXIT_INTERRUPTED, GdistError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command whose GdistErrors become a message on stderr and their exit code, and whose Ctrl-C exits with 130."""
+
+    def wrap(function: Callable[..., Any]) -> click.Command:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                code = function(*args, **kwargs)
+            except GdistError as error:
+                click.secho(f"error: {error.message}", fg="red", err=True)
+                if error.hint:
+                    click.echo(f"  try: {error.hint}", err=True)
+                code = error.exit_code
+            except KeyboardInterrupt:
+                click.echo("\ninterrupted; run the same command again to go on from here", err=True)
+                code = EXIT_INTERRUPTED
+            except BrokenPipeError:
+                sys.stderr.close()  # the reader of our stdout has gone (`| head`): nothing left to say
+                code = 0
+            sys.exit(code or 0)
+
+        return click.command(name, click.Command, **settings)(guarded)
+
+    return wrap
+
+
+class LocalPath(click.Path):
+    """A path on this machine. Where a bucket is given for a run, it says so, and makes no folder called ``s3:``."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value} is in a bucket, and runs and reports are local folders; give a path", param, ctx)
+        return super().convert(value, param, ctx)

@@ -1,0 +1,57 @@
+"""`gdist plan` on the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gdist.stages.commandline import command, json_option
+
+
+def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Answers before anything else is asked for, as --version does."""
+    if wanted:
+        from gdist.stages.estimate.prices import shipped
+
+        click.echo(shipped().read_text(encoding="utf-8"), nl=False)
+        context.exit()
+
+
+@command("plan", short_help="What a cache would take and cost, and when it pays.")
+@click.option("--teacher", required=True, help="A Hugging Face id or a local folder; the weights only to --measure.")
+@click.option("--manifest", type=click.Path(), help="The utterances, M.parquet.")
+@click.option("--hours", type=float, help="So much audio, where there is no manifest yet.")
+@click.option("--utterance-seconds", type=float, default=12.0, show_default=True, help="With --hours: a mean.")
+@click.option("--layers", default="all", show_default=True, help="For example 0,4,8-12.")
+@click.option("--max-seconds", type=float, default=60.0, show_default=True, help="Longer utterances are quarantined.")
+@click.option("--pack-frames", type=int, default=16384, show_default=True, help="Frames a pack: the unit of work.")
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="Load and time the teacher, for some seconds. [default: where there is a GPU]",
+)
+@click.option("--speed", type=float, help="The teacher's speed, × real time. [default: measured, or 1000 assumed]")
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="Where to measure: auto, cpu, cuda, cuda:1, …")
+@click.option("--run-hours", type=float, help="Audio a student run hears. [default: `gdist train`'s schedule]")
+@click.option("--prices", type=click.Path(path_type=Path), help="A TOML file over the shipped prices.")
+@click.option(
+    "--show-prices",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_prices,
+    help="Print the shipped prices, to copy and edit.",
+)
+@json_option
+def plan_command(prices: Path | None, as_json: bool, **options: Any) -> int:
+    """Tell before anything is extracted: the cache's size in each encoding, its objects and requests, the teacher's
+    time, what all of it costs, and after how many student runs it has paid for itself.
+
+    \b
+    Example:  gdist plan --teacher microsoft/wavlm-base-plus --hours 960
+    Example:  gdist plan --teacher microsoft/wavlm-base-plus --manifest libri.parquet --measure --prices mine.toml
+    """
+    from gdist.stages.estimate.estimate import EstimateConfig, plan_command
+
+    return plan_command(EstimateConfig(**options), prices, as_json)

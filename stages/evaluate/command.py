@@ -1,0 +1,31 @@
+"""`gdist eval` on the command line."""
+
+from pathlib import Path
+
+import click
+
+from gdist.stages.commandline import LocalPath, command, json_option
+
+
+@command("eval", short_help="Fidelity by layer and probes of trained students.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=LocalPath())
+@click.option("--cache", metavar="URI", help="Judge on this cache. [default: the one each run was trained from]")
+@click.option(
+    "--probes",
+    default="all",
+    show_default=True,
+    help="Comma-separated: ks, qbe, pr, sid, asv, lid; all that the labels allow, or none.",
+)
+@click.option("--control", is_flag=True, help="Also run every probe with shuffled labels: it should score at chance.")
+@json_option
+def eval_command(runs: tuple[Path, ...], cache: str | None, probes: str, control: bool, as_json: bool) -> int:
+    """Judge students on held-out speech, generating freely: fidelity to each of the teacher's layers, and
+    SUPERB-style probes of students, teacher (from the cache) and log-mel.
+
+    \b
+    Example:  gdist eval runs/first runs/second
+              gdist eval runs/first --probes ks,asv --control
+    """
+    from gdist.stages.evaluate import evaluate
+
+    return evaluate.eval_command(list(runs), cache, probes, control, as_json)

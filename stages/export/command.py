@@ -1,0 +1,36 @@
+"""`gdist export` on the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gdist.stages.commandline import LocalPath, command, json_option
+from gdist.stages.export.formats import FORMATS
+
+
+@command("export", short_help="A finished student in another tool's format.")
+@click.argument("run", type=LocalPath())
+@click.option(
+    "--format",
+    "name",
+    required=True,
+    type=click.Choice(list(FORMATS)),
+    help="; ".join(f"{name}: {what}" for name, what in FORMATS.items()) + ".",
+)
+@click.option("--out", required=True, metavar="DIR", type=LocalPath(), help="The folder to write.")
+@click.option(
+    "--quantize", type=click.Choice(["none", "int8"]), help="onnx: int8 weights and products. [default: none]"
+)
+@json_option
+def export_command(run: Path, name: str, out: Path, as_json: bool, **options: Any) -> int:
+    """Write the finished student of RUN in another tool's format, load it back and compare every hidden state.
+
+    What is written needs no gdist. An earlier export at DIR is replaced, whole or not at all.
+
+    \b
+    Example:  gdist export runs/first --format hf --out exports/first
+    """
+    from gdist.stages.export import export
+
+    return export.export_command(run, name, out, options, as_json)

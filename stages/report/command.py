@@ -1,0 +1,21 @@
+"""`gdist report` on the command line."""
+
+from pathlib import Path
+
+import click
+
+from gdist.stages.commandline import LocalPath, command
+
+
+@command("report", short_help="One page that puts runs side by side.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=LocalPath())
+@click.option("--out", default="report.html", show_default=True, type=LocalPath(), help="The page.")
+def report_command(runs: tuple[Path, ...], out: Path) -> int:
+    """Write one self-contained HTML page: fidelity by layer, curves, probes, sizes and costs of evaluated runs.
+
+    \b
+    Example:  gdist report runs/first runs/second --out report.html
+    """
+    from gdist.stages.report import page
+
+    return page.report_command(list(runs), out)

@@ -1,0 +1,42 @@
+"""`gdist train` on the command line."""
+
+import os
+from pathlib import Path
+
+import click
+
+from gdist.stages.commandline import LocalPath, command, json_option
+
+
+@command("train", short_help="Stage two: cache → student.")
+@click.option("--cache", required=True, metavar="URI", help="What `gdist extract` wrote.")
+@click.option("--out", required=True, metavar="RUN", type=LocalPath(), help="The run's folder.")
+@click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file.")
+@click.option("--student", help="Which student (gdist students).")
+@click.option("--set", "settings", multiple=True, metavar="TABLE.FIELD=VALUE", help="Set one field; repeatable.")
+@json_option
+def train_command(
+    cache: str, out: Path, recipe: str | None, student: str | None, settings: tuple[str, ...], as_json: bool
+) -> int:
+    """Train a student from the cache alone: no teacher, no audio files.
+
+    Interrupted? Run the same command again: it goes on from the last checkpoint, to the same bits. On several GPUs,
+    torchrun starts one process for each; a run may be resumed on another number of them.
+
+    \b
+    Example:  gdist train --cache s3://bucket/libri --out runs/first --set train.steps=50000
+              torchrun --nproc-per-node 4 --no-python gdist train --cache s3://bucket/libri --out runs/first
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # DDP warns each rank that parameters may be used by every step, which is so for some students and not others.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from gdist.pipeline import console
+    from gdist.stages.train import train
+    from gdist.stages.train.config import load_config
+
+    result = train.train(cache, out, load_config(recipe, student, settings))
+    if result is not None and as_json:
+        console.emit(result)
+    elif result is not None:
+        train.show(out, result)
+    return 0
