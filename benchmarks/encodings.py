@@ -76,7 +76,7 @@ def main() -> None:
             if options.seeds:
                 if bench is None:
                     exact = Cache.open(str(folder / "fp32"))
-                    bench = Bench(exact, load_config("demo-gendistiller", None, ()).data, [])
+                    bench = Bench(exact, load_config("demo-gendistiller", None, ()).data, {})
                 row["students"] = [student(row["encoding"], seed, folder, bench) for seed in range(options.seeds)]
             row["fraction"] = row["bytes_per_second"] / rows[0]["bytes_per_second"]
             print(told(row, rows[0]), flush=True)

@@ -7,6 +7,7 @@
       tensorboard/               the same as curves
       checkpoints/step-0000100/  model, optimizer and, where weights are averaged, average.safetensors; state.json
       student/                   the finished student, in Hugging Face's format
+      extensions/                copies of the user's own files that the run uses, as they were
       training.json              while a training runs: who it is
 
 A checkpoint is written to a temporary folder and renamed: one that has its name is complete.
@@ -15,7 +16,7 @@ A checkpoint is written to a temporary folder and renamed: one that has its name
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from torch import Tensor
 from gdist.pipeline.config import TomlTables, differences, read_toml, signature, to_toml
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
+from gdist.pipeline.extensions import Extension
 from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
 from gdist.pipeline.owner import OWNER, Owner
 
@@ -52,6 +54,7 @@ class Run:
         self.checkpoints = folder / "checkpoints"
         self.student = folder / "student"
         self.metrics = folder / "metrics.jsonl"
+        self.extensions = folder / "extensions"
         self.owner: Owner | None = None
 
     @property
@@ -73,19 +76,28 @@ class Run:
         with Owner(self.folder) as self.owner:
             yield
 
-    def begin(self, tables: TomlTables, provenance: dict[str, Any]) -> bool:
+    def begin(self, tables: TomlTables, provenance: dict[str, Any], extensions: Sequence[Extension] = ()) -> bool:
         """Claim the folder for a config. Returns whether an earlier run of the same config is there to resume.
+
+        Args:
+            extensions: the files that the user named, whose objects the run uses; copies stay in the folder.
 
         Raises:
             RunError: the folder holds a run of another config (the differences are printed) or something else.
         """
+        provenance = provenance | {"extensions": {each.name: each.record for each in extensions}}
+        digests = {each.name: each.sha256 for each in extensions}
+        marked = tables | {"extensions": digests} if digests else tables  # another file makes it another run
         self._require_place()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = (self.folder / "config.toml").exists()
             if known:
                 self._require_same(tables, provenance)
-            self.write("run.json", json.dumps(provenance | {"signature": signature(tables)}, indent=2))
+            for each in extensions:
+                self.extensions.mkdir(exist_ok=True)
+                self.write(f"extensions/{each.file_name}", each.source.decode())
+            self.write("run.json", json.dumps(provenance | {"signature": signature(marked)}, indent=2))
             self.write("config.toml", to_toml(tables))
         except OSError as error:
             raise self._unwritable(error) from error
@@ -125,9 +137,24 @@ class Run:
         before = self.provenance()
         if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move, and stay the same
             changed.append(f"cache: {before.get('cache')} → {provenance.get('cache')} (not the same content)")
+        for name, record in provenance["extensions"].items():
+            try:
+                self.require_same_file(name, record["sha256"])
+            except RunError as error:
+                changed.append(error.message)
         if changed:
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunError(f"{self.folder} holds a run of another config:\n{lines}", "choose another --out")
+
+    def require_same_file(self, name: str, sha256: str | None) -> None:
+        """Raise RunError unless the run used the very file behind ``name``; the run's folder has a copy of that."""
+        recorded = self.provenance().get("extensions", {}).get(name, {}).get("sha256")
+        if recorded != sha256:
+            file, _, what = name.partition(":")
+            raise RunError(
+                f"{file} is not the file that {self.folder} was trained with: it has changed since",
+                f"name the run's own copy, {self.extensions / file}:{what}, or choose another --out",
+            )
 
     @classmethod
     def open(cls, folder: Path) -> "Run":

@@ -1,15 +1,19 @@
 """What there is to choose from: `gdist students`, `gdist teachers` and `gdist encodings`."""
 
+from collections.abc import Sequence
+
 from gdist.pipeline import console
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.errors import EXIT_OK
+from gdist.pipeline.extensions import use
 
 
-def students_command(teacher: str | None, as_json: bool) -> int:
+def students_command(teacher: str | None, uses: Sequence[str], as_json: bool) -> int:
     """The table of students, sized for a teacher."""
     from gdist.stages.students import STUDENTS, student_fields, student_sizes
     from gdist.stages.teachers import read_teacher_config
 
+    use(uses, STUDENTS)
     config = read_teacher_config(teacher) if teacher else None
     sizes = student_sizes(config, teacher) if teacher else student_sizes()
     if as_json:
@@ -32,10 +36,11 @@ def students_command(teacher: str | None, as_json: bool) -> int:
     return EXIT_OK
 
 
-def teachers_command(as_json: bool) -> int:
+def teachers_command(uses: Sequence[str], as_json: bool) -> int:
     """The table of teacher families."""
     from gdist.stages.teachers import FAMILIES
 
+    use(uses, FAMILIES)
     rows = [{"family": name, "model": family.model_class.__name__} for name, family in FAMILIES.items()]
     if as_json:
         console.emit(rows)
@@ -44,8 +49,9 @@ def teachers_command(as_json: bool) -> int:
     return EXIT_OK
 
 
-def encodings_command(as_json: bool) -> int:
+def encodings_command(uses: Sequence[str], as_json: bool) -> int:
     """List the table of encodings."""
+    use(uses, ENCODINGS)
     rows = [
         {
             "name": kind.name,

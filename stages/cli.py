@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gdist.stages.commandline import LocalPath, command, json_option
+from gdist.stages.commandline import LocalPath, TableOption, command, json_option, use_option
 from gdist.stages.estimate.command import plan_command
 from gdist.stages.evaluate.command import eval_command
 from gdist.stages.export.command import export_command
@@ -63,10 +63,12 @@ def manifest() -> None:
 @click.option("--out", required=True, metavar="M.parquet", help="The manifest to write; a path or a URI.")
 @click.option(
     "--kind",
-    type=click.Choice(["auto", "folder", "librispeech", "fairseq", "lhotse", "csv"]),
+    cls=TableOption,
+    table="gdist.pipeline.manifest.sources:SOURCES",
     default="auto",
     show_default=True,
-    help="What SRC is.",
+    metavar="KIND|FILE.py:NAME",
+    help="What SRC is: {rows}, or a kind of your own.",
 )
 @click.option("--split-seconds", type=float, help="Cut longer recordings into segments of at most this.")
 @json_option
@@ -100,8 +102,9 @@ def manifest_check(path: str, audio: bool, as_json: bool) -> int:
 
 @command("students", short_help="The students there are, with their sizes.")
 @click.option("--teacher", help="Size them for this teacher. [default: WavLM Base]")
+@use_option
 @json_option
-def students_command(teacher: str | None, as_json: bool) -> int:
+def students_command(teacher: str | None, uses: tuple[str, ...], as_json: bool) -> int:
     """List the students and how much smaller than the teacher they are; `--set student.FIELD` takes their fields.
 
     \b
@@ -109,12 +112,13 @@ def students_command(teacher: str | None, as_json: bool) -> int:
     """
     from gdist.stages import catalogue
 
-    return catalogue.students_command(teacher, as_json)
+    return catalogue.students_command(teacher, uses, as_json)
 
 
 @command("teachers", short_help="The teacher families that can be extracted.")
+@use_option
 @json_option
-def teachers_command(as_json: bool) -> int:
+def teachers_command(uses: tuple[str, ...], as_json: bool) -> int:
     """List the families of teachers: any checkpoint of theirs works, by Hugging Face id or from a local folder.
 
     \b
@@ -122,12 +126,13 @@ def teachers_command(as_json: bool) -> int:
     """
     from gdist.stages import catalogue
 
-    return catalogue.teachers_command(as_json)
+    return catalogue.teachers_command(uses, as_json)
 
 
 @command("encodings", short_help="The ways hidden states can be stored.")
+@use_option
 @json_option
-def encodings_command(as_json: bool) -> int:
+def encodings_command(uses: tuple[str, ...], as_json: bool) -> int:
     """List the encodings that `gdist extract --encoding` takes, with their sizes and errors.
 
     \b
@@ -135,7 +140,7 @@ def encodings_command(as_json: bool) -> int:
     """
     from gdist.stages import catalogue
 
-    return catalogue.encodings_command(as_json)
+    return catalogue.encodings_command(uses, as_json)
 
 
 manifest.add_command(manifest_build)

@@ -5,6 +5,7 @@ function, so that `gdist --help` loads no torch.
 """
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,13 @@ import click
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED, GdistError
 
+use_option = click.option(
+    "--use",
+    "uses",
+    multiple=True,
+    metavar="FILE.py:NAME",
+    help="Run a file of your own, for an object in it; repeatable.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
@@ -53,3 +61,21 @@ class LocalPath(click.Path):
         if "://" in str(value):
             self.fail(f"{value} is in a bucket, and runs and reports are local folders; give a path", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class TableOption(click.Option):
+    """An option that takes the rows of a table: its help lists them, and the table is imported only for that.
+
+    Args:
+        table: ``module:NAME`` of a :class:`gdist.pipeline.extensions.Registry`.
+    """
+
+    def __init__(self, *args: Any, table: str, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.table = table
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        module, _, name = self.table.partition(":")
+        rows = ", ".join(getattr(importlib.import_module(module), name))
+        self.help = (self.help or "").replace("{rows}", rows)
+        return super().get_help_record(ctx)

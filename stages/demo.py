@@ -17,6 +17,7 @@ from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate, show
+from gdist.stages.evaluate.probes import probes_named
 from gdist.stages.extract.extract import extract
 from gdist.stages.extract.plan import ExtractConfig
 from gdist.stages.report.page import RunSummary, write_report
@@ -24,7 +25,7 @@ from gdist.stages.train.config import load_config
 from gdist.stages.train.train import train
 
 STUDENTS = ("gendistiller", "distilhubert")
-PROBES = ["ks", "qbe", "sid", "lid"]  # those that take seconds; `gdist eval` has more
+PROBES = "ks,qbe,sid,lid"  # those that take seconds; `gdist eval` has more
 
 
 def demo(out: Path, as_json: bool) -> int:
@@ -62,7 +63,7 @@ def demo(out: Path, as_json: bool) -> int:
     _headline(4, "evaluate: fidelity by layer and probes, on speech held out")
     results = []
     with console.progress("evaluate", len(runs), "students", enabled=not as_json) as advance:
-        bench = Bench(cache, recipe.data, PROBES, tell=lambda note: advance(0, note))
+        bench = Bench(cache, recipe.data, probes_named(PROBES), tell=lambda note: advance(0, note))
         for run in runs:
             results.append(evaluate(run, bench))
             advance(1)

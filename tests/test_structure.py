@@ -56,6 +56,7 @@ def under(package: str) -> set[str]:
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.errors", "pipeline.console", "pipeline.framing"),
     ("pipeline.config",),
+    ("pipeline.extensions",),
     ("pipeline.storage", "pipeline.cluster", "pipeline.run"),
     ("pipeline.audio",),
     ("pipeline.manifest", "pipeline.cache"),

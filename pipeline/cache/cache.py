@@ -22,9 +22,9 @@ from torch import Tensor
 from gdist.pipeline import framing
 from gdist.pipeline.cache import arrays, layout, plan
 from gdist.pipeline.cache.arrays import Empty, shard_key
-from gdist.pipeline.cache.encodings import Encoding, Tables, encoding
+from gdist.pipeline.cache.encodings import Tables
 from gdist.pipeline.cache.layout import Entry
-from gdist.pipeline.cache.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, Task, layer_name, plan_key
+from gdist.pipeline.cache.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, Task, encoding_of, layer_name, plan_key
 from gdist.pipeline.cache.shards import Rows
 from gdist.pipeline.config import differences
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
@@ -54,8 +54,8 @@ class Cache:
         self.storage, self.gdist, self.index_bytes = storage, gdist, index
         self.identity: dict[str, Any] = gdist["identity"]
         self.entries = layout.from_table(pq.read_table(io.BytesIO(index)))
+        self.encoding = encoding_of(self.identity, storage.uri)
         self.specs = plan.array_specs(self.identity)
-        self.encoding: Encoding = encoding(self.identity["encoding"])
         self.tasks = plan.tasks(gdist)
         self.guard: Callable[[], None] = lambda: None
         self._reader: arrays.Reader | None = None

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from gdist.pipeline import framing
 from gdist.pipeline.cache import arrays, layout
 from gdist.pipeline.cache.arrays import ArraySpec
-from gdist.pipeline.cache.encodings import encoding
+from gdist.pipeline.cache.encodings import ENCODINGS, Encoding, encoding
 from gdist.pipeline.cache.layout import Entry
-from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, sha256, unseal
 
@@ -182,6 +182,25 @@ def tasks(gdist: Mapping[str, Any]) -> list[Task]:
         for number, addition in enumerate(gdist["additions"])
         for pack in range(*addition["packs"])
     ]
+
+
+def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:
+    """The encoding of a cache.
+
+    Raises:
+        ConfigError: it is a file's, which the user has to name.
+        CacheMismatchError: the file that was named is another than the cache was extracted with.
+    """
+    name, recorded = identity["encoding"], identity.get("encoding_sha256")
+    found = ENCODINGS.find(name, f"the cache at {uri} is stored in {name}")
+    extension = ENCODINGS.extension(name)
+    if (extension.sha256 if extension else None) != recorded:
+        file = name.partition(":")[0]
+        raise CacheMismatchError(
+            f"{file} is not the file that the cache at {uri} was extracted with",
+            f"the cache keeps that file as teacher/{file}: look at it, and name a copy of it",
+        )
+    return found
 
 
 def array_specs(identity: Mapping[str, Any]) -> dict[str, ArraySpec]:

@@ -3,12 +3,12 @@
 import fnmatch
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gdist.pipeline.cache.cache import Cache, quarantined
 from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
-from gdist.pipeline.config import require
+from gdist.pipeline.config import TomlTables, build, require
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.storage.locations import in_shell
 
@@ -39,6 +39,16 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.crop_seconds >= 0, f"data.crop_seconds = {self.crop_seconds}: must be 0 (whole) or more")
         require(0 < self.valid_fraction < 1, f"data.valid_fraction = {self.valid_fraction}: must lie between 0 and 1")
+
+
+def data_config(tables: TomlTables) -> DataConfig:
+    """The part of a run's resolved config that says which utterances it learns from."""
+    return build(_DataOnly, {"data": tables.get("data", {})}).data
+
+
+@dataclass(frozen=True)
+class _DataOnly:
+    data: DataConfig = field(default_factory=DataConfig)
 
 
 def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[int] | None = None) -> list[Entry]:

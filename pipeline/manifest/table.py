@@ -206,10 +206,8 @@ def build(
     """
     src, out = place(src), place(out)
     src = src.resolve() if isinstance(src, Path) else src
-    if kind not in ("auto", *SOURCES):
-        raise UsageError(f"no such kind of source: {kind}", f"there are: auto, {', '.join(SOURCES)}")
-    found = detect(src) if kind == "auto" else kind
-    if src.is_dir() != SOURCES[found].reads_folders:
+    found = detect(src) if kind == "auto" else SOURCES.use(kind)
+    if src.is_dir() != SOURCES.find(found, f"--kind {kind}").reads_folders:
         raise ManifestError(f"{src} is not what --kind {found} reads", "leave --kind away to tell by content")
     root = _root(out)
     table = from_rows(SOURCES[found].rows(src), str(src))

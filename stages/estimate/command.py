@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gdist.stages.commandline import command, json_option
+from gdist.stages.commandline import command, json_option, use_option
 
 
 def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -43,8 +43,9 @@ def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> Non
     callback=show_prices,
     help="Print the shipped prices, to copy and edit.",
 )
+@use_option
 @json_option
-def plan_command(prices: Path | None, as_json: bool, **options: Any) -> int:
+def plan_command(prices: Path | None, uses: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Tell before anything is extracted: the cache's size in each encoding, its objects and requests, the teacher's
     time, what all of it costs, and after how many student runs it has paid for itself.
 
@@ -52,6 +53,10 @@ def plan_command(prices: Path | None, as_json: bool, **options: Any) -> int:
     Example:  gdist plan --teacher microsoft/wavlm-base-plus --hours 960
     Example:  gdist plan --teacher microsoft/wavlm-base-plus --manifest libri.parquet --measure --prices mine.toml
     """
+    from gdist.pipeline.cache.encodings import ENCODINGS
+    from gdist.pipeline.extensions import use
     from gdist.stages.estimate.estimate import EstimateConfig, plan_command
+    from gdist.stages.teachers import FAMILIES
 
+    use(uses, ENCODINGS, FAMILIES)
     return plan_command(EstimateConfig(**options), prices, as_json)

@@ -4,7 +4,7 @@ Axes: B batch, K hidden states, L layers, T frames, D features.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
 from gdist.stages.evaluate.fidelity import Fidelity
-from gdist.stages.evaluate.probes import PROBES
+from gdist.stages.evaluate.probes import PROBES, Probe
 from gdist.stages.evaluate.probes.base import Examples
 from gdist.stages.evaluate.upstreams import LogMel, StateCollector
 
@@ -38,7 +38,7 @@ class Bench:
         self,
         cache: Cache,
         data: DataConfig,
-        probes: list[str] | None = None,
+        probes: Mapping[str, Probe] | None = None,
         control: bool = False,
         tell: Callable[[str], None] = lambda note: None,
     ) -> None:
@@ -59,28 +59,29 @@ class Bench:
         self._full = Selection(tuple(range(self.num_layers + 1)))
         self._loader = Loader(cache, entries, self._full, BATCH_SECONDS)
         self.split = "test" if self.splits["test"] else "valid"
-        self.tasks = self._tasks(list(PROBES) if probes is None else probes, named=probes is not None)
+        self.probes = dict(PROBES if probes is None else probes)
+        self.tasks = self._tasks(named=probes is not None)
 
     def batches(self, entries: list[Entry], hidden: bool = True) -> Iterable[Batch]:
         """Whole utterances with their audio and, with ``hidden``, all their layers 0 … L."""
         return self._loader.once(self._full if hidden else Selection(()), entries)
 
-    def _tasks(self, names: list[str], named: bool) -> dict[str, Examples]:
+    def _tasks(self, named: bool) -> dict[str, Examples]:
         """The examples of each probe. People are told why one is left out, unless there are no such labels at all."""
         tasks: dict[str, Examples] = {}
-        for name in names:
+        for name, probe in self.probes.items():
             try:
-                examples = PROBES[name].choose(self.splits)
+                examples = probe.choose(self.splits)
             except GdistError as error:
                 if named:
                     raise
                 console.say(f"left out: {error.message}", style="yellow")
                 continue
             if any(examples.values()):
-                tasks[name] = self._within(examples) if PROBES[name].wants_frames else examples
+                tasks[name] = self._within(examples) if probe.wants_frames else examples
             elif named:
                 raise GdistError(
-                    f"the probe `{name}` finds no labels: no utterance has a `{PROBES[name].label}`",
+                    f"the probe `{name}` finds no labels: no utterance has a `{probe.label}`",
                     "fill in that column of the manifest and extract again, or leave the probe away",
                 )
         return tasks
@@ -148,11 +149,11 @@ class Bench:
         found = {}
         with torch.enable_grad():
             for name, examples in self.tasks.items():
-                self.tell(f"{who}: {PROBES[name].title}")
-                found[name] = asdict(PROBES[name].run(examples, features, control=self.control))
+                self.tell(f"{who}: {self.probes[name].title}")
+                found[name] = asdict(self.probes[name].run(examples, features, control=self.control))
         return found
 
     def heard(self) -> StateCollector:
         """A memory of what an upstream says, of as much as the probes read."""
-        chosen = [self.tasks[name] for name in self.tasks if PROBES[name].wants_frames]
+        chosen = [self.tasks[name] for name in self.tasks if self.probes[name].wants_frames]
         return StateCollector({example.id for task in chosen for split in task.values() for example in split})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gdist.stages.commandline import LocalPath, command, json_option
+from gdist.stages.commandline import LocalPath, TableOption, command, json_option, use_option
 
 
 @command("eval", short_help="Fidelity by layer and probes of trained students.")
@@ -12,13 +12,19 @@ from gdist.stages.commandline import LocalPath, command, json_option
 @click.option("--cache", metavar="URI", help="Judge on this cache. [default: the one each run was trained from]")
 @click.option(
     "--probes",
+    cls=TableOption,
+    table="gdist.stages.evaluate.probes:PROBES",
     default="all",
     show_default=True,
-    help="Comma-separated: ks, qbe, pr, sid, asv, lid; all that the labels allow, or none.",
+    help="Comma-separated: {rows}, label:COLUMN for the classes of any label, FILE.py:NAME for one of your own; "
+    "all that the labels allow, or none.",
 )
 @click.option("--control", is_flag=True, help="Also run every probe with shuffled labels: it should score at chance.")
+@use_option
 @json_option
-def eval_command(runs: tuple[Path, ...], cache: str | None, probes: str, control: bool, as_json: bool) -> int:
+def eval_command(
+    runs: tuple[Path, ...], cache: str | None, probes: str, control: bool, uses: tuple[str, ...], as_json: bool
+) -> int:
     """Judge students on held-out speech, generating freely: fidelity to each of the teacher's layers, and
     SUPERB-style probes of students, teacher (from the cache) and log-mel.
 
@@ -26,6 +32,11 @@ def eval_command(runs: tuple[Path, ...], cache: str | None, probes: str, control
     Example:  gdist eval runs/first runs/second
               gdist eval runs/first --probes ks,asv --control
     """
+    from gdist.pipeline.cache.encodings import ENCODINGS
+    from gdist.pipeline.extensions import use
     from gdist.stages.evaluate import evaluate
+    from gdist.stages.evaluate.probes import PROBES
+    from gdist.stages.students import STUDENTS
 
+    use(uses, STUDENTS, ENCODINGS, PROBES)
     return evaluate.eval_command(list(runs), cache, probes, control, as_json)

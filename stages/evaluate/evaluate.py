@@ -10,15 +10,12 @@ from typing import Any
 
 from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.config import build, did_you_mean
-from gdist.pipeline.errors import UsageError
-from gdist.pipeline.loading.splits import DataConfig
+from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
-from gdist.stages.evaluate.probes import PROBES
+from gdist.stages.evaluate.probes import probes_named
 from gdist.stages.evaluate.upstreams import hidden_states
-from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.student_store import load_student, open_cache
 
 MAX_COLUMNS = 4  # runs that are named at the head of a column; more are numbered
@@ -61,10 +58,7 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
 
 def eval_command(folders: list[Path], uri: str | None, probes: str, control: bool, as_json: bool) -> int:
     """Evaluate runs one after another; what they share is computed once a cache."""
-    chosen = None if probes == "all" else [] if probes == "none" else probes.split(",")
-    for name in chosen or ():
-        if name not in PROBES:
-            raise UsageError(f"--probes {probes}: there is no probe {name!r}", did_you_mean(name, PROBES))
+    chosen = None if probes == "all" else probes_named(probes)
     benches: dict[tuple[str, DataConfig], Bench] = {}
     results = []
     with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:
@@ -72,7 +66,7 @@ def eval_command(folders: list[Path], uri: str | None, probes: str, control: boo
             run = Run.open(folder)
             load_student(run)  # says so before the cache is read, if there is none
             where = uri or run.provenance()["cache"]
-            data = build(TrainConfig, run.tables()).data
+            data = data_config(run.tables())
             cache = Cache.open(uri) if uri else open_cache(run, where)
             key = cache.gdist["checksum"], data
             if key not in benches:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gdist.stages.commandline import LocalPath, command, json_option
+from gdist.stages.commandline import LocalPath, command, json_option, use_option
 from gdist.stages.export.formats import FORMATS
 
 
@@ -22,8 +22,9 @@ from gdist.stages.export.formats import FORMATS
 @click.option(
     "--quantize", type=click.Choice(["none", "int8"]), help="onnx: int8 weights and products. [default: none]"
 )
+@use_option
 @json_option
-def export_command(run: Path, name: str, out: Path, as_json: bool, **options: Any) -> int:
+def export_command(run: Path, name: str, out: Path, uses: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Write the finished student of RUN in another tool's format, load it back and compare every hidden state.
 
     What is written needs no gdist. An earlier export at DIR is replaced, whole or not at all.
@@ -31,6 +32,10 @@ def export_command(run: Path, name: str, out: Path, as_json: bool, **options: An
     \b
     Example:  gdist export runs/first --format hf --out exports/first
     """
+    from gdist.pipeline.cache.encodings import ENCODINGS
+    from gdist.pipeline.extensions import use
     from gdist.stages.export import export
+    from gdist.stages.students import STUDENTS
 
+    use(uses, STUDENTS, ENCODINGS)
     return export.export_command(run, name, out, options, as_json)

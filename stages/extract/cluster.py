@@ -14,18 +14,20 @@ import torch
 
 from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.cache.lock import require_token
 from gdist.pipeline.cache.plan import Task
 from gdist.pipeline.cluster import crew
 from gdist.pipeline.cluster.workers import Cluster, connect, require_same_versions, shared, versions
 from gdist.pipeline.errors import CacheError, ClusterError, ConfigError, GdistError, TeacherError
+from gdist.pipeline.extensions import Extension, enter
 from gdist.pipeline.manifest.table import Utterance
 from gdist.pipeline.storage.locations import folder_of, scheme_of
 from gdist.pipeline.storage.paths import is_uri
 from gdist.stages.device import choose_device, visible_gpus
 from gdist.stages.extract.extractor import LANES, Extractor
-from gdist.stages.extract.plan import PACKAGES, ExtractConfig
-from gdist.stages.teachers import Teacher, load_teacher
+from gdist.stages.extract.plan import PACKAGES, ExtractConfig, extensions_of
+from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
 
 UtteranceFields = tuple[str, str, int, int | None, int | None]
 """An utterance without its labels: id, path, start, samples, rate"""
@@ -51,6 +53,7 @@ class Extraction(crew.Job):
         token: of the lock, which the run's own process holds: a worker that outlives it commits nothing more once
             another run has taken over.
         fingerprint: the teacher's.
+        extensions: files of the user's own, which travel with the job.
     """
 
     cache: str
@@ -61,6 +64,7 @@ class Extraction(crew.Job):
     precision: str
     final_norm: bool
     device: str
+    extensions: list[Extension]
     extractor: Extractor | None = field(default=None, init=False)
     tasks: dict[str, Task] = field(default_factory=dict, init=False)
     stop: threading.Event | None = field(default=None, init=False)
@@ -69,6 +73,7 @@ class Extraction(crew.Job):
     def open(self) -> None:
         self.computing = self.computing or ThreadPoolExecutor(1)
         here = f"the worker on {socket.gethostname()}"
+        enter(self.extensions, ENCODINGS, FAMILIES)
         try:
             cache = Cache.open(self.cache, self.checksum)
             cache.guard = lambda: require_token(cache.storage, self.token)
@@ -179,6 +184,7 @@ class Workers:
             precision=config.precision,
             final_norm=config.final_norm,
             device=self.device,
+            extensions=extensions_of(cache.identity["teacher"]["family"], cache.identity["encoding"]),
         )
         seconds: dict[str, float] = {}
         unseen: list[Parcel] = []

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from gdist.pipeline.errors import EXIT_QUARANTINED
-from gdist.stages.commandline import command, json_option
+from gdist.stages.commandline import command, json_option, use_option
 
 
 @command("extract", short_help="Stage one: teacher → cache, once.")
@@ -27,8 +27,9 @@ from gdist.stages.commandline import command, json_option
 @click.option("--cluster", metavar="local:N|tcp://…", help="Work on N processes here, or on a Dask cluster.")
 @click.option("--restart", is_flag=True, help="Delete the cache that is there and start over.")
 @click.option("--dry-run", is_flag=True, help="Say what would be extracted and how large it is; write nothing.")
+@use_option
 @json_option
-def extract_command(as_json: bool, **options: Any) -> int:
+def extract_command(as_json: bool, uses: tuple[str, ...], **options: Any) -> int:
     """Run the teacher once over the manifest and write every hidden layer, the audio and the front-end to the cache.
 
     Interrupted? Run the same command again: finished packs are kept. Utterances that cannot be used are quarantined
@@ -42,9 +43,14 @@ def extract_command(as_json: bool, **options: Any) -> int:
     Example:  gdist extract --teacher microsoft/wavlm-base-plus --manifest libri.parquet --cache s3://bucket/libri
     """
     from gdist.pipeline import console
+    from gdist.pipeline.cache.encodings import ENCODINGS
+    from gdist.pipeline.extensions import use
     from gdist.stages.extract import extract
     from gdist.stages.extract.plan import ExtractConfig
+    from gdist.stages.teachers import FAMILIES
 
+    use(uses, ENCODINGS, FAMILIES)
+    options["encoding"] = ENCODINGS.use(options["encoding"])
     result = extract.extract(ExtractConfig(**options))
     if as_json:
         console.emit(result)
@@ -55,15 +61,19 @@ def extract_command(as_json: bool, **options: Any) -> int:
 
 @command("inspect", short_help="What a cache holds.")
 @click.argument("uri")
+@use_option
 @json_option
-def inspect_command(uri: str, as_json: bool) -> int:
+def inspect_command(uri: str, uses: tuple[str, ...], as_json: bool) -> int:
     """Show what a cache was made from, what it holds, and what was quarantined.
 
     \b
     Example:  gdist inspect s3://bucket/libri
     """
+    from gdist.pipeline.cache.encodings import ENCODINGS
+    from gdist.pipeline.extensions import use
     from gdist.stages.extract import inspection
 
+    use(uses, ENCODINGS)
     return inspection.inspect_command(uri, as_json)
 
 
@@ -73,9 +83,16 @@ def inspect_command(uri: str, as_json: bool) -> int:
 @click.option("--teacher", help="For --repair: the cache's teacher, where it was a folder.")
 @click.option("--manifest", help="For --repair: the utterances, where their audio is what was lost.")
 @click.option("--device", default="auto", show_default=True, help="For --repair: where the teacher runs.")
+@use_option
 @json_option
 def verify_command(
-    uri: str, repair: bool, teacher: str | None, manifest: str | None, device: str, as_json: bool
+    uri: str,
+    repair: bool,
+    teacher: str | None,
+    manifest: str | None,
+    device: str,
+    uses: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Read every byte of a cache and compare it with its receipts; exit 1 and say which utterance and layer if not.
 
@@ -85,7 +102,11 @@ def verify_command(
     \b
     Example:  gdist verify s3://bucket/libri --repair
     """
+    from gdist.pipeline.cache.encodings import ENCODINGS
+    from gdist.pipeline.extensions import use
     from gdist.stages.extract import inspection
     from gdist.stages.extract.repair import Sources
+    from gdist.stages.teachers import FAMILIES
 
+    use(uses, ENCODINGS, FAMILIES)
     return inspection.verify_command(uri, as_json, Sources(teacher, manifest, device) if repair else None)

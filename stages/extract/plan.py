@@ -13,12 +13,13 @@ import safetensors.torch
 from gdist.pipeline import framing
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache, require_same
-from gdist.pipeline.cache.encodings import encoding
+from gdist.pipeline.cache.encodings import ENCODINGS, encoding
 from gdist.pipeline.cache.plan import Plan, array_specs
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.extensions import Extension
 from gdist.pipeline.manifest.table import Manifest, Utterance
-from gdist.stages.teachers import Teacher
+from gdist.stages.teachers import FAMILIES, Teacher
 
 PACKAGES = ("gdist", "torch", "torchaudio", "transformers", "zarr", "numcodecs")  # those that make the bytes
 BATCH_SECONDS = {"cpu": 32.0, "cuda": 320.0}
@@ -108,7 +109,7 @@ def make_plan(
         CacheMismatchError: the cache was made from other inputs, or its utterances are no longer in the manifest as
             they were.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "teacher": {
             "family": teacher.family,
             "fingerprint": teacher.fingerprint,
@@ -131,6 +132,10 @@ def make_plan(
         # Which utterances share a batch moves the last bits of a float, so it is part of what makes the bytes.
         "batch_seconds": config.batch_seconds or BATCH_SECONDS[device.partition(":")[0]],
     }
+    if extension := FAMILIES.extension(teacher.family):
+        identity["teacher"]["sha256"] = extension.sha256
+    if extension := ENCODINGS.extension(config.encoding):
+        identity["encoding_sha256"] = extension.sha256
     about = {name: importlib.metadata.version(name) for name in PACKAGES} | {
         "teacher": published_name(teacher.name),
         "device": device,
@@ -139,12 +144,18 @@ def make_plan(
     if cache is not None:
         return _addition(identity, about, cache, manifest, lengths, max_samples)
     entries = layout.place(lengths, max_samples, layout.CHUNK_FRAMES, config.pack_frames)
-    return Plan(identity, about, entries, labels_of(manifest), teacher_files(teacher))
+    return Plan(identity, about, entries, labels_of(manifest), teacher_files(teacher, config.encoding))
 
 
-def teacher_files(teacher: Teacher) -> dict[str, bytes]:
-    """What a cache keeps of its teacher, under ``teacher/``."""
-    return {
+def extensions_of(family: str, encoding: str) -> list[Extension]:
+    """The files of the user's own that a cache is made with."""
+    return [found for found in (FAMILIES.extension(family), ENCODINGS.extension(encoding)) if found is not None]
+
+
+def teacher_files(teacher: Teacher, encoding: str) -> dict[str, bytes]:
+    """What a cache keeps of what made it, under ``teacher/``."""
+    sources = {each.file_name: each.source for each in extensions_of(teacher.family, encoding)}
+    return sources | {
         "config.json": json.dumps(teacher.config, indent=2, sort_keys=True).encode(),
         "frontend.safetensors": safetensors.torch.save(teacher.frontend_tensors()),
         "layers.safetensors": safetensors.torch.save(teacher.layer_tensors(min(INITIAL_LAYERS, teacher.num_layers))),

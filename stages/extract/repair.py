@@ -116,7 +116,7 @@ def restore_documents(cache: Cache, bad: Iterable[str], sources: Sources) -> lis
         mended.append(newest)
     lost_files = {key.removeprefix("teacher/") for key in bad if key.startswith("teacher/")}
     if lost_files:
-        files = teacher_files(find_teacher(cache, sources))
+        files = teacher_files(find_teacher(cache, sources), cache.identity["encoding"])
         for name in sorted(lost_files):
             if sha256(files.get(name, b"")) != cache.gdist["objects"][f"teacher/{name}"]:
                 raise CacheError(

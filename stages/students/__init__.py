@@ -1,7 +1,8 @@
 """Students: small models that answer for every hidden layer of a large one.
 
 To add a student, write one file with a ``StudentConfig`` and a ``Student`` (see ``base.py`` for the contract), and
-add its row to ``STUDENTS``; the conformance tests run over the table.
+add its row to ``STUDENTS``; the conformance tests run over the table. One that is yours alone stays in a file of your
+own, and is named by it: ``--student FILE.py:CLASS``.
 """
 
 import dataclasses
@@ -9,50 +10,54 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, PreTrainedConfig, WavLMConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.config import did_you_mean
 from gdist.pipeline.errors import ConfigError
+from gdist.pipeline.extensions import Registry
 from gdist.stages.frontend.config import FrontendConfig
-from gdist.stages.students.armhubert import ArmHubertConfig, ArmHubertForAudioClassification, ArmHubertModel
+from gdist.stages.students.armhubert import ArmHubertModel
 from gdist.stages.students.base import Student, StudentConfig
-from gdist.stages.students.classification import StudentForAudioClassification
-from gdist.stages.students.distilhubert import (
-    DistilHubertConfig,
-    DistilHubertForAudioClassification,
-    DistilHubertModel,
-)
-from gdist.stages.students.fithubert import FitHubertConfig, FitHubertForAudioClassification, FitHubertModel
-from gdist.stages.students.gendistiller import (
-    GenDistillerConfig,
-    GenDistillerForAudioClassification,
-    GenDistillerModel,
-)
+from gdist.stages.students.classification import classifier_of
+from gdist.stages.students.distilhubert import DistilHubertModel
+from gdist.stages.students.fithubert import FitHubertModel
+from gdist.stages.students.gendistiller import GenDistillerModel
 
 hf_logging.disable_progress_bar()  # bars over a few megabytes of weights would draw over our own
 
-__all__ = ["CLASSIFIERS", "STUDENTS", "Student", "StudentConfig", "student_config", "student_sizes"]
+__all__ = ["STUDENTS", "Student", "StudentConfig", "student_config", "student_sizes"]
 
-STUDENTS: dict[str, tuple[type[StudentConfig], type[Student]]] = {
-    "gendistiller": (GenDistillerConfig, GenDistillerModel),
-    "distilhubert": (DistilHubertConfig, DistilHubertModel),
-    "fithubert": (FitHubertConfig, FitHubertModel),
-    "armhubert": (ArmHubertConfig, ArmHubertModel),
-}
 
-# The same with a head for fine-tuning; see classification.py.
-CLASSIFIERS: tuple[type[StudentForAudioClassification], ...] = (
-    GenDistillerForAudioClassification,
-    DistilHubertForAudioClassification,
-    FitHubertForAudioClassification,
-    ArmHubertForAudioClassification,
+def _accept(found: Any) -> type[Student]:
+    """A row of ``STUDENTS``. From now on Hugging Face's from_pretrained takes it, and runs no code of an export."""
+    if not (isinstance(found, type) and issubclass(found, Student)):
+        raise TypeError("a student is a subclass of gdist.stages.students.base.Student")
+    config, name = found.config_class, found.__name__
+    if config is StudentConfig or not issubclass(config, StudentConfig):
+        raise TypeError(f"{name}.config_class must be a subclass of StudentConfig")
+    if not config.model_type:
+        raise TypeError(f"{config.__name__}.model_type must be a name of its own")
+    known = CONFIG_MAPPING.get(config.model_type)
+    if known is not None and not issubclass(known, StudentConfig):
+        raise TypeError(f"{config.__name__}.model_type is {config.model_type!r}, which is {known.__name__}'s")
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(config, found, exist_ok=True)
+    AutoModelForAudioClassification.register(config, classifier_of(found), exist_ok=True)
+    return found
+
+
+STUDENTS: Registry[type[Student]] = Registry(
+    "student",
+    "gdist.students",
+    {
+        "gendistiller": _accept(GenDistillerModel),
+        "distilhubert": _accept(DistilHubertModel),
+        "fithubert": _accept(FitHubertModel),
+        "armhubert": _accept(ArmHubertModel),
+    },
+    _accept,
 )
-
-# Where gdist is imported, Hugging Face's from_pretrained takes these classes, and runs no code of an exported folder.
-for _classifier in CLASSIFIERS:
-    AutoConfig.register(_classifier.config_class.model_type, _classifier.config_class)
-    AutoModel.register(_classifier.config_class, _classifier.student_class)
-    AutoModelForAudioClassification.register(_classifier.config_class, _classifier)
 
 # A student answers in the teacher's shapes, so these follow from the teacher alone.
 _FROM_TEACHER = ("frontend", "hidden_size", "num_teacher_layers")
@@ -69,9 +74,7 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
     Raises:
         ConfigError: an unknown student or field, or a value out of range.
     """
-    if name not in STUDENTS:
-        raise ConfigError(f"There is no student {name!r}.", hint=did_you_mean(name, STUDENTS))
-    config_class = STUDENTS[name][0]
+    config_class = STUDENTS.find(name, f"--student {name}").config_class
     fields = student_fields(name)
     for key in overrides:
         if key in _FROM_TEACHER:
@@ -103,7 +106,7 @@ def student_fields(name: str) -> dict[str, Any]:
     inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return {
         field.name: field.default
-        for field in dataclasses.fields(STUDENTS[name][0])
+        for field in dataclasses.fields(STUDENTS[name].config_class)
         if field.name not in inherited and field.name not in _FROM_TEACHER
     }
 
@@ -119,7 +122,7 @@ def student_sizes(teacher_config: dict[str, Any] | None = None, teacher: str = "
     with torch.device("meta"):
         teacher_params = AutoModel.from_config(AutoConfig.for_model(**config)).num_parameters()
         rows = []
-        for name, (_, model_class) in STUDENTS.items():
+        for name, model_class in STUDENTS.items():
             model = model_class(student_config(name, config))
             with_heads = model.num_parameters_with_heads()
             rows.append(

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gdist.stages.students.base import StudentConfig
-from gdist.stages.students.classification import StudentForAudioClassification
 from gdist.stages.students.fithubert import FitHubertConfig, FitHubertModel
 from gdist.stages.students.layer import Attention, TransformerLayer, attention_map
 
@@ -57,13 +56,6 @@ class ArmHubertModel(FitHubertModel):
             hidden_BTW = block(hidden_BTW, mask_BT, map_BHTS)
             states.append(hidden_BTW)
         return states
-
-
-class ArmHubertForAudioClassification(StudentForAudioClassification):
-    """The student with a head for classes of utterances."""
-
-    config_class = ArmHubertConfig
-    student_class = ArmHubertModel
 
 
 class MapLayer(TransformerLayer):

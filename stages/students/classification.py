@@ -78,3 +78,14 @@ class StudentForAudioClassification(PreTrainedModel):  # type: ignore[misc]
         super()._init_weights(module)  # of the head: transformers asks the student about the student's parts
         if module is self:
             init.zeros_(self.layer_weights)
+
+
+def classifier_of(student: type[Student]) -> type[StudentForAudioClassification]:
+    """The class of ``student`` with a head; an export writes the same three lines into a file of its own."""
+    fields = {"config_class": student.config_class, "student_class": student, "__module__": student.__module__}
+    return type(classifier_name(student), (StudentForAudioClassification,), fields)
+
+
+def classifier_name(student: type[Student]) -> str:
+    """``LSTMStudent`` → ``LSTMStudentForAudioClassification``; ``GenDistillerModel`` → ``GenDistillerFor…``."""
+    return f"{student.__name__.removesuffix('Model')}ForAudioClassification"

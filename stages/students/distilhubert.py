@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import Student, StudentConfig
-from gdist.stages.students.classification import StudentForAudioClassification
 from gdist.stages.students.layer import TransformerLayer
 
 
@@ -61,10 +60,3 @@ class DistilHubertModel(Student):
 
     def throwaway(self) -> Iterable[nn.Parameter]:
         return self.heads.parameters()
-
-
-class DistilHubertForAudioClassification(StudentForAudioClassification):
-    """The student with a head for classes of utterances."""
-
-    config_class = DistilHubertConfig
-    student_class = DistilHubertModel

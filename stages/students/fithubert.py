@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import Student, StudentConfig
-from gdist.stages.students.classification import StudentForAudioClassification
 from gdist.stages.students.layer import TransformerLayer
 
 
@@ -122,10 +121,3 @@ class FitHubertModel(Student):
                 f"{self.config.layer_width}; start it from the front-end alone (student.initialize = frontend)"
             )
         super().initialize_from_teacher(frontend_tensors, layer_tensors)
-
-
-class FitHubertForAudioClassification(StudentForAudioClassification):
-    """The student with a head for classes of utterances."""
-
-    config_class = FitHubertConfig
-    student_class = FitHubertModel

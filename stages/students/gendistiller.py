@@ -27,7 +27,6 @@ from transformers import initialization as init
 
 from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import StepPlan, Student, StudentConfig
-from gdist.stages.students.classification import StudentForAudioClassification
 from gdist.stages.students.layer import Memory, TransformerLayer, chunked
 
 FedBy = Literal["student", "teacher", "mixed"]
@@ -242,13 +241,6 @@ class GenDistillerModel(Student):
             init.zeros_(module.up_KRD)
         elif self.config.output_init == "zero" and any(module is step.output for step in self.steps):
             init.zeros_(module.weight)
-
-
-class GenDistillerForAudioClassification(StudentForAudioClassification):
-    """The student with a head for classes of utterances."""
-
-    config_class = GenDistillerConfig
-    student_class = GenDistillerModel
 
 
 class Step(nn.Module):

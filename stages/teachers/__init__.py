@@ -16,6 +16,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.errors import TeacherError
+from gdist.pipeline.extensions import Registry
 from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.teachers.base import Teacher, check_geometry, check_precision, check_weights
 from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
@@ -27,12 +28,26 @@ __all__ = ["FAMILIES", "Teacher", "load_teacher", "read_teacher_config"]
 
 logger = logging.getLogger(__name__)
 
-FAMILIES: dict[str, type[Teacher]] = {
-    "wavlm": WavLMTeacher,
-    "hubert": HubertTeacher,
-    "wav2vec2": Wav2Vec2Teacher,
-    "data2vec-audio": Data2VecAudioTeacher,
-}
+
+def _accept(found: Any) -> type[Teacher]:
+    """A row of ``FAMILIES``."""
+    if not (isinstance(found, type) and issubclass(found, Teacher)) or not hasattr(found, "model_class"):
+        raise TypeError("a teacher is a subclass of gdist.stages.teachers.base.Teacher, with a model_class")
+    return found
+
+
+FAMILIES: Registry[type[Teacher]] = Registry(
+    "family of teachers",
+    "gdist.teachers",
+    {
+        "wavlm": WavLMTeacher,
+        "hubert": HubertTeacher,
+        "wav2vec2": Wav2Vec2Teacher,
+        "data2vec-audio": Data2VecAudioTeacher,
+    },
+    _accept,
+    key=lambda family: str(family.model_class.config_class.model_type),
+)
 
 
 def load_teacher(

@@ -5,18 +5,27 @@ from pathlib import Path
 
 import click
 
-from gdist.stages.commandline import LocalPath, command, json_option
+from gdist.stages.commandline import LocalPath, command, json_option, use_option
 
 
 @command("train", short_help="Stage two: cache → student.")
 @click.option("--cache", required=True, metavar="URI", help="What `gdist extract` wrote.")
 @click.option("--out", required=True, metavar="RUN", type=LocalPath(), help="The run's folder.")
 @click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file.")
-@click.option("--student", help="Which student (gdist students).")
+@click.option(
+    "--student", metavar="NAME|FILE.py:CLASS", help="Which student: see `gdist students`, or one of your own."
+)
 @click.option("--set", "settings", multiple=True, metavar="TABLE.FIELD=VALUE", help="Set one field; repeatable.")
+@use_option
 @json_option
 def train_command(
-    cache: str, out: Path, recipe: str | None, student: str | None, settings: tuple[str, ...], as_json: bool
+    cache: str,
+    out: Path,
+    recipe: str | None,
+    student: str | None,
+    settings: tuple[str, ...],
+    uses: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Train a student from the cache alone: no teacher, no audio files.
 
@@ -31,9 +40,14 @@ def train_command(
         # DDP warns each rank that parameters may be used by every step, which is so for some students and not others.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from gdist.pipeline import console
+    from gdist.pipeline.cache.encodings import ENCODINGS
+    from gdist.pipeline.extensions import use
+    from gdist.stages.students import STUDENTS
     from gdist.stages.train import train
     from gdist.stages.train.config import load_config
+    from gdist.stages.train.losses import LOSSES
 
+    use(uses, STUDENTS, ENCODINGS, LOSSES)
     result = train.train(cache, out, load_config(recipe, student, settings))
     if result is not None and as_json:
         console.emit(result)

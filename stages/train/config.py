@@ -8,8 +8,9 @@ from typing import Any, Literal
 from gdist.pipeline.config import TomlTables, build, did_you_mean, merge, parse_set, read_toml, require
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.loading.splits import DataConfig
+from gdist.stages.students import STUDENTS
 from gdist.stages.train.augment import AugmentConfig, refuse_misaligning
-from gdist.stages.train.losses import LossConfig
+from gdist.stages.train.losses import LOSSES, LossConfig
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,11 @@ CHOICES = {"frontend": ("trained", "frozen"), "initialize": ("layers", "frontend
 
 
 def load_config(recipe: str | None, student: str | None, settings: tuple[str, ...]) -> TrainConfig:
-    """A recipe (a name or a TOML file), then ``--student``, then every ``--set``, over the defaults."""
+    """A recipe (a name or a TOML file), then ``--student``, then every ``--set``, over the defaults.
+
+    A student or a loss may be an object of a file, ``FILE.py:NAME``, which is run: also where a recipe names it, but
+    not where the recipe is the config of a run, which may be a stranger's.
+    """
     from_recipe = read_toml(recipe_path(recipe)) if recipe else {}
     named: TomlTables = {"student": {"name": student}} if student else {}
     assigned: list[TomlTables] = []
@@ -104,6 +109,11 @@ def load_config(recipe: str | None, student: str | None, settings: tuple[str, ..
         table, key, value = parse_set(setting)
         assigned.append({table: {key: value}})
     tables = merge({"student": STUDENT_DEFAULTS}, from_recipe, named, *assigned)
+    of_a_run = recipe is not None and (recipe_path(recipe).parent / "run.json").exists()
+    typed = merge({} if of_a_run else from_recipe, named, *assigned)
+    for table, registry in (("student", STUDENTS), ("loss", LOSSES)):
+        if "name" in typed.get(table, {}):
+            tables[table]["name"] = registry.use(str(tables[table]["name"]))
     for key, allowed in CHOICES.items():
         if tables["student"][key] not in allowed:
             raise ConfigError(f"student.{key} = {tables['student'][key]!r}: not one of {', '.join(allowed)}")

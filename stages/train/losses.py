@@ -5,14 +5,17 @@ Each returns a loss for every layer; padding counts for nothing. To add one: a f
 Axes: B batch, K layers, T frames, D features.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gdist.pipeline.config import did_you_mean, require
+from gdist.pipeline.config import require
+from gdist.pipeline.extensions import Registry
 
 COSINE_EPS = 1e-8  # F.cosine_similarity's
 Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -43,7 +46,19 @@ def mse(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_we
     return masked_mean((prediction_BKTD - target_BKTD).square().mean(-1), mask_BT)
 
 
-LOSSES: dict[str, Loss] = {"l1_logcos": l1_logcos, "l1_cos": l1_cos, "l1": l1, "mse": mse}
+def _accept(found: Any) -> Loss:
+    """A row of ``LOSSES``: a function of prediction, target, mask and the weight of the cosine."""
+    if not callable(found) or isinstance(found, type):
+        raise TypeError("a loss is a function of (prediction_BKTD, target_BKTD, mask_BT, cosine_weight)")
+    taken = inspect.signature(found).parameters.values()
+    if len([p for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]) != 4:
+        raise TypeError(f"{found.__name__} must take (prediction_BKTD, target_BKTD, mask_BT, cosine_weight)")
+    return cast(Loss, found)
+
+
+LOSSES: Registry[Loss] = Registry(
+    "loss", "gdist.losses", {"l1_logcos": l1_logcos, "l1_cos": l1_cos, "l1": l1, "mse": mse}, _accept
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ class LossConfig:
     layer_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        require(self.name in LOSSES, f"loss.name = {self.name!r}: no such loss", did_you_mean(self.name, LOSSES))
+        LOSSES.find(self.name, f"loss.name = {self.name}")
         require(self.cosine_weight >= 0, f"loss.cosine_weight = {self.cosine_weight}: must be 0 or more")
         weights = self.layer_weights
         require(

@@ -24,7 +24,7 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
     fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
     described = student_config(config.student["name"], teacher_config, **fields)
     torch.manual_seed(config.train.seed)
-    student = STUDENTS[config.student["name"]][1](described)
+    student = STUDENTS[config.student["name"]](described)
     initialize = config.student["initialize"]
     if initialize != "none":
         frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
@@ -89,5 +89,9 @@ def load_student(run: Run) -> Student:
             f"{run.folder} has no finished student (step {done} of {total})",
             f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}",
         )
-    student: Student = STUDENTS[run.tables()["student"]["name"]][1].from_pretrained(run.student)
+    name = run.tables()["student"]["name"]
+    kind = STUDENTS.find(name, f"{run.folder} has the student {name}")
+    if extension := STUDENTS.extension(name):
+        run.require_same_file(name, extension.sha256)
+    student: Student = kind.from_pretrained(run.student)
     return student

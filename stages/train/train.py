@@ -20,16 +20,19 @@ from typing import Any
 
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.config import to_tables
 from gdist.pipeline.errors import CacheError
+from gdist.pipeline.extensions import Extension
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import choose_splits, usable_entries
 from gdist.pipeline.run import Run
-from gdist.stages.students import Student
+from gdist.stages.students import STUDENTS, Student
 from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.learner import Learner
+from gdist.stages.train.losses import LOSSES
 from gdist.stages.train.meter import Meter, Watch, summarize
 from gdist.stages.train.ranks import Ranks, join
 from gdist.stages.train.student_store import build_student, layers_to_read, open_cache, save_student
@@ -58,7 +61,8 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
         with ranks.together():
             if ranks.first:
                 alone.enter_context(run.owned())
-                run.begin(to_tables(config), provenance(cache, student, config, splits, ranks))
+                told = provenance(cache, student, config, splits, ranks)
+                run.begin(to_tables(config), told, extensions_of(cache, config))
         with ranks.together():
             if run.provenance()["cache_checksum"] != cache.gdist["checksum"]:
                 raise CacheError(f"{uri} grew while the ranks were opening it", "run the same command again")
@@ -173,8 +177,23 @@ def provenance(
         },
         "ranks": ranks.world,
         "utterances": {name: len(entries) for name, entries in splits.items()},
+        "packages": {
+            name: record
+            for registry, name in ((STUDENTS, config.student["name"]), (LOSSES, config.loss.name))
+            if "package" in (record := registry.record(name) or {})
+        },
         "versions": {name: importlib.metadata.version(name) for name in ("gdist", "torch", "transformers")},
     }
+
+
+def extensions_of(cache: Cache, config: TrainConfig) -> list[Extension]:
+    """The files of the user's own that a run uses."""
+    named = (
+        STUDENTS.extension(config.student["name"]),
+        LOSSES.extension(config.loss.name),
+        ENCODINGS.extension(cache.identity["encoding"]),
+    )
+    return [extension for extension in named if extension is not None]
 
 
 @contextlib.contextmanager

@@ -4,27 +4,37 @@ To add one: write a file with a subclass of :class:`Encoding` and a row in ``ENC
 over the table.
 """
 
+from typing import Any
+
 from gdist.pipeline.cache.encodings.base import LAYERS, SCALES, Encoding, Part, Stored, Tables
 from gdist.pipeline.cache.encodings.floats import BFloat16, Float16, Float32
 from gdist.pipeline.cache.encodings.integers import Int4, Int8
 from gdist.pipeline.cache.encodings.vectors import ResidualVectors
-from gdist.pipeline.config import did_you_mean
-from gdist.pipeline.errors import ConfigError
+from gdist.pipeline.extensions import Registry
 
 __all__ = ["ENCODINGS", "LAYERS", "SCALES", "Encoding", "Part", "Stored", "Tables", "encoding"]
 
-ENCODINGS: dict[str, Encoding] = {
-    "fp32": Float32(),
-    "fp16": Float16(),
-    "bf16": BFloat16(),
-    "int8": Int8(),
-    "int4": Int4(),
-    "rvq": ResidualVectors(),
-}
+
+def _accept(found: Any) -> Encoding:
+    """A row of ``ENCODINGS``: an encoding, or a class that makes one without arguments."""
+    made = found() if isinstance(found, type) and issubclass(found, Encoding) else found
+    if not isinstance(made, Encoding):
+        raise TypeError("an encoding is a subclass of gdist.pipeline.cache.encodings.Encoding")
+    return made
+
+
+ENCODINGS: Registry[Encoding] = Registry(
+    "encoding",
+    "gdist.encodings",
+    {made.name: made for made in (Float32(), Float16(), BFloat16(), Int8(), Int4(), ResidualVectors())},
+    _accept,
+)
 
 
 def encoding(name: str) -> Encoding:
-    """The encoding called ``name``; ConfigError with the nearest name otherwise."""
-    if name not in ENCODINGS:
-        raise ConfigError(f"unknown encoding {name!r}", did_you_mean(name, ENCODINGS))
-    return ENCODINGS[name]
+    """The encoding called ``name``.
+
+    Raises:
+        ConfigError: there is none; the nearest name is in the hint.
+    """
+    return ENCODINGS.find(name, f"--encoding {name}")

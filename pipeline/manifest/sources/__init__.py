@@ -4,7 +4,10 @@ To add a kind, write one file with a subclass of :class:`Source` and add its row
 tests follow from the table. A kind is told by its content, in the table's order: the least particular stands last.
 """
 
+from typing import Any
+
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.extensions import Registry
 from gdist.pipeline.manifest.sources.base import AUDIO_SUFFIXES, Source, lines, readable
 from gdist.pipeline.manifest.sources.delimited import Delimited
 from gdist.pipeline.manifest.sources.fairseq import Fairseq
@@ -16,9 +19,21 @@ from gdist.pipeline.storage.paths import Place
 
 __all__ = ["SOURCES", "Source", "detect"]
 
-SOURCES: dict[str, Source] = {
-    source.name: source for source in (LibriSpeech(), Folder(), Lhotse(), Fairseq(), Delimited())
-}
+
+def _accept(found: Any) -> Source:
+    """A row of ``SOURCES``: a source, or a class that makes one without arguments."""
+    made = found() if isinstance(found, type) and issubclass(found, Source) else found
+    if not isinstance(made, Source):
+        raise TypeError("a kind of manifest is a subclass of gdist.pipeline.manifest.sources.Source")
+    return made
+
+
+SOURCES: Registry[Source] = Registry(
+    "kind of source",
+    "gdist.manifests",
+    {made.name: made for made in (LibriSpeech(), Folder(), Lhotse(), Fairseq(), Delimited())},
+    _accept,
+)
 
 
 def detect(src: Place) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import ManifestRow, Source, lines, located
+from gdist.pipeline.storage.locations import join
 from gdist.pipeline.storage.paths import Place, is_uri
 
 

@@ -18,26 +18,38 @@ from torch.nn.utils.rnn import pad_sequence
 from gdist.pipeline.files import write_atomically
 from gdist.stages.export.formats.base import Export
 from gdist.stages.export.formats.card import card
-from gdist.stages.export.formats.source import flat_sources, imported
+from gdist.stages.export.formats.source import flat_name, flat_sources, imported
 from gdist.stages.frontend.padding import normalize
-from gdist.stages.students import CLASSIFIERS
+from gdist.stages.students.classification import StudentForAudioClassification, classifier_name
 from gdist.stages.train.student_store import save_student_to
 
 OPTIONS: Mapping[str, Any] = {}
+CLASSIFIER = "classifier"
+CLASSIFIER_SOURCE = '''"""The student with a head for classes of utterances."""
+
+from .classification import StudentForAudioClassification
+from .{file} import {student}
+
+
+class {classifier}(StudentForAudioClassification):
+    config_class = {student}.config_class
+    student_class = {student}
+'''
 
 
 def write(export: Export, folder: Path) -> dict[str, Any]:
     save_student_to(folder, export.student)
-    module = type(export.student).__module__
-    for name, source in flat_sources([module]).items():
+    model = type(export.student)
+    file, head = flat_name(model.__module__), classifier_name(model)
+    sources = flat_sources([model.__module__, StudentForAudioClassification.__module__])
+    sources[f"{CLASSIFIER}.py"] = CLASSIFIER_SOURCE.format(file=file, student=model.__name__, classifier=head)
+    for name, source in sources.items():
         (folder / name).write_text(source, encoding="utf-8")
     document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    file = module.split(".")[-1]
-    (classifier,) = (known for known in CLASSIFIERS if known.student_class is type(export.student))
     document["auto_map"] = {
-        "AutoConfig": f"{file}.{type(export.student.config).__name__}",
-        "AutoModel": f"{file}.{type(export.student).__name__}",
-        "AutoModelForAudioClassification": f"{file}.{classifier.__name__}",
+        "AutoConfig": f"{file}.{model.config_class.__name__}",
+        "AutoModel": f"{file}.{model.__name__}",
+        "AutoModelForAudioClassification": f"{CLASSIFIER}.{head}",
     }
     write_atomically(folder / "config.json", json.dumps(document, indent=2) + "\n")
     (folder / "README.md").write_text(card(export, "hf"), encoding="utf-8")

@@ -9,14 +9,12 @@ from torch import Tensor
 from gdist.data_manifests import demo_folder
 from gdist.pipeline import audio, framing
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.config import build
 from gdist.pipeline.errors import GdistError
-from gdist.pipeline.loading.splits import choose_splits, usable_entries
+from gdist.pipeline.loading.splits import choose_splits, data_config, usable_entries
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.run import Run
 from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
-from gdist.stages.train.config import TrainConfig
 
 UTTERANCES = 16
 MIN_SAMPLES, MAX_SAMPLES = framing.SAMPLE_RATE, 15 * framing.SAMPLE_RATE
@@ -26,7 +24,7 @@ def speech_of(run: Run) -> tuple[list[Tensor], str]:
     """Some utterances ``[1, S]`` as they are recorded, and where they are from."""
     try:
         cache = Cache.open(run.provenance()["cache"])
-        data = build(TrainConfig, run.tables()).data
+        data = data_config(run.tables())
         splits = choose_splits(usable_entries(cache, True), data)
         entries = [entry for entry in splits["test"] or splits["valid"] if entry.num_samples >= MIN_SAMPLES]
         chosen = _spread(entries)

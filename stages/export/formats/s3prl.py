@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gdist.stages.export.formats.base import Export
 from gdist.stages.export.formats.card import card
-from gdist.stages.export.formats.source import flat_sources
+from gdist.stages.export.formats.source import flat_name, flat_sources
 from gdist.stages.train.student_store import save_student_to
 
 OPTIONS: Mapping[str, Any] = {}
@@ -83,7 +83,7 @@ def write(export: Export, folder: Path) -> dict[str, Any]:
     (folder / package / "__init__.py").write_text('"""The student\'s code."""\n', encoding="utf-8")
     for name, source in sources.items():
         (folder / package / name).write_text(source, encoding="utf-8")
-    module = model.__module__.split(".")[-1]
+    module = flat_name(model.__module__)
     hubconf = HUBCONF.format(package=package, module=module, model=model.__name__)
     (folder / "hubconf.py").write_text(hubconf, encoding="utf-8")
     (folder / "run_downstream.py").write_text(RUN_DOWNSTREAM, encoding="utf-8")

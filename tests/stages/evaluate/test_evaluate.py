@@ -51,7 +51,7 @@ def test_fidelity_in_parts_is_fidelity_at_once() -> None:
 
 @pytest.fixture(scope="module")
 def bench(tiny_cache: Path) -> Bench:
-    return Bench(Cache.open(str(tiny_cache)), DataConfig(), [])
+    return Bench(Cache.open(str(tiny_cache)), DataConfig(), {})
 
 
 def test_the_teacher_agrees_with_itself(bench: Bench) -> None:

@@ -95,7 +95,7 @@ def knowing(splits: Mapping[str, list[Entry]], label: str) -> Features:
 
 
 LABELS = {"ks": "digit", "qbe": "digit", "pr": "text", "sid": "speaker", "asv": "speaker", "lid": "language"}
-QUICK: dict[str, Probe] = PROBES | {"asv": SpeakerVerification(steps=30), "pr": Recognition(steps=60)}
+QUICK: dict[str, Probe] = dict(PROBES) | {"asv": SpeakerVerification(steps=30), "pr": Recognition(steps=60)}
 Outcome = tuple[ProbeResult, Examples, Features]
 
 

@@ -88,8 +88,8 @@ def test_every_student_in_every_form(
     assert "It has not been evaluated. `gdist eval" in card and "fingerprint" in card
     if form == "hf":
         # Where gdist is installed, no remote code is asked for, and none is run.
-        assert type(AutoModel.from_pretrained(out)) is STUDENTS[name][1]
-        assert AutoModelForAudioClassification.from_pretrained(out).student_class is STUDENTS[name][1]
+        assert type(AutoModel.from_pretrained(out)) is STUDENTS[name]
+        assert AutoModelForAudioClassification.from_pretrained(out).student_class is STUDENTS[name]
 
 
 def imports(folder: Path) -> set[str]:

@@ -41,7 +41,7 @@ L = 6
 def make(name: str, teacher: str = "base", **overrides: Any) -> Student:
     torch.manual_seed(0)
     config = student_config(name, TEACHERS[teacher], **overrides)
-    model: Student = STUDENTS[name][1](config).eval()
+    model: Student = STUDENTS[name](config).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # as after some training: nothing is zero or one by chance
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -370,16 +370,16 @@ class TestGenDistiller:
         forms: list[dict[str, Any]] = [{}, {"adapter_rank": 2}, {"history": "all"}, {"width": 16}]
         for fields in forms:
             config = student_config("gendistiller", TEACHERS["base"], **fields)
-            first, *others = STUDENTS["gendistiller"][1](config).eval()(waveform_BS).hidden_states
+            first, *others = STUDENTS["gendistiller"](config).eval()(waveform_BS).hidden_states
             assert all(torch.equal(first, other) for other in others)
         config = student_config("gendistiller", TEACHERS["base"], output_init="random")
-        first, *others = STUDENTS["gendistiller"][1](config).eval()(waveform_BS).hidden_states
+        first, *others = STUDENTS["gendistiller"](config).eval()(waveform_BS).hidden_states
         assert not any(torch.equal(first, other) for other in others)
 
     def test_adapters_are_a_few_thousand_parameters_a_layer(self) -> None:
         with torch.device("meta"):
             configs = [student_config("gendistiller", WavLMConfig().to_dict(), adapter_rank=rank) for rank in (0, 4)]
-            sizes = [STUDENTS["gendistiller"][1](config).num_parameters() for config in configs]
+            sizes = [STUDENTS["gendistiller"](config).num_parameters() for config in configs]
         assert sizes[1] - sizes[0] == 12 * 2 * 768 * 4
 
     def test_every_adapter_learns(self) -> None:

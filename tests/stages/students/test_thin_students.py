@@ -29,7 +29,7 @@ TEACHERS = {
 
 def make(name: str, teacher: str = "base", **overrides: Any) -> Any:
     torch.manual_seed(0)
-    model = STUDENTS[name][1](student_config(name, TEACHERS[teacher], **overrides)).eval()
+    model = STUDENTS[name](student_config(name, TEACHERS[teacher], **overrides)).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # as after some training: nothing is zero or one by chance
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -306,7 +306,7 @@ def test_sizes_with_wavlm_base_as_the_teacher() -> None:
     ]
     for name, overrides, expected in shapes:
         with torch.device("meta"):
-            model: Any = STUDENTS[name][1](student_config(name, WavLMConfig().to_dict(), **overrides))
+            model: Any = STUDENTS[name](student_config(name, WavLMConfig().to_dict(), **overrides))
         assert sum(p.numel() for p in model.blocks.parameters()) == expected
 
 

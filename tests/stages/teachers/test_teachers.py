@@ -134,7 +134,7 @@ class TestEveryFamily:
         with torch.no_grad():
             expected_BTD = next(iter(teacher.hidden_states(waveform_BS, num_samples_B)))
             torch.testing.assert_close(frontend(waveform_BS, num_samples_B), expected_BTD)
-        for name, (_, model_class) in STUDENTS.items():
+        for name, model_class in STUDENTS.items():
             student = model_class(student_config(name, teacher.config))
             as_wide = student.config.layer_width == student.config.hidden_size
             student.initialize_from_teacher(teacher.frontend_tensors(), teacher.layer_tensors(2) if as_wide else None)
@@ -150,7 +150,7 @@ def test_a_teacher_layer_does_the_same_in_a_student(tmp_path: Path) -> None:
     # Without position bias a student's layer is the teacher's, Base and Large.
     for layout in ("hubert-base", "hubert-large"):
         teacher = load_teacher(str(checkpoint(tmp_path / layout, layout, False)))
-        student = STUDENTS["distilhubert"][1](student_config("distilhubert", teacher.config)).eval()
+        student = STUDENTS["distilhubert"](student_config("distilhubert", teacher.config)).eval()
         student.initialize_from_teacher(teacher.frontend_tensors(), teacher.layer_tensors(2))
         waveform_BS, num_samples_B = sound([3000, 3000])
         with torch.no_grad():
