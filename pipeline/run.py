@@ -16,8 +16,7 @@ A checkpoint is written to a temporary folder and renamed: one that has its name
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,53 +27,29 @@ from gdist.pipeline.config import TomlTables, differences, read_toml, signature,
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.extensions import Extension
-from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
-from gdist.pipeline.owner import OWNER, Owner
+from gdist.pipeline.files import write_atomically
+from gdist.pipeline.folder import OwnFolder
+from gdist.pipeline.owner import OWNER
 
 # What may change between a run and its resumption without changing what is computed (the device: but for last bits).
 FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "device"}}
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
 CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
-TEMPORARY = r"|\..+\.tmp|\.tmp\w+"  # gdist's own and safetensors', where a process was killed
 STEP = re.compile(r"step-(\d{7,})")
-WRITTEN = ("config.toml", "run.json", "eval.json", "tensorboard", "student.tmp", OWNER)
+WRITTEN = ("config.toml", "run.json", "eval.json", "tensorboard", "student.tmp", "extensions", OWNER)
 # What lies there before config.toml does, where a process was killed: gdist's, and nobody's run yet.
-BEGUN = re.compile(rf"run\.json|{re.escape(OWNER)}|\.(run\.json|config\.toml)\.\d+\.tmp")
+BEGUN = re.compile(rf"run\.json|extensions|{re.escape(OWNER)}|\.(run\.json|config\.toml)\.\d+\.tmp")
 
 
-class Run:
-    """The directory of one training run.
-
-    Attributes:
-        owner: who may write, while :meth:`owned`.
-    """
+class Run(OwnFolder):
+    """The directory of one training run."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.checkpoints = folder / "checkpoints"
         self.student = folder / "student"
         self.metrics = folder / "metrics.jsonl"
         self.extensions = folder / "extensions"
-        self.owner: Owner | None = None
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Be the one process that trains here, for the length of the ``with``.
-
-        Raises:
-            RunError: another one is at work; or the folder holds something else, or links at gdist's names.
-        """
-        self._require_place()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        with Owner(self.folder) as self.owner:
-            yield
 
     def begin(self, tables: TomlTables, provenance: dict[str, Any], extensions: Sequence[Extension] = ()) -> bool:
         """Claim the folder for a config. Returns whether an earlier run of the same config is there to resume.
@@ -88,49 +63,35 @@ class Run:
         provenance = provenance | {"extensions": {each.name: each.record for each in extensions}}
         digests = {each.name: each.sha256 for each in extensions}
         marked = tables | {"extensions": digests} if digests else tables  # another file makes it another run
-        self._require_place()
+        self.require_place()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = (self.folder / "config.toml").exists()
             if known:
                 self._require_same(tables, provenance)
-            for each in extensions:
-                self.extensions.mkdir(exist_ok=True)
-                self.write(f"extensions/{each.file_name}", each.source.decode())
             self.write("run.json", json.dumps(provenance | {"signature": signature(marked)}, indent=2))
+            for each in extensions:
+                self.own(self.extensions).mkdir(exist_ok=True)
+                self.write(f"extensions/{each.file_name}", each.source.decode())
             self.write("config.toml", to_toml(tables))
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self.unwritable(error) from error
         return known
 
-    def _require_place(self) -> None:
+    def require_place(self) -> None:
         """Raise RunError where there is something else than a run, or a part of it lies behind a link."""
         if not self.folder.exists():
             return
         try:
             names = [path.name for path in self.folder.iterdir()]
         except OSError as error:
-            raise self._unwritable(error) from error
-        if "config.toml" not in names and not all(map(BEGUN.fullmatch, names)):
+            raise self.unwritable(error) from error
+        begun = all(map(BEGUN.fullmatch, names)) and ("run.json" in names or "extensions" not in names)
+        if "config.toml" not in names and not begun:
             raise RunError(f"{self.folder} is not empty and holds no run", "choose another --out")
         parts = (self.student, self.checkpoints, self.metrics, *map(self.folder.joinpath, WRITTEN))
         for part in parts:  # now, and not when the work of hours is to be written
             self.own(part)
-
-    def _unwritable(self, error: OSError) -> RunError:
-        return RunError(f"cannot write the run {self.folder}: {error.strerror or error}", "choose another --out")
-
-    def own(self, path: Path) -> Path:
-        """``path``, to be written or deleted; RunError where a link lies on the way from the run's folder to it."""
-        if link := link_below(self.folder, path):
-            raise RunError(
-                f"{link} is a link (to {link.readlink()}); nothing is written or deleted through it", LINK_HINT
-            )
-        return path
-
-    def write(self, name: str, text: str) -> None:
-        """One of the run's own documents, whole or not at all."""
-        write_atomically(self.own(self.folder / name), text)
 
     def _require_same(self, tables: TomlTables, provenance: dict[str, Any]) -> None:
         changed = differences(_without_free_fields(self.tables()), _without_free_fields(tables))
@@ -205,48 +166,6 @@ class Run:
                     self.remove(self.checkpoint(old), CHECKPOINT_FILES)
                 except RunError as error:
                     say(f"a checkpoint is kept: {error.message}", style="yellow")
-
-    @contextmanager
-    def replacing(self, final: Path, ours: str) -> Iterator[Path]:
-        """An empty folder to write to, which takes the name ``final`` at the end.
-
-        Args:
-            ours: pattern of the files that gdist writes into it: nothing else is deleted, in ``final`` either.
-        """
-        if self.owner:
-            self.owner.require()
-        staged = self.own(final).with_name(final.name + ".tmp")
-        try:
-            self.remove(staged, ours + TEMPORARY)
-            staged.mkdir(parents=True)
-            yield staged
-            open_to_all(staged)
-            if final.is_dir() and foreign(final, ours):  # people's notes stay where they are
-                for path in staged.iterdir():
-                    path.replace(self.own(final / path.name))
-                staged.rmdir()
-            else:
-                self.remove(final, ours)
-                staged.rename(final)
-        except (OSError, safetensors.SafetensorError) as error:
-            hint = "free some space, or mend its permissions, and run the same command again: checkpoints are kept"
-            raise RunError(f"cannot write {final}: {getattr(error, 'strerror', None) or error}", hint) from error
-
-    def remove(self, folder: Path, ours: str) -> None:
-        """Delete a folder of the run's with the files that gdist wrote there.
-
-        Raises:
-            RunError: it holds something else, or is a link; nothing is deleted.
-        """
-        if not self.own(folder).exists():
-            return
-        if others := foreign(folder, ours) if folder.is_dir() else [folder.name]:
-            raise RunError(
-                f"{folder} holds {', '.join(others[:3])}, which gdist did not write", "move it away, and run again"
-            )
-        for path in list(folder.iterdir()):
-            path.unlink()
-        folder.rmdir()
 
     def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """(files, state) of the checkpoint at ``step``, as they were saved."""

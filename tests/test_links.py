@@ -12,7 +12,7 @@ from conftest import contents, extracted
 from test_train import Killed, curves, kill_at, run, short
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.plan import FOLDERS, LOCK, PLANNING, is_ours
+from gdist.pipeline.cache.planning import FOLDERS, LOCK, PLANNING, is_ours
 from gdist.pipeline.errors import CacheError, RunError
 from gdist.pipeline.files import foreign, write_atomically
 from gdist.pipeline.manifest.table import Manifest

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gdist.pipeline import console
-from gdist.pipeline.cache.plan import LOCK
+from gdist.pipeline.cache.planning import LOCK
 from gdist.pipeline.errors import CacheError, CacheLockedError
 from gdist.pipeline.machine import alive, myself
 from gdist.pipeline.storage.objects import Storage, canonical

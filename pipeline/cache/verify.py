@@ -11,7 +11,8 @@ from typing import Any
 
 from gdist.pipeline.cache import arrays
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.plan import ROOT, Task, plan_key, read_document, read_root
+from gdist.pipeline.cache.plan import ROOT, Task, plan_key
+from gdist.pipeline.cache.planning import read_document, read_root
 from gdist.pipeline.console import Advance
 from gdist.pipeline.errors import CacheDamagedError
 from gdist.pipeline.storage.objects import sha256

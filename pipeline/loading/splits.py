@@ -5,8 +5,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gdist.pipeline.cache.cache import Cache, quarantined
+from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.ledger import quarantined
 from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
 from gdist.pipeline.config import TomlTables, build, require
 from gdist.pipeline.errors import CacheDamagedError, CacheError

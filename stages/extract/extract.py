@@ -15,10 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from gdist.pipeline import console, framing
-from gdist.pipeline.cache.cache import Cache, quarantined
+from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import encoding
+from gdist.pipeline.cache.ledger import quarantined
 from gdist.pipeline.cache.lock import Lock, require_token
-from gdist.pipeline.cache.plan import Plan, Task, remove, require_place
+from gdist.pipeline.cache.plan import Plan, Task
+from gdist.pipeline.cache.planning import remove, require_place
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.pipeline.storage.objects import Storage
 from gdist.stages.device import choose_device

@@ -3,7 +3,8 @@
 from typing import Any
 
 from gdist.pipeline import console, framing
-from gdist.pipeline.cache.cache import Cache, quarantined
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.ledger import quarantined
 from gdist.pipeline.cache.plan import layer_name
 from gdist.pipeline.cache.verify import verify
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gdist.pipeline import console
-from gdist.pipeline.cache import arrays, plan
+from gdist.pipeline.cache import arrays, plan, planning
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.lock import Lock, require_token
 from gdist.pipeline.cache.plan import ROOT, WAVEFORM, Task, plan_key
@@ -77,14 +77,14 @@ def repair(uri: str, sources: Sources, show_progress: bool = True) -> dict[str, 
 def restore_root(storage: Storage) -> list[str]:
     """Put the newest sound copy of the root document in its place, if that is damaged or gone."""
     try:
-        if plan.read_root(storage) is not None:
+        if planning.read_root(storage) is not None:
             return []
         problem = CacheError(f"no cache at {storage.uri}: it has no {ROOT}, nor a copy of it")
     except CacheDamagedError as error:
         problem = error
     for key in sorted((key for key in storage.objects("plans") if key.endswith(".json")), reverse=True):
         try:
-            plan.read_root(storage, key)
+            planning.read_root(storage, key)
         except CacheDamagedError:
             continue
         storage.put(ROOT, storage.get(key))
@@ -94,16 +94,16 @@ def restore_root(storage: Storage) -> list[str]:
 
 def open_restoring(storage: Storage, mended: list[str]) -> Cache:
     """Open the cache; documents that follow from the root are put right first."""
-    gdist = plan.read_root(storage)
+    gdist = planning.read_root(storage)
     assert gdist is not None
-    for key, data in plan.restorable(storage, gdist).items():
+    for key, data in planning.restorable(storage, gdist).items():
         try:
-            plan.read_document(storage, gdist, key)
+            planning.read_document(storage, gdist, key)
         except CacheDamagedError:
             if sha256(data) == gdist["objects"][key]:
                 storage.put(key, data)
                 mended.append(key)
-    plan.settle(storage, gdist)
+    planning.settle(storage, gdist)
     return Cache.open(storage.uri)
 
 

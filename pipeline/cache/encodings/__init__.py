@@ -20,6 +20,10 @@ def _accept(found: Any) -> Encoding:
     made = found() if isinstance(found, type) and issubclass(found, Encoding) else found
     if not isinstance(made, Encoding):
         raise TypeError("an encoding is a subclass of gdist.pipeline.cache.encodings.Encoding")
+    if not set(made.parts(8)) <= {LAYERS, SCALES}:
+        raise TypeError(
+            f"its parts are called {', '.join(made.parts(8))}; a cache has the folders {LAYERS} and {SCALES}"
+        )
     return made
 
 

@@ -21,7 +21,8 @@ from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS, Stored
 from gdist.pipeline.cache.layout import Entry, place
-from gdist.pipeline.cache.plan import NO_SAMPLE, PLANNING, WAVEFORM, Plan, Task, is_ours, layer_name, remove
+from gdist.pipeline.cache.plan import NO_SAMPLE, WAVEFORM, Plan, Task, layer_name
+from gdist.pipeline.cache.planning import PLANNING, is_ours, remove
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from gdist.pipeline.storage.objects import Storage
 

@@ -10,7 +10,7 @@ import torch
 from conftest import contents, extracted
 from test_cache import KilledError, die_after
 
-from gdist.pipeline.cache import plan
+from gdist.pipeline.cache import planning
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.verify import verify
 from gdist.pipeline.errors import CacheError, CacheMismatchError
@@ -207,7 +207,7 @@ def test_killed_anywhere_while_it_grows(
                 pass
             else:
                 break
-        (folder / plan.LOCK).unlink(missing_ok=True)  # its owner, this very process, did not really die
+        (folder / planning.LOCK).unlink(missing_ok=True)  # its owner, this very process, did not really die
         old = Cache.open(str(folder), checksum=checksum)
         span = (old.entries[-1], 0, 3)
         assert old.hidden(1, [span])[0].isfinite().all() and Cache.open(str(folder)).entries

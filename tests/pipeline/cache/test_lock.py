@@ -15,7 +15,7 @@ from conftest import contents, extracted
 
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.lock import Lock, owner, require_token
-from gdist.pipeline.cache.plan import LOCK
+from gdist.pipeline.cache.planning import LOCK
 from gdist.pipeline.errors import CacheLockedError
 from gdist.pipeline.storage.objects import Storage, canonical
 from gdist.stages.extract.repair import Sources, repair

@@ -1,0 +1,178 @@
+"""A plan in a store: written before the teacher runs, replaced by one that adds to it, removed, and read again.
+
+    planning   a marker, first: what lies here without a root document is ours, and may be replaced
+    …          index, array metadata, the teacher's files; under plans/ a second copy of the index and of the root
+    zarr.json  the root document: there is a complete plan
+               and the marker is taken away
+
+So a process may be killed at any point, and a folder that is not ours is never written to.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from gdist.pipeline.cache import arrays
+from gdist.pipeline.cache.plan import FORMAT, HOLDER, INDEX, ROOT, WAVEFORM, Plan, array_specs, index_key
+from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.storage.locations import in_shell
+from gdist.pipeline.storage.objects import Storage, sha256, unseal
+
+PLANNING, LOCK = "planning", "extracting.json"
+
+OURS = re.compile(
+    r"zarr\.json|planning|extracting\.json|index\.parquet|plans/\d+\.(json|parquet)"
+    r"|teacher/(config\.json|(frontend|layers|tables-\d+)\.safetensors|[^/]+\.py)"
+    r"|receipts/\d+(-\d+)?\.json"
+    r"|((layers|scales)(/\d+)?|waveform)/zarr\.json|((layers|scales)/\d+|waveform)/c/\d+/\d+"
+)
+
+FOLDERS = {"layers", "plans", "receipts", "scales", "teacher", "waveform"}  # all of them at a cache's top
+
+
+def is_ours(key: str) -> bool:
+    """Whether a cache has objects of this name."""
+    return OURS.fullmatch(key) is not None
+
+
+def require_place(storage: Storage) -> None:
+    """Raise CacheError where something lies that is not a cache and not the beginning of one."""
+    keys = [key for key in storage.found() if key != LOCK]
+    if keys and ROOT not in keys and not _planning(storage):
+        raise CacheError(
+            f"{storage.uri} is not empty and holds no cache (it has {keys[0]})", "choose another --cache"
+        )
+
+
+def begin(storage: Storage, plan: Plan) -> None:
+    """Write a plan where there is no root document.
+
+    Raises:
+        CacheError: something else lies there, and is left untouched; or the place cannot be written.
+    """
+    require_place(storage)
+    documents = plan.documents()
+    storage.require_no_links(documents)
+    _clear(storage, storage.found())  # of a plan that was killed, perhaps with other inputs
+    for key, data in documents.items():
+        storage.put(key, data)
+    storage.delete([PLANNING])
+
+
+def extend(storage: Storage, plan: Plan) -> None:
+    """Replace the plan by one that adds to it. Of what the old one describes only the index and the arrays' metadata
+    are touched, after the root: gdist reads the copies of the one under plans/ and of the others in the root."""
+    documents = plan.documents()
+    late = [key for key in documents if key.endswith(f"/{ROOT}") or key == INDEX]
+    storage.require_no_links(documents)
+    _planning(storage)
+    storage.put(PLANNING, _MARK)
+    for key in [key for key in documents if key not in (*late, ROOT)] + [ROOT] + late:
+        storage.put(key, documents[key])
+    storage.delete([PLANNING])
+
+
+def settle(storage: Storage, gdist: Mapping[str, Any]) -> None:
+    """Finish what an :func:`extend` or a :func:`begin` left undone when it was killed after writing the root."""
+    if not _planning(storage):
+        return
+    for key, data in restorable(storage, gdist).items():
+        storage.put(key, data)
+    storage.delete([PLANNING])
+
+
+def restorable(storage: Storage, gdist: Mapping[str, Any]) -> dict[str, bytes]:
+    """The planned documents that follow from the root alone, or have a sound copy beside them."""
+    documents = arrays.metadata(array_specs(gdist["identity"]), gdist["packs"], {})
+    del documents[ROOT]
+    with suppress(CacheDamagedError):
+        index = read_index(storage, gdist)
+        documents |= {INDEX: index, index_key(gdist["generation"]): index}
+    return documents
+
+
+def remove(storage: Storage) -> None:
+    """Delete the cache there, and nothing but a cache: other people's files beside it stay."""
+    keys = [key for key in storage.found() if key != LOCK]
+    try:
+        known = _planning(storage) or read_root(storage) is not None
+    except CacheDamagedError:
+        known = {INDEX, f"{WAVEFORM}/{ROOT}"} <= set(keys)  # its root is damaged, but a cache it was
+    if keys and not known:
+        raise CacheError(
+            f"--restart: {storage.uri} holds no cache, so nothing there is deleted", "choose another --cache"
+        )
+    if keys:
+        _clear(storage, keys)
+
+
+_MARK = b"gdist is at work here; without a zarr.json beside it, this is not a cache yet\n"
+
+
+def _planning(storage: Storage) -> bool:
+    """Whether gdist's marker lies there. CacheError where something else has its name, which is left alone."""
+    try:
+        mark = storage.get(PLANNING)
+    except FileNotFoundError:
+        return False
+    if mark != _MARK:
+        raise CacheError(
+            f"{storage.uri}/{PLANNING} is not the file that gdist writes under this name, and is left alone",
+            "move it away, or choose another --cache",
+        )
+    return True
+
+
+def _clear(storage: Storage, keys: list[str]) -> None:
+    """Leave nothing of a cache but the marker. The root goes first: half a cache must not pass for a whole one.
+
+    Raises:
+        CacheError: a link lies where a cache has a file or a folder; nothing is deleted then.
+    """
+    storage.require_no_links(key for key in keys if key.split("/")[0] in FOLDERS or is_ours(key))
+    storage.put(PLANNING, _MARK)
+    storage.sweep_staged(is_ours)
+    ours = [key for key in keys if is_ours(key) and key not in (PLANNING, LOCK)]
+    storage.delete(sorted(ours, key=lambda key: key != ROOT))
+
+
+def read_root(storage: Storage, key: str = ROOT) -> dict[str, Any] | None:
+    """The root document's gdist description; None when there is no root document."""
+    try:
+        data = storage.get(key)
+    except FileNotFoundError:
+        return None
+    try:
+        gdist: dict[str, Any] = unseal(data, HOLDER)["attributes"]["gdist"]
+    except CacheDamagedError as error:
+        raise CacheDamagedError(
+            f"{storage.uri}/{key} does not describe a cache: {error.message}",
+            f"gdist verify --repair {in_shell(storage.uri)} (if it was a cache), or extract again with --restart",
+        ) from error
+    if gdist["format"] != FORMAT:
+        raise CacheError(f"{storage.uri} has cache format {gdist['format']}; this gdist reads format {FORMAT}")
+    return gdist
+
+
+def read_index(storage: Storage, gdist: Mapping[str, Any]) -> bytes:
+    """The index, or its copy where it is damaged or that of a later plan."""
+    try:
+        return read_document(storage, gdist, INDEX)
+    except CacheDamagedError:
+        with suppress(CacheDamagedError):
+            return read_document(storage, gdist, index_key(gdist["generation"]))
+        raise
+
+
+def read_document(storage: Storage, gdist: Mapping[str, Any], key: str) -> bytes:
+    """One of the planned documents, checked against its digest in the root."""
+    try:
+        data = storage.get(key)
+    except FileNotFoundError as error:
+        raise CacheDamagedError(f"{storage.uri}/{key} is missing", f"gdist verify {in_shell(storage.uri)}") from error
+    if sha256(data) != gdist["objects"].get(key):
+        raise CacheDamagedError(
+            f"{storage.uri}/{key} does not match its checksum", f"gdist verify {in_shell(storage.uri)}"
+        )
+    return data

@@ -1,0 +1,106 @@
+"""A local folder that gdist owns: one process writes there, never through links, and only what gdist wrote is
+deleted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors
+
+from gdist.pipeline.errors import RunError
+from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
+from gdist.pipeline.owner import Owner
+
+TEMPORARY = r"|\..+\.tmp|\.tmp\w+"  # gdist's own and safetensors', where a process was killed
+
+
+class OwnFolder:
+    """A folder and its owner.
+
+    Attributes:
+        owner: who may write, while :meth:`owned`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.owner: Owner | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def require_place(self) -> None:
+        """Raise RunError where something else lies."""
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Be the one process that trains here, for the length of the ``with``.
+
+        Raises:
+            RunError: another one is at work; or the folder holds something else, or links at gdist's names.
+        """
+        self.require_place()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self.unwritable(error) from error
+        with Owner(self.folder) as self.owner:
+            yield
+
+    def unwritable(self, error: OSError) -> RunError:
+        """What to raise where the folder cannot be written."""
+        return RunError(f"cannot write the run {self.folder}: {error.strerror or error}", "choose another --out")
+
+    def own(self, path: Path) -> Path:
+        """``path``, to be written or deleted; RunError where a link lies on the way from the run's folder to it."""
+        if link := link_below(self.folder, path):
+            raise RunError(
+                f"{link} is a link (to {link.readlink()}); nothing is written or deleted through it", LINK_HINT
+            )
+        return path
+
+    def write(self, name: str, text: str) -> None:
+        """One of the run's own documents, whole or not at all."""
+        write_atomically(self.own(self.folder / name), text)
+
+    @contextmanager
+    def replacing(self, final: Path, ours: str) -> Iterator[Path]:
+        """An empty folder to write to, which takes the name ``final`` at the end.
+
+        Args:
+            ours: pattern of the files that gdist writes into it: nothing else is deleted, in ``final`` either.
+        """
+        if self.owner:
+            self.owner.require()
+        staged = self.own(final).with_name(final.name + ".tmp")
+        try:
+            self.remove(staged, ours + TEMPORARY)
+            staged.mkdir(parents=True)
+            yield staged
+            open_to_all(staged)
+            if final.is_dir() and foreign(final, ours):  # people's notes stay where they are
+                for path in staged.iterdir():
+                    path.replace(self.own(final / path.name))
+                staged.rmdir()
+            else:
+                self.remove(final, ours)
+                staged.rename(final)
+        except (OSError, safetensors.SafetensorError) as error:
+            hint = "free some space, or mend its permissions, and run the same command again: checkpoints are kept"
+            raise RunError(f"cannot write {final}: {getattr(error, 'strerror', None) or error}", hint) from error
+
+    def remove(self, folder: Path, ours: str) -> None:
+        """Delete a folder of the run's with the files that gdist wrote there.
+
+        Raises:
+            RunError: it holds something else, or is a link; nothing is deleted.
+        """
+        if not self.own(folder).exists():
+            return
+        if others := foreign(folder, ours) if folder.is_dir() else [folder.name]:
+            raise RunError(
+                f"{folder} holds {', '.join(others[:3])}, which gdist did not write", "move it away, and run again"
+            )
+        for path in list(folder.iterdir()):
+            path.unlink()
+        folder.rmdir()
