@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -47,11 +48,14 @@ def parse_set(assignment: str) -> tuple[str, str, Any]:
     table, dot, field = key.strip().partition(".")
     if not (equals and dot and table and field):
         raise ConfigError(f"--set {assignment!r} is not table.field=value", "for example --set train.steps=1000")
+    return table, field, _read(text)
+
+
+def _read(text: str) -> Any:
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    return table, field, value
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except ValueError:  # no TOML, or a number of thousands of digits
+        return text.strip()
 
 
 def merge(*layers: Mapping[str, Mapping[str, Any]]) -> TomlTables:
@@ -82,31 +86,65 @@ def _build_table(cls: Any, table: str, fields: Mapping[str, Any]) -> Any:
             raise ConfigError(
                 f"unknown field `{table}.{name}`", hint.replace("did you mean `", f"did you mean `{table}.")
             )
-    values = {name: _coerce(value, hints[name], f"{table}.{name}") for name, value in fields.items()}
+    values = {name: coerce(value, hints[name], f"{table}.{name}") for name, value in fields.items()}
     assert isinstance(cls, type)
     return cls(**values)
 
 
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """``value`` as type ``hint``, or a ConfigError that names the field and what it takes."""
-    origin = get_origin(hint)
-    if origin is typing.Literal:
-        if value in get_args(hint):
-            return value
-        raise ConfigError(f"{where} = {value!r}: not one of {', '.join(map(str, get_args(hint)))}")
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as type ``hint``: a plain type, a Literal, a list or tuple of these, or one of them or None.
+
+    A whole number serves as a float. A list may be typed ``4,8,12``, and one value stands for a list of one.
+
+    Args:
+        where: ``table.field``, for the message.
+
+    Raises:
+        ConfigError: it is none; the message says what is wanted.
+    """
+    return _coerce(value, hint, where, "")
+
+
+def _coerce(value: Any, hint: Any, where: str, otherwise: str) -> Any:
+    origin, options = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if type(None) in get_args(hint) and value in (None, "none"):  # TOML has no null
+        if value is None or value == "none":  # TOML has no null
             return None
-        return _coerce(value, next(option for option in get_args(hint) if option is not type(None)), where)
-    if origin is tuple:
-        if isinstance(value, (list, tuple)):
-            return tuple(_coerce(item, get_args(hint)[0], where) for item in value)
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return _coerce(value, next(option for option in options if option is not type(None)), where, " or none")
+    if origin is typing.Literal:
+        if any(value == option and type(value) is type(option) for option in options):
+            return value
+        raise ConfigError(f"{where} = {value!r}: not one of {', '.join(map(str, options))}{otherwise}")
+    if origin in (tuple, list) and not isinstance(value, Mapping):
+        try:
+            return origin(_coerce(item, options[0], where, "") for item in _items(value, options[0]))
+        except ConfigError as error:
+            raise ConfigError(error.message, f"it takes a list{otherwise}, typed {where}=1,2,3") from error
+    if hint is float and type(value) in (int, float):
+        return _finite(value, where)
+    if type(value) is hint:
+        if hint is int and not -(2**63) <= value < 2**63:  # TOML has no others: a run's config could not be read back
+            raise ConfigError(f"{where} is too large for a number of 64 bits")
         return value
-    name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where} = {value!r}: {type(value).__name__} given, {name} wanted")
+    wanted = f"list of {options[0].__name__}" if options else hint.__name__
+    quoted = f"""for a name made of digits, quote it twice: --set {where}='"{value}"'""" if hint is str else None
+    raise ConfigError(f"{where} = {value!r}: {type(value).__name__} given, {wanted} wanted{otherwise}", quoted)
+
+
+def _finite(value: float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    require(math.isfinite(number), f"{where} = {number}: a finite number is wanted")
+    return number
+
+
+def _items(value: Any, hint: Any) -> Iterable[Any]:
+    """The items of what is given for a list."""
+    if isinstance(value, str):
+        return [part.strip() if hint is str else _read(part) for part in value.split(",")]
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def require(condition: bool, message: str, hint: str | None = None) -> None:

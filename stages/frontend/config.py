@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from gdist.stages.frontend.limits import listed, require_flags, require_positive, require_whole
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": lambda hidden: F.gelu(hidden, approximate="tanh"),
@@ -33,6 +35,9 @@ class FrontendConfig:
         position_scale: a scale and shift before the positional convolution (HuBERT's batch norm, folded).
         output_norm: LayerNorm at the end (post-norm Transformers; absent before pre-norm ones).
         eps: of ``feature_norm`` and ``output_norm``; the others have torch's default, as in Hugging Face.
+
+    Raises:
+        ValueError: a field holds what no front-end can have; the message begins with the field.
     """
 
     conv_dim: tuple[int, ...] = (512,) * 7
@@ -53,13 +58,21 @@ class FrontendConfig:
 
     def __post_init__(self) -> None:
         for name in ("conv_dim", "conv_kernel", "conv_stride"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives lists
+            object.__setattr__(self, name, tuple(listed(name, getattr(self, name))))  # JSON gives lists
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) > 0:
             raise ValueError("conv_dim, conv_kernel and conv_stride need one entry for each convolution")
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"conv_norm is {self.conv_norm!r}; it must be 'group' or 'layer'")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+        # Without a positional convolution nothing would be added to the hidden state but itself.
+        require_whole(self, 1, "hidden_size", "position_layers", "position_kernel", "position_groups")
+        if self.hidden_size % self.position_groups:
+            raise ValueError(
+                f"position_groups is {self.position_groups}, no divisor of the hidden size, {self.hidden_size}"
+            )
+        require_positive(self, "eps")
+        require_flags(self, "conv_bias", "feature_norm", "position_norm", "position_scale", "output_norm")
 
     @classmethod
     def from_teacher_config(cls, config: dict[str, Any]) -> "FrontendConfig":

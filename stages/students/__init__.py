@@ -6,14 +6,15 @@ own, and is named by it: ``--student FILE.py:CLASS``.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_type_hints
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, PreTrainedConfig, WavLMConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
-from gdist.pipeline.config import did_you_mean
+from gdist.pipeline.config import coerce, did_you_mean
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.extensions import Registry
 from gdist.stages.frontend.config import FrontendConfig
@@ -26,7 +27,7 @@ from gdist.stages.students.gendistiller import GenDistillerModel
 
 hf_logging.disable_progress_bar()  # bars over a few megabytes of weights would draw over our own
 
-__all__ = ["STUDENTS", "Student", "StudentConfig", "student_config", "student_sizes"]
+__all__ = ["STUDENTS", "Student", "StudentConfig", "student_config", "student_sizes", "student_values"]
 
 
 def _accept(found: Any) -> type[Student]:
@@ -74,14 +75,12 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
     Raises:
         ConfigError: an unknown student or field, or a value out of range.
     """
-    config_class = STUDENTS.find(name, f"--student {name}").config_class
-    fields = student_fields(name)
-    for key in overrides:
-        if key in _FROM_TEACHER:
-            raise ConfigError(f"student.{key} follows from the teacher and cannot be set.")
-        if key not in fields:
-            raise ConfigError(f"The student {name} has no field {key!r}.", hint=did_you_mean(key, fields))
-    frontend = FrontendConfig.from_teacher_config(teacher_config)
+    overrides = student_values(name, overrides)
+    config_class = STUDENTS[name].config_class
+    try:
+        frontend = FrontendConfig.from_teacher_config(teacher_config)
+    except ValueError as error:
+        raise ConfigError(f"there is no student of this teacher, whose front-end cannot be built: {error}") from error
     defaults = {
         "intermediate_size": teacher_config.get("intermediate_size", 3072),
         "num_attention_heads": teacher_config.get("num_attention_heads", 12),
@@ -98,7 +97,24 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
             **({name: value for name, value in defaults.items() if name not in config_class.own_fields} | overrides),
         )
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"The student {name} cannot be configured so: {error}.") from error
+        raise ConfigError(f"The student {name} cannot be configured so: student.{error}.") from error
+
+
+def student_values(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the student ``name``, as they were typed → each as the type it has there.
+
+    Raises:
+        ConfigError: an unknown student or field, or a value of another type.
+    """
+    config_class = STUDENTS.find(str(name), f"--student {name}").config_class
+    fields = student_fields(name)
+    for key in values:
+        if key in _FROM_TEACHER:
+            raise ConfigError(f"student.{key} follows from the teacher and cannot be set.")
+        if key not in fields:
+            raise ConfigError(f"The student {name} has no field {key!r}.", hint=did_you_mean(key, fields))
+    types = get_type_hints(config_class)
+    return {key: coerce(value, types[key], f"student.{key}") for key, value in values.items()}
 
 
 def student_fields(name: str) -> dict[str, Any]:

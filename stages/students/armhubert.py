@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from gdist.stages.frontend.limits import require_whole
 from gdist.stages.students.base import StudentConfig
 from gdist.stages.students.fithubert import FitHubertConfig, FitHubertModel
 from gdist.stages.students.layer import Attention, TransformerLayer, attention_map
@@ -35,8 +36,7 @@ class ArmHubertConfig(FitHubertConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        if self.reuse < 1:
-            raise ValueError(f"reuse is {self.reuse}; it must be at least 1")
+        require_whole(self, 1, "reuse")
 
 
 class ArmHubertModel(FitHubertModel):

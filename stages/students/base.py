@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.frontend.frontend import Frontend
+from gdist.stages.frontend.limits import is_number, listed, require_flags, require_positive, require_whole
 from gdist.stages.frontend.padding import is_symbolic
 from gdist.stages.students.layer import TransformerLayer
 
@@ -54,6 +55,9 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
         do_normalize: whether inputs must be normalised first by :func:`gdist.stages.frontend.padding.normalize`. The
             model does not do it itself: as with Hugging Face's models, the feature extractor does.
         initializer_range: standard deviation of linear weights before training.
+
+    Raises:
+        ValueError: a field holds what no student can have; the message begins with the field.
     """
 
     attribute_map = {"num_hidden_layers": "num_teacher_layers"}  # noqa: RUF012  as Hugging Face declares it
@@ -74,23 +78,35 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        self.check_sizes()
         self.frontend = FrontendConfig(**{"hidden_size": self.hidden_size, **self.frontend}).to_dict()
+        if self.frontend["hidden_size"] != self.hidden_size:
+            raise ValueError(f"frontend.hidden_size is {self.frontend['hidden_size']}, and not {self.hidden_size}")
+        require_whole(self, 1, "intermediate_size")
         heads, width = self.num_attention_heads, self.layer_width
-        if heads < 1 or width < 1 or width % heads:
+        if width % heads:
             raise ValueError(f"num_attention_heads is {heads}, no divisor of the layers' width, {width}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        require_positive(self, "layer_norm_eps", "initializer_range")
+        require_flags(self, "pre_norm", "do_normalize")
+        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout!r}; it must be a number, at least 0 and below 1")
         depth = self.num_teacher_layers
-        chosen = list(self.own_layers() if self.predict_layers is None else self.predict_layers)
+        chosen = listed("predict_layers", self.own_layers() if self.predict_layers is None else self.predict_layers)
         if not chosen or chosen != sorted(set(chosen)) or not all(1 <= n <= depth for n in chosen):
             raise ValueError(
                 f"predict_layers is {chosen}; it must increase and lie from 1 to {depth}, the teacher's layers"
             )
         self.predict_layers = chosen
 
-    def own_layers(self) -> Iterable[int]:
+    def check_sizes(self) -> None:
+        """What every other field is measured against; a subclass that derives fields from these asks first."""
+        require_whole(self, 1, "hidden_size", "num_attention_heads", "num_teacher_layers")
+        optional = [name for name in ("num_layers", "width") if getattr(self, name, None) is not None]
+        require_whole(self, 1, *optional)
+
+    def own_layers(self) -> list[int]:
         """The teacher layers that are predicted where nobody says which."""
-        return range(1, self.num_teacher_layers + 1)
+        return list(range(1, self.num_teacher_layers + 1))
 
     @property
     def layer_width(self) -> int:
@@ -220,15 +236,28 @@ class Student(PreTrainedModel):  # type: ignore[misc]
             layer_tensors: ``Teacher.layer_tensors(n)`` with n at least the student's number of layers.
 
         Raises:
-            ValueError: names or shapes do not fit this student's config.
+            ValueError: names or shapes do not fit this student's config, or there are too few layers.
         """
         try:
             self.frontend.load_state_dict(frontend_tensors)
-            for i, layer in enumerate(self.layers() if layer_tensors else ()):
-                own = {n.removeprefix(f"{i}."): t for n, t in (layer_tensors or {}).items() if n.startswith(f"{i}.")}
-                layer.load_state_dict(own)
         except RuntimeError as error:
-            raise ValueError(f"the teacher's weights do not fit this student: {error}") from error
+            raise ValueError(f"the teacher's front-end does not fit this student: {error}") from error
+        if layer_tensors is None:
+            return
+        own, unfit = list(self.layers()), "the teacher's layers do not fit this student"
+        given = [_of_layer(layer_tensors, place) for place in range(len(own))]
+        wide, width = self.config.hidden_size, self.config.layer_width
+        if not own:
+            raise ValueError(f"{unfit}, which has no Transformer layers")
+        if wide != width:
+            raise ValueError(f"{unfit}: they are {wide} wide, its blocks {width}")
+        for layer, tensors in zip(own, given, strict=True):
+            if tensors and (differs := _difference(layer.state_dict(), tensors)):
+                raise ValueError(f"{unfit}: {differs}")
+        if not all(given):
+            raise ValueError(f"{unfit}: it has {len(own)}, and of the teacher's only {given.index({})} are here")
+        for layer, tensors in zip(own, given, strict=True):
+            layer.load_state_dict(tensors)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Parameters of the student people keep: what distillation alone needed is left out."""
@@ -246,3 +275,21 @@ class Student(PreTrainedModel):  # type: ignore[misc]
             init.kaiming_normal_(module.weight)
         elif isinstance(module, nn.Conv1d):  # the positional convolution, as wav2vec 2.0 begins it
             init.normal_(module.weight, std=2 / math.sqrt(module.kernel_size[0] * module.in_channels))
+
+
+def _of_layer(layer_tensors: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+    """The tensors of one layer, by their names within it."""
+    prefix = f"{place}."
+    return {name.removeprefix(prefix): tensor for name, tensor in layer_tensors.items() if name.startswith(prefix)}
+
+
+def _difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """The first of two layers' tensors that is another in the one than in the other."""
+
+    def shape(tensors: Mapping[str, Tensor], name: str) -> str:
+        return " × ".join(map(str, tensors[name].shape)) if name in tensors else "absent"
+
+    for name in sorted(own.keys() | given.keys()):
+        if (theirs := shape(given, name)) != (ours := shape(own, name)):
+            return f"{name} is {theirs} there, and {ours} in the student"
+    return None

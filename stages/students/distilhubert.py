@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gdist.stages.frontend.limits import require_whole
 from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import Student, StudentConfig
 from gdist.stages.students.layer import TransformerLayer
@@ -28,10 +29,9 @@ class DistilHubertConfig(StudentConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        if self.num_layers < 1:
-            raise ValueError(f"num_layers is {self.num_layers}; it must be at least 1")
+        require_whole(self, 1, "num_layers")
 
-    def own_layers(self) -> Iterable[int]:
+    def own_layers(self) -> list[int]:
         return sorted({max(1, round(self.num_teacher_layers * third / 3)) for third in (1, 2, 3)})
 
 

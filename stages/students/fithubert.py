@@ -41,16 +41,15 @@ class FitHubertConfig(StudentConfig):
     width: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.check_sizes()
         if self.width is None:
-            heads = max(self.num_attention_heads, 1)
+            heads = self.num_attention_heads
             self.width = heads * max(1, round(self.hidden_size * 5 / 8 / heads))
         if self.intermediate_size is None:
             self.intermediate_size = round(self.width * self.intermediate_ratio)
         super().__post_init__(**kwargs)
         if self.num_layers is None:
             self.num_layers = self.num_teacher_layers
-        if self.num_layers < 1:
-            raise ValueError(f"num_layers is {self.num_layers}; it must be at least 1")
 
     @property
     def layer_width(self) -> int:
@@ -106,18 +105,3 @@ class FitHubertModel(Student):
 
     def throwaway(self) -> Iterable[nn.Parameter]:
         return self.heads.parameters()
-
-    def initialize_from_teacher(
-        self, frontend_tensors: dict[str, Tensor], layer_tensors: dict[str, Tensor] | None = None
-    ) -> None:
-        """Copies a teacher's front-end. Its layers fit only blocks as wide as they are.
-
-        Raises:
-            ValueError: names or shapes do not fit, as those of any teacher's layers do not fit thin blocks.
-        """
-        if layer_tensors and self.config.layer_width != self.config.hidden_size:
-            raise ValueError(
-                f"the teacher's layers do not fit this student: they are {self.config.hidden_size} wide, its blocks "
-                f"{self.config.layer_width}; start it from the front-end alone (student.initialize = frontend)"
-            )
-        super().initialize_from_teacher(frontend_tensors, layer_tensors)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from gdist.stages.frontend.limits import is_number, require_flags, require_whole
 from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import StepPlan, Student, StudentConfig
 from gdist.stages.students.layer import Memory, TransformerLayer, chunked
@@ -80,17 +81,22 @@ class GenDistillerConfig(StudentConfig):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
-        if not 0 <= self.mixed_teacher_ratio <= 1:
-            raise ValueError(f"mixed_teacher_ratio is {self.mixed_teacher_ratio}; it must be from 0 to 1")
-        for name, least in (("rollout", 0), ("adapter_rank", 0), ("num_layers", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not is_number(self.mixed_teacher_ratio) or not 0 <= self.mixed_teacher_ratio <= 1:
+            raise ValueError(f"mixed_teacher_ratio is {self.mixed_teacher_ratio!r}; it must be a number from 0 to 1")
+        require_flags(self, "skip", "layer_embedding")
+        require_whole(self, 0, "rollout", "adapter_rank")
+        require_whole(self, 1, "num_layers", "distinct_steps")
         if self.layer_width != self.hidden_size and self.output_layer == "none":
-            raise ValueError("a step of another width than the teacher's needs its output layer")
-        if not 1 <= self.distinct_steps <= len(self.predict_layers or ()):
+            raise ValueError(
+                "output_layer is 'none'; a step of another width than the teacher's needs its output layer"
+            )
+        if self.distinct_steps > len(self.predict_layers or ()):
             raise ValueError(f"distinct_steps is {self.distinct_steps}; it must be from 1 to the predicted layers")
         if self.distinct_steps > 1 and self.history == "all":
-            raise ValueError("with the history 'all' layers remember for each other: distinct_steps must be 1")
+            raise ValueError(
+                f"distinct_steps is {self.distinct_steps}; with the history 'all' layers remember for each other, "
+                "and it must be 1"
+            )
 
     @property
     def layer_width(self) -> int:

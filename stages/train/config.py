@@ -8,7 +8,7 @@ from typing import Any, Literal
 from gdist.pipeline.config import TomlTables, build, did_you_mean, merge, parse_set, read_toml, require
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.loading.splits import DataConfig
-from gdist.stages.students import STUDENTS
+from gdist.stages.students import STUDENTS, student_values
 from gdist.stages.train.augment import AugmentConfig, refuse_misaligning
 from gdist.stages.train.losses import LOSSES, LossConfig
 
@@ -117,6 +117,8 @@ def load_config(recipe: str | None, student: str | None, settings: tuple[str, ..
     for key, allowed in CHOICES.items():
         if tables["student"][key] not in allowed:
             raise ConfigError(f"student.{key} = {tables['student'][key]!r}: not one of {', '.join(allowed)}")
+    own = {key: value for key, value in tables["student"].items() if key not in STUDENT_DEFAULTS}
+    tables["student"] |= student_values(tables["student"]["name"], own)  # however typed, it is the same run
     refuse_misaligning(tables.get("augment", {}))
     config = build(TrainConfig, tables)
     if config.student["frontend"] == "trained":

@@ -1,8 +1,10 @@
 """A student's beginning and end: built for a cache's teacher, saved whole when it is finished, loaded again."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -10,15 +12,21 @@ import torch
 from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.console import say
-from gdist.pipeline.errors import CacheError, RunError
+from gdist.pipeline.errors import CacheError, ConfigError, RunError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import STUDENT_FILES, Run
 from gdist.stages.students import STUDENTS, Student, student_config
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
 
+INSTEAD = "to start from the teacher's front-end alone: --set student.initialize=frontend"
+
 
 def build_student(cache: Cache, config: TrainConfig) -> Student:
-    """The student for the cache's teacher, started from the teacher's weights as far as the config says."""
+    """The student for the cache's teacher, started from the teacher's weights as far as the config says.
+
+    Raises:
+        ConfigError: the student cannot be as it is configured, or the teacher's weights do not fit it.
+    """
     teacher_config = json.loads(cache.document("config.json"))
     teacher_config["do_normalize"] = cache.identity["teacher"]["do_normalize"]
     fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
@@ -28,11 +36,35 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
     initialize = config.student["initialize"]
     if initialize != "none":
         frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
-        layers = safetensors.torch.load(cache.document("layers.safetensors")) if initialize == "layers" else None
-        student.initialize_from_teacher(frontend, layers)
+        layers = None
+        if initialize == "layers":
+            require_same_attention(student, teacher_config)
+            layers = safetensors.torch.load(cache.document("layers.safetensors"))
+        try:
+            student.initialize_from_teacher(frontend, layers)
+        except ValueError as error:
+            raise ConfigError(
+                f"student.initialize = {initialize}, with the teacher of {cache.uri}: {error}",
+                INSTEAD if initialize == "layers" else f"gdist verify {cache.uri}",
+            ) from error
     if config.student["frontend"] == "frozen":
         student.frontend.requires_grad_(False)
     return student
+
+
+def require_same_attention(student: Student, teacher_config: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a teacher's layers have the student's shapes, and would mean another thing in it."""
+    theirs = {
+        "num_attention_heads": teacher_config.get("num_attention_heads", 12),
+        "pre_norm": teacher_config.get("do_stable_layer_norm", False),
+    }
+    for field, value in theirs.items():
+        if (own := getattr(student.config, field)) != value:
+            raise ConfigError(
+                f"student.initialize = layers: the teacher's layers were trained with {field} = {value}, and "
+                f"student.{field} is {own}",
+                INSTEAD,
+            )
 
 
 def open_cache(run: Run, uri: str) -> Cache:

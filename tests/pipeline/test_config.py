@@ -22,6 +22,8 @@ from gdist.pipeline.config import (
 )
 from gdist.pipeline.errors import ConfigError
 
+LIST = "it takes a list, typed train.betas=1,2,3"
+
 
 @dataclass(frozen=True)
 class Optim:
@@ -56,6 +58,14 @@ class TestBuild:
         assert config.student == {"name": "gendistiller", "skip": True}
         assert isinstance(config.train.lr, float) and isinstance(config.train.betas[0], float)
 
+    @pytest.mark.parametrize("typed", ["0.5,1", "0.5, 1", "[0.5, 1]", '"0.5,1"'])
+    def test_a_list_has_several_spellings(self, typed: str) -> None:
+        assert from_sets(f"train.betas={typed}").train.betas == (0.5, 1.0)
+
+    def test_one_value_is_a_list_of_one(self) -> None:
+        assert from_sets("train.betas=3").train.betas == (3.0,)
+        assert from_sets("train.betas=[]").train.betas == ()
+
     def test_none_clears_an_optional_field(self) -> None:
         assert from_sets("train.layers=3", "train.layers=none").train.layers is None
 
@@ -70,7 +80,22 @@ class TestBuild:
             ("train.lr=fast", "train.lr = 'fast': str given, float wanted", None),
             ("train.resume=1", "train.resume = 1: int given, bool wanted", None),
             ("train.schedule=cosine", "train.schedule = 'cosine': not one of linear, constant", None),
-            ("train.betas=0.9", "train.betas = 0.9: float given", None),
+            (
+                "train.betas=fast",
+                "train.betas = 'fast': str given, float wanted",
+                LIST,
+            ),
+            (
+                "train.betas=0.9,",
+                "train.betas = '': str given, float wanted",
+                LIST,
+            ),
+            ('train.betas=["0.5"]', "train.betas = '0.5': str given", LIST),
+            ("train.layers=2.5", "train.layers = 2.5: float given, int wanted or none", None),
+            ("train.lr=inf", "train.lr = inf: a finite number is wanted", None),
+            (f"train.lr={'9' * 400}", "train.lr = inf: a finite number is wanted", None),
+            (f"train.steps={'9' * 20}", "train.steps is too large", None),
+            (f"train.steps={'9' * 5000}", "train.steps = '9+': str given, int wanted", None),
             ("train.steps=0", "train.steps = 0: must be 1 or more", "--set train.steps=1"),
         ],
     )

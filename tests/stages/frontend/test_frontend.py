@@ -3,7 +3,9 @@
 Axes: B batch, S samples, T frames, D features.
 """
 
+import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -260,12 +262,26 @@ def test_configs_come_from_teachers_and_survive_json(teacher: Any, expected: Fro
     assert (config.hop, config.receptive_field) == (framing.HOP, framing.RECEPTIVE_FIELD)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"conv_norm": "batch"}, {"activation": "tanhh"}, {"conv_dim": (8, 8)}, {"conv_dim": ()}]
-)
-def test_a_config_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
-        FrontendConfig(**wrong)
+IMPOSSIBLE: list[tuple[str, Any]] = [
+    ("conv_norm", "batch"), ("conv_norm", None), ("activation", "tanhh"), ("activation", []), ("conv_dim", (8, 8)),
+    ("conv_dim", ()), ("conv_dim", 512), ("conv_dim", (0,) * 7), ("conv_kernel", (1.5,) * 7), ("conv_kernel", "3333"),
+    ("conv_kernel", (True,) * 7), ("conv_stride", (0,) * 7), ("conv_stride", (-1,) * 7), ("hidden_size", 0),
+    ("hidden_size", 768.0), ("hidden_size", "768"), ("position_layers", 0),
+    ("position_layers", -1), ("position_layers", 1.0), ("position_layers", True), ("position_kernel", 0),
+    ("position_kernel", None), ("position_groups", 0), ("position_groups", 7), ("position_groups", 2.0), ("eps", 0),
+    ("eps", -1e-5), ("eps", "1e-5"), ("eps", math.nan), ("eps", math.inf), ("conv_bias", 1), ("feature_norm", "yes"),
+    ("position_norm", None), ("position_scale", 0), ("output_norm", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), IMPOSSIBLE, ids=str)
+def test_a_config_that_cannot_work_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=field):
+        FrontendConfig(**{field: value})
+
+
+def test_every_field_has_something_impossible() -> None:
+    assert {field.name for field in dataclasses.fields(FrontendConfig)} == {field for field, _ in IMPOSSIBLE}
 
 
 @pytest.mark.parametrize(("kernel", "stride", "bias"), [(3, 2, False), (2, 2, True), (10, 5, True), (3, 1, False)])

@@ -193,7 +193,9 @@ class TestThinStudents:
     def test_shapes_follow_the_teachers_width_and_heads(self, name: str) -> None:
         ratio = {"fithubert": 1.0, "armhubert": 1.8}[name]
         for dim, heads, width in ((768, 12, 480), (1024, 16, 640), (192, 6, 120), (32, 2, 20), (8, 8, 8)):
-            teacher = WavLMConfig(hidden_size=dim, num_attention_heads=heads).to_dict()
+            teacher = WavLMConfig(
+                hidden_size=dim, num_attention_heads=heads, num_conv_pos_embedding_groups=8
+            ).to_dict()
             config: Any = student_config(name, teacher)
             assert (config.width, config.num_attention_heads) == (width, heads)
             assert config.intermediate_size == round(width * ratio)
@@ -206,8 +208,8 @@ class TestThinStudents:
         ("overrides", "says"),
         [
             ({"width": 21}, "num_attention_heads is 2, no divisor of the layers' width, 21"),
-            ({"width": 0}, "no divisor"),
-            ({"num_attention_heads": 0}, "no divisor"),
+            ({"width": 0}, "student.width is 0; it must be at least 1"),
+            ({"num_attention_heads": 0}, "student.num_attention_heads is 0; it must be at least 1"),
             ({"num_layers": 0}, "at least 1"),
             ({"predict_layers": [7]}, "from 1 to 6"),
             ({"with": 20}, "did you mean `width`"),

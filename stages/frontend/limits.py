@@ -1,0 +1,47 @@
+"""What the fields of a front-end's and a student's config may hold.
+
+Here and not in pipeline, since whoever loads an exported student, without gdist, checks them too. Each raises
+ValueError with the field, its value and what it must be.
+"""
+
+import math
+from typing import Any
+
+
+def require_whole(config: Any, least: int, *names: str) -> None:
+    """Whole numbers, ``least`` or more. ``True`` is none, though Python has it for 1."""
+    for name in names:
+        value = getattr(config, name)
+        if type(value) is not int:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Finite numbers above 0."""
+    for name in names:
+        if not is_number(value := getattr(config, name)) or value <= 0:
+            raise ValueError(f"{name} is {value!r}; it must be a number above 0")
+
+
+def require_flags(config: Any, *names: str) -> None:
+    """True or False."""
+    for name in names:
+        if not isinstance(value := getattr(config, name), bool):
+            raise ValueError(f"{name} is {value!r}; it must be true or false")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def listed(name: str, value: Any) -> list[int]:
+    """A list, or tuple, of whole numbers above 0; as a list."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} is {value!r}; it must be a list")
+    for item in value:
+        if type(item) is not int or item < 1:
+            raise ValueError(f"{name} is {list(value)}; it must hold whole numbers, at least 1")
+    return list(value)
