@@ -4,7 +4,6 @@ Two values are called different only where their 95 % intervals do not overlap. 
 difference would be, and on a few hundred test items strictness is what a reader needs.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -24,7 +23,7 @@ class Task:
     metric: str
     title: str
     higher_is_better: bool
-    chance: float | None
+    chance: float
 
     def show(self, value: float) -> str:
         """Percentages, but for MTWV, which is none."""
@@ -57,20 +56,8 @@ class Result:
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval at all."""
+        """Whether there is an interval: resampled items may leave nothing to measure."""
         return self.low < self.high
-
-
-def interval(share: float, items: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an accuracy over so many items.
-
-    >>> [round(bound, 3) for bound in interval(0.9, 240)]
-    [0.856, 0.932]
-    """
-    z = 1.96
-    centre = (share + z * z / (2 * items)) / (1 + z * z / items)
-    half = z / (1 + z * z / items) * math.sqrt(share * (1 - share) / items + z * z / (4 * items * items))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def tasks(runs: Sequence[RunSummary]) -> list[Task]:
@@ -78,10 +65,7 @@ def tasks(runs: Sequence[RunSummary]) -> list[Task]:
     found: dict[tuple[str, str], Task] = {}
     for run in runs:
         for name, raw in (run.eval.get("probes") or {}).items():
-            chance = raw.get("chance")
-            if chance is None and raw["metric"] == "accuracy" and raw.get("classes"):
-                chance = 1 / raw["classes"]
-            task = Task(name, raw["metric"], raw.get("title", name), raw.get("higher_is_better", True), chance)
+            task = Task(name, raw["metric"], raw["title"], raw["higher_is_better"], raw["chance"])
             found.setdefault((name, task.metric), task)
     return list(found.values())
 
@@ -118,7 +102,7 @@ def verdict(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSumma
     if others and top.known:
         sentences.append(_told_apart([key for key, found in others.items() if found.overlaps(top)], len(others)))
     sentences += _against(known, systems, task)
-    lost = [key for key, found in systems.items() if task.chance is not None and _at_chance(task, found)]
+    lost = [key for key, found in systems.items() if _at_chance(task, found)]
     if lost:
         sentences.append(Markup("Not told apart from guessing: {}.").format(listed(lost)))
     return sentences
@@ -167,22 +151,11 @@ def _combined(raws: Sequence[Mapping[str, Any]]) -> Result | None:
     if not raws:
         return None
     values = tuple(float(raw["value"]) for raw in raws)
-    bounds = [_bounds(raw) for raw in raws]
-    return Result(
-        Spread.over(values), fmean(low for low, _ in bounds), fmean(high for _, high in bounds), values, raws[0]
-    )
-
-
-def _bounds(raw: Mapping[str, Any]) -> tuple[float, float]:
-    """What eval recorded; Wilson's interval for an accuracy of older runs; else the value alone."""
-    if raw.get("low") is not None and raw.get("high") is not None:
-        return float(raw["low"]), float(raw["high"])
-    if raw["metric"] == "accuracy" and raw.get("test_items"):
-        return interval(raw["value"], raw["test_items"])
-    return float(raw["value"]), float(raw["value"])
+    low, high = (fmean(float(raw[bound]) for raw in raws) for bound in ("low", "high"))
+    return Result(Spread.over(values), low, high, values, raws[0])
 
 
 def _at_chance(task: Task, found: Result) -> bool:
     """Whether its interval holds the value of guessing, or lies on its wrong side."""
     bound = found.low if task.higher_is_better else found.high
-    return found.known and task.merit(bound) <= task.merit(task.chance or 0.0)
+    return found.known and task.merit(bound) <= task.merit(task.chance)

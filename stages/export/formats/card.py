@@ -147,8 +147,7 @@ def _figures(folder: Path) -> list[str]:
 def _value(probe: dict[str, Any] | None) -> str:
     if probe is None:
         return "–"
-    interval = f" ({probe['low']:.3f}–{probe['high']:.3f})" if {"low", "high"} <= probe.keys() else ""
-    return f"{probe['value']:.3f}{interval}"
+    return f"{probe['value']:.3f} ({probe['low']:.3f}–{probe['high']:.3f})"
 
 
 def _provenance(export: Export, provenance: dict[str, Any]) -> list[str]:

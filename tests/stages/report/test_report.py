@@ -50,9 +50,11 @@ def layer_rows(cosines: list[float]) -> list[dict[str, float]]:
     ]
 
 
-def probe(value: float) -> dict[str, Any]:
-    weights = [0.05] * 12 + [0.4]
-    return {"digits": {"metric": "accuracy", "value": value, "test_items": 240, "layer_weights": weights}}
+def probe(value: float, half: float = 0.04) -> dict[str, Any]:
+    """What eval says of a probe of which more is better."""
+    known = {"title": "digits", "metric": "accuracy", "value": value, "low": value - half, "high": value + half}
+    more: dict[str, Any] = {"higher_is_better": True, "chance": 0.1, "test_items": 240, "classes": 10}
+    return {"digits": known | more | {"layer_weights": [0.05] * 12 + [0.4]}}
 
 
 def error_rate(value: float, half: float = 0.02) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def runs(tmp_path: Path) -> list[RunSummary]:
 
 @pytest.mark.parametrize(
     "module",
-    [report_charts, report_figures, report_heat, report_plots, report_probes, report_runs, report_story],
+    [report_charts, report_figures, report_heat, report_plots, report_runs, report_story],
 )
 def test_worked_examples(module: Any) -> None:
     result = doctest.testmod(module)
