@@ -19,8 +19,8 @@ from torch import Tensor
 from gdist.pipeline import framing
 from gdist.pipeline.cache import arrays, plan, planning
 from gdist.pipeline.cache.arrays import Empty
+from gdist.pipeline.cache.by_name import ByName, Span
 from gdist.pipeline.cache.encodings import Tables
-from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.cache.ledger import Ledger
 from gdist.pipeline.cache.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, layer_name, plan_key
 from gdist.pipeline.cache.shards import Rows
@@ -30,11 +30,8 @@ from gdist.pipeline.storage.buckets import first_line
 from gdist.pipeline.storage.locations import folder_of, in_shell, scheme_of
 from gdist.pipeline.storage.objects import Storage
 
-Span = tuple[Entry, int, int]
-"""(utterance, first frame within it, number of frames)"""
 
-
-class Cache(Ledger):
+class Cache(Ledger, ByName):
     """An open cache. Made by :meth:`open` or :meth:`create`.
 
     What is planned and done is the :class:`Ledger`'s; what is stored is read here.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gdist.pipeline import framing
+from gdist.pipeline.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Batch:
 
     def hidden(self, layer: int) -> Tensor:
         """One of the layers read, [B, T, D]."""
+        if layer not in self.selection.layers:
+            raise UsageError(f"the batch does not hold layer {layer}, only {list(self.selection.layers)}")
         return self.hidden_BLTD[:, self.selection.layers.index(layer)]
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from gdist.pipeline import framing
 from gdist.pipeline.audio import to_float
-from gdist.pipeline.cache.cache import Cache, Span
+from gdist.pipeline.cache.by_name import Span
+from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError

@@ -16,14 +16,15 @@ from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.evaluate.probes import probes_named
 from gdist.stages.evaluate.upstreams import hidden_states
-from gdist.stages.train.student_store import load_student, open_cache
+from gdist.stages.students import load_student
+from gdist.stages.train.student_store import open_cache
 
 MAX_COLUMNS = 4  # runs that are named at the head of a column; more are numbered
 
 
 def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     """Judge one run's student and write RUN/eval.json."""
-    student = load_student(run)
+    student = load_student(run.folder)
     student.eval()
     layers = list(range(1, bench.num_layers + 1))
     fidelity, copies = Fidelity(layers), Fidelity(layers)
@@ -64,7 +65,7 @@ def eval_command(folders: list[Path], uri: str | None, probes: str, control: boo
     with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:
         for folder in folders:
             run = Run.open(folder)
-            load_student(run)  # says so before the cache is read, if there is none
+            load_student(run.folder)  # says so before the cache is read, if there is none
             where = uri or run.provenance()["cache"]
             data = data_config(run.tables())
             cache = Cache.open(uri) if uri else open_cache(run, where)

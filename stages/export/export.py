@@ -24,8 +24,7 @@ from gdist.pipeline.run import Run
 from gdist.stages.export.formats import FORMATS, format_named
 from gdist.stages.export.formats.base import Export, Format
 from gdist.stages.frontend.padding import normalize
-from gdist.stages.students import Student
-from gdist.stages.train.student_store import load_student
+from gdist.stages.students import Student, load_student
 
 MARK = "gdist-export.json"
 # Odd lengths, and one that is a single frame: padding and rounding have nowhere to hide.
@@ -50,7 +49,7 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
             )
     chosen = {**form.OPTIONS, **given}
     run = Run.open(folder)
-    what = Export(load_student(run).float().eval(), run, chosen)
+    what = Export(load_student(folder).float().eval(), run, chosen)
     place = out.resolve()  # a link of this name stays, and leads to the export
     _require_ours(place, out, name)
     workshop: Path | None = None

@@ -7,6 +7,7 @@ own, and is named by it: ``--student FILE.py:CLASS``.
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
@@ -15,8 +16,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.config import coerce, did_you_mean
-from gdist.pipeline.errors import ConfigError
+from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.extensions import Registry
+from gdist.pipeline.run import Run
+from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.students.armhubert import ArmHubertModel
 from gdist.stages.students.base import Student, StudentConfig
@@ -27,7 +30,15 @@ from gdist.stages.students.gendistiller import GenDistillerModel
 
 hf_logging.disable_progress_bar()  # bars over a few megabytes of weights would draw over our own
 
-__all__ = ["STUDENTS", "Student", "StudentConfig", "student_config", "student_sizes", "student_values"]
+__all__ = [
+    "STUDENTS",
+    "Student",
+    "StudentConfig",
+    "load_student",
+    "student_config",
+    "student_sizes",
+    "student_values",
+]
 
 
 def _accept(found: Any) -> type[Student]:
@@ -152,3 +163,48 @@ def student_sizes(teacher_config: dict[str, Any] | None = None, teacher: str = "
                 }
             )
     return rows
+
+
+def load_student(folder: str | Path) -> Student:
+    """The student of a run (``runs/first``), of its ``student`` folder, or of an export for Hugging Face or s3prl.
+
+    No code of the folder is run: its class is gdist's, an installed package's, or a file's that was named before.
+
+    Raises:
+        RunError: there is no finished student; for a run that is on its way, with the command that finishes it.
+        ConfigError: its class lies in a file that nobody named.
+    """
+    folder = Path(folder)
+    if (folder / "config.toml").exists():
+        run = Run(folder)
+        _require_finished(run)
+        name = run.tables()["student"]["name"]
+        STUDENTS.find(name, f"{folder} has the student {name}")
+        if extension := STUDENTS.extension(name):
+            run.require_same_file(name, extension.sha256)
+        folder = run.student
+    if not (folder / "config.json").exists():
+        raise RunError(
+            f"no student at {folder}: it is neither a run nor an exported student",
+            f"gdist train --cache URI --out {folder}",
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if not isinstance(config, StudentConfig):
+            raise RunError(f"{folder} holds no student of gdist's: its model_type is {config.model_type}")
+        student: Student = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"cannot load the student at {folder}: {error}", "export it as `--format hf`, or train it again"
+        ) from error
+    return student
+
+
+def _require_finished(run: Run) -> None:
+    if not (run.student / "config.json").exists():
+        done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
+        cache = in_shell(run.provenance()["cache"])
+        raise RunError(
+            f"{run.folder} has no finished student (step {done} of {total})",
+            f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}",
+        )

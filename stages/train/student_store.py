@@ -12,7 +12,7 @@ import torch
 from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.console import say
-from gdist.pipeline.errors import CacheError, ConfigError, RunError
+from gdist.pipeline.errors import CacheError, ConfigError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import STUDENT_FILES, Run
 from gdist.stages.students import STUDENTS, Student, student_config
@@ -110,20 +110,3 @@ def save_student_to(folder: Path, student: Student) -> None:
         "sampling_rate": framing.SAMPLE_RATE,
     }
     write_atomically(folder / "preprocessor_config.json", json.dumps(extractor, indent=2))
-
-
-def load_student(run: Run) -> Student:
-    """The run's finished student."""
-    if not (run.student / "config.json").exists():
-        done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
-        cache = run.provenance()["cache"]
-        raise RunError(
-            f"{run.folder} has no finished student (step {done} of {total})",
-            f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}",
-        )
-    name = run.tables()["student"]["name"]
-    kind = STUDENTS.find(name, f"{run.folder} has the student {name}")
-    if extension := STUDENTS.extension(name):
-        run.require_same_file(name, extension.sha256)
-    student: Student = kind.from_pretrained(run.student)
-    return student

@@ -17,7 +17,7 @@ from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate, show
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.evaluate.upstreams import LogMel, StateCollector, hidden_states
-from gdist.stages.train.student_store import load_student
+from gdist.stages.students import load_student
 
 
 def test_fidelity_by_hand() -> None:
@@ -88,7 +88,7 @@ def test_an_evaluation(bench: Bench, trained: dict[str, Run], name: str) -> None
     assert result["split"] == "test" and result["utterances"] == 8
     assert result["mean_cosine"] == pytest.approx(sum(row["cosine"] for row in result["layers"]) / 3)
     # A reference of its own making: the student's h_0 in place of every layer, frame by frame.
-    student = load_student(trained[name]).eval()
+    student = load_student(trained[name].folder).eval()
     cosines: list[torch.Tensor] = []
     for batch in bench.batches(bench.splits["test"]):
         h0_BTD = hidden_states(student, batch)[:, 0]
@@ -100,7 +100,7 @@ def test_an_evaluation(bench: Bench, trained: dict[str, Run], name: str) -> None
 
 def test_a_student_is_judged_utterance_by_utterance(bench: Bench, trained: dict[str, Run]) -> None:
     """How utterances are batched is nobody's business: padding changes no figure."""
-    student = load_student(trained["gendistiller"]).eval()
+    student = load_student(trained["gendistiller"].folder).eval()
     (batch,) = list(bench.batches(bench.splits["test"]))
     together = hidden_states(student, batch)
     for row, entry_id in enumerate(batch.ids):

@@ -21,13 +21,11 @@ from transformers import AutoModel, AutoModelForAudioClassification
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.audio import load_utterance, read_header, to_float
 from gdist.pipeline.manifest.table import Manifest
-from gdist.pipeline.run import Run
 from gdist.stages.export.formats import hf
 from gdist.stages.export.formats.base import Export
 from gdist.stages.frontend.padding import normalize
-from gdist.stages.students import STUDENTS
+from gdist.stages.students import STUDENTS, load_student
 from gdist.stages.train.config import load_config
-from gdist.stages.train.student_store import load_student
 from gdist.stages.train.train import train
 
 HERE = Path(__file__).parent
@@ -138,7 +136,7 @@ def test_a_process_without_gdist_gets_the_same_hidden_states(
     folders = [tmp_path / name for name in runs]
     process(sys.executable, "-c", ALONE, tmp_path, tmp_path / "inputs", f"{tmp_path}/states-", *folders)
     for folder in runs.values():
-        student = load_student(Run.open(folder)).eval()
+        student = load_student(folder).eval()
         with torch.no_grad():
             expected = student(waveform_BS, attention_mask=mask_BS).hidden_states
         seen = safetensors.torch.load_file(f"{tmp_path}/states-{student.config.model_type}")
@@ -197,7 +195,7 @@ def test_s3prl_trains_its_own_head(nano: Path, digits: Path, tmp_path: Path, gdi
     samples_B = torch.tensor([len(wav) for wav in wavs])
     assert set(found["rates"]) == {320}
     assert found["frames"] == [-(-n // 320) for n in samples_B.tolist()], "s3prl's own reckoning"
-    student = load_student(Run.open(nano)).eval()
+    student = load_student(nano).eval()
     waveform_BS = normalize(torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True), samples_B)
     mask_BS = (torch.arange(waveform_BS.shape[1]) < samples_B[:, None]).long()
     with torch.no_grad():

@@ -12,8 +12,7 @@ import torch
 from click.testing import Result
 from test_train import run, short
 
-from gdist.pipeline.run import Run
-from gdist.stages.train.student_store import load_student
+from gdist.stages.students import load_student
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def test_any_batch_and_any_length(
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["max_difference"] < 1e-4
-    student = load_student(Run.open(runs[name])).eval()
+    student = load_student(runs[name]).eval()
     weights = sum(p.numel() for p in student.parameters()) * 4
     # Once, however often a layer is taken: the rest is the graph itself.
     assert weights < (tmp_path / "out" / "model.onnx").stat().st_size < weights + 400_000
