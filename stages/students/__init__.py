@@ -6,9 +6,10 @@ own, and is named by it: ``--student FILE.py:CLASS``.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, PreTrainedConfig, WavLMConfig
@@ -124,7 +125,10 @@ def student_values(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"student.{key} follows from the teacher and cannot be set.")
         if key not in fields:
             raise ConfigError(f"The student {name} has no field {key!r}.", hint=did_you_mean(key, fields))
-    types = get_type_hints(config_class)
+    types: dict[str, Any] = {}
+    for base in reversed(config_class.__mro__):  # Hugging Face's own hints name modules that it does not import
+        if issubclass(base, StudentConfig):
+            types |= inspect.get_annotations(base, eval_str=True)
     return {key: coerce(value, types[key], f"student.{key}") for key, value in values.items()}
 
 
