@@ -176,7 +176,7 @@ class Registry[T](Mapping[str, T]):
                 f"{said}: gdist runs a file only when you name it, and this command did not",
                 f"--use path/to/{name}",
             )
-        raise ConfigError(f"{said}: there is no such {self.noun}", did_you_mean(name, self))
+        raise ConfigError(f"{said}: there is no {self.noun} {name!r}", did_you_mean(name, self))
 
     def use(self, typed: str) -> str:
         """The name by which what the user typed is known from now on: a row's as it is, a file's without folders.

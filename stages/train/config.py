@@ -112,8 +112,8 @@ def load_config(recipe: str | None, student: str | None, settings: tuple[str, ..
     of_a_run = recipe is not None and (recipe_path(recipe).parent / "run.json").exists()
     typed = merge({} if of_a_run else from_recipe, named, *assigned)
     for table, registry in (("student", STUDENTS), ("loss", LOSSES)):
-        if "name" in typed.get(table, {}):
-            tables[table]["name"] = registry.use(str(tables[table]["name"]))
+        if isinstance(name := typed.get(table, {}).get("name"), str):
+            tables[table]["name"] = registry.use(name)
     for key, allowed in CHOICES.items():
         if tables["student"][key] not in allowed:
             raise ConfigError(f"student.{key} = {tables['student'][key]!r}: not one of {', '.join(allowed)}")

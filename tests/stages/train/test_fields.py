@@ -136,7 +136,7 @@ def test_what_is_wrong_is_named(case: tuple[str, str, Any]) -> None:
 
 @pytest.mark.parametrize("typed", ["7", "[]", "{a = 1}", "true", "gendistilller"])
 def test_a_student_that_is_no_name(typed: str) -> None:
-    with pytest.raises(ConfigError, match="There is no student"):
+    with pytest.raises(ConfigError, match="there is no student"):
         load_config(None, None, (f"student.name={typed}",))
 
 
