@@ -176,11 +176,11 @@ def measure(
     with tempfile.TemporaryDirectory() as notes, cluster.connect(address, LANES) as connected:
         connected.client.wait_for_workers(workers, timeout=120)
         simulated = Simulated(notes, gpu, puts, store.latency, store.connection, store.writers)
-        with crew.employed(connected, simulated) as employed:
-            list(employed.do(range(workers * LANES)))  # every worker has its job open
+        with crew.deploy(connected, simulated) as deployed:
+            list(deployed.do(range(workers * LANES)))  # every worker has its job open
             clocks = [(p, sum(p.cpu_times()[:2])) for p in (scheduler, psutil.Process())]
             began = time.monotonic()
-            errors = [error for _, error in employed.do(range(packs * workers)) if error]
+            errors = [error for _, error in deployed.do(range(packs * workers)) if error]
             seconds = time.monotonic() - began
             assert not errors, errors[0]
             cpu = [(sum(p.cpu_times()[:2]) - before) / seconds for p, before in clocks]

@@ -1,8 +1,9 @@
-"""Tasks for workers: handed out a few at a time, tried again where that may help, reported when they have ended.
+"""Tasks for workers: handed out a few at a time, retried where that may help, and reported when they have ended.
 
-What a worker needs for every task (a model, an open cache) is a :class:`Job`: sent once, opened on the worker's first
-task and kept there. A task's arguments are plain tuples, and it returns nothing: what it did lies in the store. So
-nothing is lost with a worker or the scheduler, and neither the scheduler nor this process ever holds a tensor.
+What a worker needs for every task (a model, an open cache) is a :class:`Job`. It is sent once, opened on the worker's
+first task and kept there. A task's arguments are plain tuples, and it returns nothing, because its results are in the
+store. So no result is lost when a worker or the scheduler is lost, and neither the scheduler nor this process ever
+receives a tensor.
 """
 
 import contextlib
@@ -17,8 +18,8 @@ from distributed import KilledWorker, Worker, WorkerPlugin, get_worker
 from gdist.pipeline.cluster.workers import Cluster
 from gdist.pipeline.errors import CacheError, ClusterError
 
-SPARE = 1  # a task that waits at a worker's door, so that a lane which falls free need not wait for us
-ATTEMPTS = 4  # for a task that fails for a reason that may pass
+SPARE_TASKS = 1  # queued on each worker, so that a free lane can start its next task without waiting for this process
+ATTEMPTS = 4  # at a task that fails for a reason that may be temporary
 COUNT_SECONDS = 1.0  # how often the workers are counted
 
 
@@ -26,33 +27,33 @@ class Job(Protocol):
     """What a worker keeps between tasks. It is pickled before it is opened."""
 
     def open(self) -> None:
-        """Called on a worker, once, before its first task."""
+        """Prepare for the tasks. Called once on each worker, before its first task."""
 
     def run(self, task: Any) -> None:
-        """Do one task; called by as many threads at a time as there are lanes. Doing it twice must do no harm."""
+        """Run one task. Up to one thread per lane calls this at a time. Running a task twice must do no harm."""
 
     def close(self) -> None:
-        """The run is over, perhaps in the middle of tasks: end them soon. It may never have been opened."""
+        """End soon: the run is over, possibly in the middle of tasks. The job may never have been opened."""
 
 
 @contextlib.contextmanager
-def employed(cluster: Cluster, job: Job) -> Iterator["Crew"]:
-    """Every worker, also one that comes later, with ``job`` at hand; closed at the end, whatever ends it."""
-    cluster.insist(lambda: _forget_the_dead(cluster))
+def deploy(cluster: Cluster, job: Job) -> Iterator["Crew"]:
+    """Give ``job`` to every worker, including those that join later. However the block ends, the job is closed."""
+    cluster.retry(lambda: _remove_abandoned_jobs(cluster))
     name = f"gdist-{cluster.client.id}"
-    cluster.insist(lambda: cluster.client.register_plugin(_Resident(job, cluster.lanes), name=name))
+    cluster.retry(lambda: cluster.client.register_plugin(_JobPlugin(job, cluster.lanes), name=name))
     crew = Crew(cluster, name)
     try:
         yield crew
     finally:
-        with contextlib.suppress(Exception):  # what went wrong above says more
+        with contextlib.suppress(Exception):  # an error raised in the block says more
             if cluster.client.status == "running":
                 cluster.client.cancel([future for future, _ in crew.running.values()], force=True)
                 cluster.client.sync(cluster.client._unregister_worker_plugin, name=name, callback_timeout=10)
 
 
-def _forget_the_dead(cluster: Cluster) -> None:
-    """Free the workers of what runs left there that were killed: a model fills a GPU."""
+def _remove_abandoned_jobs(cluster: Cluster) -> None:
+    """Remove the jobs that killed runs left on the workers: each keeps a model in a GPU's memory."""
 
     def abandoned(dask_scheduler: Any) -> list[str]:
         clients = {f"gdist-{client}" for client in dask_scheduler.clients}
@@ -63,22 +64,22 @@ def _forget_the_dead(cluster: Cluster) -> None:
 
 
 class Crew:
-    """Workers with a job at hand."""
+    """Workers that have a job, and the tasks that they are running."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.name = cluster, name
         self.running: dict[Any, tuple[Any, tuple[Any, int]]] = {}  # key → future, (task, attempt)
-        self.workers, self.seen = 0, time.monotonic()  # when there was one
+        self.workers, self.last_seen = 0, time.monotonic()  # how many there are, and when there last was one
 
     def do[T](self, tasks: Iterable[T]) -> Iterator[tuple[T, Exception | None]]:
-        """Do the tasks, in any order, a few a worker at a time, and yield each when it has ended.
+        """Run the tasks in any order, a few per worker at a time, and yield each one when it has ended.
 
         Yields:
-            the task, and None or what it failed with. What may pass (a lost worker, a store that did not answer) has
-            been tried again before.
+            the task, and None or the exception it failed with. A failure that may be temporary (a lost worker, a
+            store that did not answer) is retried first.
 
         Raises:
-            ClusterError: the scheduler was lost, or all workers; or a task loses every worker it is given to.
+            ClusterError: the scheduler or all workers were lost, or every worker that was given a task was lost.
         """
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -88,11 +89,11 @@ class Crew:
             future.add_done_callback(ended.put)
 
         waiting = iter(tasks)
-        more, most, counted = True, 0, float("-inf")
+        more, limit, counted = True, 0, float("-inf")
         while more or self.running:
             if time.monotonic() - counted > COUNT_SECONDS:
-                most, counted = self._most(), time.monotonic()
-            while more and len(self.running) < most:
+                limit, counted = self._max_in_flight(), time.monotonic()
+            while more and len(self.running) < limit:
                 try:
                     submit(next(waiting), 1)
                 except StopIteration:
@@ -113,39 +114,38 @@ class Crew:
                     continue
                 if not isinstance(error, CacheError):
                     raise ClusterError(
-                        f"a task lost every worker that it was given to ({error})",
-                        "see the workers' logs; most often their memory was full: give fewer --batch-seconds",
+                        f"every worker that was given one of the tasks was lost ({error})",
+                        "see the workers' logs; usually they ran out of memory, so try fewer --batch-seconds",
                     ) from error
             yield task, error
 
-    def _most(self) -> int:
-        """Tasks to have in flight now. Raises ClusterError where that has no end: nobody is there to do them."""
+    def _max_in_flight(self) -> int:
+        """How many tasks to have in flight now. Raises ClusterError when the scheduler or all workers were lost."""
         if self.cluster.client.status != "running":
             raise self.cluster.lost()
         self.workers = self.cluster.workers()
         if self.workers:
-            self.seen = time.monotonic()
-        elif time.monotonic() - self.seen > self.cluster.patience:
+            self.last_seen = time.monotonic()
+        elif time.monotonic() - self.last_seen > self.cluster.patience:
             raise ClusterError(
                 f"all workers of {self.cluster.spec} were lost, and none came back",
                 "run the same command again when there are workers: what was committed is kept",
             )
-        return max(1, self.workers) * (self.cluster.lanes + SPARE)
+        return max(1, self.workers) * (self.cluster.lanes + SPARE_TASKS)
 
 
-class _Resident(WorkerPlugin):
-    """A job, on a worker."""
+class _JobPlugin(WorkerPlugin):
+    """A job on a worker."""
 
     def __init__(self, job: Job, lanes: int) -> None:
-        self.job, self.most = job, lanes
+        self.job, self.max_lanes = job, lanes
 
     def setup(self, worker: Worker) -> None:
-        # Opened on the first task and not here: here it would hold up the worker's event loop, and what goes wrong
+        # The job is opened on the first task and not here, where it would block the worker's event loop, and an error
         # would end the worker instead of the task.
         self.opening, self.is_open = threading.Lock(), False
-        self.lanes = threading.Semaphore(
-            self.most
-        )  # where a worker was given more threads, memory still holds so many
+        # A worker may have been started with more threads, but its memory has room for only this many packs.
+        self.lanes = threading.Semaphore(self.max_lanes)
 
     def teardown(self, worker: Worker) -> None:
         self.job.close()
@@ -160,5 +160,5 @@ class _Resident(WorkerPlugin):
 
 
 def _run(name: str, task: Any) -> None:
-    resident: Any = get_worker().plugins[name]
-    resident.run(task)
+    plugin: Any = get_worker().plugins[name]
+    plugin.run(task)

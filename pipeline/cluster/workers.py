@@ -1,9 +1,9 @@
 """Where workers are: Dask processes on this machine, or a scheduler somewhere.
 
-    local:N      N worker processes here, one a GPU where there are any; they end with us
-    tcp://H:P    a scheduler that runs already, with workers that came to it (tls:// too, or its scheduler file)
+    local:N      N worker processes here, one per GPU if there are any; they end with this process
+    tcp://H:P    a scheduler that is already running, and its workers (tls:// or its scheduler file work too)
 
-What they do is told by :mod:`gdist.pipeline.cluster.crew`; no other module knows Dask.
+:mod:`gdist.pipeline.cluster.crew` gives them their work. No other module knows Dask.
 """
 
 import contextlib
@@ -30,24 +30,24 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from gdist.pipeline import console
 from gdist.pipeline.errors import ClusterError, ConfigError
 
-DEATHS = 10  # workers that a task may lose before Dask gives it up; three by default, and a spot fleet loses more
+MAX_WORKER_DEATHS = 10  # during one task before Dask gives it up; Dask's default is 3, but a spot fleet loses more
 CONNECT_SECONDS = 10.0
 TRIES, PAUSE_SECONDS = 5, 1.0  # of a request to all workers, some of which may be lost meanwhile
-PATIENCE_SECONDS = 300.0  # for the first worker to come, and for one to come back when all are lost
+PATIENCE_SECONDS = 300.0  # to wait for the first worker, and for another one when all are lost
 SPECS = "local:N, tcp://HOST:PORT, tls://HOST:PORT or a scheduler file (….json)"
 
 
 def check_spec(spec: str) -> None:
-    """Raise ConfigError unless ``--cluster`` can mean something."""
+    """Raise ConfigError unless ``spec`` is a valid ``--cluster``."""
     local = re.fullmatch(r"local:([1-9]\d{0,3})", spec)
     if not local and not re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", spec) and not spec.endswith(".json"):
-        raise ConfigError(f"--cluster {spec}: it is none of {SPECS}", "for example --cluster local:2")
+        raise ConfigError(f"--cluster {spec}: it must be one of {SPECS}", "for example --cluster local:2")
 
 
 def threads_of(workers: int) -> int:
-    """Threads that each of ``workers`` processes on this machine computes with."""
+    """The number of threads that each of ``workers`` processes on this machine computes with."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    budget = os.environ.get("OMP_NUM_THREADS", "")  # what the user said of one process holds for each
+    budget = os.environ.get("OMP_NUM_THREADS", "")  # if the user has set it, it applies to each process
     return int(budget) if budget.isdecimal() and int(budget) else max(1, cores // workers)
 
 
@@ -55,19 +55,19 @@ def threads_of(workers: int) -> int:
 def connect(
     spec: str, lanes: int, gpus: Sequence[str] = (), patience: float = PATIENCE_SECONDS
 ) -> Iterator["Cluster"]:
-    """Workers to give tasks to, for the length of a ``with``.
+    """Connect to workers for the length of a ``with`` block, starting them if they are local.
 
     Args:
-        lanes: tasks at a time on a worker, each in a thread: one may read while another computes and a third writes.
-        gpus: what CUDA_VISIBLE_DEVICES calls each GPU of this machine; local workers get one each.
-        patience: seconds to wait for workers where there are none.
+        lanes: tasks at a time per worker, each in a thread: one may read while another computes and a third writes.
+        gpus: the name of each GPU of this machine in CUDA_VISIBLE_DEVICES; each local worker gets one.
+        patience: seconds to wait for workers when there are none.
 
     Raises:
-        ConfigError: no such cluster can be.
-        ClusterError: nothing answers there, or no worker comes.
+        ConfigError: the spec is invalid.
+        ClusterError: the scheduler does not answer, or no worker joins it.
     """
     check_spec(spec)
-    # Dask tells the log of every worker that comes and goes. What matters to people is raised or said here.
+    # Dask logs every worker that joins or leaves. What matters to people is raised or printed here.
     for name in ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
@@ -77,7 +77,7 @@ def connect(
             address = _address(spec)
         try:
             if str(address).startswith("tcp://"):
-                _hear_scheduler(address)
+                _check_scheduler(address)
             client = stack.enter_context(Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
             raise ClusterError(
@@ -92,7 +92,7 @@ def connect(
 
 
 def _address(spec: str) -> str:
-    """Of the scheduler, which may have left it in a file."""
+    """The address of the scheduler, which may be in a scheduler file."""
     if not spec.endswith(".json"):
         return spec
     try:
@@ -101,10 +101,10 @@ def _address(spec: str) -> str:
         raise ConfigError(f"--cluster {spec}: it is not a scheduler file", f"one of {SPECS}") from error
 
 
-def _hear_scheduler(address: str) -> None:
-    """Raise OSError unless somebody at ``address`` speaks first, as schedulers do.
+def _check_scheduler(address: str) -> None:
+    """Raise OSError unless something at ``address`` sends the first byte, as schedulers do.
 
-    Dask's client waits for ever where something else listens: a web server, a port that leads nowhere.
+    Otherwise Dask's client would wait forever when something else listens there, such as a web server.
     """
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     deadline = time.monotonic() + CONNECT_SECONDS
@@ -112,22 +112,22 @@ def _hear_scheduler(address: str) -> None:
         try:
             with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as connection:
                 if not connection.recv(1):
-                    raise OSError("what listens there hangs up")
+                    raise OSError("the connection was closed at once")
                 return
         except TimeoutError as error:
-            raise OSError(f"nothing was heard for {CONNECT_SECONDS:.0f} s") from error
+            raise OSError(f"no reply within {CONNECT_SECONDS:.0f} s") from error
         except OSError:
-            if time.monotonic() > deadline:  # it may be about to start
+            if time.monotonic() > deadline:  # until then the scheduler may be about to start
                 raise
             time.sleep(0.2)
 
 
 @contextlib.contextmanager
 def _local(workers: int, lanes: int, gpus: Sequence[str]) -> Iterator[SpecCluster]:
-    """Worker processes here, spawned and not forked: a fork of a process with threads may hang."""
+    """Start worker processes here. They are spawned, because a fork of a process with threads may hang."""
     if gpus and workers > len(gpus):
         raise ConfigError(
-            f"--cluster local:{workers}: there are {len(gpus)} GPUs here, and each worker needs one",
+            f"--cluster local:{workers}: each worker needs a GPU, and this machine has {len(gpus)}",
             f"--cluster local:{len(gpus)}",
         )
     libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -137,25 +137,25 @@ def _local(workers: int, lanes: int, gpus: Sequence[str]) -> Iterator[SpecCluste
     }
     scheduler = {
         "host": "127.0.0.1",
-        "allowed_failures": DEATHS,
+        "allowed_failures": MAX_WORKER_DEATHS,
         "dashboard": util.find_spec("bokeh") is not None,
         "dashboard_address": "127.0.0.1:8787",
     }
     worker = {
         "host": "127.0.0.1",
         "nthreads": lanes,
-        "memory_limit": 0,  # Dask holds none of our data, so it has nothing to spill where memory is short
+        "memory_limit": 0,  # Dask stores none of our data, so it has nothing to spill when memory is short
         "dashboard": False,
         "silence_logs": logging.CRITICAL,
     }
     with dask.config.set(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Port .* is already in use")  # another dashboard's: any will do
-        # Ctrl-C in a terminal goes to every process, and ours ends the others in order. A thread that is made here
-        # hands on what it blocks to the processes it starts, now and in the place of one that was killed.
-        resource_tracker.ensure_running()  # by whichever thread does it first, who would then listen again
+        warnings.filterwarnings("ignore", message="Port .* is already in use")  # by another dashboard; any will do
+        # Ctrl-C in a terminal goes to every process, but this one must end the others in order. So block it while the
+        # cluster's threads are made: the processes they start, now or to replace a killed one, inherit the block.
+        resource_tracker.ensure_running()  # the thread that first starts it unblocks the signal afterwards
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            made = SpecCluster(
+            cluster = SpecCluster(
                 scheduler={"cls": Scheduler, "options": scheduler},
                 workers={
                     number: {
@@ -168,12 +168,12 @@ def _local(workers: int, lanes: int, gpus: Sequence[str]) -> Iterator[SpecCluste
             )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with made:
-            yield made
+        with cluster:
+            yield cluster
 
 
 def _dashboard(client: Client) -> str | None:
-    """Where the dashboard is, if it is: without bokeh the scheduler answers with a note on how to install that."""
+    """The dashboard's URL, or None: without bokeh the scheduler only answers with a note on how to install it."""
     with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
         address: str = client.dashboard_link
         with urlopen(address, timeout=2) as page:
@@ -191,57 +191,57 @@ class Cluster:
     patience: float = PATIENCE_SECONDS
 
     def workers(self) -> int:
-        """How many there are just now."""
+        """The number of workers at this moment."""
         try:
             return int(self.client.scheduler_info(n_workers=0)["n_workers"])
         except OSError as error:
             raise self.lost() from error
 
     def lost(self) -> ClusterError:
-        """What to raise when the scheduler answers no more."""
+        """The error to raise when the scheduler no longer answers."""
         return ClusterError(
             f"the scheduler at {self.spec} was lost",
             "start it and its workers, and run the same command again: what was committed is kept",
         )
 
     def wait_for_workers(self) -> None:
-        """Raise ClusterError when none comes."""
+        """Wait for the first worker. Raises ClusterError when none joins in time."""
         if not self.workers():
-            console.say(f"no worker has come to {self.spec} yet; waiting up to {console.duration(self.patience)}")
+            console.say(f"no worker has joined {self.spec} yet; waiting up to {console.duration(self.patience)}")
         try:
             self.client.wait_for_workers(1, timeout=self.patience)
         except TimeoutError as error:
             raise ClusterError(
-                f"no worker came to {self.spec}", f"dask worker {self.spec} --nthreads {self.lanes}"
+                f"no worker joined {self.spec}", f"dask worker {self.spec} --nthreads {self.lanes}"
             ) from error
 
     def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """What ``function(*args)`` returns on each worker, by address. It must be importable there."""
+        """Call ``function(*args)`` on each worker, where it must be importable. Returns the results by address."""
 
         def request() -> dict[str, Any]:
             answers: dict[str, Any] = self.client.run(function, *args, on_error="return")
             for answer in answers.values():
                 if isinstance(answer, Exception) and not isinstance(answer, OSError):
                     raise answer
-            heard = {address: answer for address, answer in answers.items() if not isinstance(answer, OSError)}
-            if not heard:  # they were lost while they were asked; others come
+            received = {address: answer for address, answer in answers.items() if not isinstance(answer, OSError)}
+            if not received:  # these workers were lost during the request; others may join
                 self.wait_for_workers()
-                raise OSError("every worker was lost while it was asked what it is")
-            return heard
+                raise OSError("every worker was lost during a request to all of them")
+            return received
 
         try:
-            return self.insist(request)
+            return self.retry(request)
         except ImportError as error:
             raise ClusterError(
                 f"the workers at {self.spec} cannot import gdist ({error})",
                 f"install gdist {metadata.version('gdist')} where they run, and start them again",
             ) from error
 
-    def insist[T](self, request: Callable[[], T]) -> T:
-        """The result of a request that all workers have a part in: again where one of them was lost in its middle.
+    def retry[T](self, request: Callable[[], T]) -> T:
+        """Make a request to all workers, and repeat it if one of them was lost before it was complete.
 
         Raises:
-            ClusterError: the scheduler was lost, or workers are lost faster than they can be asked.
+            ClusterError: the scheduler was lost, or each of the tries failed.
         """
         for left in reversed(range(TRIES)):
             try:
@@ -251,7 +251,7 @@ class Cluster:
                     raise self.lost() from error
                 if not left:
                     raise ClusterError(
-                        f"the workers at {self.spec} cannot be spoken to: {error}",
+                        f"the workers at {self.spec} cannot be reached: {error}",
                         "see their logs; then run the same command again: what was committed is kept",
                     ) from error
                 time.sleep(PAUSE_SECONDS)
@@ -259,22 +259,22 @@ class Cluster:
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    """Of installed packages, without the build: 2.11.0 is 2.11.0+cu130's equal."""
+    """The versions of installed packages without their builds, since 2.11.0 and 2.11.0+cu130 are equal here."""
     return {name: metadata.version(name).partition("+")[0] for name in names}
 
 
 def require_same_versions(answers: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise ClusterError unless each worker (by address) runs what this process runs."""
+    """Raise ClusterError unless each worker (by address) has the versions of this process."""
     for address, theirs in answers.items():
         ours = versions(theirs)
         different = [f"{name} {theirs[name]} (here {ours[name]})" for name in ours if ours[name] != theirs[name]]
         if different:
             raise ClusterError(
-                f"the worker {address} runs other software: {', '.join(different)}",
-                "install the same versions everywhere: other software may write other bytes",
+                f"the worker {address} has other versions: {', '.join(different)}",
+                "install the same versions everywhere: different software may write different bytes",
             )
 
 
 def shared(names: Mapping[str, str]) -> list[str]:
-    """The names that more than one key has, sorted; empty ones do not count."""
+    """The names that more than one key has, sorted. Empty names do not count."""
     return sorted(name for name, count in Counter(names.values()).items() if name and count > 1)

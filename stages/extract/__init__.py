@@ -1,1 +1,1 @@
-"""`gdist extract`, `inspect` and `verify`: the teacher runs once, into the cache."""
+"""`gdist extract`, `inspect` and `verify`: run the teacher once into the cache, and check what it stored."""

@@ -6,24 +6,24 @@ import numpy as np
 
 from gdist.pipeline.cache.layout import Entry
 
-OVERHEAD_SAMPLES = 8_000  # what starting one more batch costs, in samples of padding
+OVERHEAD_SAMPLES = 8_000  # the cost of starting one more batch, in samples of padding
 
 
 def batches(entries: Sequence[Entry], batch_samples: int, overhead: int = OVERHEAD_SAMPLES) -> Iterator[list[Entry]]:
     """Cut the utterances, longest first, into batches with the least padding.
 
-    The cuts minimise padded samples plus ``overhead`` a batch, exactly (dynamic programming). Worked by hand, with
-    lengths 10, 9, 4, 4 and an overhead of 3: one batch costs 40 + 3, {10, 9} and {4, 4} cost 20 + 3 + 8 + 3.
+    The cuts minimize the padded samples plus ``overhead`` per batch, exactly (dynamic programming). Worked by hand,
+    with lengths 10, 9, 4, 4 and an overhead of 3: one batch costs 40 + 3; {10, 9} and {4, 4} cost 20 + 3 + 8 + 3.
 
     Args:
-        batch_samples: the most a batch may hold, padding included, unless a single utterance is longer.
+        batch_samples: the largest size of a batch, padding included, unless a single utterance is longer.
     """
     ordered = sorted(entries, key=lambda entry: (-entry.num_samples, entry.start_frame))
     lengths = np.array([entry.num_samples for entry in ordered], dtype=np.int64)
     least = np.zeros(len(ordered) + 1, dtype=np.int64)  # the cost of the first n utterances
-    first = np.zeros(len(ordered) + 1, dtype=np.int64)  # where the last batch of those begins
+    first = np.zeros(len(ordered) + 1, dtype=np.int64)  # where the last batch of the first n utterances begins
     for stop in range(1, len(ordered) + 1):
-        # A batch begins with its longest, so the room it takes grows the further back it begins.
+        # A batch begins with its longest utterance, so the further back it begins, the larger it is.
         begin = max(0, stop - max(1, batch_samples // int(lengths[stop - 1])))
         starts = np.arange(begin, stop)
         padded = lengths[begin:stop] * (stop - starts)

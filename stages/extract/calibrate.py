@@ -1,4 +1,4 @@
-"""Tables for encodings that learn from the corpus, made from a sample of it while the cache is planned."""
+"""Tables for encodings that learn from the corpus, computed from a sample of it when the cache is planned."""
 
 from collections.abc import Mapping
 
@@ -20,17 +20,21 @@ MAX_UTTERANCES = 512
 
 
 def learn_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utterance]) -> bytes:
-    """The planned layers' tables, as safetensors named ``05.TABLE``. Same corpus and teacher, same bytes.
+    """Learn the tables of the plan's new layers.
 
-    The sample is utterances spread evenly over the new part of the corpus, each alone through the teacher.
+    The sample consists of utterances spread evenly over the plan's corpus. Each runs through the teacher alone. The
+    same corpus and teacher give the same bytes.
+
+    Returns:
+        a safetensors file, whose tensors are named ``05.TABLE`` for layer 5.
 
     Raises:
-        CacheError: none of them can be read.
+        CacheError: no utterance of the sample can be read.
     """
     layers = plan.new_layers
     usable = [entry for entry in plan.entries if entry.num_frames]
     spread = np.linspace(0, len(usable) - 1, min(len(usable), MAX_UTTERANCES)).round().astype(int)
-    order = np.random.default_rng(0).permutation(spread)  # where fewer are enough, they are spread as well
+    order = np.random.default_rng(0).permutation(spread)  # so that the first few are spread over the corpus as well
     sample: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     frames = 0
     for place in order:
@@ -47,13 +51,13 @@ def learn_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utteranc
             break
     if not frames:
         raise CacheError(
-            f"the encoding {plan.identity['encoding']} learns from the corpus, and none of it can be read"
+            f"the encoding {plan.identity['encoding']} learns from the corpus, but no sampled utterance can be read"
         )
     kind = encoding(plan.identity["encoding"])
     tables = {}
     for layer, pieces in sample.items():
         for name, table in kind.calibrate(torch.cat(pieces)).items():
             tables[f"{layer:02d}.{name}"] = table.contiguous()
-    console.say(f"learnt the {plan.identity['encoding']} tables of {len(layers)} layers from {frames} frames")
+    console.say(f"learned the {plan.identity['encoding']} tables of {len(layers)} layers from {frames} frames")
     saved: bytes = safetensors.torch.save(tables)
     return saved

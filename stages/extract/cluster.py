@@ -1,4 +1,4 @@
-"""Stage one on a cluster: the same :class:`Extractor`, one a worker, and the same tasks as in ``extract.py``."""
+"""Stage one on a cluster: the same :class:`Extractor`, one per worker, and the same tasks as in ``extract.py``."""
 
 import contextlib
 import socket
@@ -30,14 +30,14 @@ from gdist.stages.extract.plan import PACKAGES, ExtractConfig, extensions_of
 from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
 
 UtteranceFields = tuple[str, str, int, int | None, int | None]
-"""An utterance without its labels: id, path, start, samples, rate"""
+"""An utterance without its labels: id, path, start, samples, rate."""
 
-Parcel = tuple[str, list[UtteranceFields], bool]
-"""A task's receipt, whose audio it is, and whether files that are missing here are missing everywhere"""
+TaskMessage = tuple[str, list[UtteranceFields], bool]
+"""A task's receipt, its utterances, and whether files that a worker cannot see are known to be missing everywhere."""
 
 
-class UnseenError(GdistError):
-    """A worker cannot see audio that may be visible elsewhere."""
+class AudioNotVisibleError(GdistError):
+    """A worker cannot see audio files that may be visible elsewhere."""
 
     def __init__(self, message: str, paths: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -46,14 +46,14 @@ class UnseenError(GdistError):
 
 @dataclass
 class Extraction(crew.Job):
-    """What a worker needs to do tasks of one run; see :class:`gdist.pipeline.cluster.crew.Job`.
+    """What a worker needs to run the tasks of one extraction; see :class:`gdist.pipeline.cluster.crew.Job`.
 
     Attributes:
-        checksum: of the cache's root document.
-        token: of the lock, which the run's own process holds: a worker that outlives it commits nothing more once
-            another run has taken over.
-        fingerprint: the teacher's.
-        extensions: files of the user's own, which travel with the job.
+        checksum: the checksum of the cache's root document.
+        token: the token of the lock, which the main process holds. A worker that outlives that process commits
+            nothing more once another run has taken over.
+        fingerprint: the teacher's fingerprint.
+        extensions: the user's own files, which are sent with the job.
     """
 
     cache: str
@@ -87,7 +87,9 @@ class Extraction(crew.Job):
         except (TeacherError, ConfigError) as error:
             raise type(error)(f"{here}: {error.message}", error.hint) from error
         if teacher.fingerprint != self.fingerprint:
-            raise TeacherError(f"{here} has another teacher at {self.teacher}", "put the same weights everywhere")
+            raise TeacherError(
+                f"{here} has a different teacher at {self.teacher}", "put the same weights on every machine"
+            )
         self.stop = threading.Event()
         self.extractor = Extractor(cache, teacher, stop=self.stop)
         self.tasks = {task.receipt: task for task in cache.tasks}
@@ -96,19 +98,20 @@ class Extraction(crew.Job):
         device = choose_device(self.device, "--device ")
         return load_teacher(self.teacher, precision=self.precision, device=device, final_norm=self.final_norm)
 
-    def run(self, task: Parcel) -> None:
+    def run(self, task: TaskMessage) -> None:
         assert self.extractor is not None and self.computing is not None, "opened first"
         receipt, rows, known_missing = task
         if self.extractor.cache.receipt(self.tasks[receipt]) is not None:
-            return  # by a worker that was given up for lost
+            return  # a worker that was taken for lost has committed it
         if not known_missing:
             missing = [path for _, path, _, _, _ in rows if not is_here(path)]
             if missing:
-                raise UnseenError(f"the worker on {socket.gethostname()} cannot see {missing[0]}", missing)
-        mine = self.tasks[receipt]
-        heard = self.extractor.read(mine, [Utterance(*row, labels={}) for row in rows] if mine.waveform else None)
-        computed = self.computing.submit(self.extractor.compute, mine, heard).result()
-        self.extractor.commit(mine, computed)
+                raise AudioNotVisibleError(f"the worker on {socket.gethostname()} cannot see {missing[0]}", missing)
+        planned = self.tasks[receipt]
+        utterances = [Utterance(*row, labels={}) for row in rows] if planned.waveform else None
+        audio = self.extractor.read(planned, utterances)
+        computed = self.computing.submit(self.extractor.compute, planned, audio).result()
+        self.extractor.commit(planned, computed)
 
     def close(self) -> None:
         if self.stop is not None:
@@ -119,32 +122,36 @@ class Extraction(crew.Job):
 
 @contextlib.contextmanager
 def workers_of(config: ExtractConfig) -> Iterator["Workers"]:
-    """The workers that ``--cluster`` asks for."""
+    """Connect to the workers that ``--cluster`` names."""
     assert config.cluster is not None
     local = config.cluster.startswith("local:")
     if scheme_of(config.cache) == "memory":
-        raise ConfigError(f"--cache {config.cache}: no other process sees this memory", "a folder or a bucket")
+        raise ConfigError(f"--cache {config.cache}: no other process can see this memory", "use a folder or a bucket")
     device = choose_device(config.device, "--device ") if local else config.device
     with connect(config.cluster, LANES, visible_gpus() if device == "cuda" else ()) as connected:
-        yield Workers(config, connected, device if local else _their_device(connected, config.device))
+        yield Workers(config, connected, device if local else _worker_device(connected, config.device))
 
 
-def _their_device(connected: Cluster, device: str) -> str:
-    """What ``--device`` comes to on the workers, once they are known to run what runs here."""
-    answers = connected.ask(_about_here, device)
+def _worker_device(connected: Cluster, device: str) -> str:
+    """The device that ``--device`` selects on the workers, which must have the same versions as this process.
+
+    Raises:
+        ClusterError: a worker has other versions, or only some of the workers have a GPU.
+    """
+    answers = connected.ask(_versions_and_device, device)
     require_same_versions({address: answer["versions"] for address, answer in answers.items()})
     devices = {answer["device"] for answer in answers.values()}
     if len(devices) > 1:
         raise ClusterError(
             f"some workers of {connected.spec} have a GPU and some have none: they would not write the same bytes",
-            "take the others away, or --device cpu",
+            "remove the workers without a GPU, or use --device cpu",
         )
     for gpu in shared({address: answer["gpu"] for address, answer in answers.items()}):
-        console.say(f"several workers share the GPU {gpu}; `dask cuda worker` starts one a GPU", style="yellow")
+        console.say(f"several workers share the GPU {gpu}; `dask cuda worker` starts one per GPU", style="yellow")
     return str(devices.pop())
 
 
-def _about_here(device: str) -> dict[str, Any]:
+def _versions_and_device(device: str) -> dict[str, Any]:
     chosen = choose_device(device, "--device ")
     gpu = f"{torch.cuda.get_device_properties(0).uuid} of {socket.gethostname()}" if chosen == "cuda" else ""
     return {"versions": versions(PACKAGES), "device": chosen, "gpu": gpu}
@@ -155,7 +162,7 @@ class Workers:
     """A cluster to extract on.
 
     Attributes:
-        device: where each worker computes.
+        device: the device that each worker computes on.
     """
 
     config: ExtractConfig
@@ -169,10 +176,11 @@ class Workers:
         todo: Iterable[tuple[Task, Sequence[Utterance] | None, float]],
         advance: Callable[[float, str], None],
     ) -> None:
-        """Do the tasks, and report the seconds of each when it is committed.
+        """Run the tasks, and report the seconds of each one when it is committed.
 
         Args:
-            todo: task, where its audio lies (None: in the cache), and its seconds.
+            todo: for each task, the task, its utterances (None when its audio is in the cache), and its seconds.
+            advance: called with the seconds of audio of a committed task, and a note on the speed.
         """
         config, teacher = self.config, self.config.teacher
         job = Extraction(
@@ -187,42 +195,46 @@ class Workers:
             extensions=extensions_of(cache.identity["teacher"]["family"], cache.identity["encoding"]),
         )
         seconds: dict[str, float] = {}
-        unseen: list[Parcel] = []
-        began, heard = time.monotonic(), 0.0
+        not_visible: list[TaskMessage] = []
+        began, done = time.monotonic(), 0.0
 
-        def parcels() -> Iterator[Parcel]:
+        def messages() -> Iterator[TaskMessage]:
             for task, utterances, length in todo:
                 seconds[task.receipt] = length
                 rows = [(u.id, u.path, u.start, u.num_samples, u.sample_rate) for u in utterances or ()]
                 yield task.receipt, rows, False
 
-        with crew.employed(self.cluster, job) as workers:
-            for batch in (parcels(), unseen):
-                for parcel, error in workers.do(batch):
-                    if isinstance(error, UnseenError):
-                        unseen.append(_missing_everywhere(parcel, error))
+        with crew.deploy(self.cluster, job) as workers:
+            for batch in (messages(), not_visible):
+                for message, error in workers.do(batch):
+                    if isinstance(error, AudioNotVisibleError):
+                        not_visible.append(_known_missing(message, error))
                         continue
                     if error is not None:
                         raise error
-                    length = seconds.pop(parcel[0])
-                    heard += length
-                    speed = heard / (time.monotonic() - began)
+                    length = seconds.pop(message[0])
+                    done += length
+                    speed = done / (time.monotonic() - began)
                     advance(
                         length, f"{speed:.0f}× real time on {workers.workers} worker{'s' * (workers.workers != 1)}"
                     )
 
 
-def _missing_everywhere(parcel: Parcel, error: UnseenError) -> Parcel:
-    """The same work, to be done without the files that nobody sees; ClusterError when this machine sees one."""
-    receipt, rows, _ = parcel
+def _known_missing(message: TaskMessage, error: AudioNotVisibleError) -> TaskMessage:
+    """The same task, to be done without the files that no machine sees.
+
+    Raises:
+        ClusterError: this machine sees one of the files.
+    """
+    receipt, rows, _ = message
     if any(is_here(path) for path in error.paths):
         raise ClusterError(
-            f"{error.message}, and this machine can",
-            "audio for many machines lies in a bucket, or in a folder that all of them mount at the same path",
+            f"{error.message}, but this machine can",
+            "put audio for many machines in a bucket, or in a folder that all of them mount at the same path",
         )
     return receipt, rows, True
 
 
 def is_here(path: str) -> bool:
-    """Whether this machine sees a file; of what lies in buckets all machines see the same."""
+    """Whether this machine sees a file. Files in buckets count as visible, since all machines see the same ones."""
     return is_uri(path) or Path(path.removeprefix("file://")).exists()

@@ -1,7 +1,7 @@
-"""Stage one, read top to bottom: plan → map (audio → teacher → encoded rows, a pack at a time) → commit.
+"""Stage one, read top to bottom: plan → map (audio → teacher → encoded rows, one pack at a time) → commit.
 
-One box is the default: while one pack is in the teacher, the next is decoded and those before it are written. On a
-cluster the same tasks go to Dask's workers, which do the same.
+By default this process does all the work: while one pack is in the teacher, the next one is decoded and the previous
+ones are written. With a cluster, the same tasks go to Dask workers, which do the same.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from gdist.pipeline.storage.objects import Storage
 from gdist.stages.device import choose_device
 from gdist.stages.extract import layer_statistics
 from gdist.stages.extract.calibrate import learn_tables
-from gdist.stages.extract.extractor import WRITING, Extractor, PackAudio
+from gdist.stages.extract.extractor import MAX_WRITES, Extractor, PackAudio
 from gdist.stages.extract.plan import ExtractConfig, describe, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def extract(config: ExtractConfig, show_progress: bool = True) -> dict[str, Any]:
-    """Run the teacher over the manifest into the cache, or finish what an earlier run began, or add to it.
+    """Run the teacher over the manifest into a new cache, complete an unfinished cache, or add to a finished one.
 
     Returns:
         the fields of ``gdist extract --json`` (see docs/commands.md).
@@ -53,13 +53,13 @@ def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | Non
     manifest = Manifest.read(config.manifest)
     device = workers.device if workers else choose_device(config.device, "--device ")
     here = "cpu" if workers else device  # with a cluster this process only plans, and leaves the GPUs alone
-    precision = "fp32" if workers and config.precision == "tf32" else config.precision  # tf32 is the workers' alone
+    precision = "fp32" if workers and config.precision == "tf32" else config.precision  # only the workers use tf32
     teacher = load_teacher(config.teacher, precision=precision, device=here, final_norm=config.final_norm)
     utterances, lengths = measure(manifest)
-    there = None if config.restart else Cache.find(config.cache)
-    plan = make_plan(config, teacher, manifest, lengths, device, there)
+    existing = None if config.restart else Cache.find(config.cache)
+    plan = make_plan(config, teacher, manifest, lengths, device, existing)
     if config.dry_run:
-        return describe(plan, done=len(there.done()) if there else 0)
+        return describe(plan, done=len(existing.done()) if existing else 0)
     storage = Storage(config.cache, create=True)
     require_place(storage)
     with Lock(storage) as lock:
@@ -70,7 +70,7 @@ def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | Non
         todo = cache.todo()
         resumed = cache.packs - len({task.pack for task in todo})
         if resumed and todo:
-            console.say(f"{resumed} of {cache.packs} packs are done")
+            console.say(f"{resumed} of {cache.packs} packs are already done")
         total = audio_seconds(cache, todo)
         with console.progress("extract", total, "s of audio", enabled=show_progress) as advance:
             if workers:
@@ -82,7 +82,7 @@ def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | Non
 
 
 def with_tables(plan: Plan, teacher: Teacher, utterances: dict[str, Utterance]) -> Plan:
-    """The plan, with the tables that its encoding learns for layers that are new."""
+    """The plan, completed with the tables that its encoding learns for new layers."""
     if not encoding(plan.identity["encoding"]).calibrated or not plan.new_layers:
         return plan
     name = f"tables-{plan.generation}.safetensors"
@@ -101,42 +101,42 @@ def run_here(
     utterances: dict[str, Utterance],
     advance: Callable[[float, str], None],
 ) -> None:
-    """Do the tasks in this process, and compute in this thread."""
-    began, heard = time.monotonic(), 0.0
+    """Run the tasks in this process, computing in this thread."""
+    began, done = time.monotonic(), 0.0
 
     def report(seconds: float) -> None:
-        nonlocal heard
-        heard += seconds
-        advance(seconds, f"{heard / (time.monotonic() - began):.0f}× real time")
+        nonlocal done
+        done += seconds
+        advance(seconds, f"{done / (time.monotonic() - began):.0f}× real time")
 
     stop = threading.Event()
     extractor = Extractor(cache, teacher, report, stop)
-    # A CPU's cores are full of the teacher, whose threads wait for the slowest of them: work beside it costs more
-    # than between two packs. A GPU leaves the cores alone, and a bucket keeps a writer waiting.
-    beside = teacher.device.type != "cpu" or cache.storage.folder is None
+    # A teacher on a CPU uses every core, and its threads wait for the slowest one, so writing alongside it costs more
+    # than writing between two packs. A GPU leaves the cores free, and a writer to a bucket mostly waits.
+    write_alongside = teacher.device.type != "cpu" or cache.storage.folder is None
     written: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITING) as writers, stopping(stop):
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(MAX_WRITES) as writers, stopping(stop):
         ahead: Future[PackAudio] | None = None
-        for task, after in itertools.pairwise([*todo, None]):
-            assert task is not None, "only the last is followed by none"
+        for task, following in itertools.pairwise([*todo, None]):
+            assert task is not None, "None only follows the last task"
             audio = (ahead or reader.submit(extractor.read, task, audio_of(cache, task, utterances))).result()
-            if after is not None:
-                ahead = reader.submit(extractor.read, after, audio_of(cache, after, utterances))
+            if following is not None:
+                ahead = reader.submit(extractor.read, following, audio_of(cache, following, utterances))
             computed = extractor.compute(task, audio)
-            if not beside:
+            if not write_alongside:
                 extractor.commit(task, computed)
                 continue
-            if len(written) == WRITING:
+            if len(written) == MAX_WRITES:
                 written.popleft().result()
             written.append(writers.submit(extractor.commit, task, computed))
-            del computed  # memory for its rows is the writer's to free
+            del computed  # so that its memory is freed as soon as the writer is done with it
         for commit in written:
             commit.result()
 
 
 @contextlib.contextmanager
 def stopping(stop: threading.Event) -> Iterator[None]:
-    """Whatever ends this block by an exception also ends what has not been committed."""
+    """Set ``stop`` when an exception ends the block, so that nothing more is computed or committed."""
     try:
         yield
     except BaseException:
@@ -145,7 +145,7 @@ def stopping(stop: threading.Event) -> Iterator[None]:
 
 
 def audio_of(cache: Cache, task: Task, utterances: dict[str, Utterance]) -> list[Utterance] | None:
-    """Where a task's audio lies; None for layers added to a pack whose audio is in the cache."""
+    """The utterances of a task, or None for layers added to a pack whose audio is in the cache."""
     return [utterances[entry.id] for entry in cache.pack_entries(task.pack)] if task.waveform else None
 
 
@@ -153,13 +153,13 @@ def audio_of(cache: Cache, task: Task, utterances: dict[str, Utterance]) -> list
 
 
 def audio_seconds(cache: Cache, tasks: Iterable[Task]) -> float:
-    """Seconds of usable audio that the tasks hear."""
+    """Seconds of usable audio in the tasks."""
     samples = sum(entry.num_samples for task in tasks for entry in cache.pack_entries(task.pack) if entry.num_frames)
     return samples / framing.SAMPLE_RATE
 
 
 def summarize(cache: Cache, resumed: int, new_seconds: float, seconds: float) -> dict[str, Any]:
-    """What ``gdist extract`` reports of a complete cache."""
+    """The result that ``gdist extract`` reports for a complete cache."""
     receipts = cache.receipts()
     quarantine = quarantined(receipts)
     stored = [entry for entry in cache.entries if entry.id not in quarantine]
@@ -179,17 +179,17 @@ def summarize(cache: Cache, resumed: int, new_seconds: float, seconds: float) ->
 
 
 def show(result: dict[str, Any], dry_run: bool) -> None:
-    """The result for people."""
+    """Print the result for people."""
     amount = f"{result['utterances']} utterances, {console.duration(result['audio_seconds'])} of audio"
     if dry_run:
         console.say(f"would extract {amount}: {result['packs']} packs, at most {console.size(result['bytes'])}")
-        console.say(f"{result['packs_resumed']} packs are there already; {result['objects']} objects in all")
+        console.say(f"{result['packs_resumed']} packs are already in the cache; {result['objects']} objects in all")
     else:
         rows = [[str(row["layer"]), *layer_statistics.cells(row)] for row in result["layers"]]
         console.print_table("what is stored", ["layer", *layer_statistics.COLUMNS], rows)
         speed = f"{console.duration(result['seconds'])}, {result['realtime_factor']:.0f}× real time"
         console.say(f"{amount} in {console.size(result['bytes'])}; {speed}", style="green")
         if result["packs_resumed"]:
-            console.say(f"{result['packs_resumed']} of {result['packs']} packs were there already")
+            console.say(f"{result['packs_resumed']} of {result['packs']} packs were already in the cache")
     for name, reason in sorted(result["quarantine"].items()):
         console.say(f"quarantined {name}: {reason}", style="yellow")

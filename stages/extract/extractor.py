@@ -1,7 +1,7 @@
-"""One task of stage one: audio → teacher → encoded rows → committed pack. The same on one box and on a cluster.
+"""One task of stage one: audio → teacher → encoded rows → committed pack. It is the same with or without a cluster.
 
-The three steps are a task's ``read``, ``compute`` and ``commit``. Reading and committing may be done by any threads,
-for one task while another is computed; computing belongs to a single thread, see :meth:`Extractor.compute`.
+A task has three steps: ``read``, ``compute`` and ``commit``. Any thread may read or commit one task while another is
+computed. Computing belongs to a single thread, see :meth:`Extractor.compute`.
 
 Axes: B batch, T frames, D features, S samples.
 """
@@ -28,15 +28,15 @@ from gdist.stages.extract.layer_statistics import Statistics, measure_layer
 from gdist.stages.teachers import Teacher
 
 AUDIO_THREADS = 8
-WRITING = 2  # packs that are being written at a time, at most: to a bucket, one can take longer than the teacher
-LANES = 1 + WRITING  # packs whose rows are in memory, whatever the corpus: one is in the teacher
+MAX_WRITES = 2  # packs being written at a time: to a bucket, a pack can take longer to write than to compute
+LANES = 1 + MAX_WRITES  # packs whose rows are in memory, whatever the size of the corpus: one is in the teacher
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class PackAudio:
-    """A pack's audio: id → int16 samples at 16 kHz, and id → why it cannot be used."""
+    """The audio of a pack: id → int16 samples at 16 kHz, and id → the reason why an utterance cannot be used."""
 
     waveforms: dict[str, Array]
     quarantine: dict[str, str]
@@ -44,7 +44,7 @@ class PackAudio:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a pack becomes: array name → rows, whom it quarantined and why, and its statistics."""
+    """The result for a pack: array name → rows, id → the reason for its quarantine, and the pack's statistics."""
 
     rows: dict[str, Array]
     quarantine: dict[str, str]
@@ -53,11 +53,13 @@ class Computed:
 
 @dataclass(frozen=True)
 class ComputedBatch:
-    """What the device made of one batch, perhaps still on its way to the host.
+    """What the device computed for one batch. Its copies to the host may not be complete yet.
 
     Attributes:
-        stored: array name → [B, T, W] (a row a chunk: [B, C, W]); none where they are in their places already.
+        stored: array name → [B, T, W], or [B, C, W] for arrays with one row per chunk; empty if the rows are already
+            in place.
         measured: [L, M, B], see :func:`gdist.stages.extract.layer_statistics.measure_layer`.
+        arrived: recorded when the copies to the host are complete; None on a CPU.
     """
 
     entries: list[Entry]
@@ -70,8 +72,8 @@ class Extractor:
     """A teacher on its device, and a cache to fill.
 
     Args:
-        advance: told the seconds of audio that are done, from any thread.
-        stop: when it is set, nothing more is computed or committed.
+        advance: called with the seconds of audio that are done, from any thread.
+        stop: once it is set, nothing more is computed or committed.
     """
 
     def __init__(
@@ -91,35 +93,36 @@ class Extractor:
         self._copies = torch.cuda.Stream(teacher.device) if cuda else None  # type: ignore[no-untyped-call]
 
     def run(self, task: Task, utterances: Sequence[Utterance] | None) -> dict[str, Any]:
-        """One task from end to end, its steps one after another. Returns the receipt.
+        """Run one task from end to end, its steps one after another. Returns the receipt.
 
         Args:
-            utterances: where the pack's audio lies; None where the cache holds it already.
+            utterances: the pack's utterances; None if their audio is already in the cache.
         """
         return self.commit(task, self.compute(task, self.read(task, utterances)))
 
     def read(self, task: Task, utterances: Sequence[Utterance] | None) -> PackAudio:
-        """The audio of a task, decoded in threads of its own; arguments as for :meth:`run`."""
+        """Decode the audio of a task in separate threads. The arguments are those of :meth:`run`."""
         if utterances is not None:
             return decode_pack(self.cache, task.pack, utterances)
         return stored_audio(self.cache, task.pack)
 
-    def compute(self, task: Task, heard: PackAudio) -> Computed:
-        """Teacher and encoder over one task.
+    def compute(self, task: Task, pack_audio: PackAudio) -> Computed:
+        """Run the teacher and the encoder over one task.
 
-        Always by one thread, best the one that loaded the teacher: each thread that computes on a CPU gets workers of
-        its own from OpenMP, and once there are more of these than cores they sleep where they would have spun. That
-        cost a tenth of the speed.
+        Always call this from one thread, preferably the one that loaded the teacher. OpenMP gives each thread that
+        computes on a CPU its own workers. Once there are more workers than cores, they sleep instead of spinning,
+        which cost a tenth of the speed.
         """
         rows = {name: self.cache.specs[name].empty_pack() for name in self.cache.arrays_of(task)}
-        quarantine = dict(heard.quarantine)
-        statistics = self._compute(task, heard.waveforms, quarantine, rows)
-        unheard = [e for e in self.cache.pack_entries(task.pack) if e.num_frames and e.id not in heard.waveforms]
-        self.advance(sum(entry.num_samples for entry in unheard) / framing.SAMPLE_RATE)
+        quarantine = dict(pack_audio.quarantine)
+        statistics = self._compute(task, pack_audio.waveforms, quarantine, rows)
+        entries = self.cache.pack_entries(task.pack)
+        skipped = [entry for entry in entries if entry.num_frames and entry.id not in pack_audio.waveforms]
+        self.advance(sum(entry.num_samples for entry in skipped) / framing.SAMPLE_RATE)
         return Computed(rows, quarantine, statistics)
 
     def commit(self, task: Task, computed: Computed) -> dict[str, Any]:
-        """Write one task whole; its receipt."""
+        """Write all of a task's objects. Returns the receipt."""
         self._check_stop()
         return self.cache.commit(task, computed.rows, computed.quarantine, computed.statistics)
 
@@ -128,7 +131,7 @@ class Extractor:
     ) -> dict[str, Any]:
         statistics = Statistics(task.layers, self.cache.identity["dim"])
         entries = [entry for entry in self.cache.pack_entries(task.pack) if entry.id in waveforms]
-        if not task.layers:  # a repair of the audio alone
+        if not task.layers:  # a repair of nothing but the audio
             for entry in entries:
                 self._place_audio(entry, waveforms[entry.id], rows[WAVEFORM])
             return statistics.summary()
@@ -136,17 +139,17 @@ class Extractor:
         for members in batches(entries, self.batch_samples):
             self._check_stop()
             batch = self._forward(task, members, waveforms, rows)
-            if before is not None:  # on a GPU its copies to the host ran beside this batch
-                self._settle(task, before, waveforms, quarantine, rows, statistics)
+            if before is not None:  # on a GPU, its copies to the host overlap with the computing of this batch
+                self._finish_batch(task, before, waveforms, quarantine, rows, statistics)
             before = batch
         if before is not None:
-            self._settle(task, before, waveforms, quarantine, rows, statistics)
+            self._finish_batch(task, before, waveforms, quarantine, rows, statistics)
         return statistics.summary()
 
     def _forward(
         self, task: Task, members: list[Entry], waveforms: dict[str, Array], rows: dict[str, Array]
     ) -> ComputedBatch:
-        """Teacher and encoder over one batch; on a GPU this only queues the work."""
+        """Run the teacher and the encoder over one batch. On a GPU this only queues the work."""
         cuda = self._copies is not None
         num_samples_B = torch.tensor([entry.num_samples for entry in members])
         num_frames_B = torch.tensor([entry.num_frames for entry in members])
@@ -165,13 +168,13 @@ class Extractor:
             named = {layer_name(layer, folder): part for folder, part in parts.items()}
             if cuda:
                 stored |= named
-            else:  # kept until the last layer, they would take fresh memory, which costs more than the copy
+            else:  # keeping all layers until the last one would need fresh memory, which costs more than this copy
                 self._place(members, named, rows)
         batch = ComputedBatch(members, stored, torch.stack(measured))
         return self._to_host(batch) if cuda else batch
 
     def _to_host(self, batch: ComputedBatch) -> ComputedBatch:
-        """Queue copies into pinned memory on a stream of their own, behind the computing."""
+        """Queue copies into pinned memory, on a separate stream that waits for the computation."""
         assert self._copies is not None
         copies = self._copies
         copies.wait_stream(torch.cuda.current_stream(self.teacher.device))
@@ -185,7 +188,7 @@ class Extractor:
             stored = {name: copy(tensor) for name, tensor in batch.stored.items()}
             return ComputedBatch(batch.entries, stored, copy(batch.measured), copies.record_event())
 
-    def _settle(
+    def _finish_batch(
         self,
         task: Task,
         batch: ComputedBatch,
@@ -194,7 +197,7 @@ class Extractor:
         rows: dict[str, Array],
         statistics: Statistics,
     ) -> None:
-        """Put a batch's rows in their places, and leave none of an utterance whose values cannot be stored."""
+        """Put a batch's rows in place, except those of utterances whose values cannot be stored."""
         if batch.arrived is not None:
             batch.arrived.synchronize()
         self._place(batch.entries, batch.stored, rows)
@@ -222,9 +225,9 @@ class Extractor:
             rows[name][self._place_of(entry, rows[name])] = self.cache.specs[name].fill_value
 
     def _place_of(self, entry: Entry, rows: Array) -> slice:
-        """An utterance's rows within its pack, of an array with a row a frame or a chunk."""
+        """An utterance's rows within its pack, in an array with one row per frame or per chunk."""
         pack_frames = self.cache.identity["pack_frames"]
-        frames = pack_frames // len(rows)  # a row's
+        frames = pack_frames // len(rows)  # per row
         start = entry.start_frame % pack_frames // frames
         return slice(start, start - (-entry.num_frames // frames))
 
@@ -234,12 +237,19 @@ class Extractor:
 
     def _check_stop(self) -> None:
         if self.stop.is_set():
-            raise StoppedError("stopped; what was committed is kept", "run the same command again to go on")
+            raise StoppedError("stopped; what was committed is kept", "run the same command again to continue")
 
 
 def decode(utterance: Utterance, planned: int) -> Array | str:
-    """One utterance as the teacher hears it: its ``planned`` int16 samples at 16 kHz, or why it cannot be used."""
-    if utterance.num_samples is None or utterance.sample_rate is None:  # it had a length when it was planned
+    """Decode one utterance as input for the teacher.
+
+    Args:
+        planned: the number of samples at 16 kHz that the cache was planned with.
+
+    Returns:
+        [S] int16 samples at 16 kHz, or the reason why the utterance cannot be used.
+    """
+    if utterance.num_samples is None or utterance.sample_rate is None:  # it had a length when the cache was planned
         return f"can no longer be read: {utterance.path}"
     try:
         samples_S = audio.load_utterance(
@@ -253,7 +263,7 @@ def decode(utterance: Utterance, planned: int) -> Array | str:
 
 
 def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance]) -> PackAudio:
-    """A pack's audio from its files, decoded in threads."""
+    """Decode the audio of a pack from its files, in threads."""
     entries = {entry.id: entry for entry in cache.pack_entries(pack)}
     quarantine = {entry.id: entry.problem for entry in entries.values() if entry.problem}
     usable = [utterance for utterance in utterances if entries[utterance.id].num_frames]
@@ -269,7 +279,7 @@ def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance]) -> Pac
 
 
 def stored_audio(cache: Cache, pack: int) -> PackAudio:
-    """A pack's audio as an earlier task stored it."""
+    """Read the audio of a pack that an earlier task has stored in the cache."""
     quarantine = cache.quarantine(pack)
     entries = [e for e in cache.pack_entries(pack) if e.num_frames and e.id not in quarantine]
     waveforms = cache.waveform([(entry, 0, entry.num_frames) for entry in entries]) if entries else []

@@ -14,7 +14,7 @@ from gdist.stages.extract.repair import Sources, repair
 
 
 def describe(cache: Cache) -> dict[str, Any]:
-    """What a cache holds, from its root, its index and its receipts; no layer is read."""
+    """Describe what a cache contains, from its root, its index and its receipts. No layer is read."""
     receipts = cache.receipts()
     quarantine = quarantined(receipts)
     stored = [entry for entry in cache.entries if entry.id not in quarantine and entry.num_frames]
@@ -48,7 +48,7 @@ def describe(cache: Cache) -> dict[str, Any]:
 
 
 def inspect_command(uri: str, as_json: bool) -> int:
-    """Print what a cache holds."""
+    """Print what a cache contains."""
     found = describe(Cache.open(uri))
     if as_json:
         console.emit(found)
@@ -75,7 +75,7 @@ def inspect_command(uri: str, as_json: bool) -> int:
 
 
 def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> int:
-    """Check every byte, after mending what is damaged if there are ``sources`` for that."""
+    """Check every byte of a cache, after repairing what is damaged if ``sources`` are given."""
     try:
         if sources:
             result = repair(uri, sources, show_progress=not as_json)
@@ -84,7 +84,7 @@ def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> i
             with console.progress("verify", len(cache.tasks), "packs", enabled=not as_json) as advance:
                 result = verify(cache, advance) | {"repaired": []}
     except CacheDamagedError as error:
-        # Damage to the documents that make a cache readable at all is reported like any other.
+        # Damage to a document without which the cache cannot be opened is reported like any other damage.
         if not as_json:
             raise
         key = error.message.split(" ", 1)[0].removeprefix(f"{uri}/")
@@ -101,7 +101,7 @@ def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> i
         if result["packs_missing"]:
             console.say(f"missing packs: {result['packs_missing']} (run the same `gdist extract` again)", style="red")
         if result["bad"]:
-            console.say(f"to mend it: gdist verify {in_shell(uri)} --repair", style="yellow")
+            console.say(f"to repair it: gdist verify {in_shell(uri)} --repair", style="yellow")
         verdict = "ok" if result["ok"] else "NOT ok"
         console.say(f"{uri}: {verdict}, {result['packs']} packs, {len(result['bad'])} damaged objects")
     return EXIT_OK if result["ok"] else EXIT_FAILURE

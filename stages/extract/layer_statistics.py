@@ -1,4 +1,4 @@
-"""What is measured of each layer while it is stored: how large it is, and how far what is stored lies from it.
+"""Statistics of each layer, measured while it is stored: how large its values are, and how exactly they are stored.
 
 Axes: L layers, M measures, B batch, T frames, C chunks, D features.
 """
@@ -13,18 +13,20 @@ from torch import Tensor
 from gdist.pipeline.cache.encodings import Encoding, Stored, Tables
 from gdist.pipeline.cache.layout import CHUNK_FRAMES
 
-SAMPLED = 8  # every eighth frame is decoded again and compared: the teacher should not wait for its audit
+SAMPLED = 8  # every eighth frame is decoded again and compared: checking all of them would slow the teacher down
 SQUARES, LARGEST, SAMPLED_SQUARES, SAMPLED_ERROR, COSINE = range(5)
 
 
 def measure_layer(
     hidden_BTD: Tensor, num_frames_B: Tensor, stored: Stored, encoding: Encoding, tables: Tables
 ) -> Tensor:
-    """[M, B] for one layer, on its device and without waiting for it.
+    """Measure one layer of a batch, on its device and without waiting for it.
 
-    The sum of squares and the largest |x| of all values; and over every eighth frame the sum of squares, the squared
-    error of what is stored, and its cosine with what was computed, summed over frames. Padding, which is zero, counts
-    nowhere.
+    Padding, which is zero, does not count in any of the measures.
+
+    Returns:
+        [M, B]: the sum of squares and the largest |x| of all values; then, over every eighth frame, the sum of
+        squares, the squared error of the stored values, and their cosine to the computed values, summed over frames.
     """
     norm_BT = torch.linalg.vector_norm(hidden_BTD, dim=2).double()
     largest_BT = torch.maximum(hidden_BTD.amax(dim=2), -hidden_BTD.amin(dim=2))  # 20 times as fast as the norm
@@ -39,7 +41,7 @@ def measure_layer(
     norm_BT = norm_BT[:, ::SAMPLED]
     error_BT = torch.linalg.vector_norm(decoded_BTD - hidden_BTD[:, ::SAMPLED], dim=2).double()
     decoded_norm_BT = torch.linalg.vector_norm(decoded_BTD, dim=2).double()
-    # 2 a·b = |a|² + |b|² − |a − b|²: no further pass over the features
+    # 2 a·b = |a|² + |b|² − |a − b|² needs no further pass over the features
     cosine_BT = norm_BT.square() + decoded_norm_BT.square() - error_BT.square()
     cosine_BT /= (2 * norm_BT * decoded_norm_BT).clamp(min=1e-30)
     measures[SAMPLED_SQUARES] = norm_BT.square().sum(1)
@@ -79,7 +81,7 @@ class Statistics:
         return None
 
     def add(self, measured_LMB: Tensor, num_frames: Sequence[int]) -> None:
-        """Count utterances in."""
+        """Add the measures of some utterances ([L, M, B]) and their numbers of frames."""
         self.frames += sum(num_frames)
         self.sampled += sum(-(-frames // SAMPLED) for frames in num_frames)
         largest_L = self._sums_LM[:, LARGEST].clone()
@@ -89,8 +91,8 @@ class Statistics:
         self._sums_LM[:, LARGEST] = largest_L
 
     def summary(self) -> dict[str, Any]:
-        """What the receipt keeps: ``frames``, ``sampled_frames``, and by layer ``rms``, ``max_abs``,
-        ``relative_error`` and ``cosine``."""
+        """The statistics for the receipt: ``frames``, and each layer's ``rms``, ``max_abs``, ``relative_error`` and
+        ``cosine``."""
         layers = {}
         for layer, sums_M in zip(self.layers, self._sums_LM.tolist(), strict=True):
             error = math.sqrt(sums_M[SAMPLED_ERROR] / sums_M[SAMPLED_SQUARES]) if sums_M[SAMPLED_SQUARES] else 0.0
@@ -104,7 +106,7 @@ class Statistics:
 
 
 def combined(receipts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The same over all receipts, by layer, ascending; ``snr_db`` beside, None where nothing was lost."""
+    """The statistics over all receipts, by ascending layer, with ``snr_db``, which is None where nothing was lost."""
     by_layer: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for receipt in receipts:
         for name, measures in receipt["statistics"]["layers"].items():
@@ -131,7 +133,7 @@ COLUMNS = ("rms", "largest |x|", "signal to noise", "cosine")
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """A row of :func:`combined` for people, under ``COLUMNS``; dashes where nothing is stored yet."""
+    """Format a row of :func:`combined` for the columns ``COLUMNS``, with dashes where nothing is stored yet."""
     if "rms" not in row:
         return ["–"] * len(COLUMNS)
     noise = "exact" if row["snr_db"] is None else f"{row['snr_db']:.1f} dB"

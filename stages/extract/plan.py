@@ -1,4 +1,4 @@
-"""Stage one's plan: what the cache will be, decided from the manifest and the teacher's shapes alone."""
+"""The plan of stage one: what the cache will be, which follows from the manifest and the teacher's shapes alone."""
 
 import importlib.metadata
 import json
@@ -21,21 +21,21 @@ from gdist.pipeline.extensions import Extension
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.stages.teachers import FAMILIES, Teacher
 
-PACKAGES = ("gdist", "torch", "torchaudio", "transformers", "zarr", "numcodecs")  # those that make the bytes
+PACKAGES = ("gdist", "torch", "torchaudio", "transformers", "zarr", "numcodecs")  # those that determine the bytes
 BATCH_SECONDS = {"cpu": 32.0, "cuda": 320.0}
-INITIAL_LAYERS = 2  # the teacher's first Transformer layers travel along: DistilHuBERT starts from two
+INITIAL_LAYERS = 2  # of the teacher's Transformer layers, stored in the cache: DistilHuBERT starts from two
 
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """What to extract, from what, to where.
+    """What to extract, from what, and to where.
 
     Attributes:
-        layers: ``all``, or layers such as ``0,4,8,12`` (0 is the first Transformer layer's input).
-        precision: of the teacher's arithmetic: fp32, tf32 (CUDA only), or bf16 or fp16 autocast.
-        max_seconds: longer utterances are quarantined, since attention's memory grows with the square of length.
-        batch_seconds: audio a batch, padding included; None lets the device decide.
-        cluster: who does the work, ``local:N`` or a Dask scheduler; None for this process. The bytes are the same.
+        layers: ``all``, or layers such as ``0,4,8,12`` (0 is the input of the first Transformer layer).
+        precision: the teacher's arithmetic: fp32, tf32 (CUDA only), or autocast to bf16 or fp16.
+        max_seconds: longer utterances are quarantined, since attention's memory grows with the square of the length.
+        batch_seconds: seconds of audio per batch, padding included; None chooses by the device.
+        cluster: where the tasks run: ``local:N``, a Dask scheduler, or None for this process. The bytes are the same.
     """
 
     teacher: str
@@ -68,15 +68,16 @@ class ExtractConfig:
             check_spec(self.cluster)
             require(
                 ":" not in self.device,
-                f"--device {self.device}: each worker of a cluster has its own GPU, --device cuda",
+                f"--device {self.device}: each worker of a cluster has its own GPU, so give --device cuda",
             )
 
 
 def measure(manifest: Manifest) -> tuple[dict[str, Utterance], list[tuple[str, int, str | None]]]:
-    """Every utterance's length at 16 kHz, from the manifest or, where it is silent, from the file's header.
+    """Find the length of each utterance at 16 kHz, from the manifest or, if it has none, from the file's header.
 
     Returns:
-        id → utterance with ``num_samples`` and ``sample_rate`` filled in, and (id, samples, problem) in order.
+        id → utterance with ``num_samples`` and ``sample_rate`` filled in, and (id, samples, problem) in the
+        manifest's order.
     """
     measured = manifest.measured()
     problems = {problem.id: problem.reason for problem in measured.problems}
@@ -99,15 +100,15 @@ def make_plan(
     device: str,
     cache: Cache | None = None,
 ) -> Plan:
-    """Everything the cache will be, before the teacher runs.
+    """Plan everything that the cache will contain, before the teacher runs.
 
     Args:
-        lengths: of every utterance, in the manifest's order, see :func:`measure`.
-        cache: the one that is there. It keeps its utterances and layers; those that are new are added.
+        lengths: the lengths of the utterances, in the manifest's order, see :func:`measure`.
+        cache: the existing cache, if any. It keeps its utterances and layers, and new ones are added.
 
     Raises:
-        CacheMismatchError: the cache was made from other inputs, or its utterances are no longer in the manifest as
-            they were.
+        CacheMismatchError: the existing cache was made from other inputs, or some of its utterances are missing from
+            the manifest or have changed there.
     """
     identity: dict[str, Any] = {
         "teacher": {
@@ -129,7 +130,7 @@ def make_plan(
         "chunk_frames": layout.CHUNK_FRAMES,
         "pack_frames": config.pack_frames,
         "max_seconds": config.max_seconds,
-        # Which utterances share a batch moves the last bits of a float, so it is part of what makes the bytes.
+        # Which utterances share a batch affects the last bits of a float, so it is part of the identity.
         "batch_seconds": config.batch_seconds or BATCH_SECONDS[device.partition(":")[0]],
     }
     if extension := FAMILIES.extension(teacher.family):
@@ -148,12 +149,12 @@ def make_plan(
 
 
 def extensions_of(family: str, encoding: str) -> list[Extension]:
-    """The files of the user's own that a cache is made with."""
+    """The user's own files that a cache is made with."""
     return [found for found in (FAMILIES.extension(family), ENCODINGS.extension(encoding)) if found is not None]
 
 
 def teacher_files(teacher: Teacher, encoding: str) -> dict[str, bytes]:
-    """What a cache keeps of what made it, under ``teacher/``."""
+    """The files under ``teacher/`` of a cache: name → content."""
     sources = {each.file_name: each.source for each in extensions_of(teacher.family, encoding)}
     return sources | {
         "config.json": json.dumps(teacher.config, indent=2, sort_keys=True).encode(),
@@ -170,7 +171,7 @@ def _addition(
     lengths: list[tuple[str, int, str | None]],
     max_samples: int,
 ) -> Plan:
-    """What a cache becomes when new utterances and new layers are added; all that is there stays as it is."""
+    """The plan of a cache to which new utterances and layers are added. What is already stored stays unchanged."""
     known = {entry.id for entry in cache.entries}
     rows = {name: row for row, (name, _, _) in enumerate(lengths)}
     new = [row for name, row in rows.items() if name not in known]
@@ -192,7 +193,7 @@ def _addition(
 
 
 def _has_rows(manifest: Manifest, cache: Cache) -> bool:
-    """Whether these are the rows that the cache was planned from; columns that came later do not count."""
+    """Whether these are the rows that the cache was planned from. Columns that were added later do not count."""
     labels = list(cache.entries[0].labels)
     if not set(labels) <= set(manifest.label_columns):
         return False
@@ -201,17 +202,21 @@ def _has_rows(manifest: Manifest, cache: Cache) -> bool:
 
 
 def labels_of(manifest: Manifest) -> pa.Table | None:
-    """The columns that travel into the cache's index."""
+    """The columns that are copied into the cache's index."""
     return manifest.table.select(manifest.label_columns) if manifest.label_columns else None
 
 
 def published_name(teacher: str) -> str:
-    """A hub id as it is, a folder by its last part: where it lay on this machine is nobody else's business."""
+    """A hub id unchanged, or the last part of a folder: its full path on this machine should not be published."""
     return Path(teacher).resolve().name if Path(teacher).exists() else teacher
 
 
 def parse_layers(text: str, num_layers: int) -> list[int]:
-    """``all`` or ``0,4,8-12`` → sorted layer numbers between 0 and ``num_layers``."""
+    """Parse ``all`` or ``0,4,8-12`` into sorted layer numbers between 0 and ``num_layers``.
+
+    Raises:
+        UsageError: the text is invalid, or the teacher has no such layer.
+    """
     if text == "all":
         return list(range(num_layers + 1))
     layers: set[int] = set()
@@ -227,10 +232,10 @@ def parse_layers(text: str, num_layers: int) -> list[int]:
 
 
 def describe(plan: Plan, done: int) -> dict[str, Any]:
-    """What ``--dry-run`` reports: sizes are upper bounds, before lossless compression and without padding.
+    """The result of ``--dry-run``. Sizes are upper bounds, before lossless compression and without padding.
 
     Args:
-        done: packs that need no more work.
+        done: the number of packs that are already complete.
     """
     usable = [entry for entry in plan.entries if entry.num_frames]
     kind, frames = encoding(plan.identity["encoding"]), sum(entry.num_frames for entry in usable)

@@ -1,8 +1,8 @@
-"""`gdist verify --repair`: make again exactly what is missing or damaged, and nothing else.
+"""`gdist verify --repair`: write again exactly what is missing or damaged, and nothing else.
 
-What the root document describes is restored from it or from its copies; the teacher's files from the teacher; shards
-by running the teacher over the pack's audio, which the cache itself holds, so that the audio files are needed only
-where the stored waveform is what was lost.
+Documents are restored from the root document or its copies, and the teacher's files from the teacher. Shards are
+restored by running the teacher over the pack's audio. The cache contains that audio, so the audio files are needed
+only where the stored waveform itself was lost.
 """
 
 import dataclasses
@@ -29,11 +29,12 @@ from gdist.stages.teachers import Teacher, load_teacher
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """What a repair may draw on beside the cache itself.
+    """What a repair can use in addition to the cache itself.
 
     Attributes:
-        teacher: a hub id or a folder; None means the hub id that the cache remembers.
-        manifest: where the audio lies; needed only for packs whose waveform is lost.
+        teacher: a hub id or a folder; None means the hub id that the cache records.
+        manifest: the manifest with the audio files; needed only for packs whose waveform is lost.
+        device: where the teacher runs.
     """
 
     teacher: str | None = None
@@ -42,44 +43,44 @@ class Sources:
 
 
 def repair(uri: str, sources: Sources, show_progress: bool = True) -> dict[str, Any]:
-    """Mend the cache at ``uri``, after reading every byte of it once; then read what was mended.
+    """Read every byte of the cache at ``uri``, repair what is damaged, and read again what was repaired.
 
     Returns:
-        what :func:`gdist.pipeline.cache.verify.verify` says of the mended cache, and ``repaired``: the keys
-        written anew.
+        the result of :func:`gdist.pipeline.cache.verify.verify` for the repaired cache, and ``repaired``: the keys
+        that were written.
 
     Raises:
-        CacheError: something cannot be made again with what is there; what could be mended before stays mended.
+        CacheError: something cannot be restored from the given sources. What was repaired before that stays repaired.
     """
     storage = Storage(uri)
     with Lock(storage) as lock:
-        mended = restore_root(storage)
-        cache = open_restoring(storage, mended)
+        repaired = restore_root(storage)
+        cache = open_restoring(storage, repaired)
         cache.guard = lambda: require_token(storage, lock.token)
         with console.progress("verify", len(cache.tasks), "packs", enabled=show_progress) as advance:
             found = verify(cache, advance)
         bad = {damage["object"] for damage in found["bad"]}
-        mended += restore_documents(cache, bad, sources)
+        repaired += restore_documents(cache, bad, sources)
         todo = set(cache.todo())
         damaged = {task: lost(cache, task, bad, task in todo) for task in cache.tasks}
         damaged = {task: names for task, names in damaged.items() if names}
         if damaged:
-            work = Mending(cache, sources)
+            pack_repair = PackRepair(cache, sources)
             with console.progress("repair", len(damaged), "packs", enabled=show_progress) as advance:
                 for task, names in damaged.items():
-                    mended += work.mend(task, names)
+                    repaired += pack_repair.repair(task, names)
                     advance(1)
         if bad or damaged:
             found = verify(cache, lambda n=1, note="": None, damaged)
-    return found | {"repaired": mended}
+    return found | {"repaired": repaired}
 
 
 def restore_root(storage: Storage) -> list[str]:
-    """Put the newest sound copy of the root document in its place, if that is damaged or gone."""
+    """Restore the root document, if damaged or missing, from its newest intact copy. Returns the keys written."""
     try:
         if planning.read_root(storage) is not None:
             return []
-        problem = CacheError(f"no cache at {storage.uri}: it has no {ROOT}, nor a copy of it")
+        problem = CacheError(f"no cache at {storage.uri}: it has neither {ROOT} nor a copy of it")
     except CacheDamagedError as error:
         problem = error
     for key in sorted((key for key in storage.objects("plans") if key.endswith(".json")), reverse=True):
@@ -92,8 +93,8 @@ def restore_root(storage: Storage) -> list[str]:
     raise problem
 
 
-def open_restoring(storage: Storage, mended: list[str]) -> Cache:
-    """Open the cache; documents that follow from the root are put right first."""
+def open_restoring(storage: Storage, repaired: list[str]) -> Cache:
+    """Open the cache, after restoring documents that follow from the root. Appends their keys to ``repaired``."""
     gdist = planning.read_root(storage)
     assert gdist is not None
     for key, data in planning.restorable(storage, gdist).items():
@@ -102,49 +103,53 @@ def open_restoring(storage: Storage, mended: list[str]) -> Cache:
         except CacheDamagedError:
             if sha256(data) == gdist["objects"][key]:
                 storage.put(key, data)
-                mended.append(key)
+                repaired.append(key)
     planning.settle(storage, gdist)
     return Cache.open(storage.uri)
 
 
 def restore_documents(cache: Cache, bad: Iterable[str], sources: Sources) -> list[str]:
-    """Write the teacher's files and the root's copy again, where they are among ``bad``."""
-    mended = []
+    """Restore the teacher's files and the copy of the root, if they are among ``bad``. Returns the keys written."""
+    repaired = []
     newest = plan_key(cache.gdist["generation"])
     if newest in bad:
         cache.storage.put(newest, cache.storage.get(ROOT))
-        mended.append(newest)
+        repaired.append(newest)
     lost_files = {key.removeprefix("teacher/") for key in bad if key.startswith("teacher/")}
     if lost_files:
         files = teacher_files(find_teacher(cache, sources), cache.identity["encoding"])
         for name in sorted(lost_files):
             if sha256(files.get(name, b"")) != cache.gdist["objects"][f"teacher/{name}"]:
                 raise CacheError(
-                    f"teacher/{name} of {cache.uri} cannot be made again to the same bytes",
+                    f"teacher/{name} of {cache.uri} cannot be restored to the same bytes",
                     "restore that file from a backup, or extract into a new cache",
                 )
             cache.storage.put(f"teacher/{name}", files[name])
-            mended.append(f"teacher/{name}")
-    return mended
+            repaired.append(f"teacher/{name}")
+    return repaired
 
 
 def lost(cache: Cache, task: Task, bad: Iterable[str], missing: bool) -> list[str]:
-    """The arrays of a task that have to be written again; all of them where its receipt is missing or damaged."""
+    """The arrays of a task that must be written again; all of them if its receipt is missing or damaged."""
     if task.receipt in bad or missing:
         return cache.arrays_of(task)
     return [name for name in cache.arrays_of(task) if arrays.shard_key(name, task.pack) in bad]
 
 
-class Mending:
-    """Runs the teacher, once it is needed, over single packs."""
+class PackRepair:
+    """Repairs single packs by running the teacher over their audio."""
 
     def __init__(self, cache: Cache, sources: Sources) -> None:
         self.cache, self.sources = cache, sources
         self.extractor = Extractor(cache, find_teacher(cache, sources))
         self._utterances: dict[str, Utterance] | None = None
 
-    def mend(self, task: Task, names: list[str]) -> list[str]:
-        """Write the named arrays' shards of one task again, and its receipt where it has to change."""
+    def repair(self, task: Task, names: list[str]) -> list[str]:
+        """Write shards of one task again, and its receipt if it changes. Returns the keys written.
+
+        Args:
+            names: the arrays whose shards are missing or damaged.
+        """
         receipt = None if set(names) == set(self.cache.arrays_of(task)) else self.cache.receipt(task)
         if receipt is None:
             self.cache.storage.delete([task.receipt])
@@ -154,8 +159,9 @@ class Mending:
             layer for layer in task.layers if {*plan.layer_arrays(self.cache.identity, [layer])} & {*names}
         )
         part = dataclasses.replace(task, layers=layers, waveform=WAVEFORM in names)
-        made = self.extractor.compute(part, self.extractor.read(part, self.audio(task) if part.waveform else None))
-        return self.rewrite(task, receipt, {name: made.rows[name] for name in names}, made.quarantine)
+        audio = self.extractor.read(part, self.audio(task) if part.waveform else None)
+        computed = self.extractor.compute(part, audio)
+        return self.rewrite(task, receipt, {name: computed.rows[name] for name in names}, computed.quarantine)
 
     def rewrite(
         self,
@@ -164,8 +170,10 @@ class Mending:
         rows: Mapping[str, np.ndarray[Any, Any]],
         quarantine: dict[str, str],
     ) -> list[str]:
-        """Put shards in the place of damaged ones. Where the teacher's last bits differ from those of the machine
-        that ran it first, the receipt follows."""
+        """Replace damaged shards. Returns the keys written.
+
+        The receipt is updated if the teacher's last bits differ here from those on the machine that ran it first.
+        """
         same = True
         self.cache.guard()
         for name, values in rows.items():
@@ -177,41 +185,51 @@ class Mending:
         written = [arrays.shard_key(name, task.pack) for name in rows]
         if not same or not quarantine.keys() <= receipt["quarantine"].keys():
             receipt["quarantine"] |= quarantine
-            console.say(f"pack {task.pack}: not the bytes of the first run (another machine?); its receipt follows")
+            console.say(
+                f"pack {task.pack}: the bytes differ from those of the first run (another machine?); "
+                "its receipt was updated"
+            )
             self.cache.storage.put(task.receipt, seal(receipt, receipt))
             written.append(task.receipt)
         return written
 
     def audio(self, task: Task) -> list[Utterance]:
-        """Where the audio of a task lies, by the manifest."""
+        """The utterances of a task, from the manifest.
+
+        Raises:
+            CacheError: there is no manifest.
+            CacheMismatchError: utterances are missing from it.
+        """
         if self._utterances is None:
             if self.sources.manifest is None:
                 raise CacheError(
-                    f"the audio of pack {task.pack} of {self.cache.uri} is lost, and a cache keeps no file names",
+                    f"the audio of pack {task.pack} of {self.cache.uri} is lost, and a cache records no file names",
                     f"gdist verify {in_shell(self.cache.uri)} --repair --manifest M.parquet",
                 )
             self._utterances, _ = measure(Manifest.read(self.sources.manifest))
         entries = self.cache.pack_entries(task.pack)
-        gone = [entry.id for entry in entries if entry.id not in self._utterances]
-        if gone:
+        missing = [entry.id for entry in entries if entry.id not in self._utterances]
+        if missing:
             raise CacheMismatchError(
-                f"{self.sources.manifest} lacks {len(gone)} utterances of pack {task.pack} (the first: {gone[0]})",
+                f"{self.sources.manifest} lacks {len(missing)} utterances of pack {task.pack} (first: {missing[0]})",
                 "give the manifest that the cache was extracted from",
             )
         return [self._utterances[entry.id] for entry in entries]
 
 
 def find_teacher(cache: Cache, sources: Sources) -> Teacher:
-    """The teacher that the cache was made with.
+    """Load the teacher that the cache was made with.
 
     Raises:
-        CacheError: it was a folder, and none was given.
-        CacheMismatchError: the one given is another.
+        CacheError: the teacher was a local folder, and no folder was given.
+        CacheMismatchError: a different teacher was given.
     """
     name = sources.teacher or cache.gdist["about"]["teacher"]
     command = f"gdist verify {in_shell(cache.uri)} --repair --teacher FOLDER"
     if sources.teacher is None and "/" not in name:
-        raise CacheError(f"to mend {cache.uri} its teacher has to run, which was a local folder ({name})", command)
+        raise CacheError(
+            f"to repair {cache.uri}, its teacher has to run again, but it was a local folder ({name})", command
+        )
     teacher = load_teacher(
         name,
         precision=cache.identity["precision"],

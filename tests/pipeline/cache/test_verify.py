@@ -135,7 +135,7 @@ def test_lost_shards(gdist: Gdist, own_cache: Path, key: str, damage: str) -> No
     result = gdist("verify", own_cache)
     assert result.exit_code == 1
     assert bad["message"] in result.stderr.replace("\n", " ")
-    assert f"to mend it: gdist verify {own_cache} --repair" in result.stderr.replace("\n", "")
+    assert f"to repair it: gdist verify {own_cache} --repair" in result.stderr.replace("\n", "")
 
 
 def test_the_advice_to_mend_it_holds(

@@ -1,4 +1,4 @@
-"""Batches: every utterance once, within the room there is, and with the least padding that cuts can give."""
+"""Batches contain every utterance once, respect the limit, and have the least padding that any cuts can give."""
 
 import itertools
 
@@ -29,25 +29,25 @@ def test_the_worked_example() -> None:
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 120), st.integers(0, 40))
-def test_no_other_cuts_are_better(lengths: list[int], room: int, overhead: int) -> None:
-    """Against every way of cutting the sorted list."""
+def test_no_other_cuts_are_better(lengths: list[int], limit: int, overhead: int) -> None:
+    """Compared with every way of cutting the sorted list."""
     ordered = sorted(lengths, reverse=True)
-    found = lengths_of(list(batches(entries_of(lengths), room, overhead)))
+    found = lengths_of(list(batches(entries_of(lengths), limit, overhead)))
     assert list(itertools.chain(*found)) == ordered
-    assert all(len(batch) == 1 or max(batch) * len(batch) <= room for batch in found)
+    assert all(len(batch) == 1 or max(batch) * len(batch) <= limit for batch in found)
     best = None
     for cuts in itertools.product([False, True], repeat=len(ordered) - 1):
         parts: list[list[int]] = [[ordered[0]]]
         for length, cut in zip(ordered[1:], cuts, strict=True):
             parts.append([length]) if cut else parts[-1].append(length)
-        if all(len(part) == 1 or max(part) * len(part) <= room for part in parts):
+        if all(len(part) == 1 or max(part) * len(part) <= limit for part in parts):
             total = cost(parts, overhead)
             best = total if best is None else min(best, total)
     assert cost(found, overhead) == best
 
 
 @given(st.lists(st.integers(1, 50), max_size=12), st.randoms())
-def test_the_order_they_come_in_is_no_matter(lengths: list[int], random: object) -> None:
+def test_the_order_of_the_utterances_does_not_matter(lengths: list[int], random: object) -> None:
     entries = entries_of(lengths)
     shuffled = entries.copy()
     random.shuffle(shuffled)  # type: ignore[attr-defined]

@@ -1,4 +1,7 @@
-"""Many workers: the bytes of one box, whoever is killed. Real Dask processes: a scheduler and two workers."""
+"""Extraction by many workers writes the bytes that one process writes, whichever of them is killed.
+
+The Dask processes are real: a scheduler and two workers.
+"""
 
 import contextlib
 import json
@@ -34,19 +37,19 @@ from gdist.stages.extract.plan import PACKAGES, ExtractConfig
 
 Gdist = Callable[..., Result]
 nursery = test_extract.nursery
-SMALL = 384  # more packs than two workers have in hand at once
+SMALL = 384  # frames per pack, for more packs than two workers have in flight at once
 
 
 @dataclass
 class Running:
-    """A scheduler and its two workers, each a process."""
+    """A scheduler and its two workers, each in its own process."""
 
     scheduler: subprocess.Popen[bytes]
     workers: subprocess.Popen[bytes]
     file: Path
 
     def address(self) -> str:
-        """The scheduler's, once it has started."""
+        """The address of the scheduler, once it has started."""
         deadline = time.monotonic() + 60
         while not self.file.exists():
             assert time.monotonic() < deadline and self.scheduler.poll() is None, "the scheduler does not start"
@@ -54,7 +57,7 @@ class Running:
         return str(json.loads(self.file.read_text())["address"])
 
     def processes(self) -> list[psutil.Process]:
-        """Those that do the work; a nanny starts another when one ends."""
+        """The worker processes. When one ends, its nanny starts another."""
         return worker_processes(self.workers.pid)
 
     def end(self) -> None:
@@ -64,7 +67,7 @@ class Running:
 
 
 def start_dask(folder: Path) -> Running:
-    """Start them; their logs go to ``folder``."""
+    """Start a scheduler and two workers, with their logs in ``folder``."""
     file = folder / "scheduler.json"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -97,23 +100,23 @@ def address(running: Running) -> str:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, speech: Path) -> dict[str, bytes]:
-    """Every file of the cache that one box writes."""
+    """Every file of the cache that one process writes."""
     folder = tmp_path_factory.mktemp("expected")
     assert extracted(tiny_teacher, speech, folder, pack_frames=SMALL)["packs"] >= 12
     return contents(folder)
 
 
 @pytest.fixture(autouse=True)
-def one_thread_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what this process has, see conftest
+def one_thread_per_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in this process, see conftest
 
 
 class at_receipt(threading.Thread):  # noqa: N801 — reads as a statement
-    """Does something once ``folder`` has so many receipts; ``with`` ends by asserting that it was in time."""
+    """Calls ``act`` once ``folder`` has ``number`` receipts. At its end, the block asserts that this was in time."""
 
-    def __init__(self, folder: Path, number: int, act: Callable[[], None], most: int) -> None:
+    def __init__(self, folder: Path, number: int, act: Callable[[], None], total: int) -> None:
         super().__init__(daemon=True)
-        self.folder, self.number, self.act, self.most = folder, number, act, most
+        self.folder, self.number, self.act, self.total = folder, number, act, total
         self.seen = -1
         self.over = threading.Event()
 
@@ -130,31 +133,32 @@ class at_receipt(threading.Thread):  # noqa: N801 — reads as a statement
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.join()
-        assert self.number <= self.seen < self.most, "it came too late to be in the middle"
+        assert self.number <= self.seen < self.total, "it came too late to be in the middle of the run"
 
 
 def receipts(folder: Path) -> int:
     return len([path for path in folder.glob("receipts/*") if "#" not in path.name])
 
 
-# --- what the user says ---------------------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "spec", ["local", "local:0", "local:-1", "local:two", "tcp://host", "http://a:1", "", "x.json"]
 )
-def test_clusters_that_cannot_be(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_clusters(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=f"--cluster {spec}: "), cluster.connect(spec, LANES):
         pass
 
 
-def test_options_that_a_cluster_cannot_have(speech: Path, tiny_teacher: Path) -> None:
+def test_options_that_do_not_go_with_a_cluster(speech: Path, tiny_teacher: Path) -> None:
     with pytest.raises(ConfigError, match="each worker of a cluster has its own GPU"):
         ExtractConfig("t", "m", "c", device="cuda:1", cluster="local:2")
-    with pytest.raises(ConfigError, match="no other process sees this memory"):
+    with pytest.raises(ConfigError, match="no other process can see this memory"):
         extracted(tiny_teacher, speech, "memory://x", cluster="local:2")
-    with pytest.raises(ConfigError, match="there are 1 GPUs here"), cluster.connect("local:2", LANES, ["0"]):
+    one_gpu = "each worker needs a GPU, and this machine has 1"
+    with pytest.raises(ConfigError, match=one_gpu), cluster.connect("local:2", LANES, ["0"]):
         pass
 
 
@@ -166,15 +170,15 @@ def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster.threads_of(4) == 5
 
 
-@pytest.mark.parametrize("mute", [True, False])
-def test_nobody_answers(
-    mute: bool, monkeypatch: pytest.MonkeyPatch, gdist: Gdist, tiny_teacher: Path, speech: Path
+@pytest.mark.parametrize("silent", [True, False])
+def test_no_scheduler_answers(
+    silent: bool, monkeypatch: pytest.MonkeyPatch, gdist: Gdist, tiny_teacher: Path, speech: Path
 ) -> None:
-    """A port that refuses, and one where something listens and says nothing."""
+    """Either the port refuses connections, or something listens there and sends nothing."""
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        if not mute:
+        if not silent:
             server.close()
         result = gdist(*command(tiny_teacher, speech, "none"), "--cluster", f"tcp://127.0.0.1:{port}")
     assert result.exit_code == 1
@@ -182,10 +186,10 @@ def test_nobody_answers(
     assert "dask scheduler" in result.stderr and not Path("none").exists()
 
 
-def test_other_software_is_refused() -> None:
+def test_workers_with_other_versions_are_refused() -> None:
     ours = cluster.versions(PACKAGES)
     cluster.require_same_versions({"tcp://a": ours})
-    with pytest.raises(ClusterError, match=r"worker tcp://b runs other software: gdist 0\.0\.1 \(here "):
+    with pytest.raises(ClusterError, match=r"worker tcp://b has other versions: gdist 0\.0\.1 \(here "):
         cluster.require_same_versions({"tcp://a": ours, "tcp://b": ours | {"gdist": "0.0.1"}})
 
 
@@ -195,39 +199,39 @@ def test_other_software_is_refused() -> None:
 def test_local_processes_write_the_same_bytes_though_one_is_killed(
     tiny_teacher: Path, speech: Path, tmp_path: Path, expected: dict[str, bytes], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with at_receipt(tmp_path, 1, lambda: worker_processes(os.getpid())[0].kill(), most=receipts_of(expected)):
+    with at_receipt(tmp_path, 1, lambda: worker_processes(os.getpid())[0].kill(), total=receipts_of(expected)):
         result = extracted(tiny_teacher, speech, tmp_path, pack_frames=SMALL, cluster="local:2")
     assert result["quarantined"] == 0
     assert contents(tmp_path) == expected
-    assert capfd.readouterr().err == "", "Dask's own affairs are nothing for people"
+    assert capfd.readouterr().err == "", "what Dask logs is of no interest to users"
 
 
 def test_ctrl_c_in_a_terminal(tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
-    """It reaches every process of the command; only one of them speaks."""
+    """The signal reaches every process of the command, but only one of them prints anything."""
     line = [*command(tiny_teacher, speech, tmp_path), "--pack-frames", SMALL, "--cluster", "local:1"]
     program = [sys.executable, "-c", "from gdist.stages.cli import main; main()", *map(str, line)]
     process = subprocess.Popen(program, stderr=subprocess.PIPE, start_new_session=True, text=True)
     wait_for_receipts(tmp_path, 1)
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    *progress, last = said.strip().splitlines()
+    *progress, last = stderr.strip().splitlines()
     assert last == "interrupted; run the same command again to go on from here"
-    assert all(line.startswith("extract: ") or not line for line in progress), said
-    assert not (tmp_path / "extracting.json").exists(), "the lock is given back"
+    assert all(line.startswith("extract: ") or not line for line in progress), stderr
+    assert not (tmp_path / "extracting.json").exists(), "the lock is released"
 
 
 def receipts_of(files: dict[str, bytes]) -> int:
     return len([name for name in files if name.startswith("receipts/")])
 
 
-# --- a scheduler that runs already ----------------------------------------------------------------------------------
+# --- a scheduler that is already running ----------------------------------------------------------------------------
 
 
 def test_a_worker_is_killed(
     running: Running, address: str, tiny_teacher: Path, speech: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    with at_receipt(tmp_path, 3, lambda: running.processes()[0].kill(), most=receipts_of(expected)):
+    with at_receipt(tmp_path, 3, lambda: running.processes()[0].kill(), total=receipts_of(expected)):
         extracted(tiny_teacher, speech, tmp_path, pack_frames=SMALL, cluster=address)
     assert contents(tmp_path) == expected
 
@@ -241,7 +245,7 @@ def test_the_command_is_stopped_killed_and_resumed(
     wait_for_receipts(tmp_path, 1)
     nursery.send(signal.SIGINT)
     assert nursery.exit_code() == 130
-    (tmp_path / "receipts/00000.json").unlink(missing_ok=True)  # work for the next
+    (tmp_path / "receipts/00000.json").unlink(missing_ok=True)  # so that the next run has something to do
     done = receipts(tmp_path)
     nursery.start(*line)
     wait_for_receipts(tmp_path, done + 1)
@@ -288,33 +292,34 @@ def test_bad_audio_is_quarantined_and_harms_no_worker(
 def test_audio_that_only_this_machine_sees(
     address: str, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole corpus must not end in quarantine because a disk is not mounted on a worker."""
+    """A corpus must not be quarantined because a disk is not mounted on a worker."""
     demo = Manifest.read(demo_folder() / "demo.parquet")
     rows = [row | {"path": str(tmp_path / f"{row['id']}.wav")} for row in demo.table.slice(0, 5).to_pylist()]
     Manifest(pa.Table.from_pylist(rows), str(tmp_path)).write(tmp_path / "m.parquet")
     monkeypatch.setattr(extract_cluster, "is_here", lambda path: True)
-    with pytest.raises(ClusterError, match=r"the worker on .* cannot see .*\.wav, and this machine can"):
+    with pytest.raises(ClusterError, match=r"the worker on .* cannot see .*\.wav, but this machine can"):
         extracted(tiny_teacher, tmp_path / "m.parquet", tmp_path / "c", cluster=address)
     assert Cache.open(str(tmp_path / "c")).todo()
 
 
-def test_what_workers_cannot_open_is_said(address: str, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
+def test_workers_report_what_they_cannot_open(address: str, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
     extracted(tiny_teacher, speech, tmp_path / "c")
     cache = Cache.open(str(tmp_path / "c"))
     settings: dict[str, Any] = {
-        "cache": str(tmp_path / "c"), "checksum": cache.gdist["checksum"], "token": "another's",
+        "cache": str(tmp_path / "c"), "checksum": cache.gdist["checksum"], "token": "of another run",
         "teacher": str(tiny_teacher), "fingerprint": "0", "precision": "fp32", "final_norm": False, "device": "cpu",
+        "extensions": [],
     }  # fmt: skip
-    parcel: extract_cluster.Parcel = (cache.tasks[0].receipt, [], True)
+    message: extract_cluster.TaskMessage = (cache.tasks[0].receipt, [], True)
     with cluster.connect(address, LANES) as connected:
-        for changed, message in (
+        for changed, expected in (
             ({"cache": str(tmp_path / "no")}, "the worker on .* cannot use the cache: .*there is no such folder"),
             ({"checksum": "0"}, "the worker on .* cannot use the cache: .* is not the one that was asked for"),
             ({}, "the worker on .* cannot use the cache: this process may no longer write"),
         ):
-            with crew.employed(connected, extract_cluster.Extraction(**settings | changed)) as workers:
-                ((_, error),) = workers.do([parcel])
-            with pytest.raises(CacheError, match=message):
+            with crew.deploy(connected, extract_cluster.Extraction(**settings | changed)) as workers:
+                ((_, error),) = workers.do([message])
+            with pytest.raises(CacheError, match=expected):
                 assert error is not None
                 raise error
 
@@ -323,8 +328,8 @@ def test_what_workers_cannot_open_is_said(address: str, tiny_teacher: Path, spee
 
 
 @dataclass
-class Stumbling:
-    """Writes a line a call, and fails as the task says; a task is (name, error, how often)."""
+class Failing:
+    """Records each call, and fails as its task says. A task is (name, kind of error, how often)."""
 
     folder: Path
 
@@ -333,21 +338,21 @@ class Stumbling:
             file.write(f"{os.getpid()}\n")
 
     def run(self, task: tuple[str, str, int]) -> None:
-        name, how, times = task
+        name, kind, times = task
         with (self.folder / name).open("a") as file:
             file.write("x")
         if len((self.folder / name).read_text()) <= times:
-            if how == "die":
+            if kind == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise {"store": CacheError("the store did not answer"), "lock": CacheLockedError("x", "y")}.get(
-                how, OSError()
+                kind, OSError()
             )
 
     def close(self) -> None:
         (self.folder / "closed").touch()
 
 
-def test_what_may_pass_is_tried_again(address: str, tmp_path: Path) -> None:
+def test_temporary_failures_are_retried(address: str, tmp_path: Path) -> None:
     tasks = [(f"task{n}", "", 0) for n in range(30)]
     tasks += [
         ("slow", "store", 2),
@@ -355,7 +360,7 @@ def test_what_may_pass_is_tried_again(address: str, tmp_path: Path) -> None:
         ("bad", "store", 99),
         ("locked", "lock", 99),
     ]
-    with cluster.connect(address, LANES) as connected, crew.employed(connected, Stumbling(tmp_path)) as workers:
+    with cluster.connect(address, LANES) as connected, crew.deploy(connected, Failing(tmp_path)) as workers:
         ended = {name: error for (name, _, _), error in workers.do(tasks)}
         assert [error for _, error in workers.do([("fatal", "die", 2)])] == [None]
     assert ended.keys() == {name for name, _, _ in tasks}
@@ -364,31 +369,31 @@ def test_what_may_pass_is_tried_again(address: str, tmp_path: Path) -> None:
     calls = {name: len((tmp_path / name).read_text()) for name in ("slow", "net", "bad", "locked", "fatal")}
     assert calls == {"slow": 3, "net": 3, "bad": crew.ATTEMPTS, "locked": 1, "fatal": 3}
     opened = (tmp_path / "opened").read_text().split()
-    assert len(opened) == len(set(opened)) <= 4, "once a worker, and once more where one was killed"
+    assert len(opened) == len(set(opened)) <= 4, "once per worker, and once more for each one that was killed"
     assert (tmp_path / "closed").exists()
 
 
 def die_once(marker: Path) -> int:
-    """On the worker that comes first, and never again."""
+    """Kill the first worker that runs this, and no other."""
     with contextlib.suppress(FileExistsError):
         marker.touch(exist_ok=False)
         os.kill(os.getpid(), signal.SIGKILL)
     return os.getpid()
 
 
-def test_a_worker_is_lost_while_it_is_asked(address: str, tmp_path: Path) -> None:
+def test_a_worker_is_lost_during_a_request(address: str, tmp_path: Path) -> None:
     with cluster.connect(address, LANES) as connected:
         assert connected.ask(die_once, tmp_path / "marker")
         assert (tmp_path / "marker").exists()
 
 
-def test_what_a_killed_run_left_on_the_workers_is_cleared(address: str, tmp_path: Path) -> None:
+def test_jobs_that_a_killed_run_left_on_the_workers_are_removed(address: str, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
     with cluster.connect(address, LANES) as connected:
-        left = crew._Resident(Stumbling(tmp_path / "old"), LANES)
+        left = crew._JobPlugin(Failing(tmp_path / "old"), LANES)
         connected.client.register_plugin(left, name="gdist-Client-that-died")
-        with crew.employed(connected, Stumbling(tmp_path / "new")) as workers:
+        with crew.deploy(connected, Failing(tmp_path / "new")) as workers:
             assert [error for _, error in workers.do([("a", "", 0)])] == [None]
             assert (tmp_path / "old/closed").exists() and not (tmp_path / "new/closed").exists()
 
@@ -396,17 +401,17 @@ def test_what_a_killed_run_left_on_the_workers_is_cleared(address: str, tmp_path
 def test_the_scheduler_is_killed(
     running: Running, address: str, tiny_teacher: Path, speech: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    """The last test: it leaves no scheduler, neither to who extracts nor to who is about to."""
+    """A running extraction and one about to start both report it. This is the last test: no scheduler is left."""
     with cluster.connect(address, LANES) as other:
         with (
             pytest.raises(ClusterError, match=f"the scheduler at {address} was lost") as raised,
-            at_receipt(tmp_path, 2, running.scheduler.kill, most=receipts_of(expected)),
+            at_receipt(tmp_path, 2, running.scheduler.kill, total=receipts_of(expected)),
         ):
             extracted(tiny_teacher, speech, tmp_path, pack_frames=SMALL, cluster=address)
-        with pytest.raises(ClusterError, match="was lost"), crew.employed(other, Stumbling(tmp_path)):
+        with pytest.raises(ClusterError, match="was lost"), crew.deploy(other, Failing(tmp_path)):
             pass
     assert raised.value.exit_code == 1 and "run the same command again" in str(raised.value)
-    assert not (tmp_path / "extracting.json").exists(), "the lock is given back"
+    assert not (tmp_path / "extracting.json").exists(), "the lock is released"
     done = receipts(tmp_path)
     assert extracted(tiny_teacher, speech, tmp_path, pack_frames=SMALL)["packs_resumed"] >= done
     assert contents(tmp_path) == expected

@@ -1,4 +1,4 @@
-"""Stage one: equal to Hugging Face on the stored samples, and the same bytes however often it was killed."""
+"""Stage one: equal to Hugging Face on the stored samples, and the same bytes however often it is killed."""
 
 import json
 import os
@@ -38,8 +38,8 @@ Gdist = Callable[..., Result]
 
 
 class TestValues:
-    def test_hidden_states_are_hugging_faces(self, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
-        """Each utterance alone, through the model as transformers runs it, on the samples that the cache stored."""
+    def test_hidden_states_equal_hugging_face(self, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
+        """Each utterance runs alone through the model of transformers, on the samples that the cache stored."""
         from transformers import AutoModel
 
         extracted(tiny_teacher, speech, tmp_path / "c", encoding="fp32")
@@ -66,7 +66,7 @@ class TestValues:
             assert np.array_equal(cache.waveform([(entry, 0, entry.num_frames)])[0], samples)
             assert entry.labels == u.labels
 
-    def test_some_layers_are_those_of_all(
+    def test_a_subset_of_layers_has_the_same_bytes(
         self, tiny_cache: Path, tiny_teacher: Path, speech: Path, tmp_path: Path
     ) -> None:
         extracted(tiny_teacher, speech, tmp_path, layers="0,2-3")
@@ -88,7 +88,7 @@ class TestValues:
                 assert torch.equal(whole.half().float(), rounded)
 
     def test_a_long_layout_with_layer_norm(self, speech: Path, tmp_path: Path) -> None:
-        """A Large model, before and after its final LayerNorm: only the last layer differs."""
+        """With and without the final LayerNorm of a Large model, only the last layer differs."""
         large = make_teacher(tmp_path / "large", feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True)
         extracted(large, speech, tmp_path / "before")
         extracted(large, speech, tmp_path / "after", final_norm=True)
@@ -118,7 +118,7 @@ class TestTheRun:
         assert contents(own_cache) == before
 
     @pytest.mark.parametrize("lost", [[0], [3, 8], list(range(9))])
-    def test_lost_receipts_are_made_again(
+    def test_packs_with_lost_receipts_are_extracted_again(
         self, tiny_teacher: Path, speech: Path, own_cache: Path, lost: list[int]
     ) -> None:
         before = contents(own_cache)
@@ -128,7 +128,7 @@ class TestTheRun:
         assert extracted(tiny_teacher, speech, own_cache)["packs_resumed"] == 9 - len(lost)
         assert contents(own_cache) == before
 
-    def test_where_the_teacher_lies_is_no_part_of_the_cache(
+    def test_the_path_of_the_teacher_is_not_in_the_cache(
         self, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
     ) -> None:
         moved = shutil.copytree(tiny_teacher, tmp_path / "elsewhere" / tiny_teacher.name)
@@ -139,7 +139,7 @@ class TestTheRun:
     def test_files_that_change_between_two_runs_are_quarantined(
         self, tiny_teacher: Path, tmp_path: Path, gdist: Gdist
     ) -> None:
-        """Where the manifest gives no lengths, the plan's headers may no longer be the files'."""
+        """If the manifest gives no lengths, the files' headers may have changed since the cache was planned."""
         noise = np.random.default_rng(0).normal(0, 0.1, 32_000)
         for name in ("kept", "gone", "grown"):
             soundfile.write(tmp_path / f"{name}.wav", noise[:16_000], 16_000)
@@ -172,7 +172,7 @@ class TestTheRun:
         with pytest.raises(CacheMismatchError, match="encoding: fp16 → fp32"):
             extracted(tiny_teacher, speech, own_cache, dry_run=True, encoding="fp32")
 
-    def test_restart_makes_another_cache_of_it(self, tiny_teacher: Path, speech: Path, own_cache: Path) -> None:
+    def test_restart_replaces_the_cache(self, tiny_teacher: Path, speech: Path, own_cache: Path) -> None:
         (own_cache / "notes.txt").write_text("mine")
         extracted(tiny_teacher, speech, own_cache, layers="1", restart=True)
         assert Cache.open(str(own_cache)).layers == [1]
@@ -189,7 +189,7 @@ class TestTheRun:
             ({"max_seconds": 9.0}, "max_seconds: 60.0 → 9.0"),
         ],
     )
-    def test_other_options_are_refused(
+    def test_different_options_are_refused(
         self, tiny_teacher: Path, speech: Path, tiny_cache: Path, options: dict[str, Any], difference: str
     ) -> None:
         before = contents(tiny_cache)
@@ -197,7 +197,7 @@ class TestTheRun:
             extracted(tiny_teacher, speech, tiny_cache, **options)
         assert contents(tiny_cache) == before
 
-    def test_another_manifest_is_refused(
+    def test_a_different_manifest_is_refused(
         self, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
     ) -> None:
         manifest = Manifest.read(speech)
@@ -205,21 +205,21 @@ class TestTheRun:
         with pytest.raises(CacheMismatchError, match=r"manifest: \w+ → 1 of its utterances are not in this one"):
             extracted(tiny_teacher, tmp_path / "fewer.parquet", tiny_cache)
 
-    def test_values_no_encoding_takes_are_quarantined(
+    def test_values_that_cannot_be_encoded_are_quarantined(
         self, tiny_teacher: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A teacher that overflows on one utterance of a batch costs that one, and no other."""
+        """If the teacher overflows on one utterance of a batch, only that utterance is lost."""
         from gdist.stages.teachers import Teacher
 
         victim = Cache.open(str(tmp_path / "ok")) if extracted(tiny_teacher, speech, tmp_path / "ok") else None
         assert victim is not None
         length = victim.entries[4].num_samples
-        honest = Teacher.hidden_states
+        original = Teacher.hidden_states
 
         def overflowing(
             self: Teacher, waveform: torch.Tensor, lengths: torch.Tensor, last_layer: int | None = None
         ) -> Iterator[torch.Tensor]:
-            for layer, hidden in enumerate(honest(self, waveform, lengths, last_layer)):
+            for layer, hidden in enumerate(original(self, waveform, lengths, last_layer)):
                 if layer == 2:
                     hidden = hidden.clone()
                     hidden[lengths == length, 3, 5] = 1e5
@@ -235,7 +235,7 @@ class TestTheRun:
             if entry.id != name:
                 assert torch.equal(cache.hidden(3, [span])[0], victim.hidden(3, [span])[0])
                 continue
-            for layer in cache.layers:  # not even the layers before the overflow
+            for layer in cache.layers:  # not even the layers below the overflow are stored
                 with pytest.raises(CacheDamagedError, match=f"utterance {name} is missing"):
                     cache.hidden(layer, [span])
             with pytest.raises(CacheDamagedError, match=f"utterance {name} is missing"):
@@ -253,13 +253,13 @@ def test_layers(text: str, layers: list[int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4", "0-4", "3-1", "-1", "a", "1,", "1-2-3", "²", "0-99999999999", "1.5"])
-def test_layers_that_cannot_be(text: str) -> None:
+def test_invalid_layers(text: str) -> None:
     with pytest.raises(UsageError, match=r"--layers '.*': "):
         parse_layers(text, 3)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta", "mps", "cuda:x", ""])
-def test_devices_that_cannot_be(device: str) -> None:
+def test_invalid_devices(device: str) -> None:
     with pytest.raises(UsageError, match=f"--device {device}: "):
         choose_device(device, "--device ")
 
@@ -276,7 +276,7 @@ def test_options_out_of_range(options: dict[str, Any]) -> None:
         ExtractConfig("t", "m", "c", **options)
 
 
-def test_batches_hold_what_they_may(tiny_cache: Path) -> None:
+def test_batches_respect_the_limit(tiny_cache: Path) -> None:
     entries = Cache.open(str(tiny_cache)).entries
     found = list(batches(entries, 4 * 16_000))
     assert sorted(e.id for batch in found for e in batch) == sorted(e.id for e in entries)
@@ -284,10 +284,10 @@ def test_batches_hold_what_they_may(tiny_cache: Path) -> None:
     assert any(len(batch) > 2 for batch in found)
 
 
-def test_lengths_the_manifest_leaves_open_come_from_the_headers(
+def test_lengths_missing_from_the_manifest_come_from_the_headers(
     tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
 ) -> None:
-    """Whole files, of which the table says nothing but where they are: the same data as with lengths given."""
+    """If the table gives nothing but the paths of whole files, the data is the same as with lengths given."""
     cache = Cache.open(str(tiny_cache))
     (tmp_path / "audio").mkdir()
     for entry in cache.entries[:6]:
@@ -311,8 +311,9 @@ def test_lengths_the_manifest_leaves_open_come_from_the_headers(
 
 # --- killed ---------------------------------------------------------------------------------------------------------
 
-# A process that has imported everything and then forks one `gdist` for each line it reads: a real process to kill,
-# without paying for torch's import each time. A line is the number of writes it survives (-1: all), then arguments.
+# This process has imported everything and forks one `gdist` for each line it reads: a real process to kill, without
+# the cost of importing torch each time. A line has the number of writes it survives (-1: all), its environment
+# variables, and its arguments.
 NURSERY = """
 import json, os, signal, sys
 import obstore, torch
@@ -329,14 +330,14 @@ for line in sys.stdin:
         print("started", child, flush=True)
         print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         continue
-    os.dup2(2, 1)  # what it prints is not for whoever reads us
+    os.dup2(2, 1)  # stdout is the test's: what the child prints must not go there
     os.environ.update(environment)
     torch.set_num_threads(1)
-    honest_put, left = obstore.put, iter(range(lives))
+    original_put, left = obstore.put, iter(range(lives))
     def put(*args, **kwargs):
         if lives >= 0 and next(left, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        return honest_put(*args, **kwargs)
+        return original_put(*args, **kwargs)
     obstore.put = put
     main(args)
 """
@@ -351,14 +352,14 @@ class Nursery:
         self.child, self.ready = 0, False
 
     def expect(self, word: str) -> int:
-        """The number behind ``word``, which the next line must begin with."""
+        """The number after ``word``, with which the next line must begin."""
         assert self.process.stdout is not None
         first, *rest = self.process.stdout.readline().split() or ["nothing"]
         assert first == word, f"the nursery says {first}, not {word}"
         return int(rest[0]) if rest else 0
 
     def start(self, *args: object, lives: int = -1) -> None:
-        """Begin a `gdist` that kills itself before its write number ``lives``, counted from zero."""
+        """Start a `gdist` that kills itself before its write number ``lives``, counted from zero."""
         assert self.process.stdin is not None
         if not self.ready:
             self.expect("ready")
@@ -368,13 +369,13 @@ class Nursery:
         self.child = self.expect("started")
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to what was started, if it is still there."""
+        """Send a signal to the started process, if it still runs."""
         assert self.child > 1
         with suppress(ProcessLookupError):
             os.kill(self.child, number)
 
     def exit_code(self) -> int:
-        """Wait for what was started: its exit code, −9 when it was killed."""
+        """Wait for the started process. Returns its exit code, which is −9 if it was killed."""
         return self.expect("ended")
 
 
@@ -393,23 +394,23 @@ def command(teacher: Path, manifest: Path, cache: object) -> list[object]:
 
 
 class TestKilled:
-    """`kill -9`, then the same command: every file as if nothing had happened."""
+    """After `kill -9`, the same command leaves every file as if nothing had happened."""
 
     def test_before_each_kind_of_write(
         self, nursery: Nursery, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist
     ) -> None:
         folder, kills = tmp_path / "c", 0
-        # One command after another in one folder: dying over the marker, within the plan, before the root document,
-        # between a pack's shards, before its receipt, …; each survives some writes more than the one before.
+        # The commands run one after another in one folder. They die at the marker, within the plan, before the root
+        # document, between the shards of a pack, before its receipt, and so on.
         for lives in (0, 1, 6, 10, 12, 3, 7, 17, 1, 23):
             nursery.start(*command(tiny_teacher, speech, folder), lives=lives)
             assert nursery.exit_code() == -signal.SIGKILL
             kills += 1
-            if (folder / "zarr.json").exists():  # half a cache, and it knows
+            if (folder / "zarr.json").exists():  # an unfinished cache, which `verify` must recognize as one
                 result = gdist("verify", folder, "--json")
                 assert result.exit_code == 1
                 assert '"bad": []' in result.stdout and '"packs_missing": []' not in result.stdout
-        # What a kill within a write leaves behind: obstore's temporary files.
+        # A kill during a write leaves temporary files of obstore behind.
         (folder / "layers/02/c/8").mkdir(parents=True, exist_ok=True)
         (folder / "layers/02/c/8/0#1").write_bytes(b"half a sha")
         (folder / "receipts/00008.json#1").write_bytes(b"{")
@@ -422,7 +423,7 @@ class TestKilled:
         self, nursery: Nursery, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
     ) -> None:
         folder, rng = tmp_path / "c", random.Random()
-        for more in (0, 1, 4, 9, 15):  # files that appear before the blow; the whole cache has 65
+        for more in (0, 1, 4, 9, 15):  # new files before the kill; the whole cache has 65
             nursery.start(*command(tiny_teacher, speech, folder))
             seen, deadline = len(files_of(folder)), time.monotonic() + 60
             while len(files_of(folder)) < seen + more and time.monotonic() < deadline:
@@ -434,7 +435,7 @@ class TestKilled:
         assert nursery.exit_code() == 0
         assert contents(folder) == contents(tiny_cache)
 
-    def test_an_interrupt_exits_with_130_and_says_how_to_go_on(
+    def test_an_interrupted_run_exits_with_130_and_can_be_resumed(
         self, nursery: Nursery, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
     ) -> None:
         nursery.start(*command(tiny_teacher, speech, tmp_path / "c"))
@@ -455,7 +456,7 @@ def files_of(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket on a real S3 server in a process of its own, with credentials in the environment."""
+    """A bucket on a real S3 server, which runs in its own process, with credentials in the environment."""
     pytest.importorskip("moto.server")
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"

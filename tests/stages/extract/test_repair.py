@@ -1,4 +1,4 @@
-"""`gdist verify --repair`: what was damaged is made again, to the same bytes, and nothing else is written."""
+"""`gdist verify --repair`: what was damaged is restored to the same bytes, and nothing else is written."""
 
 import json
 from collections.abc import Callable
@@ -29,13 +29,13 @@ def repaired(gdist: Gdist, own_cache: Path, tiny_teacher: Path) -> Callable[...,
 def test_every_object_flipped_or_lost(
     own_cache: Path, tiny_cache: Path, speech: Path, repaired: Callable[..., dict[str, Any]]
 ) -> None:
-    """One at a time, each object of the cache; exactly that one is written again, to the byte."""
+    """Each object of the cache is damaged in turn. Exactly that object is written again, with the same bytes."""
     whole = contents(tiny_cache)
     per_kind = {key: key.split("/c/")[0].rstrip("0123456789.jsonpqut-") for key in whole}
     seen: set[str] = set()
     for key in whole:
         if per_kind[key] in seen and not key.endswith(("0003.json", "/c/3/0")):
-            continue  # three of a kind are no better than one
+            continue  # another object of the same kind would test nothing new
         seen.add(per_kind[key])
         for damage in ("flipped", "lost"):
             path = own_cache / key
@@ -54,25 +54,25 @@ def test_every_object_flipped_or_lost(
     assert len(seen) > 10
 
 
-def test_a_sound_cache_is_left_alone(
+def test_an_intact_cache_is_left_unchanged(
     own_cache: Path, tiny_cache: Path, repaired: Callable[..., dict[str, Any]]
 ) -> None:
     assert repaired()["repaired"] == []
     assert contents(own_cache) == contents(tiny_cache)
 
 
-def test_much_at_once_and_only_that(
+def test_several_shards_at_once_and_nothing_else(
     own_cache: Path, tiny_cache: Path, repaired: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The teacher hears the damaged packs' audio and no other, and stops at the highest damaged layer."""
+    """The teacher runs over the audio of the damaged packs only, and stops at the highest damaged layer."""
     from gdist.stages.teachers import Teacher
 
-    heard: list[tuple[int, int | None]] = []
-    honest = Teacher.hidden_states
+    calls: list[tuple[int, int | None]] = []
+    original = Teacher.hidden_states
 
     def counted(self: Teacher, waveform: Any, lengths: Any, last_layer: int | None = None) -> Any:
-        heard.append((int(lengths.sum()), last_layer))
-        return honest(self, waveform, lengths, last_layer)
+        calls.append((int(lengths.sum()), last_layer))
+        return original(self, waveform, lengths, last_layer)
 
     monkeypatch.setattr(Teacher, "hidden_states", counted)
     for key in ("layers/01/c/2/0", "layers/00/c/2/0", "layers/02/c/7/0"):
@@ -81,12 +81,12 @@ def test_much_at_once_and_only_that(
     assert contents(own_cache) == contents(tiny_cache)
     cache = Cache.open(str(tiny_cache))
     packs = [sum(e.num_samples for e in cache.pack_entries(pack)) for pack in (2, 7)]
-    assert sum(samples for samples, last in heard if last == 1) == packs[0]
-    assert sum(samples for samples, last in heard if last == 2) == packs[1]
+    assert sum(samples for samples, last in calls if last == 1) == packs[0]
+    assert sum(samples for samples, last in calls if last == 2) == packs[1]
 
 
-def test_on_another_machine_the_receipt_follows(own_cache: Path, repaired: Callable[..., dict[str, Any]]) -> None:
-    """Where the last bits differ, the shard is as good, and receipt and shard agree again."""
+def test_on_another_machine_the_receipt_is_updated(own_cache: Path, repaired: Callable[..., dict[str, Any]]) -> None:
+    """If the last bits differ, the new shard is just as good, and the receipt is made to agree with it."""
     path = own_cache / "receipts/00004.json"
     receipt = json.loads(path.read_bytes())
     receipt["objects"]["layers/02/c/4/0"]["sha256"] = "0" * 64  # as if other bits had been written
@@ -115,7 +115,7 @@ def test_a_grown_cache(gdist: Gdist, own_cache: Path, tiny_teacher: Path, speech
     assert contents(folder) == whole
 
 
-class TestWhatCannotBe:
+class TestWhatCannotBeRepaired:
     def refused(self, gdist: Gdist, *arguments: object) -> str:
         result = gdist("verify", *arguments, "--repair")
         assert result.exit_code == 1 and "try: " in result.stderr
@@ -124,9 +124,9 @@ class TestWhatCannotBe:
     def test_the_teacher_was_a_folder(self, gdist: Gdist, own_cache: Path) -> None:
         (own_cache / "layers/00/c/0/0").unlink()
         stderr = self.refused(gdist, own_cache)
-        assert "which was a local folder (tiny-wavlm)" in stderr and "--teacher FOLDER" in stderr
+        assert "but it was a local folder (tiny-wavlm)" in stderr and "--teacher FOLDER" in stderr
 
-    def test_another_teacher(self, gdist: Gdist, own_cache: Path, tmp_path: Path) -> None:
+    def test_a_different_teacher(self, gdist: Gdist, own_cache: Path, tmp_path: Path) -> None:
         (own_cache / "layers/00/c/0/0").unlink()
         other = make_teacher(tmp_path / "other", seed=1)
         assert "is not the teacher" in self.refused(gdist, own_cache, "--teacher", other)
@@ -136,7 +136,7 @@ class TestWhatCannotBe:
         stderr = self.refused(gdist, own_cache, "--teacher", tiny_teacher)
         assert "the audio of pack 3" in stderr and "--manifest M.parquet" in stderr
 
-    def test_root_and_copy_gone(self, gdist: Gdist, own_cache: Path) -> None:
+    def test_the_root_and_its_copy_are_missing(self, gdist: Gdist, own_cache: Path) -> None:
         (own_cache / "zarr.json").write_bytes(b"{}")
         (own_cache / "plans/00000.json").unlink()
         assert "does not describe a cache" in self.refused(gdist, own_cache)

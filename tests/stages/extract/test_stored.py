@@ -1,4 +1,4 @@
-"""Every encoding through the whole of stage one: planned, extracted, measured, resumed, grown and decoded."""
+"""Every encoding through all of stage one: planned, extracted, measured, resumed, extended and decoded."""
 
 import shutil
 from pathlib import Path
@@ -24,10 +24,10 @@ def exact(tiny_teacher: Path, speech: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("name", LOSSY)
 class TestEachEncoding:
-    def test_what_is_reported_is_what_was_lost(
+    def test_the_reported_statistics_are_true(
         self, name: str, tiny_teacher: Path, speech: Path, tmp_path: Path, exact: Cache
     ) -> None:
-        """Against the same extraction in fp32: the eighth of the frames that is audited stands for all."""
+        """Compared with the same extraction in fp32: the sampled eighth of the frames represents all of them."""
         result = extracted(tiny_teacher, speech, tmp_path, encoding=name)
         cache = Cache.open(str(tmp_path))
         spans = [(entry, 0, entry.num_frames) for entry in cache.entries]
@@ -45,7 +45,7 @@ class TestEachEncoding:
     def test_resumed_and_repaired_to_the_same_bytes(
         self, name: str, tiny_teacher: Path, speech: Path, tmp_path: Path
     ) -> None:
-        """What an encoding learnt is learnt once: a resumed run reads it."""
+        """What an encoding learns is learned once: a resumed run reads it."""
         extracted(tiny_teacher, speech, tmp_path / "whole", encoding=name)
         shutil.copytree(tmp_path / "whole", tmp_path / "c")
         for key in ("receipts/00002.json", "receipts/00007.json", "layers/01/c/2/0"):
