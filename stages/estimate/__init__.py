@@ -1,1 +1,1 @@
-"""`gdist plan`: what a cache would take and cost."""
+"""`gdist plan`: estimate the size and the cost of a cache."""

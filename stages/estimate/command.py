@@ -9,7 +9,7 @@ from gdist.stages.commandline import command, json_option, use_option
 
 
 def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Answers before anything else is asked for, as --version does."""
+    """Print the prices and exit, without requiring any other option, as --version does."""
     if wanted:
         from gdist.stages.estimate.prices import shipped
 
@@ -17,24 +17,28 @@ def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> Non
         context.exit()
 
 
-@command("plan", short_help="What a cache would take and cost, and when it pays.")
-@click.option("--teacher", required=True, help="A Hugging Face id or a local folder; the weights only to --measure.")
-@click.option("--manifest", type=click.Path(), help="The utterances, M.parquet.")
-@click.option("--hours", type=float, help="So much audio, where there is no manifest yet.")
-@click.option("--utterance-seconds", type=float, default=12.0, show_default=True, help="With --hours: a mean.")
+@command("plan", short_help="Estimate a cache's size and cost, and when it pays off.")
+@click.option(
+    "--teacher", required=True, help="A Hugging Face id or a local folder. Only --measure needs the weights."
+)
+@click.option("--manifest", type=click.Path(), help="The manifest of utterances (M.parquet).")
+@click.option("--hours", type=float, help="Hours of audio, if there is no manifest yet.")
+@click.option(
+    "--utterance-seconds", type=float, default=12.0, show_default=True, help="With --hours: the mean length."
+)
 @click.option("--layers", default="all", show_default=True, help="For example 0,4,8-12.")
 @click.option("--max-seconds", type=float, default=60.0, show_default=True, help="Longer utterances are quarantined.")
-@click.option("--pack-frames", type=int, default=16384, show_default=True, help="Frames a pack: the unit of work.")
+@click.option("--pack-frames", type=int, default=16384, show_default=True, help="Frames per pack, the unit of work.")
 @click.option(
     "--measure/--no-measure",
     default=None,
-    help="Load and time the teacher, for some seconds. [default: where there is a GPU]",
+    help="Load the teacher and time it for some seconds. [default: if there is a GPU]",
 )
 @click.option("--speed", type=float, help="The teacher's speed, × real time. [default: measured, or 1000 assumed]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="Where to measure: auto, cpu, cuda, cuda:1, …")
-@click.option("--run-hours", type=float, help="Audio a student run hears. [default: `gdist train`'s schedule]")
-@click.option("--prices", type=click.Path(path_type=Path), help="A TOML file over the shipped prices.")
+@click.option("--run-hours", type=float, help="Hours of audio per student run. [default: `gdist train`'s schedule]")
+@click.option("--prices", type=click.Path(path_type=Path), help="A TOML file that overrides the shipped prices.")
 @click.option(
     "--show-prices",
     is_flag=True,
@@ -46,8 +50,10 @@ def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> Non
 @use_option
 @json_option
 def plan_command(prices: Path | None, uses: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Tell before anything is extracted: the cache's size in each encoding, its objects and requests, the teacher's
-    time, what all of it costs, and after how many student runs it has paid for itself.
+    """Estimate, before anything is extracted, what a cache would need and cost.
+
+    For each encoding, this reports the cache's size, objects and requests, the teacher's time, the total cost, and
+    the number of student runs after which the cache has paid for itself.
 
     \b
     Example:  gdist plan --teacher microsoft/wavlm-base-plus --hours 960

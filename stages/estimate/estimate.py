@@ -1,11 +1,11 @@
-"""`gdist plan`: what a cache would take and cost in each encoding, and after how many student runs it has paid.
+"""`gdist plan`: the size and cost of a cache in each encoding, and after how many student runs it has paid off.
 
-Once:            teacher time for the corpus + storage for the months it is kept + requests
-A run, online:   teacher time for all the audio that the run hears
-A run, cached:   requests + egress
+Once:               teacher time for the corpus + storage for the months it is kept + requests
+Per run, online:    teacher time for all the audio that the run reads
+Per run, cached:    requests + egress
 
 The cache has paid for itself after the first run n with  once + n · cached ≤ n · online  (see :func:`break_even`).
-The student's own time is the same either way, and left out.
+The student's own time is the same either way, so it is left out.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ from gdist.stages.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class EstimateConfig:
-    """What to estimate. Fields of ExtractConfig's names mean the same.
+    """What to estimate. Fields that ExtractConfig also has mean the same.
 
     Attributes:
-        hours: of audio, in utterances of ``utterance_seconds``, where there is no manifest yet.
-        run_hours: audio that one student run hears; None for the default schedule of ``gdist train``.
-        speed: of the teacher, × real time, where it is not measured.
-        measure: run the teacher for some seconds; None where there is a CUDA device and no ``speed``.
+        hours: hours of audio, in utterances of ``utterance_seconds``, if there is no manifest yet.
+        run_hours: hours of audio that one student run reads; None for the default schedule of ``gdist train``.
+        speed: the teacher's speed, × real time, if it is not to be measured.
+        measure: whether to time the teacher for some seconds; None does if there is a CUDA device and no ``speed``.
     """
 
     teacher: str
@@ -55,7 +55,7 @@ class EstimateConfig:
     def __post_init__(self) -> None:
         if (self.manifest is None) == (self.hours is None):
             raise UsageError(
-                "how much audio there is, is told by either --manifest M.parquet or --hours H; "
+                "the amount of audio comes from either --manifest M.parquet or --hours H, but "
                 f"{'neither was' if self.hours is None else 'both were'} given",
                 f"gdist plan --teacher {self.teacher} --hours 960",
             )
@@ -68,22 +68,26 @@ class EstimateConfig:
             f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}",
         )
         if self.speed is not None and self.measure:
-            raise UsageError("--speed and --measure contradict each other", "leave one of them away")
+            raise UsageError("--speed and --measure contradict each other", "leave one of them out")
 
 
 def break_even(once: float, online: float, cached: float) -> int | None:
-    """Student runs after which a cache has paid for itself; None when a run from it costs no less than one online.
+    """The number of student runs after which a cache has paid for itself.
 
-    Worked by hand: 960 h at 1,000 × real time are 0.96 GPU-hours, 2.40 at 2.50 an hour; three months of storage cost
-    240.00 and the requests 5.00: 247.40 once. A run hears 16,667 h: 16.67 GPU-hours with the teacher online, 41.67;
-    from the cache it costs 0.67. Each run saves 41.00, and 247.40 / 41.00 = 6.03: paid after the 7th.
+    Worked by hand: 960 h at 1,000 × real time are 0.96 GPU-hours, which cost 2.40 at 2.50 per hour. Three months of
+    storage cost 240.00 and the requests 5.00, so 247.40 once. A run reads 16,667 h. With the teacher online, that
+    takes 16.67 GPU-hours, which cost 41.67; from the cache it costs 0.67. Each run saves 41.00, and 247.40 / 41.00 =
+    6.03, so the cache has paid for itself after the 7th run.
+
+    Returns:
+        the number, or None if a run from the cache costs no less than one with the teacher online.
     """
     saved = online - cached
     return max(math.ceil(once / saved), 1) if saved > 0 else None
 
 
 def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
-    """The fields of ``gdist plan --json`` (see docs/commands.md)."""
+    """Estimate the fields of ``gdist plan --json`` (see docs/commands.md)."""
     teacher = read_teacher_config(config.teacher)
     layers = parse_layers(config.layers, teacher["num_hidden_layers"])
     corpus = corpus_of(config)
@@ -141,7 +145,7 @@ def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
 
 
 def corpus_of(config: EstimateConfig) -> Corpus:
-    """The manifest's utterances, or as many of one length as make up the hours."""
+    """The manifest's utterances, or enough utterances of one length to make up the hours."""
     if config.manifest is not None:
         return Corpus.of_manifest(config.manifest, config.max_seconds, config.pack_frames)
     assert config.hours is not None
@@ -149,8 +153,11 @@ def corpus_of(config: EstimateConfig) -> Corpus:
 
 
 def run_of(size: Size, corpus: Corpus, run_hours: float, dim: int, prices: Prices) -> dict[str, Any]:
-    """What one student run asks of the bucket, in the cheaper of two ways: ``direct`` reads the cache where it lies,
-    batch by batch; ``copied`` fetches every shard it needs to a disk of its own first."""
+    """The requests, bytes and cost of one student run, in the cheaper of two ways.
+
+    With ``direct``, the run reads the cache where it is, batch by batch. With ``copied``, it first copies every shard
+    that it needs to its own disk.
+    """
     run: dict[str, Any] = {
         "direct_gets": run_requests(size, corpus, run_hours * 3600, TrainConfig(), dim),
         "direct_bytes": round(size.read_bytes * run_hours / corpus.hours),
@@ -168,7 +175,7 @@ def run_of(size: Size, corpus: Corpus, run_hours: float, dim: int, prices: Price
 
 
 def plan_command(config: EstimateConfig, prices_file: Path | None, as_json: bool) -> int:
-    """Print what a cache would take and cost."""
+    """Print the estimated size and cost of a cache."""
     prices = load_prices(prices_file)
     result = estimate(config, prices)
     if as_json:
@@ -179,7 +186,7 @@ def plan_command(config: EstimateConfig, prices_file: Path | None, as_json: bool
 
 
 def show(result: dict[str, Any], prices: Prices, config: EstimateConfig) -> None:
-    """The table on stdout, the sentences beside it for people."""
+    """Print the table on stdout, and sentences that explain it on stderr."""
     money = prices.money
     rows = [
         [
@@ -195,14 +202,14 @@ def show(result: dict[str, Any], prices: Prices, config: EstimateConfig) -> None
     ]
     hours = f"{result['audio_hours']:,.{0 if result['audio_hours'] >= 100 else 2}f} h"
     title = f"{hours} of audio, {len(result['layers'])} layers of {result['dim']} values from {result['teacher']}"
-    columns = ["encoding", "at most", "of fp32", "a month", "once", "a run", "paid after"]
+    columns = ["encoding", "at most", "of fp32", "per month", "once", "per run", "paid after"]
     console.print_table(title, columns, rows)
     for line in sentences(result, prices, config):
         console.say(textwrap.fill(line, 78, subsequent_indent="  "))
 
 
 def sentences(result: dict[str, Any], prices: Prices, config: EstimateConfig) -> list[str]:
-    """What the table's columns mean, and what was assumed."""
+    """Explain the table's columns, and what was assumed."""
     money, speed, online = prices.money, result["speed"], result["online_run"]
     name = ExtractConfig.encoding
     row = next(row for row in result["encodings"] if row["name"] == name)
@@ -212,33 +219,39 @@ def sentences(result: dict[str, Any], prices: Prices, config: EstimateConfig) ->
         speed["source"]
     ]
     advice = {
-        "measured": " It is the forward pass alone; extracting also decodes, encodes and writes.",
+        "measured": " This is the forward pass alone; extraction also decodes, encodes and writes.",
         "given": "",
-        "assumed": " Measure it where the teacher will run: --measure, or give it: --speed.",
+        "assumed": " Measure the speed with --measure where the teacher will run, or give it with --speed.",
     }[speed["source"]]
     unchosen = "copied" if run["reads"] == "direct" else "direct"
     ways = {
-        "direct": "reads the cache where it lies, batch by batch",
-        "copied": "first copies what it reads to a disk of its own",
+        "direct": "reads the cache where it is, batch by batch",
+        "copied": "first copies what it needs to its own disk",
     }
-    machine, its_hours = ("this machine", "hours of it") if speed["device"] == "cpu" else ("one GPU", "GPU-hours")
+    cpu = speed["device"] == "cpu"
+    machine, machine_hours = ("this machine", "hours of this machine") if cpu else ("one GPU", "GPU-hours")
     chosen, other = (f"{run[f'{way}_gets']:,} gets, {money(run[f'{way}_cost'])}" for way in (run["reads"], unchosen))
     lines = [
         f"Corpus: {result['utterances']:,} utterances, {length}{'' if config.manifest else ' (assumed)'}; "
         f"{result['quarantined']:,} would be quarantined; {result['packs']:,} packs.",
         f"Teacher: {speed['realtime_factor']:,.0f}× real time in {result['precision']}, {source}: "
         f"{console.duration(extraction['gpu_hours'] * 3600)} of {machine}, {money(extraction['cost'])}.{advice}",
-        f"Cache: {row['objects']:,} objects in {name}, written at up to {console.size(row['bytes_per_second'])} a "
+        f"Cache: {row['objects']:,} objects in {name}, written at up to {console.size(row['bytes_per_second'])} per "
         f"second with {row['puts']:,} puts and {row['gets']:,} gets, {money(row['requests'])}. Sizes are upper "
         "bounds, before lossless compression.",
-        f"Once: the teacher, {prices.months:g} months of storage, and those requests.",
-        f"A run hears {online['audio_hours']:,.0f} h{'' if config.run_hours else ', the default schedule'}. With the "
-        f"teacher online that takes {online['gpu_hours']:,.1f} {its_hours} more, {money(online['cost'])}. "
-        f"From {name} it {ways[run['reads']]}: {chosen} ({other} if it {ways[unchosen]}).",
+        f"Once: the teacher, {prices.months:g} months of storage, and these requests.",
+        f"Per run: {online['audio_hours']:,.0f} h of audio{'' if config.run_hours else ', the default schedule'}. "
+        f"With the teacher online it takes {online['gpu_hours']:,.1f} {machine_hours} more, {money(online['cost'])}. "
+        f"From a cache in {name} it {ways[run['reads']]}: {chosen} ({other} if it {ways[unchosen]}).",
     ]
     if row["break_even_runs"] is None:
-        lines.append(f"A cache in {name} never pays: a run from it costs no less than one with the teacher online.")
+        lines.append(
+            f"A cache in {name} never pays off: a run from it costs no less than one with the teacher online."
+        )
     else:
         runs = f"{row['break_even_runs']:,} student run{'s' * (row['break_even_runs'] > 1)}"
         lines.append(f"A cache in {name} has paid for itself after {runs}.")
-    return [*lines, "Prices change and differ: gdist plan --show-prices > prices.toml, edit it, and give --prices."]
+    return [
+        *lines,
+        "Prices vary. To use yours: gdist plan --show-prices > prices.toml, edit it, and add --prices prices.toml.",
+    ]

@@ -1,5 +1,4 @@
-"""What a cache would hold, told without one: bytes, objects and requests, from the utterances' lengths and the
-teacher's shapes alone."""
+"""The bytes, objects and requests of a planned cache, from the utterances' lengths and the teacher's shapes alone."""
 
 import dataclasses
 import io
@@ -28,14 +27,14 @@ from gdist.stages.frontend.frontend import Frontend
 from gdist.stages.train.config import TrainConfig
 
 TEACHER_FILES = ("config.json", "frontend.safetensors", "layers.safetensors")
-SAMPLED_PACKS = 8  # whose batches are timed
+SAMPLED_PACKS = 8  # packs whose batches are timed
 
-# Bytes that no plan tells exactly, from above. The first two: zstd's frame, the checksum and the shard's index, for
-# each chunk, and what zstd adds to numbers that it cannot compress.
+# Upper bounds on bytes that a plan does not determine exactly. For each chunk: zstd's frame, the checksum and the
+# entry in the shard's index; and the share that zstd adds to numbers that it cannot compress.
 CHUNK_BYTES, CHUNK_SHARE = 64, 1 / 256
-RECEIPT_BYTES = 400  # a receipt, and as much again for each array in it
-INDEX_BYTES = 64  # a row of the index, where there is no manifest
-DOCUMENT_BYTES = 20_000  # the teacher's config, versions and names
+RECEIPT_BYTES = 400  # per receipt, and again for each array in it
+INDEX_BYTES = 64  # per row of the index, if there is no manifest
+DOCUMENT_BYTES = 20_000  # for the teacher's config, versions and names
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,10 @@ class Corpus:
     """How much there is to store.
 
     Attributes:
-        rows: of 320 samples, that hold the waveforms.
-        chunks: of 128 frames, that hold the utterances; each begins at one.
-        index_bytes: of the index of utterances.
-        sample: some packs of it, for timing.
+        rows: the number of rows of 320 samples that the waveforms take.
+        chunks: the number of chunks of 128 frames that the utterances take; each utterance begins a new chunk.
+        index_bytes: the size of the index of utterances.
+        sample: some packs of the corpus, for timing.
     """
 
     utterances: int
@@ -65,7 +64,7 @@ class Corpus:
 
     @classmethod
     def of_manifest(cls, path: str, max_seconds: float, pack_frames: int) -> "Corpus":
-        """Exactly what extraction would plan."""
+        """The corpus of a manifest, exactly as extraction would plan it."""
         manifest = Manifest.read(path)
         _, lengths = measure(manifest)
         entries = layout.place(lengths, int(max_seconds * framing.SAMPLE_RATE), layout.CHUNK_FRAMES, pack_frames)
@@ -92,7 +91,7 @@ class Corpus:
 
     @classmethod
     def of_hours(cls, hours: float, utterance_seconds: float, max_seconds: float, pack_frames: int) -> "Corpus":
-        """So many hours in utterances of one length."""
+        """A corpus of the given number of hours, in utterances of one length."""
         count = math.ceil(hours * 3600 / utterance_seconds)
         samples = round(utterance_seconds * framing.SAMPLE_RATE)
         limit = int(max_seconds * framing.SAMPLE_RATE)
@@ -120,11 +119,11 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Size:
-    """A finished cache in one encoding.
+    """The size of a finished cache in one encoding.
 
     Attributes:
         bytes: an upper bound, before lossless compression.
-        read_layers, read_arrays, read_bytes: what a student reads: the waveform and every layer but 0.
+        read_layers, read_arrays, read_bytes: the part that a student reads: the waveform and every layer except 0.
     """
 
     bytes: int
@@ -135,7 +134,7 @@ class Size:
 
 
 def size_of(name: str, teacher: dict[str, Any], layers: list[int], corpus: Corpus, pack_frames: int) -> Size:
-    """What a finished cache of the encoding ``name`` holds."""
+    """Compute the size of a finished cache in the encoding ``name``."""
     kind, dim = encoding(name), int(teacher["hidden_size"])
     identity = {
         "layers": layers,
@@ -152,8 +151,8 @@ def size_of(name: str, teacher: dict[str, Any], layers: list[int], corpus: Corpu
         around = CHUNK_BYTES + row * spec.chunk_rows * CHUNK_SHARE
         sizes[array] = rows * row + math.ceil(corpus.packs * spec.pack_rows / spec.chunk_rows * around)
     names = [*TEACHER_FILES, *(["tables-0.safetensors"] if kind.calibrated else [])]
-    # Only the last entry's pack counts here; the index is sized apart, once for all encodings.
-    last = Entry("", corpus.packs - 1, 0, 0, 0, "stands for all")
+    # Only the last entry's pack matters here; the size of the index is computed separately, once for all encodings.
+    last = Entry("", corpus.packs - 1, 0, 0, 0, "represents all entries")
     documents = Plan(identity, {}, [last], None, dict.fromkeys(names, b"")).documents()
     described = sum(len(data) for key, data in documents.items() if key != INDEX) + corpus.index_bytes
     described += teacher_bytes(teacher) + (_table_bytes(name, dim) * len(layers) if kind.calibrated else 0)
@@ -170,7 +169,7 @@ def size_of(name: str, teacher: dict[str, Any], layers: list[int], corpus: Corpu
 
 
 def teacher_bytes(config: dict[str, Any]) -> int:
-    """Of the front-end and the first layers that travel along, in fp32; no weights are made."""
+    """The bytes of the front-end and of the first layers that the cache stores, in fp32. No weights are allocated."""
     with torch.device("meta"):
         frontend = Frontend(FrontendConfig.from_teacher_config(config))
         first = AutoModel.from_config(AutoConfig.for_model(**config)).encoder.layers[:INITIAL_LAYERS]
@@ -178,7 +177,7 @@ def teacher_bytes(config: dict[str, Any]) -> int:
 
 
 def _table_bytes(name: str, dim: int) -> int:
-    """Of what an encoding learns for one layer, whose size does not depend on the corpus."""
+    """The bytes of the tables that an encoding learns for one layer; they do not depend on the corpus."""
     sample_TD = torch.randn(1024, dim, generator=torch.Generator().manual_seed(0))
     return sum(table.nbytes for table in encoding(name).calibrate(sample_TD).values())
 
@@ -187,27 +186,27 @@ def _table_bytes(name: str, dim: int) -> int:
 
 
 def extraction_requests(size: Size, packs: int, seconds: float) -> tuple[int, int]:
-    """(puts and lists, gets) of one extraction.
+    """The requests of one extraction: (puts and lists, gets).
 
-    Every object is written with one put. A pack's commit asks for its lock twice and for its receipt once, and the
-    summary reads the receipt; the lock is read and written every ten seconds. A listing takes a request for each
-    thousand objects, and there are six.
+    Every object is written with one put. Committing a pack reads the lock twice and the pack's receipt once, and the
+    summary reads the receipt again. The lock is read and written every ten seconds. There are six listings, with one
+    request per thousand objects.
     """
     beats = math.ceil(seconds / BEAT_SECONDS)
     return size.objects + 6 * math.ceil(size.objects / 1000) + 3 + beats, 4 * packs + 5 + beats
 
 
 def run_requests(size: Size, corpus: Corpus, run_seconds: float, train: TrainConfig, dim: int) -> int:
-    """Gets of one student run that reads the cache where it lies, at most.
+    """The largest number of gets of one student run that reads the cache where it is.
 
-    Of each array a batch takes each utterance's chunks, which lie together, and an epoch every shard's index once
-    more. What fits into memory is read once, but for the waveforms.
+    From each array, a batch reads the chunks of each utterance with one get, since they are adjacent, and an epoch
+    also reads the index of every shard. What fits into memory is read once, except for the waveforms.
     """
     seconds = corpus.samples / framing.SAMPLE_RATE
-    heard = min(seconds / corpus.utterances, train.data.crop_seconds or math.inf)
-    in_batch = max(min(train.train.batch_seconds / heard, corpus.utterances), 1.0)
-    a_batch = in_batch * (1 + corpus.packs / corpus.utterances)
+    utterance_seconds = min(seconds / corpus.utterances, train.data.crop_seconds or math.inf)
+    in_batch = max(min(train.train.batch_seconds / utterance_seconds, corpus.utterances), 1.0)
+    per_batch = in_batch * (1 + corpus.packs / corpus.utterances)
     batches = run_seconds / train.train.batch_seconds
     resident = corpus.frames * (4 * dim * size.read_layers + 2 * framing.HOP) <= RESIDENT_BYTES
-    of_hidden = min(batches, corpus.utterances / in_batch) if resident else batches
-    return math.ceil(a_batch * (batches + (size.read_arrays - 1) * of_hidden))
+    hidden_batches = min(batches, corpus.utterances / in_batch) if resident else batches
+    return math.ceil(per_batch * (batches + (size.read_arrays - 1) * hidden_batches))

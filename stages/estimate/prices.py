@@ -1,4 +1,4 @@
-"""What storage, requests and GPUs cost: a table that ships with gdist, under the user's own."""
+"""The prices of storage, requests and GPUs: a table that ships with gdist, which the user's own table overrides."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gdist.pipeline.config import build, merge, read_toml, require
 
 @dataclass(frozen=True)
 class Prices:
-    """The [prices] table; prices.toml has the numbers and says what each of them is."""
+    """The [prices] table. prices.toml has the shipped values and explains each of them."""
 
     currency: str
     storage_gb_month: float
@@ -26,7 +26,7 @@ class Prices:
             require(possible, f"prices.{name} = {price}: must be 0 or more, and finite")
 
     def money(self, amount: float) -> str:
-        """``0.04`` → ``$0.04``, ``1234.5`` → ``$1,234``."""
+        """Format an amount: ``0.04`` → ``$0.04``, ``1234.5`` → ``$1,234``."""
         if 0 < amount < 0.005:
             return f"<{self.currency}0.01"
         return f"{self.currency}{amount:,.2f}" if amount < 100 else f"{self.currency}{amount:,.0f}"
@@ -38,10 +38,14 @@ class _File:
 
 
 def shipped() -> Path:
-    """The table to copy and edit."""
+    """The path of the shipped table, which users copy and edit."""
     return Path(str(files("gdist.stages.estimate"))) / "prices.toml"
 
 
 def load_prices(path: Path | None) -> Prices:
-    """The shipped prices, and over them those of a TOML file. Unknown names are ConfigErrors with the nearest one."""
+    """Read the shipped prices, overridden by those of a TOML file.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest known one, or an invalid price.
+    """
     return build(_File, merge(read_toml(shipped()), read_toml(path) if path else {})).prices

@@ -1,4 +1,4 @@
-"""How fast a teacher is on this machine: its forward pass alone, over batches as extraction cuts them.
+"""How fast a teacher is on this machine: its forward pass alone, over batches like those of extraction.
 
 Axes: B batch, S samples.
 """
@@ -19,9 +19,9 @@ from gdist.stages.extract.batching import batches
 from gdist.stages.extract.plan import BATCH_SECONDS
 from gdist.stages.teachers import Teacher, load_teacher
 
-ASSUMED_SPEED = 1000.0  # × real time: a Base model on a data-centre GPU
+ASSUMED_SPEED = 1000.0  # × real time, for a Base model on a data-center GPU
 TIMED_SECONDS = 5.0
-TIMED_BATCHES = 3  # at least so many, however long they take
+TIMED_BATCHES = 3  # at least, however long they take
 
 
 def speed_of(
@@ -33,11 +33,18 @@ def speed_of(
     packs: Sequence[Sequence[Entry]],
     last_layer: int,
 ) -> dict[str, Any]:
-    """A teacher's ``realtime_factor``, its ``source`` (measured, given or assumed), and on what ``device`` it was
-    measured, over how many ``batches``.
+    """Find the speed of a teacher.
 
     Args:
-        measure: None measures where there is a GPU, and goes without where the weights cannot be loaded.
+        given: the speed that the user gave, × real time.
+        measure: whether to measure; None measures if there is a GPU and the weights can be loaded.
+
+    Returns:
+        the ``realtime_factor``, its ``source`` (measured, given or assumed), and the ``device`` and the number of
+        ``batches`` that it was measured with.
+
+    Raises:
+        TeacherError: a measurement was requested, and the weights cannot be loaded.
     """
     speed: dict[str, Any] = {"realtime_factor": given or ASSUMED_SPEED, "source": "given" if given else "assumed"}
     speed |= {"device": None, "batches": 0}
@@ -49,7 +56,7 @@ def speed_of(
     except TeacherError as error:
         if measure:
             raise
-        console.say(f"the teacher's speed is not measured: {error.message}", style="yellow")
+        console.say(f"the teacher's speed was not measured: {error.message}", style="yellow")
         return speed
     console.say(f"timing {teacher.num_params / 1e6:.1f} M parameters on {device} in {precision} …")
     batch_seconds = BATCH_SECONDS[device.partition(":")[0]]
@@ -60,30 +67,34 @@ def speed_of(
 def measure_speed(
     teacher: Teacher, packs: Sequence[Sequence[Entry]], batch_seconds: float, last_layer: int, seconds: float
 ) -> tuple[float, int]:
-    """Seconds of audio a second: the median over batches, padding counted as time and not as audio.
+    """Measure the speed in seconds of audio per second, as the median over batches.
 
-    The audio is noise, since what is said changes nothing; the lengths are those of whole packs of the corpus.
+    Padding takes time but does not count as audio. The audio is noise, since its content does not affect the speed.
+    The lengths are those of whole packs of the corpus.
 
     Args:
-        seconds: how long to go on, at least; three batches are timed in any case, after one that is not.
+        seconds: the minimum time to measure for. At least three batches are timed, after one that is not timed.
+
+    Returns:
+        the speed, and the number of batches that were timed.
     """
     cut = [batch for entries in packs for batch in batches(entries, int(batch_seconds * framing.SAMPLE_RATE))]
     assert cut, "a corpus has at least one usable utterance"
-    # The first has its pack's longest utterances: with it the allocator and the choice of kernels settle. The others
-    # come mixed, since few may be timed and a pack's batches are ordered by length.
+    # The first batch has the longest utterances of its pack. It warms up the allocator and the choice of kernels. The
+    # others are shuffled, since few may be timed and a pack's batches are ordered by length.
     _time(teacher, cut[0], last_layer)
     order = np.random.default_rng(0).permutation(len(cut))
     rates: list[float] = []
     began = time.perf_counter()
     while len(rates) < TIMED_BATCHES or time.perf_counter() - began < seconds:
         batch = cut[order[len(rates) % len(cut)]]
-        heard = sum(entry.num_samples for entry in batch) / framing.SAMPLE_RATE
-        rates.append(heard / _time(teacher, batch, last_layer))
+        audio_seconds = sum(entry.num_samples for entry in batch) / framing.SAMPLE_RATE
+        rates.append(audio_seconds / _time(teacher, batch, last_layer))
     return statistics.median(rates), len(rates)
 
 
 def _time(teacher: Teacher, batch: Sequence[Entry], last_layer: int) -> float:
-    """Seconds for one batch, from its samples on the host to its last layer."""
+    """The seconds that one batch takes, from its samples on the host to its last layer."""
     num_samples_B = torch.tensor([entry.num_samples for entry in batch])
     generator = torch.Generator().manual_seed(0)
     waveform_BS = torch.randn(len(batch), int(num_samples_B.max()), generator=generator) * 0.1
@@ -96,6 +107,6 @@ def _time(teacher: Teacher, batch: Sequence[Entry], last_layer: int) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    """A GPU answers before it is done."""
+    """Wait until the device is done, since calls on a GPU return earlier."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""What `gdist plan` tells, against caches that were really extracted, read and priced by hand."""
+"""The estimates of `gdist plan`, compared with caches that were extracted, read, and priced by hand."""
 
 import json
 import uuid
@@ -49,7 +49,7 @@ def counting(real: Callable[..., Any], name: str, counted: Counter[str]) -> Call
 
 
 class TestAgainstACache:
-    """The tiny teacher over thirty utterances: no estimate may promise less than what then lies there."""
+    """The tiny teacher over thirty utterances: no estimate may be smaller than the cache that is then extracted."""
 
     @pytest.mark.parametrize("encoding", ENCODINGS)
     def test_every_encoding(self, tiny_teacher: Path, speech: Path, tmp_path: Path, encoding: str) -> None:
@@ -58,8 +58,8 @@ class TestAgainstACache:
         objects = Storage(str(tmp_path / "cache")).objects()
         assert row["objects"] == len(objects)
         stored = sum(int(meta["size"]) for meta in objects.values())
-        # Waveforms compress best, and are half of all bytes where layers have 32 features. With the bundled teacher
-        # the bound is 9 % above what is stored in fp32 and fp16, and 18 % in bf16, whose exponents repeat.
+        # Waveforms compress best, and are half of all bytes when layers have 32 features. With the bundled teacher,
+        # the bound is 9 % above what is stored in fp32 and fp16, and 18 % above it in bf16, whose exponents repeat.
         assert 0.7 * row["bytes"] < stored <= row["bytes"]
 
     def test_some_layers(self, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ class TestAgainstACache:
         with pytest.raises(UsageError, match=r"no utterance of .* can be used"):
             plan(tiny_teacher, manifest=str(speech), max_seconds=0.1)
 
-    def test_the_weights_that_travel_along(self, tiny_teacher: Path, tiny_cache: Path) -> None:
+    def test_the_weights_that_the_cache_stores(self, tiny_teacher: Path, tiny_cache: Path) -> None:
         stored = sum(path.stat().st_size for path in (tiny_cache / "teacher").glob("*.safetensors"))
-        promised = teacher_bytes(read_teacher_config(str(tiny_teacher)))
-        assert promised == pytest.approx(stored, rel=0.1)
+        estimated = teacher_bytes(read_teacher_config(str(tiny_teacher)))
+        assert estimated == pytest.approx(stored, rel=0.1)
 
     def test_requests_of_an_extraction(
         self, tiny_teacher: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,7 +99,7 @@ class TestAgainstACache:
         assert row["gets"] == pytest.approx(counted["get"], rel=0.25)
 
     def test_requests_of_a_run(self, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Counted where they leave the process, over an epoch: the estimate is from above, and not far."""
+        """The requests of an epoch are counted as they leave the process; the estimate is a close upper bound."""
         uri = f"memory://{uuid.uuid4()}"
         storage = Storage(uri)
         for key, data in contents(tiny_cache).items():
@@ -130,25 +130,25 @@ class TestAgainstACache:
         corpus = Corpus(len(entries), 0, samples, 0, 0, 0, cache.packs, 0, [])
         train = load_config(None, None, ("train.batch_seconds=20.0",))
         size = Size(bytes=0, objects=0, read_layers=3, read_arrays=4, read_bytes=0)
-        promised = run_requests(size, corpus, 20.0 * len(batches), train, dim=32)
-        assert counted[0] <= promised < 3 * counted[0]
+        estimated = run_requests(size, corpus, 20.0 * len(batches), train, dim=32)
+        assert counted[0] <= estimated < 3 * counted[0]
 
     def test_requests_of_a_run_by_hand(self) -> None:
-        """Batches of 300 s hold 25 utterances of 12 s, as does a pack, with an index: 26 gets an array, 13 arrays."""
+        """A batch of 300 s and a pack each contain 25 utterances of 12 s: with the index, 26 gets for 13 arrays."""
         size, train = (
             Size(bytes=0, objects=0, read_layers=12, read_arrays=13, read_bytes=0),
             load_config(None, None, ()),
         )
         large = Corpus.of_hours(960.0, 12.0, 60.0, layout.PACK_FRAMES)
         assert run_requests(size, large, 200_000 * 300.0, train, dim=768) == 26 * 13 * 200_000
-        # Two packs, which stay in memory: two batches an epoch, and only waveforms are read again.
+        # Two packs, which stay in memory: two batches per epoch, and only the waveforms are read again.
         small = Corpus.of_hours(50 * 12 / 3600, 12.0, 60.0, layout.PACK_FRAMES)
         assert small.packs == 2
         assert run_requests(size, small, 200_000 * 300.0, train, dim=768) == (25 + 1) * (200_000 + 12 * 2)
 
 
 class TestHours:
-    def test_it_is_placed_as_a_manifest_would_be(self) -> None:
+    def test_utterances_are_placed_as_those_of_a_manifest(self) -> None:
         entries = layout.place([(str(i), 12 * 16_000, None) for i in range(300)], 60 * 16_000)
         corpus = Corpus.of_hours(1.0, 12.0, 60.0, layout.PACK_FRAMES)
         assert (corpus.utterances, corpus.packs) == (300, entries[-1].pack + 1)
@@ -163,10 +163,10 @@ class TestHours:
         ]
 
     def test_librispeech_in_wavlm_base(self, tmp_path: Path) -> None:
-        """960 hours: 13 layers of 768 values, 50 frames a second, 2 bytes, are 3.45 TB; 16 kHz audio is 0.11 TB."""
+        """960 h of 13 layers × 768 values × 50 frames per second × 2 bytes are 3.45 TB; 16 kHz audio is 0.11 TB."""
         from transformers import WavLMConfig
 
-        WavLMConfig().save_pretrained(tmp_path)  # no weights: none are read
+        WavLMConfig().save_pretrained(tmp_path)  # without weights, since none are read
         result = plan(tmp_path, hours=960.0)
         by_hand = 960 * 3600 * (50 * 13 * 768 * 2 + 32_000)
         assert row_of(result, "fp16")["bytes"] == pytest.approx(by_hand, rel=0.01)
@@ -188,11 +188,11 @@ class TestMoney:
         assert break_even(once=1.00, online=41.00, cached=0.00) == 1
 
     @pytest.mark.parametrize(("online", "cached"), [(1.0, 1.0), (0.5, 1.0), (0.0, 0.0)])
-    def test_it_may_never_pay(self, online: float, cached: float) -> None:
+    def test_it_may_never_pay_off(self, online: float, cached: float) -> None:
         assert break_even(once=10.0, online=online, cached=cached) is None
 
     def test_the_sum(self, tiny_teacher: Path, tmp_path: Path) -> None:
-        """Every price at one, so that the amounts are the quantities."""
+        """Every price is one, so that the amounts equal the quantities."""
         own = tmp_path / "own.toml"
         own.write_text(
             "[prices]\nstorage_gb_month = 1.0\nmonths = 2\nput_1000 = 1\nget_1000 = 1\negress_gb = 1\ngpu_hour = 1\n"
@@ -208,9 +208,9 @@ class TestMoney:
         assert run["copied_cost"] == pytest.approx(run["copied_gets"] / 1000 + run["copied_bytes"] / 1e9)
         assert run["cost"] == min(run["copied_cost"], run["direct_cost"]) == run[f"{run['reads']}_cost"]
         assert run["direct_bytes"] == pytest.approx(5 * run["copied_bytes"])
-        assert row["break_even_runs"] is None  # to fetch the cache costs more than the teacher's half an hour
+        assert row["break_even_runs"] is None  # fetching the cache costs more than half an hour of the teacher
 
-    def test_prices_over_the_shipped_ones(self, tmp_path: Path) -> None:
+    def test_prices_that_override_the_shipped_ones(self, tmp_path: Path) -> None:
         own = tmp_path / "own.toml"
         own.write_text("[prices]\ngpu_hour = 4\n")
         assert load_prices(own).gpu_hour == 4 and load_prices(own).get_1000 == PRICES.get_1000
@@ -245,7 +245,7 @@ class TestSpeed:
         assert plan(tiny_teacher, hours=10.0, speed=200.0)["extraction"]["gpu_hours"] == pytest.approx(0.05)
 
     def test_without_weights(self, tiny_teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """Asked for, it fails; where it is only the default (a GPU is there), the plan goes on without."""
+        """A requested measurement fails; one made only by default (there is a GPU) is skipped."""
         (tmp_path / "config.json").write_bytes((tiny_teacher / "config.json").read_bytes())
         pack = [layout.place([("0", 16_000, None)], 960_000)]
         missing = (str(tmp_path), "fp32", "cpu", None)
@@ -280,14 +280,14 @@ class TestCommand:
         assert "has paid for itself after" in " ".join(done.stderr.split())
         assert max(map(len, done.stdout.splitlines() + done.stderr.splitlines())) <= 80
 
-    def test_that_never_pays(self, gdist: Gdist, tiny_teacher: Path, tmp_path: Path) -> None:
+    def test_a_cache_that_never_pays_off(self, gdist: Gdist, tiny_teacher: Path, tmp_path: Path) -> None:
         own = tmp_path / "own.toml"
         own.write_text("[prices]\ngpu_hour = 0\n")
         done = gdist("plan", "--teacher", tiny_teacher, "--hours", 1, "--no-measure", "--prices", own)
-        assert "never" in done.stdout and "never pays" in done.stderr
+        assert "never" in done.stdout and "never pays off" in done.stderr
 
     @pytest.mark.parametrize("given", [(), ("--hours", "1", "--manifest", "m.parquet")], ids=["neither", "both"])
-    def test_one_of_two(self, gdist: Gdist, tiny_teacher: Path, given: tuple[str, ...]) -> None:
+    def test_either_a_manifest_or_hours(self, gdist: Gdist, tiny_teacher: Path, given: tuple[str, ...]) -> None:
         done = gdist("plan", "--teacher", tiny_teacher, *given)
         assert done.exit_code == 2 and "--manifest M.parquet" in done.stderr and "--hours 960" in done.stderr
         assert ("both were given" if given else "neither was given") in done.stderr
@@ -295,7 +295,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         "given", [("--hours", "-1"), ("--hours", "1", "--speed", "0"), ("--hours", "1", "--pack-frames", "100")]
     )
-    def test_numbers_that_cannot_be(self, gdist: Gdist, tiny_teacher: Path, given: tuple[str, ...]) -> None:
+    def test_invalid_numbers(self, gdist: Gdist, tiny_teacher: Path, given: tuple[str, ...]) -> None:
         assert gdist("plan", "--teacher", tiny_teacher, *given).exit_code == 2
 
     def test_contradictions(self, gdist: Gdist, tiny_teacher: Path) -> None:
@@ -307,7 +307,7 @@ class TestCommand:
         assert done.exit_code == 1 and "has no config.json" in done.stderr
 
     def test_show_prices(self, gdist: Gdist, tmp_path: Path) -> None:
-        """It asks for nothing else, and what it prints is a prices file."""
+        """It requires no other option, and it prints a valid prices file."""
         done = gdist("plan", "--show-prices")
         assert done.exit_code == 0
         own = tmp_path / "own.toml"
