@@ -1,1 +1,1 @@
-"""`gdist report`: one page that puts runs side by side."""
+"""`gdist report`: one page that compares runs."""

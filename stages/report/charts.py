@@ -1,7 +1,8 @@
-"""The report's line charts, as SVG made by hand: no fonts, scripts or colours of their own. Others: report_plots.py.
+"""The report's line charts, as hand-written SVG without fonts, scripts or colors. The other charts are in plots.py.
 
-Everything is drawn in classes and ``currentColor`` that the page's stylesheet fills in, so one drawing serves light,
-dark and paper. Each chart is drawn twice, for wide and for narrow screens, instead of shrinking its text.
+Everything is drawn with classes and ``currentColor``, which the page's stylesheet defines, so one drawing works in
+light mode, in dark mode and on paper. Each chart is drawn twice, for wide and narrow screens, so that its text need
+not shrink.
 """
 
 import math
@@ -11,14 +12,14 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-WIDE, NARROW = 500, 342  # pixels: half of the page beside its twin, and a phone's whole width
+WIDE, NARROW = 500, 342  # pixels: one of two charts side by side on the page, and the full width of a phone
 HEIGHT = 312
 TOP, BOTTOM, LEFT = 30, 44, 46
-TICK = 17  # pixels that a layer's number takes
-LETTER = 6.6  # pixels: a generous mean width of the label's letters
-LABEL_GAP = 15  # pixels between two labels, baseline to baseline
-MAX_LABELS = 9  # the best and the references; of more lines, the grey ones go without
-SHAPES = ("circle", "square", "diamond", "triangle")  # colour is never the only difference
+TICK = 17  # pixels that a layer number takes
+LETTER = 6.6  # pixels per letter of a label: a generous mean
+LABEL_GAP = 15  # pixels between two labels, from baseline to baseline
+MAX_LABELS = 9  # the best runs and the references; with more lines, gray ones get no label
+SHAPES = ("circle", "square", "diamond", "triangle")  # so that color is never the only difference
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Line:
     """One line of a chart.
 
     Attributes:
-        style: the CSS class that colours it: ``c1`` … ``c6`` for runs, ``ref`` for references, ``rest``.
-        strong: x values whose markers are filled; the others are hollow. None: no markers.
+        style: the CSS class that colors it: ``c1`` … ``c6`` or ``rest`` for runs, ``ref`` for references.
+        strong: the x values whose markers are filled; the others are hollow. None draws no markers.
     """
 
     name: str
@@ -37,18 +38,18 @@ class Line:
 
 
 def chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], integers: bool = False) -> Markup:
-    """A line chart with its labels at the lines' ends; lines of one name (a configuration's seeds) share a label.
+    """A line chart with a label at the end of each line. Lines of one name (a configuration's seeds) share a label.
 
-    References are drawn as far as they lie inside the axes of the runs.
+    References are drawn as far as they are inside the axes of the runs.
 
     Args:
-        title: for those who hear the page instead of seeing it, and for the pointer.
-        integers: one tick an integer x, as for layers; else round numbers.
+        title: the title for screen readers, and the tooltip.
+        integers: whether to put a tick at every integer x, as for layers; else ticks are at round numbers.
     """
     runs = [y for line in lines if line.style != "ref" for _, y in line.points]
     if not runs:
         return Markup()
-    # The axis is the runs': what differs between them is small beside what trivial answers lack.
+    # The axis fits the runs: differences between them are small compared with those to the trivial predictions.
     reach = ticks(min(runs), max(runs))
     lines = [
         replace(line, points=inside(line.points, reach[0], reach[-1])) if line.style == "ref" else line
@@ -99,7 +100,7 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
     labelled = [at for at, label in enumerate(labels) if label and at not in cut]
     ends = spread([place(*lines[at].points[-1])[1] for at in labelled], TOP, HEIGHT - BOTTOM)
     heights = dict(zip(labelled, ends, strict=True))
-    # Grey lines first: those with a colour lie over them.
+    # Gray lines are drawn first, so that colored lines are on top.
     for at in sorted(range(len(lines)), key=lambda at: (lines[at].style[1:].isdigit(), lines[at].strong is not None)):
         line = lines[at]
         spots = [place(x, y) for x, y in line.points]
@@ -126,7 +127,7 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
 
 
 def _labels(lines: Sequence[Line]) -> list[str]:
-    """A label for the first line of each name; none for grey runs where there is no room for all."""
+    """A label for the first line of each name, but no labels for gray runs if there is no room for all."""
     names = [line.name for line in lines]
     crowded = len(set(names)) > MAX_LABELS
     return [
@@ -136,12 +137,12 @@ def _labels(lines: Sequence[Line]) -> list[str]:
 
 
 def shape_of(style: str) -> str:
-    """The marker that goes with a colour."""
+    """The marker shape that goes with a color."""
     return SHAPES[(int(style[1:]) - 1) % len(SHAPES)] if style[1:].isdigit() else SHAPES[0]
 
 
 def marker(shape: str, spot: tuple[float, float], kind: str, tip: str) -> str:
-    """A point, hollow (``weak``) or filled (``strong``), that tells the pointer what it is."""
+    """A point, hollow (``weak``) or filled (``strong``), with a tooltip."""
     x, y = spot
     if shape == "circle":
         drawn = f'circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.4"'
@@ -156,7 +157,7 @@ def marker(shape: str, spot: tuple[float, float], kind: str, tip: str) -> str:
 
 
 def inside(points: Sequence[tuple[float, float]], low: float, high: float) -> list[tuple[float, float]]:
-    """The first stretch of a line that lies in low … high, cut where it leaves.
+    """The first part of a line that is within low … high, cut where it leaves that range.
 
     >>> inside([(1, 0.9), (2, 0.7), (3, 0.3)], 0.6, 1.0)
     [(1, 0.9), (2, 0.7), (2.25, 0.6)]
@@ -175,7 +176,7 @@ def inside(points: Sequence[tuple[float, float]], low: float, high: float) -> li
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that lie in low … high and their neighbours, some ``about`` of them.
+    """About ``about`` round numbers that cover low … high.
 
     >>> ticks(0.16, 0.97)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -189,13 +190,13 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def spread(heights: Sequence[float], top: float, bottom: float) -> list[float]:
-    """Label heights moved apart until none lies on another, as little as may be.
+    """Move label heights apart, as little as possible, until no two labels overlap.
 
     >>> spread([100.0, 104.0, 200.0], 0, 300)
     [94.5, 109.5, 200.0]
     """
     order = sorted(range(len(heights)), key=lambda i: heights[i])
-    groups: list[tuple[float, list[int]]] = []  # (centre, members): labels that touch move as one
+    groups: list[tuple[float, list[int]]] = []  # (center, members): labels that touch move together
     for index in order:
         groups.append((heights[index], [index]))
         while len(groups) > 1 and _bottom(groups[-2]) + LABEL_GAP > _top(groups[-1]) + 1e-9:
@@ -207,7 +208,7 @@ def spread(heights: Sequence[float], top: float, bottom: float) -> list[float]:
         start = min(max(_top(group), top), max(bottom - LABEL_GAP * (len(group[1]) - 1), top))
         for position, index in enumerate(group[1]):
             placed[index] = start + LABEL_GAP * position
-    for above_label, below_label in pairwise(order):  # what the edges pushed back together
+    for above_label, below_label in pairwise(order):  # separate the groups that the edges pushed together again
         placed[below_label] = max(placed[below_label], placed[above_label] + LABEL_GAP)
     return placed
 
@@ -221,7 +222,7 @@ def _bottom(group: tuple[float, list[int]]) -> float:
 
 
 def number(value: float, among: Sequence[float]) -> str:
-    """A tick's text, with as many decimals as its neighbours need."""
+    """The text of a tick, with as many decimals as are needed to tell the ticks apart."""
     step = among[1] - among[0] if len(among) > 1 else 1.0
     decimals = max(0, -math.floor(math.log10(abs(step)) + 1e-9))
     if abs(among[-1]) >= 10_000:
@@ -230,7 +231,7 @@ def number(value: float, among: Sequence[float]) -> str:
 
 
 def shortened(name: str, letters: int) -> str:
-    """A name that fits its place: less its middle, because a sweep's names differ at their ends.
+    """Shorten a name by cutting out its middle, because the names in a sweep differ at their ends.
 
     >>> shortened("gendistiller-trained", 14)
     'gend…r-trained'

@@ -1,4 +1,4 @@
-"""The report's figures: which numbers of which configurations each of its charts shows."""
+"""The report's figures: the numbers that each chart shows."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ from gdist.stages.report.probes import Result, Task
 from gdist.stages.report.runs import Configuration, RunSummary
 from gdist.stages.report.story import Rows
 
-HOURS_FROM = 7200.0  # seconds of training from which axes count hours
-CURVE_POINTS = 240  # of a curve, about two pixels each
+HOURS_FROM = 7200.0  # seconds from which axes use hours instead of minutes
+CURVE_POINTS = 240  # per curve, about two pixels each
 PROGRESS = (("Training loss", "loss", "train"), ("Held-out cosine", "cosine", "valid"))
 Figures = list[tuple[str, Markup]]
 
 
 def fidelity(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> Figures:
-    """Cosine and relative error by layer, means over seeds."""
+    """Cosine and relative error by layer, averaged over seeds."""
     charts = []
     for key, title, label in (
         ("cosine", "Cosine to the teacher by layer", "mean cosine"),
@@ -38,7 +38,7 @@ def fidelity(groups: Sequence[Configuration], references: Mapping[str, Rows]) ->
 
 
 def progress(groups: Sequence[Configuration]) -> Figures:
-    """Loss and held-out cosine, by step and by time: a line a run, a label a configuration."""
+    """Loss and held-out cosine, by step and by time, with one line per run and one label per configuration."""
     unit, seconds = _unit([run for group in groups for run in group.runs])
     charts = []
     for title, y, kind in PROGRESS:
@@ -60,19 +60,19 @@ def progress(groups: Sequence[Configuration]) -> Figures:
     return [(title, drawing) for title, drawing in charts if drawing]
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = CURVE_POINTS) -> list[tuple[float, float]]:
-    """At most so many points, each the mean of as many neighbours: long runs, and many, make no heavy page.
+def thinned(points: Sequence[tuple[float, float]], limit: int = CURVE_POINTS) -> list[tuple[float, float]]:
+    """Average neighboring points so that at most ``limit`` remain, to keep the page small for long or many runs.
 
-    >>> thinned([(1, 4.0), (2, 6.0), (3, 1.0)], most=2)
+    >>> thinned([(1, 4.0), (2, 6.0), (3, 1.0)], limit=2)
     [(1.5, 5.0), (3.0, 1.0)]
     """
-    size = math.ceil(len(points) / most) or 1
+    size = math.ceil(len(points) / limit) or 1
     chunks = [points[start : start + size] for start in range(0, len(points), size)]
     return [(fmean(x for x, _ in chunk), fmean(y for _, y in chunk)) for chunk in chunks]
 
 
 def quality(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> Figures:
-    """Parameters against mean cosine, and against each probe."""
+    """Mean cosine, and the result of each probe, against the number of parameters."""
     runs = [run for group in groups for run in group.runs]
     dots = [
         _dot(group, group.first.eval["params"], group.cosine.mean, [run.cosine for run in group.runs])
@@ -84,13 +84,13 @@ def quality(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: 
     for task in tasks:
         found = [(group, probes.result(task, group.runs)) for group in groups]
         dots = [
-            _probe_dot(group.name, group.style, judged, group.first.eval["params"])
-            for group, judged in found
-            if judged
+            _probe_dot(group.name, group.style, result, group.first.eval["params"])
+            for group, result in found
+            if result
         ]
-        judged = probes.reference(task, runs, "teacher")
-        if teacher["params"] and judged:
-            dots.append(_probe_dot("teacher", "ref", judged, teacher["params"]))
+        of_teacher = probes.reference(task, runs, "teacher")
+        if teacher["params"] and of_teacher:
+            dots.append(_probe_dot("teacher", "ref", of_teacher, teacher["params"]))
         log_mel = probes.reference(task, runs, "log_mel")
         level = ("log-mel", log_mel.value.mean) if log_mel else None
         title = task.title[:1].upper() + task.title[1:]
@@ -99,12 +99,12 @@ def quality(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: 
 
 
 def spent(groups: Sequence[Configuration]) -> Figures:
-    """Mean cosine against the time a run took, and the speech it heard; a dot a run."""
+    """Mean cosine against training time, and against the speech in training, with one dot per run."""
     runs = [run for group in groups for run in group.runs]
     figures = []
     for key, title, of in (
-        ("seconds", "Cosine for the time", "training"),
-        ("audio_seconds", "Cosine for the speech heard", "speech"),
+        ("seconds", "Cosine by training time", "training"),
+        ("audio_seconds", "Cosine by speech in training", "speech"),
     ):
         unit, scale = _unit(runs, key)
         dots = [
@@ -122,13 +122,13 @@ def spent(groups: Sequence[Configuration]) -> Figures:
 
 
 def probe(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> Markup:
-    """Every system's value with its interval, the best on top."""
+    """The value of every system with its interval, the best on top."""
     found = [(group.name, group.style, probes.result(task, group.runs)) for group in groups]
     found += [
         (name, "ref", probes.reference(task, runs, key))
         for key, name in (("teacher", "teacher"), ("log_mel", "log-mel"))
     ]
-    dots = [_probe_dot(name, style, judged, 0.0) for name, style, judged in found if judged]
+    dots = [_probe_dot(name, style, result, 0.0) for name, style, result in found if result]
     dots.sort(key=lambda dot: -task.merit(dot.y))
     return whiskers(f"{task.title}: {_measure(task)}", _measure(task), dots, task.show, task.chance)
 
@@ -140,20 +140,20 @@ def _by_params(
         return f"{params / 1e6:g}\N{NO-BREAK SPACE}M"
 
     title = f"{label} by parameters"
-    return scatter(title, "parameters (logarithmic)", label, dots, millions, show, level, abreast=True)
+    return scatter(title, "parameters (logarithmic)", label, dots, millions, show, level, side_by_side=True)
 
 
 def _dot(group: Configuration, x: float, y: float, values: Sequence[float]) -> Dot:
-    """Its whisker reaches from the worst seed to the best."""
+    """A dot whose whisker reaches from the worst seed to the best."""
     return Dot(group.name, x, y, group.style, min(values), max(values))
 
 
-def _probe_dot(name: str, style: str, judged: Result, x: float) -> Dot:
-    return Dot(name, x, judged.value.mean, style, judged.low, judged.high, judged.values)
+def _probe_dot(name: str, style: str, result: Result, x: float) -> Dot:
+    return Dot(name, x, result.value.mean, style, result.low, result.high, result.values)
 
 
 def _measure(task: Task) -> str:
-    return task.metric if task.higher_is_better else f"{task.metric}, less is better"
+    return task.metric if task.higher_is_better else f"{task.metric}, lower is better"
 
 
 def _unit(runs: Sequence[RunSummary], key: str = "seconds") -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""The report's heatmap: cosine by layer and run, in shades that tell good students apart."""
+"""The report's heatmap: cosine by layer and run, in shades that show the differences between good students."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from gdist.stages.report.runs import Configuration
 from gdist.stages.report.tables import Cell, Column, Table, TableRow, ranked
 
-FEW = 6  # columns up to which layers are rows, which a phone can show whole
-MIN_ERROR = 1e-4  # 1 − cosine below which the shades do not go on
+MAX_COLUMNS = 6  # up to this many runs, layers are rows and runs are columns, which fits on a phone
+MIN_ERROR = 1e-4  # values of 1 − cosine below this all have the same shade
 
 
 def heatmap(groups: Sequence[Configuration], references: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
-    """Cosine by layer and run: a column a run where they are few, a row a run where they are many."""
+    """Cosine by layer and run, with one column per run if there are few runs, else one row per run."""
     pairs = ranked(groups)
     layers = [f"{row['layer']:g}" for row in pairs[0][0].eval["layers"]] + ["mean"]
     values = [[*(row["cosine"] for row in run.eval["layers"]), run.cosine] for run, _ in pairs]
@@ -27,7 +27,7 @@ def heatmap(groups: Sequence[Configuration], references: Mapping[str, Sequence[M
         cosines = [row["cosine"] for row in found]
         drawn = tuple(_heat(value, low, high, False) for value in (*cosines, sum(cosines) / len(cosines)))
         trivial.append(TableRow(name, "ref", drawn))
-    if len(rows) + len(trivial) > FEW:
+    if len(rows) + len(trivial) > MAX_COLUMNS:
         columns = (*(Column(layer) for layer in layers[:-1]), Column("mean", is_sorted=True))
         return Table("Cosine by run and layer", "layer", columns, tuple(rows), tuple(trivial), "heat by-run")
     across = (*rows, *trivial)
@@ -38,13 +38,13 @@ def heatmap(groups: Sequence[Configuration], references: Mapping[str, Sequence[M
 
 
 def _error_span(values: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The logarithms of the largest and the least error 1 − cosine among runs: the two ends of the colours."""
+    """The logarithms of the largest and the smallest error 1 − cosine of the runs: the ends of the color scale."""
     errors = [math.log(max(1 - value, MIN_ERROR)) for row in values for value in row]
     return max(errors), min(errors)
 
 
 def _heat(cosine: float, low: float, high: float, best: bool) -> Cell:
-    """A cell as dark as its error is small. By logarithms, because runs differ at the top of the scale.
+    """A cell that is darker the smaller its error is, on a logarithmic scale, because good runs differ very little.
 
     >>> [_heat(cosine, math.log(0.4), math.log(0.1), False).shade for cosine in (0.2, 0.6, 0.8, 0.9)]
     ['0.000', '0.000', '0.500', '1.000']

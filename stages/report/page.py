@@ -1,4 +1,4 @@
-"""`gdist report`: one self-contained page about one run or many. It reads what the runs left, and loads no model."""
+"""`gdist report`: one self-contained page about one or more runs. It reads the runs' files, and loads no model."""
 
 import shlex
 from collections import Counter
@@ -29,9 +29,12 @@ def write_report(runs: Sequence[RunSummary], out: Path, extras: Mapping[str, Any
     """Write the page about ``runs``, in their order. The same inputs give the same bytes.
 
     Args:
-        extras: what the runs cannot know, each optional: ``extract`` and ``verify`` (as the commands print them),
-            ``cache`` (uri, encoding, dim, layers) and ``teacher_passes`` (steps, audio_seconds_trained,
+        extras: what the runs' files do not contain, each entry optional: ``extract`` and ``verify`` (as the commands
+            print them), ``cache`` (uri, encoding, dim, layers) and ``teacher_passes`` (steps, audio_seconds_trained,
             teacher_seconds_saved).
+
+    Raises:
+        UsageError: there are no runs, or their teachers have different numbers of layers.
     """
     runs = _distinct(runs)
     extras = {"extract": {}, "verify": {}, "cache": _cache_of(runs)} | dict(extras or {})
@@ -67,7 +70,7 @@ def write_report(runs: Sequence[RunSummary], out: Path, extras: Mapping[str, Any
 
 
 def _environment() -> jinja2.Environment:
-    """The stylesheet and the script lie beside the templates, and go into the page as they are."""
+    """The Jinja environment. The stylesheet and the script are next to the templates, and are included unchanged."""
     here = files(__package__) / "templates"
     loader = jinja2.FunctionLoader(lambda name: here.joinpath(name).read_text(encoding="utf-8"))
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -85,7 +88,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _probe(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> dict[str, Any]:
-    """All that the page says about one probe."""
+    """Everything that the page shows about one probe."""
     systems = [("teacher", "ref", report_probes.reference(task, runs, "teacher"))]
     systems += [(run.name, group.style, report_probes.result(task, [run])) for group in groups for run in group.runs]
     systems += [("log-mel", "ref", report_probes.reference(task, runs, "log_mel"))]
@@ -98,7 +101,7 @@ def _probe(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummar
 
 
 def report_command(paths: list[Path], out: Path) -> int:
-    """Report on runs, and on the runs inside sweeps' folders."""
+    """Report on runs, and on the runs inside the folders of sweeps."""
     folders = dict.fromkeys(folder for path in paths for folder in _runs_in(path))
     runs = [RunSummary.read(folder) for folder in folders]
     try:
@@ -110,13 +113,13 @@ def report_command(paths: list[Path], out: Path) -> int:
 
 
 def _runs_in(path: Path) -> list[Path]:
-    """The folder itself when it is a run; else the runs inside it."""
+    """The folder itself if it is a run, else the runs inside it."""
     inside = sorted(child.parent for child in path.glob("*/config.toml"))
     return [path] if (path / "config.toml").exists() or not inside else inside
 
 
 def _about_cache(runs: Sequence[RunSummary]) -> dict[str, Any]:
-    """What the runs' cache holds, where it can still be read; a report outlives its cache."""
+    """Describe the runs' cache, if it still exists: runs may outlive their cache."""
     from gdist.pipeline.cache.cache import Cache
     from gdist.stages.extract.inspection import describe
 
@@ -125,23 +128,23 @@ def _about_cache(runs: Sequence[RunSummary]) -> dict[str, Any]:
     if not uri:
         return {}
     try:
-        held = describe(Cache.open(uri))
+        description = describe(Cache.open(uri))
     except GdistError as error:
-        console.say(f"the report goes without the cache's size: {error.message}", style="yellow")
+        console.say(f"the report leaves out the cache's size: {error.message}", style="yellow")
         return {}
-    extract = {key: held[key] for key in ("utterances", "frames", "audio_seconds", "bytes", "packs")}
-    return {"extract": extract | {"quarantined": len(held["quarantine"])}}
+    extract = {key: description[key] for key in ("utterances", "frames", "audio_seconds", "bytes", "packs")}
+    return {"extract": extract | {"quarantined": len(description["quarantine"])}}
 
 
 def _distinct(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """Runs that fit one table; those of one name are told apart by the folder they lie in."""
+    """The runs, checked to fit one table. Runs that share a name get the name of their parent folder as a prefix."""
     if not runs:
         raise UsageError("there is no run to report on", "gdist report RUN… --out report.html")
     depths = sorted({len(run.eval["layers"]) for run in runs})
     if len(depths) > 1:
-        said = " and ".join(map(str, depths))
         raise UsageError(
-            f"these runs' teachers have {said} layers: there is no table for both", "report on them apart"
+            f"these runs' teachers have {' and '.join(map(str, depths))} layers, which do not fit one table",
+            "report on them separately",
         )
     count = Counter(run.name for run in runs)
     return [
@@ -158,7 +161,7 @@ def _cache_of(runs: Sequence[RunSummary]) -> dict[str, Any]:
 
 
 def _teacher_passes(runs: Sequence[RunSummary], extras: Mapping[str, Any]) -> dict[str, Any]:
-    """What training would have asked of a teacher that runs at every step: given, or told by the curves."""
+    """The work of a teacher that would run at every training step: as given, or from the curves."""
     trainings = [run.training() for run in runs]
     found: dict[str, Any] = {}
     if all("steps" in training for training in trainings):
@@ -177,7 +180,7 @@ def _teacher(runs: Sequence[RunSummary]) -> dict[str, Any]:
 
 
 def _references(runs: Sequence[RunSummary]) -> dict[str, list[dict[str, float]]]:
-    """The two trivial answers. Each run copies its own h₀; the best of these copies is shown."""
+    """The two trivial predictions. Each run has its own copy of h₀; the best of these copies is shown."""
     found = [run.eval.get("references") or {} for run in runs]
     shown = {}
     for key, name in (("copy_h0", "h₀ copied"), ("mean_frame", "mean frame")):

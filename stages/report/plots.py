@@ -1,4 +1,4 @@
-"""The report's scatters and dots with whiskers, in the manner of report_charts.py: SVG by hand."""
+"""The report's scatter plots and dots with whiskers, as hand-written SVG like that of charts.py."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,20 +21,20 @@ from gdist.stages.report.charts import (
     ticks,
 )
 
-RIGHT = 16  # pixels right of a scatter's axes
-APART = 7.0  # pixels between whiskers side by side
-ROW, HEAD = 21, 24  # pixels a row of dots and whiskers, and above the first
+RIGHT = 16  # pixels to the right of a scatter plot's axes
+WHISKER_GAP = 7.0  # pixels between whiskers that are side by side
+ROW, HEAD = 21, 24  # pixels per row of dots and whiskers, and above the first row
 LETTER_HEIGHT = 13
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One system.
+    """One system in a plot.
 
     Attributes:
-        low, high: the interval of ``y`` (of ``values`` in :func:`whiskers`); equal where none is known.
-        values: each seed's value, drawn faintly where there are several.
+        low, high: the interval of ``y``; both are equal if it is not known.
+        values: the values of the seeds, which :func:`whiskers` draws faintly if there are several.
     """
 
     name: str
@@ -54,13 +54,13 @@ def scatter(
     show_x: Callable[[float], str],
     show_y: Callable[[float], str],
     level: tuple[str, float] | None = None,
-    abreast: bool = False,
+    side_by_side: bool = False,
 ) -> Markup:
-    """Points with names where there is room for them; x is logarithmic.
+    """A scatter plot with logarithmic x, and names where there is room for them.
 
     Args:
-        abreast: points of one x stand side by side, so that their whiskers can be told apart.
-        level: a reference without an x (log-mel has no parameters), drawn across.
+        level: a reference without an x (log-mel has no parameters), drawn as a line across the plot.
+        side_by_side: whether to move points with (almost) the same x apart, so that their whiskers do not overlap.
     """
     ys = [y for dot in dots for y in (dot.low, dot.high)] + ([level[1]] if level else [])
     y_ticks = ticks(min(ys), max(ys))
@@ -91,7 +91,7 @@ def scatter(
         parts.append(f'<g class="ref"><polyline points="{LEFT},{at:.1f} {NARROW - RIGHT},{at:.1f}"/>')
         parts.append(f'<text x="{LEFT + 4}" y="{at - 5:.1f}">{escape(level[0])}</text></g>')
     spots = [place(dot.x, dot.y) for dot in dots]
-    spots = _abreast(spots) if abreast else spots
+    spots = _side_by_side(spots) if side_by_side else spots
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     if level:
         taken.append((LEFT, at - 17, LEFT + 4 + LETTER * len(level[0]), at))
@@ -112,7 +112,7 @@ def scatter(
         if dot.style != "rest":
             whole.append(_label(shortened(dot.name, 20), spot, taken, lines))
         drawn.append("".join([*whole, "</g>"]))
-    parts += reversed(drawn)  # the best lie on top
+    parts += reversed(drawn)  # so that the best are on top
     label = f"{title}: {y_label} against {x_label}"
     return Markup(
         f'<div class="chart"><svg viewBox="0 0 {NARROW} {HEIGHT}" role="img" aria-label="{escape(label)}">'
@@ -120,28 +120,28 @@ def scatter(
     )
 
 
-def _abreast(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points nearer than :data:`APART` from left to right moved beside one another, around where they were.
+def _side_by_side(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Move points that are horizontally closer than :data:`WHISKER_GAP` side by side, around their mean position.
 
-    >>> _abreast([(100.0, 7.0), (200.0, 8.0), (101.0, 9.0)])
+    >>> _side_by_side([(100.0, 7.0), (200.0, 8.0), (101.0, 9.0)])
     [(97.0, 7.0), (200.0, 8.0), (104.0, 9.0)]
     """
     order = sorted(range(len(spots)), key=lambda at: spots[at][0])
     clusters: list[list[int]] = []
     for at in order:
-        near = clusters and spots[at][0] - spots[clusters[-1][-1]][0] < APART
+        near = clusters and spots[at][0] - spots[clusters[-1][-1]][0] < WHISKER_GAP
         clusters[-1].append(at) if near else clusters.append([at])
     moved = list(spots)
     for cluster in clusters:
         middle = sum(spots[at][0] for at in cluster) / len(cluster)
         for place, at in enumerate(cluster):
-            shift = APART * (place - (len(cluster) - 1) / 2)
+            shift = WHISKER_GAP * (place - (len(cluster) - 1) / 2)
             moved[at] = (middle + shift, spots[at][1])
     return moved
 
 
 def _label(name: str, spot: tuple[float, float], taken: list[Box], lines: Sequence[Box]) -> str:
-    """A name beside its point, where it lies on nothing; if need be on whiskers; nothing where there is no place."""
+    """A name next to its point where it overlaps nothing, or only whiskers; an empty string if there is no room."""
     (x, y), length = spot, LETTER * len(name)
     places = [(x + 8, y + 4), (x - 8 - length, y + 4)]
     places += [(left, y + drop) for drop in (-9, 18) for left in (x - length / 2, x - length + 6, x - 6)]
@@ -162,7 +162,7 @@ def _overlap(one: Box, other: Box) -> bool:
 def whiskers(
     title: str, label: str, dots: Sequence[Dot], show: Callable[[float], str], chance: float | None = None
 ) -> Markup:
-    """A row a system: its value, its interval, its seeds; and what guessing would give, across all rows."""
+    """One row per system with its value, interval and seeds, and the value of guessing as a line across all rows."""
     drawings = (_rows(title, label, dots, show, chance, width) for width in (WIDE, NARROW))
     return Markup('<div class="chart">{}</div>').format(Markup("").join(drawings))
 
@@ -214,12 +214,12 @@ def _rows(
 
 
 def _far(chance: float, known: Sequence[float]) -> bool:
-    """Whether an axis that reached to it would leave less than half of its length to the systems."""
+    """Whether an axis that includes ``chance`` would leave less than half of its length for the systems."""
     return max(min(known) - chance, chance - max(known)) > max(known) - min(known)
 
 
 def _guessing(text: str, at: float | None, before: bool, ends: tuple[float, float], bottom: float) -> str:
-    """A line across the rows; where it would be far outside the axis (``at`` None), an arrow towards it."""
+    """The value of guessing: a line across the rows, or an arrow if it is far outside the axis (``at`` is None)."""
     if at is None:
         x, anchor, text = (ends[0], "start", f"← {text}") if before else (ends[1], "end", f"{text} →")
         return f'<text class="guess" x="{x:.1f}" y="12" text-anchor="{anchor}">{escape(text)}</text>'
@@ -229,7 +229,7 @@ def _guessing(text: str, at: float | None, before: bool, ends: tuple[float, floa
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Ones, twos and fives times powers of ten in low … high; fewer of them where there are many.
+    """Round multiples of powers of ten within low … high; the wider the range, the fewer multiples per power.
 
     >>> log_ticks(0.9e6, 5.9e6), log_ticks(3, 4000)
     ([1000000.0, 2000000.0, 5000000.0], [10.0, 100.0, 1000.0])

@@ -1,7 +1,7 @@
-"""The report's probes: values with their intervals, and what these allow to be said.
+"""The report's probes: values with their intervals, and the conclusions that these allow.
 
-Two values are called different only where their 95 % intervals do not overlap. That is stricter than a test of the
-difference would be, and on a few hundred test items strictness is what a reader needs.
+Two values are called different only if their 95 % intervals do not overlap. This is stricter than a test of the
+difference would be, and with a few hundred test items, readers need that strictness.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from gdist.stages.report.story import listed
 
 @dataclass(frozen=True)
 class Task:
-    """What a probe measures. One that was judged by two metrics (phones here, characters there) is two tasks."""
+    """What a probe measures. A probe with two metrics (phones in some runs, characters in others) is two tasks."""
 
     name: str
     metric: str
@@ -26,21 +26,21 @@ class Task:
     chance: float
 
     def show(self, value: float) -> str:
-        """Percentages, but for MTWV, which is none."""
+        """Format a value as a percentage, except for MTWV, which is not one."""
         return f"{value:.3f}" if self.metric == "MTWV" else f"{value:.1%}"
 
     def merit(self, value: float) -> float:
-        """More is better, whatever the metric."""
+        """The value, with its sign changed if lower is better: higher merit is always better."""
         return value if self.higher_is_better else -value
 
 
 @dataclass(frozen=True)
 class Result:
-    """One system on one task: its mean over seeds, and the 95 % interval over test items (a mean over seeds too).
+    """The result of one system on one task, and its 95 % interval over test items, both averaged over seeds.
 
     Attributes:
-        values: each seed's.
-        raw: what the first seed's eval.json says beside it.
+        values: the values of the seeds.
+        raw: the entry in the eval.json of the first seed.
     """
 
     value: Spread
@@ -50,7 +50,7 @@ class Result:
     raw: Mapping[str, Any]
 
     def overlaps(self, other: "Result") -> bool:
-        """Whether the two cannot be told apart: by test items, or by one standard deviation of their seeds."""
+        """Whether the two cannot be distinguished, by test items or by one standard deviation over seeds."""
         seeds = abs(self.value.mean - other.value.mean) <= self.value.sd + other.value.sd
         return (self.low <= other.high and other.low <= self.high) or seeds
 
@@ -71,71 +71,72 @@ def tasks(runs: Sequence[RunSummary]) -> list[Task]:
 
 
 def result(task: Task, runs: Sequence[RunSummary]) -> Result | None:
-    """What runs of one configuration achieved on a task; None where they were not probed on it."""
+    """The result of the runs of one configuration on a task; None if they were not probed on it."""
     return _combined([raw for run in runs if (raw := _raw(task, run.eval.get("probes")))])
 
 
 def reference(task: Task, runs: Sequence[RunSummary], key: str) -> Result | None:
-    """What the ``teacher`` or ``log_mel`` achieved, as the first run that knows it says."""
+    """The result of the ``teacher`` or ``log_mel`` on a task, from the first run that has it."""
     found = (_raw(task, (run.eval.get(key) or {}).get("probes")) for run in runs)
     return _combined([raw for raw in found if raw][:1])
 
 
 def best(task: Task, results: Sequence[Result]) -> Result:
+    """The result with the best mean."""
     return max(results, key=lambda found: task.merit(found.value.mean))
 
 
 def verdict(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> list[Markup]:
-    """Which differences between systems the number of test items can carry."""
+    """Which differences between systems the number of test items supports."""
     systems = {group.name: found for group in groups if (found := result(task, group.runs))}
     top = best(task, list(systems.values()))
     name = next(key for key, found in systems.items() if found is top)
     others = {key: found for key, found in systems.items() if found is not top}
-    said = Markup("The best student is <b>{}</b> ({})").format(name, top.value.text(task.show))
+    text = Markup("The best student is <b>{}</b> ({})").format(name, top.value.text(task.show))
+    references: list[str] = []
     known: dict[str, Result] = {}
     for key, label in (("teacher", "the teacher"), ("log_mel", "log-mel")):
         other = reference(task, runs, key)
         if other:
-            said += f", {label} has {task.show(other.value.mean)}"
+            references.append(f"{label} has {task.show(other.value.mean)}")
             known |= {label: other} if other.known else {}
-    sentences = [said + "."]
+    sentences = [text + ("; " if references else "") + " and ".join(references) + "."]
     if others and top.known:
-        sentences.append(_told_apart([key for key, found in others.items() if found.overlaps(top)], len(others)))
+        sentences.append(_ties([key for key, found in others.items() if found.overlaps(top)], len(others)))
     sentences += _against(known, systems, task)
     lost = [key for key, found in systems.items() if _at_chance(task, found)]
     if lost:
-        sentences.append(Markup("Not told apart from guessing: {}.").format(listed(lost)))
+        sentences.append(Markup("Not distinguishable from guessing: {}.").format(listed(lost)))
     return sentences
 
 
-def _told_apart(tied: Sequence[str], others: int) -> Markup:
+def _ties(tied: Sequence[str], others: int) -> Markup:
+    """How many of the other students are as good as the best one."""
     if not tied:
-        return Markup("Its interval lies clear of every other student's.")
+        return Markup("Its interval overlaps with that of no other student.")
     if len(tied) == others:
-        whom = "the other student" if others == 1 else f"the other {others} students"
-        return Markup("It and {} lie within each other's intervals: these test items cannot tell them apart.").format(
-            whom
-        )
-    return Markup("Within each other's intervals with it: {}; the other {} {} worse.").format(
-        listed(tied), others - len(tied), "is" if others - len(tied) == 1 else "are"
-    )
+        which = "the other student" if others == 1 else f"any of the other {others} students"
+        return Markup("These test items cannot distinguish it from {}.").format(which)
+    worse = others - len(tied)
+    rest = "the other student is" if worse == 1 else f"the other {worse} students are"
+    return Markup("Not distinguishable from it: {}; {} worse.").format(listed(tied), rest)
 
 
 def _against(references: Mapping[str, Result], systems: Mapping[str, Result], task: Task) -> list[Markup]:
-    """Which students can be told from the references."""
-    said, near = [], []
+    """Which students can be distinguished from the references."""
+    sentences, near = [], []
     for label, other in references.items():
         clear = [key for key, found in systems.items() if found.known and not found.overlaps(other)]
         above = [key for key in clear if task.merit(systems[key].value.mean) > task.merit(other.value.mean)]
         for names, how in ((above, "better"), ([key for key in clear if key not in above], "worse")):
             if names:
-                whom = Markup("Every student is") if len(names) == len(systems) > 1 else _are(names)
-                said.append(Markup("{} clearly {} than {}.").format(whom, how, label))
+                which = Markup("Every student is") if len(names) == len(systems) > 1 else _are(names)
+                sentences.append(Markup("{} clearly {} than {}.").format(which, how, label))
         near += [] if clear else [label]
     if near:
-        few = "No student is" if len(systems) > 1 else "The student is not"
-        said.append(Markup("{} told apart from {}.").format(few, " or ".join(near)))
-    return said
+        none = "No student is" if len(systems) > 1 else "The student is not"
+        sentences.append(Markup("{} distinguishable from {}.").format(none, " or ".join(near)))
+    return sentences
 
 
 def _are(names: Sequence[str]) -> Markup:
@@ -156,6 +157,6 @@ def _combined(raws: Sequence[Mapping[str, Any]]) -> Result | None:
 
 
 def _at_chance(task: Task, found: Result) -> bool:
-    """Whether its interval holds the value of guessing, or lies on its wrong side."""
+    """Whether the interval includes the value of guessing, or is entirely worse than it."""
     bound = found.low if task.higher_is_better else found.high
     return found.known and task.merit(bound) <= task.merit(task.chance)

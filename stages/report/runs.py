@@ -1,4 +1,4 @@
-"""What the report knows of the runs: each one's files, and which differ in nothing but their seed."""
+"""The runs as the report sees them: the files of each run, and which runs differ only in their seed."""
 
 import json
 import re
@@ -14,12 +14,12 @@ from gdist.pipeline.config import TomlTables
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import Run
 
-COLOURS = 6  # configurations with a colour of their own; further ones are drawn grey, the best keep theirs
+COLORS = 6  # configurations with their own color: the best ones; the others are drawn in gray
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run's folder says: its resolved config, provenance, curves and ``gdist eval``'s judgement."""
+    """The files of a run: its resolved config, provenance, curves and the result of ``gdist eval``."""
 
     folder: str
     name: str
@@ -30,22 +30,26 @@ class RunSummary:
 
     @classmethod
     def read(cls, folder: Path) -> "RunSummary":
-        """Read a run that has been evaluated. RunError, with the command to type, where it has not."""
+        """Read a run that has been evaluated.
+
+        Raises:
+            RunError: it has not been evaluated, or its files cannot be read; with the command to type.
+        """
         run = Run.open(folder)
         path = folder / "eval.json"
         try:
-            judged = json.loads(path.read_text(encoding="utf-8"))
-            return cls(str(folder), run.name, run.tables(), run.provenance(), run.read_metrics(), judged)
+            result = json.loads(path.read_text(encoding="utf-8"))
+            return cls(str(folder), run.name, run.tables(), run.provenance(), run.read_metrics(), result)
         except FileNotFoundError as error:
             if path.exists():
                 raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
             raise RunError(f"{folder} has not been evaluated: it has no eval.json", f"gdist eval {folder}") from error
         except (OSError, ValueError) as error:
-            raise RunError(f"cannot read what {folder} holds: {error}", f"gdist eval {folder}") from error
+            raise RunError(f"cannot read the files in {folder}: {error}", f"gdist eval {folder}") from error
 
     @property
     def cosine(self) -> float:
-        """The mean over layers: what runs are ranked by."""
+        """The mean cosine over layers, which ranks the runs."""
         return float(self.eval["mean_cosine"])
 
     @property
@@ -53,11 +57,14 @@ class RunSummary:
         return str(self.eval.get("student") or self.config.get("student", {}).get("name", ""))
 
     def curve(self, kind: str, x: str, y: str) -> list[tuple[float, float]]:
-        """Points (x, y) of one kind of row in metrics.jsonl."""
+        """The points (x, y) from one kind of row in metrics.jsonl."""
         return [(row[x], row[y]) for row in self.metrics if row.get("kind") == kind and x in row and y in row]
 
     def training(self) -> dict[str, Any]:
-        """Steps, seconds, audio heard and time lost, from the curves; what was not recorded is absent."""
+        """Steps, loss, seconds, seconds of audio, speed and time spent waiting for data, from the curves.
+
+        What was not recorded is absent.
+        """
         rows = [row for row in self.metrics if row.get("kind") == "train"]
         found: dict[str, Any] = {"steps": rows[-1]["step"], "loss": rows[-1].get("loss")} if rows else {}
         if rows and "seconds" in rows[-1]:
@@ -66,15 +73,15 @@ class RunSummary:
             values = [row[key] for row in rows if key in row]
             if values:
                 found[key] = sum(values) / len(values)
-        heard = [row["audio_seconds"] for row in rows if "audio_seconds" in row]
-        if heard:
-            found["audio_seconds"] = sum(heard)
+        audio_seconds = [row["audio_seconds"] for row in rows if "audio_seconds" in row]
+        if audio_seconds:
+            found["audio_seconds"] = sum(audio_seconds)
         return found
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over seeds: its mean, its standard deviation (0 for one seed), and how many."""
+    """A number over seeds: its mean, its standard deviation (0 for one seed), and the number of seeds."""
 
     mean: float
     sd: float
@@ -82,7 +89,8 @@ class Spread:
 
     @classmethod
     def over(cls, values: Iterable[float]) -> "Spread":
-        """
+        """The spread of some values.
+
         >>> Spread.over([0.90, 0.92, 0.94])
         Spread(mean=0.92, sd=0.02, count=3)
         """
@@ -91,7 +99,8 @@ class Spread:
         return cls(round(fmean(found), 12), sd, len(found))
 
     def text(self, show: Callable[[float], str]) -> str:
-        """
+        """Format the mean, and the standard deviation if there are several seeds.
+
         >>> Spread(0.92, 0.02, 3).text("{:.1%}".format)
         '92.0\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}2.0%'
         """
@@ -102,10 +111,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Configuration:
-    """The runs of one resolved config on one cache, which differ in ``train.seed`` alone.
+    """The runs of one resolved config on one cache, which differ only in ``train.seed``.
 
     Attributes:
-        style: the CSS class that colours its runs: ``c1`` … ``c6`` for the best, ``rest``.
+        style: the CSS class that colors its runs: ``c1`` … ``c6`` for the best configurations, ``rest`` for others.
     """
 
     name: str
@@ -118,7 +127,7 @@ class Configuration:
 
     @cached_property
     def layers(self) -> list[dict[str, float]]:
-        """Fidelity by layer, as in eval.json, its means over the seeds."""
+        """Fidelity by layer as in eval.json, averaged over the seeds."""
         return [
             {key: fmean(row[key] for row in rows) for key in ("layer", "cosine", "relative_error")}
             for rows in zip(*(run.eval["layers"] for run in self.runs), strict=True)
@@ -130,20 +139,21 @@ class Configuration:
 
     @property
     def label(self) -> str:
-        """Its name, and over how many seeds it was taken."""
+        """The name, with the number of seeds if there are several."""
         return self.name if len(self.runs) == 1 else f"{self.name} ({len(self.runs)} seeds)"
 
 
 def configurations(runs: Sequence[RunSummary]) -> list[Configuration]:
-    """Group runs by everything but their seed; the best come first.
+    """Group runs that differ only in their seed. The best configurations come first.
 
-    A config that was run twice with one seed is a repetition, which says nothing about seeds: its runs stay apart.
+    A config that was run twice with one seed is a repetition, which says nothing about the effect of seeds, so these
+    runs are not grouped.
     """
-    alike: dict[str, list[RunSummary]] = {}
+    by_identity: dict[str, list[RunSummary]] = {}
     for run in runs:
-        alike.setdefault(_identity(run), []).append(run)
+        by_identity.setdefault(_identity(run), []).append(run)
     groups: list[list[RunSummary]] = []
-    for members in alike.values():
+    for members in by_identity.values():
         seeds = {run.config.get("train", {}).get("seed") for run in members}
         groups += [members] if len(seeds) == len(members) else [[run] for run in members]
     groups.sort(key=lambda members: -fmean(run.cosine for run in members))
@@ -152,14 +162,14 @@ def configurations(runs: Sequence[RunSummary]) -> list[Configuration]:
         Configuration(
             name if names.count(name) == 1 else members[0].name,
             tuple(members),
-            f"c{place + 1}" if place < COLOURS else "rest",
+            f"c{place + 1}" if place < COLORS else "rest",
         )
         for place, (name, members) in enumerate(zip(names, groups, strict=True))
     ]
 
 
 def varied(groups: Sequence[Configuration]) -> list[str]:
-    """For each configuration, what tells it from the others: its fields that are not as in most of them."""
+    """For each configuration, the fields whose values differ from the most common ones."""
     flat = [
         {(table, key): value for table, fields in group.first.config.items() for key, value in fields.items()}
         for group in groups
@@ -186,7 +196,7 @@ def _identity(run: RunSummary) -> str:
 
 
 def _common_name(names: Sequence[str]) -> str:
-    """The names of a configuration's runs less their seeds; the first name where that is not one name.
+    """The runs' common name without their seeds, or the first name if there is no common one.
 
     >>> _common_name(["thin-seed0", "thin-seed1"]), _common_name(["a/seed=0", "a/seed=1"]), _common_name(["x", "y"])
     ('thin', 'a', 'x')

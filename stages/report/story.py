@@ -1,4 +1,4 @@
-"""The report's sentences. They are made from the numbers, so that they say who wins where, whoever that is."""
+"""The report's sentences. They are generated from the numbers, so they always name the actual winners."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -10,33 +10,34 @@ from markupsafe import Markup
 from gdist.pipeline import console
 from gdist.stages.report.runs import Configuration
 
-TIE = 0.002  # cosines nearer than this are called equal
-NAMED = 4  # systems that a sentence names before it counts the rest
+TIE = 0.002  # cosines that differ by less than this count as equal
+MAX_NAMED = 4  # systems that a sentence names before it counts the rest
 Rows = Sequence[Mapping[str, float]]
 
 
 def short_name(name: str) -> str:
-    """A teacher's name as people say it: the last two parts of a path or of a Hugging Face id."""
+    """A teacher's short name: the last two parts of a path or of a Hugging Face id."""
     return "/".join(part for part in PurePath(name).parts[-2:] if part not in ("/", "..", "."))
 
 
 def duration(seconds: float) -> str:
-    """Numbers stay on one line with their units."""
+    """Format a duration with no-break spaces, so that numbers stay on one line with their units."""
     return console.duration(seconds).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def size(num_bytes: float) -> str:
-    """As :func:`duration`."""
+    """Format a number of bytes like :func:`duration`."""
     return console.size(num_bytes).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def millions(count: float) -> str:
-    """A number of parameters: ``1.07 M``."""
+    """Format a number of parameters: ``1.07 M``."""
     return f"{count / 1e6:.2f}\N{NO-BREAK SPACE}M"
 
 
 def ranges(layers: Sequence[float]) -> str:
-    """
+    """Format ascending layer numbers, with ranges for consecutive ones.
+
     >>> ranges([1, 2, 3, 7, 9, 10])
     '1–3, 7, 9–10'
     """
@@ -45,61 +46,64 @@ def ranges(layers: Sequence[float]) -> str:
 
 
 def reduction(params: float, teacher_params: float | None) -> str:
-    """How much smaller than the teacher, for people; empty where that is not known."""
+    """How much smaller a student is than the teacher, as a percentage; empty if that is not known."""
     return f"{1 - params / teacher_params:.0%}" if teacher_params else ""
 
 
 def story(groups: Sequence[Configuration], teacher: Mapping[str, Any], extras: Mapping[str, Any]) -> list[Markup]:
-    """What happened, what came of it, and what it cost, in three sentences. ``groups`` come best first."""
+    """Sum up the extraction, the training and the best result in one sentence each. ``groups`` come best first."""
     return [_stage_one(teacher, extras), _stage_two(groups, extras), _outcome(groups, teacher)]
 
 
 def _stage_one(teacher: Mapping[str, Any], extras: Mapping[str, Any]) -> Markup:
     extract = extras.get("extract") or {}
-    said = Markup("The teacher <b>{}</b>").format(short_name(str(teacher.get("name", "of these runs"))))
+    text = Markup("The teacher <b>{}</b>").format(short_name(str(teacher.get("name", "of these runs"))))
     if teacher.get("params"):
-        said += f" ({millions(teacher['params'])} parameters)"
-    said += " ran once"
+        text += f" ({millions(teacher['params'])} parameters)"
+    text += " ran once"
     if "audio_seconds" in extract:
-        said += f" over {duration(extract['audio_seconds'])} of speech"
+        text += f" over {duration(extract['audio_seconds'])} of speech"
     if extract.get("seconds"):
-        said += f", in {duration(extract['seconds'])},"
-    return said + (f" and left a cache of {size(extract['bytes'])}." if "bytes" in extract else " and left a cache.")
+        text += f", in {duration(extract['seconds'])},"
+    of_size = f" of {size(extract['bytes'])}" if "bytes" in extract else ""
+    return text + f" and wrote a cache{of_size}."
 
 
 def _stage_two(groups: Sequence[Configuration], extras: Mapping[str, Any]) -> Markup:
     passes = extras.get("teacher_passes") or {}
     count = sum(len(group.runs) for group in groups)
-    said = Markup("<b>{} student{}</b> learned from it").format(count, "s" * (count > 1))
+    text = Markup("<b>{} student{}</b>").format(count, "s" * (count > 1))
     if count > len(groups):
-        said += f" ({len(groups)} configuration{'s' * (len(groups) > 1)}, some with several seeds)"
-    if "audio_seconds_trained" in passes:
-        said += f", hearing {duration(passes['audio_seconds_trained'])} of speech in all"
+        text += f" ({len(groups)} configuration{'s' * (len(groups) > 1)}, some with several seeds)"
+    text += f" {'were' if count > 1 else 'was'} trained on this cache"
     if "steps" in passes:
-        said += f", {passes['steps']:,} steps without the teacher"
+        text += f" for {passes['steps']:,} steps without the teacher"
+    if "audio_seconds_trained" in passes:
+        text += f", on {duration(passes['audio_seconds_trained'])} of speech in total"
     if "teacher_seconds_saved" in passes:
-        said += f", which spared it {duration(passes['teacher_seconds_saved'])} of work"
-    return said + "."
+        text += f", which saved {duration(passes['teacher_seconds_saved'])} of teacher time"
+    return text + "."
 
 
 def _outcome(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Markup:
-    best, judged = groups[0], groups[0].first.eval
-    smaller = reduction(judged["params"], teacher.get("params"))
-    said = Markup("<b>{}</b>{} with {} parameters{} and a mean cosine of <b>{}</b>").format(
+    best, result = groups[0], groups[0].first.eval
+    smaller = reduction(result["params"], teacher.get("params"))
+    text = Markup("<b>{}</b> {} a mean cosine of <b>{}</b>{} with {} parameters{}").format(
         best.label,
-        " comes nearest" if len(groups) > 1 else " comes near",
-        millions(judged["params"]),
-        f" ({smaller} fewer)" if smaller else "",
+        "is closest to the teacher and has" if len(groups) > 1 else "has",
         best.cosine.text("{:.3f}".format),
+        "" if len(groups) > 1 else " to the teacher",
+        millions(result["params"]),
+        f" ({smaller} fewer)" if smaller else "",
     )
     if len(groups) > 1:
-        said += Markup(", against {} for <b>{}</b>").format(groups[1].cosine.text("{:.3f}".format), groups[1].label)
-    return said + f", on {judged['utterances']:,} utterances it never heard."
+        text += Markup(", against {} for <b>{}</b>").format(groups[1].cosine.text("{:.3f}".format), groups[1].label)
+    return text + f", on {result['utterances']:,} unseen utterances."
 
 
 def verdict(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> list[Markup]:
-    """Who is nearest to the teacher at which layers, and whether a trivial answer would have done as well."""
-    said = []
+    """Which student is closest to the teacher at which layers, and where a trivial prediction is just as good."""
+    sentences = []
     layers = [row["layer"] for row in groups[0].layers]
     cosines = {group.name: [row["cosine"] for row in group.layers] for group in groups}
     if len(groups) > 1:
@@ -117,13 +121,13 @@ def verdict(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> 
             won = [layer for layer, lead in leads.items() if lead > 0]
             if won:
                 margins = [leads[layer] for layer in won]
-                said.append(
-                    Markup("<b>{}</b> is nearest to the teacher at {}, by {}.").format(
+                sentences.append(
+                    Markup("<b>{}</b> is closest to the teacher at {}, by {}.").format(
                         name, _layers(won), _span(margins)
                     )
                 )
         if tied:
-            said.append(Markup("Too near to call (less than {:g} apart) at {}.").format(TIE, _layers(tied)))
+            sentences.append(Markup("Too close to call (less than {:g} apart) at {}.").format(TIE, _layers(tied)))
     beaten = False
     for reference, rows in references.items():
         lost = {
@@ -133,54 +137,54 @@ def verdict(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> 
         places = [Markup("<b>{}</b> at {}").format(name, _layers(at)) for name, at in lost.items() if at]
         if places:
             beaten = True
-            more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
-            said.append(
-                Markup("No better than “{}”: {}{}.").format(reference, Markup(", ").join(places[:NAMED]), more)
+            more = f" and {len(places) - MAX_NAMED} more" if len(places) > MAX_NAMED else ""
+            sentences.append(
+                Markup("No better than “{}”: {}{}.").format(reference, Markup(", ").join(places[:MAX_NAMED]), more)
             )
     if references and not beaten:
         which = "Every student beats" if len(groups) > 1 else "The student beats"
-        said.append(Markup("{} both trivial answers at every layer.").format(which))
-    return said
+        sentences.append(Markup("{} both trivial predictions at every layer.").format(which))
+    return sentences
 
 
 def caveats(groups: Sequence[Configuration]) -> list[Markup]:
-    """What must be known before two columns of this report are compared."""
-    said = []
+    """What readers must know before they compare two columns of this report."""
+    sentences = []
     runs = [run for group in groups for run in group.runs]
     if len({(run.eval.get("split"), run.eval.get("utterances"), run.provenance.get("cache")) for run in runs}) > 1:
-        said.append(Markup("These runs were judged on different speech or caches: compare them with care."))
+        sentences.append(Markup("These runs were evaluated on different speech or caches: compare them with care."))
     if len({run.training().get("steps") for run in runs}) > 1:
-        said.append(Markup("These runs took different numbers of steps."))
+        sentences.append(Markup("These runs were trained for different numbers of steps."))
     frozen = [group for group in groups if group.first.config.get("student", {}).get("frontend") == "frozen"]
     if frozen:
         whom = "All" if len(frozen) == len(groups) else listed([group.name for group in frozen])
-        said.append(
+        sentences.append(
             Markup(
-                "Trained on a frozen front-end, from the teacher's cached layer 0: {}. Their h₀ is the teacher's own."
+                "Trained with a frozen front-end, from the teacher's cached layer 0: {}. Here h₀ is the teacher's."
             ).format(whom)
         )
-    partial = [group for group in groups if 0 < len(_answered(group)) < len(group.layers)]
+    partial = [group for group in groups if 0 < len(_predicted_layers(group)) < len(group.layers)]
     if partial:
-        names = listed([group.name for group in partial], [ranges(_answered(group)) for group in partial])
-        said.append(
+        names = listed([group.name for group in partial], [ranges(_predicted_layers(group)) for group in partial])
+        sentences.append(
             Markup(
-                "Some students answer for a few layers only: {}. Elsewhere the nearest of these answers for them "
-                "(hollow markers), and their training curves are means over their own layers, so read those curves "
-                "for their shape and not against another student's."
+                "Some students predict only some of the layers: {}. For every other layer, the nearest predicted "
+                "layer is used (hollow markers). Their training curves are means over the predicted layers, so read "
+                "these curves for their shape, and do not compare them with those of other students."
             ).format(names)
         )
-    return said
+    return sentences
 
 
 def listed(names: Sequence[str], remarks: Sequence[str] = ()) -> Markup:
-    """A few names, each with a remark if there are any, and how many more there are."""
-    shown = [Markup("<b>{}</b>").format(name) for name in names[:NAMED]]
-    for place, remark in enumerate(remarks[:NAMED]):
+    """List the first few names, each with its remark if there are remarks, and the number of further names."""
+    shown = [Markup("<b>{}</b>").format(name) for name in names[:MAX_NAMED]]
+    for place, remark in enumerate(remarks[:MAX_NAMED]):
         shown[place] += f" ({remark})"
-    return Markup(", ").join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return Markup(", ").join(shown) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
-def _answered(group: Configuration) -> Sequence[float]:
+def _predicted_layers(group: Configuration) -> Sequence[float]:
     return group.first.eval.get("predicted_layers") or []
 
 

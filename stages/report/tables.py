@@ -1,6 +1,6 @@
-"""The report's tables as data: cells with what they are sorted by, the best ones marked, and ties with the best.
+"""The report's tables as data: cells with their sort keys, and marks for the best values and ties with the best.
 
-The page draws them all with one macro, and one small script sorts them all.
+The page renders all tables with one macro, and one small script sorts them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +17,11 @@ First = Literal["descending", "ascending", ""]
 
 @dataclass(frozen=True)
 class Column:
-    """A column's head.
+    """The head of a column.
 
     Attributes:
-        first: the order in which the best, or the first letter, comes first; "": a column that says nothing to sort.
-        is_sorted: whether the rows come in this column's order.
+        first: the order in which the best value, or the first letter, comes first; "" if the column cannot be sorted.
+        is_sorted: whether the rows are in the order of this column.
     """
 
     head: str
@@ -33,10 +33,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Attributes:
-    key: what it is sorted by; None, where nothing is known, comes last in either order.
-    mark: "best", "tie" (not told apart from the best) or "".
-    shade: how dark it is, 0 to 1; "" where it has no colour.
+    """A cell of a table.
+
+    Attributes:
+        key: the sort key; cells with None, whose value is unknown, come last in either order.
+        mark: "best", "tie" (not distinguishable from the best) or "".
+        shade: how dark the cell is, from 0 to 1; "" if it has no color.
     """
 
     text: str = "–"
@@ -55,7 +57,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """``rows`` are sorted; ``references`` stay on top."""
+    """A table, whose ``rows`` can be sorted and whose ``references`` stay on top."""
 
     label: str
     head: str
@@ -66,10 +68,10 @@ class Table:
 
 
 def ranking(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> Table:
-    """One row a run, the nearest to the teacher first."""
+    """A table with one row per run, the closest to the teacher first."""
     runs = ranked(groups)
-    alone = [replace(group, name=run.name, runs=(run,)) for run, group in runs]
-    rows = _judged(alone, teacher, tasks)
+    singles = [replace(group, name=run.name, runs=(run,)) for run, group in runs]
+    rows = _ranked_rows(singles, teacher, tasks)
     for place, (run, _) in enumerate(runs):
         training = run.training()
         rows[place] = replace(
@@ -86,7 +88,7 @@ def ranking(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: 
         Column("student", first="ascending"),
         Column("training", "time", first="ascending"),
         Column("steps", first="ascending"),
-        Column("speech heard", first="ascending"),
+        Column("speech", "in training", first="ascending"),
     )
     all_runs = [run for run, _ in runs]
     references = _references(all_runs, teacher, tasks, len(more))
@@ -96,13 +98,17 @@ def ranking(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: 
 def by_configuration(
     groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]
 ) -> Table | None:
-    """One row a configuration, mean ± standard deviation over its seeds; None where nothing was run with several."""
+    """A table with one row per configuration: mean ± standard deviation over its seeds.
+
+    Returns:
+        the table, or None if no configuration has several seeds.
+    """
     if all(len(group.runs) == 1 for group in groups):
         return None
     differs = varied(groups)
     rows = [
-        replace(row, cells=(*row.cells, _number(len(group.runs), str), Cell(said or "–", said.lower() or None)))
-        for row, group, said in zip(_judged(groups, teacher, tasks), groups, differs, strict=True)
+        replace(row, cells=(*row.cells, _number(len(group.runs), str), Cell(text or "–", text.lower() or None)))
+        for row, group, text in zip(_ranked_rows(groups, teacher, tasks), groups, differs, strict=True)
     ]
     more = (Column("seeds"), Column("what differs", first="ascending"))
     runs = [run for group in groups for run in group.runs]
@@ -114,21 +120,21 @@ def by_configuration(
 
 
 def costs(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Table:
-    """What each run took, and what it weighs."""
+    """A table of what the training of each run took, and of the sizes of the students."""
     columns = (
         Column("training", "time", first="ascending", is_sorted=False),
         Column("steps", first="ascending"),
-        Column("speech heard", first="ascending"),
+        Column("speech", "in training", first="ascending"),
         Column("speed", "× real time"),
         Column("waiting", "for data", first="ascending"),
         Column("last loss", first="ascending"),
         Column("parameters", first="ascending"),
-        Column("", "while distilling", first="ascending"),
+        Column("parameters", "while distilling", first="ascending"),
         Column("weights", "fp32", first="ascending"),
     )
     rows = []
     for run, group in ranked(groups):
-        training, judged = run.training(), run.eval
+        training, result = run.training(), run.eval
         cells = (
             _number(training.get("seconds"), duration),
             _number(training.get("steps"), "{:,}".format),
@@ -136,9 +142,9 @@ def costs(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Table:
             _number(training.get("audio_seconds_per_second"), "{:.0f}".format),
             _number(training.get("data_wait_fraction"), "{:.1%}".format),
             _number(training.get("loss"), "{:.3f}".format),
-            _number(judged["params"], millions),
-            _number(judged.get("params_with_heads", judged["params"]), millions),
-            _number(judged["params"] * 4, size),
+            _number(result["params"], millions),
+            _number(result.get("params_with_heads", result["params"]), millions),
+            _number(result["params"] * 4, size),
         )
         rows.append(TableRow(run.name, group.style, cells))
     known = (
@@ -151,6 +157,7 @@ def costs(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Table:
 
 
 def ranked(groups: Sequence[Configuration]) -> list[tuple[RunSummary, Configuration]]:
+    """Each run with its configuration, by descending mean cosine."""
     pairs = [(run, group) for group in groups for run in group.runs]
     return sorted(pairs, key=lambda pair: -pair[0].cosine)
 
@@ -161,7 +168,7 @@ def _columns(tasks: Sequence[Task]) -> tuple[Column, ...]:
         *(
             Column(
                 task.title,
-                task.metric if task.higher_is_better else f"{task.metric}, less is better",
+                task.metric if task.higher_is_better else f"{task.metric}, lower is better",
                 "descending" if task.higher_is_better else "ascending",
             )
             for task in tasks
@@ -171,14 +178,16 @@ def _columns(tasks: Sequence[Task]) -> tuple[Column, ...]:
     )
 
 
-def _judged(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> list[TableRow]:
-    """Rank, cosine, probes and parameters of configurations, or of runs taken as configurations of one seed each."""
+def _ranked_rows(
+    groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]
+) -> list[TableRow]:
+    """Rank, cosine, probes and parameters of configurations, or of runs as configurations with one seed each."""
     top = max(groups, key=lambda group: group.cosine.mean).cosine
     winners = [_winner(task, groups) for task in tasks]
     rows = []
     for group in groups:
         cosine, params = group.cosine, group.first.eval["params"]
-        # Those who are equal to three decimals share a rank.
+        # Configurations that are equal to three decimals share a rank.
         rank = 1 + sum(round(other.cosine.mean, 3) > round(cosine.mean, 3) for other in groups)
         shared = sum(round(other.cosine.mean, 3) == round(cosine.mean, 3) for other in groups) > 1
         cells = [Cell(cosine.text("{:.3f}".format), cosine.mean, _mark(cosine, top, len(groups)))]
@@ -196,12 +205,12 @@ def _judged(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: 
 
 
 def _winner(task: Task, groups: Sequence[Configuration]) -> Result | None:
-    found = [judged for group in groups if (judged := probes.result(task, group.runs))]
+    found = [result for group in groups if (result := probes.result(task, group.runs))]
     return probes.best(task, found) if found else None
 
 
 def _mark(value: Spread, top: Spread, count: int) -> str:
-    """Cosines have no interval over test items: their seeds say how sure they are, or :data:`TIE`."""
+    """The mark of a cosine. Cosines have no interval over test items, so ties depend on seeds and :data:`TIE`."""
     if count == 1:
         return ""
     if value.mean == top.mean:
@@ -212,11 +221,11 @@ def _mark(value: Spread, top: Spread, count: int) -> str:
 def _references(
     runs: Sequence[RunSummary], teacher: Mapping[str, Any], tasks: Sequence[Task], more: int
 ) -> tuple[TableRow, ...]:
-    """The teacher, and log-mel where it was probed; they stand outside the ranking."""
+    """The rows of the teacher, and of log-mel if it was probed. They are not part of the ranking."""
     rows = []
     for key, name in (("teacher", "teacher"), ("log_mel", "log-mel")):
         found = [(task, probes.reference(task, runs, key)) for task in tasks]
-        cells = [_number(judged.value.mean, task.show) if judged else Cell() for task, judged in found]
+        cells = [_number(result.value.mean, task.show) if result else Cell() for task, result in found]
         params = teacher["params"] if key == "teacher" else None
         if params or any(cell.key is not None for cell in cells):
             blank = [Cell("")] * (1 + more)

@@ -1,12 +1,12 @@
-// Sorting. Without this script every table is whole, and in the order of the mean cosine.
+// Sorts tables. Without this script, every table is still complete, and in the order of the mean cosine.
 "use strict";
 for (const table of document.querySelectorAll("table:has(th[data-first])")) {
   const body = table.querySelector("tbody.rows");
-  const initial = [...body.rows]; // equal keys keep this order, whatever was sorted before
+  const initial = [...body.rows]; // rows with equal keys keep this order, whatever was sorted before
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     if (!head.dataset.first) return;
-    // No <button>: Chromium does not print those in the heads it repeats on every page.
+    // Not a <button>: Chromium does not print buttons in the heads that it repeats on every page.
     const button = document.createElement("div");
     button.setAttribute("role", "button");
     button.tabIndex = 0;
@@ -14,7 +14,7 @@ for (const table of document.querySelectorAll("table:has(th[data-first])")) {
     head.append(button);
     button.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
-      event.preventDefault(); // the space bar would scroll
+      event.preventDefault(); // or the space bar would scroll the page
       button.click();
     });
     button.addEventListener("click", () => {
@@ -32,7 +32,7 @@ function sorted(rows, column, sign) {
   const keys = new Map(rows.map((row) => [row, row.cells[column].dataset.key]));
   return [...rows].sort((a, b) => {
     const [one, two] = [keys.get(a), keys.get(b)];
-    if (one === undefined || two === undefined) return (one === undefined) - (two === undefined); // unknown: last
+    if (one === undefined || two === undefined) return (one === undefined) - (two === undefined); // unknown values come last
     const text = isNaN(one) || isNaN(two);
     return sign * (text ? one.localeCompare(two, "en", { numeric: true }) : one - two);
   });

@@ -1,4 +1,4 @@
-"""The report: right about who wins, safe to open, and readable on a phone and a desk, by day and by night."""
+"""The report names the right winners, is safe to open, and is readable on any screen, in light and dark mode."""
 
 import doctest
 import json
@@ -22,7 +22,7 @@ from gdist.stages.report.page import RunSummary, report_command, write_report
 
 SECTIONS = ["ranking", "fidelity", "probes", "quality", "training", "cost", "provenance"]
 
-# Layers 1 to 12. The values are like those of students of a 12-layer teacher; layers 4, 8 and 12 are the baseline's.
+# Layers 1 to 12, with values like those of students of a 12-layer teacher. The baseline predicts layers 4, 8 and 12.
 GENDISTILLER = [0.97, 0.958, 0.945, 0.934, 0.925, 0.915, 0.905, 0.895, 0.88, 0.865, 0.84, 0.80]
 DISTILHUBERT = [0.80, 0.825, 0.845, 0.86, 0.842, 0.848, 0.85, 0.855, 0.835, 0.82, 0.80, 0.81]
 COPY_H0 = [0.94, 0.87, 0.81, 0.75, 0.70, 0.65, 0.60, 0.56, 0.52, 0.47, 0.41, 0.35]
@@ -58,7 +58,7 @@ def probe(value: float, half: float = 0.04) -> dict[str, Any]:
 
 
 def error_rate(value: float, half: float = 0.02) -> dict[str, Any]:
-    """What eval says of a probe of which less is better, with its bootstrap interval."""
+    """The result of eval for a probe whose metric is better when lower, with its bootstrap interval."""
     known = {"title": "speaker verification", "metric": "equal error rate", "value": value, "test_items": 900}
     bounds = {"low": value - half, "high": value + half, "higher_is_better": False, "chance": 0.5}
     rest: dict[str, Any] = {"classes": 2, "learning_rate": None, "layer_weights": [], "also": {"minDCF": 0.2}}
@@ -71,9 +71,9 @@ def make_run(
     params: int = 1_068_416,
     accuracy: float = 0.88,
     train: dict[str, Any] | None = None,
-    **judged: Any,
+    **evaluated: Any,
 ) -> Path:
-    """A run's folder as train and eval leave it."""
+    """Make the folder of a run as train and eval leave it, with ``evaluated`` added to eval.json."""
     folder.mkdir(parents=True)
     tables: dict[str, dict[str, Any]] = {
         "train": {"steps": 160, "lr": 1e-3} | (train or {}),
@@ -107,7 +107,7 @@ def make_run(
         "log_mel": {"probes": probe(0.867)},
         "predicted_layers": list(range(1, len(cosines) + 1)),
     }
-    (folder / "eval.json").write_text(json.dumps(result | judged))
+    (folder / "eval.json").write_text(json.dumps(result | evaluated))
     return folder
 
 
@@ -129,22 +129,22 @@ def test_worked_examples(module: Any) -> None:
     assert result.attempted and not result.failed
 
 
-def test_it_says_who_wins_where(runs: list[RunSummary], tmp_path: Path) -> None:
+def test_it_names_the_winner_at_each_layer(runs: list[RunSummary], tmp_path: Path) -> None:
     write_report(runs, tmp_path / "report.html", EXTRAS)
     page = (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
-    assert "<b>gendistiller</b> is nearest to the teacher at layers 1–11, by 0.040 to 0.170." in page
-    assert "<b>distilhubert</b> is nearest to the teacher at layer 12, by 0.010." in page
+    assert "<b>gendistiller</b> is closest to the teacher at layers 1–11, by 0.040 to 0.170." in page
+    assert "<b>distilhubert</b> is closest to the teacher at layer 12, by 0.010." in page
     assert "No better than “h₀ copied”: <b>distilhubert</b> at layers 1–2." in page
-    assert "The best student is <b>distilhubert</b> (89.2%), the teacher has 89.6%, log-mel has 86.7%" in page
+    assert "The best student is <b>distilhubert</b> (89.2%); the teacher has 89.6% and log-mel has 86.7%." in page
     assert "<b>distilhubert</b> (4, 8, 12)" in page
 
 
-def test_a_student_that_beats_every_reference_is_told_so(tmp_path: Path) -> None:
+def test_a_student_that_beats_every_reference(tmp_path: Path) -> None:
     run = RunSummary.read(make_run(tmp_path / "alone", GENDISTILLER))
     write_report([run], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "beats both trivial answers at every layer" in page
-    assert "nearest to the teacher at" not in page
+    assert "beats both trivial predictions at every layer" in page
+    assert "closest to the teacher at" not in page
 
 
 def test_what_the_cache_saved(runs: list[RunSummary], tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_what_the_cache_saved(runs: list[RunSummary], tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     # 2 runs × 16 rows × 312 s of speech, at 24.6 × real time
     assert "320 steps without the teacher" in page
-    assert "which spared it 6 min 46 s of work" in page
-    assert "9.9 × what its run took" in page
+    assert "which saved 6 min 46 s of teacher time" in page
+    assert "9.9 × the time of its single run" in page
 
 
 def test_the_same_runs_give_the_same_bytes(runs: list[RunSummary], tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_nothing_is_fetched(runs: list[RunSummary], tmp_path: Path) -> None:
     ]
 
 
-def test_runs_that_recorded_little_are_reported_all_the_same(tmp_path: Path) -> None:
+def test_runs_that_recorded_little_are_still_reported(tmp_path: Path) -> None:
     folder = make_run(
         tmp_path / "bare", GENDISTILLER, references={}, probes={}, teacher=None, log_mel=None, predicted_layers=None
     )
@@ -188,12 +188,12 @@ def test_a_sweep_of_many_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert "9 runs" in capfd.readouterr().err
     page = (tmp_path / "report.html").read_text()
     assert "9 students of demo/teacher" in page
-    assert "The six best runs have colours." in page
+    assert "The six best runs have colors." in page
     ranks = re.findall(r'<tr><td data-key="(\d)">.*?</span>(.*?)</th>', page)
     assert ranks == [(str(place + 1), f"run-{place}") for place in range(9)]
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_that_share_a_name_are_distinguished_by_their_folders(tmp_path: Path) -> None:
     pair = [RunSummary.read(make_run(tmp_path / place / "run", GENDISTILLER)) for place in ("a", "b")]
     write_report(pair, tmp_path / "report.html")
     assert "a/run and b/run" in (tmp_path / "report.html").read_text()
@@ -220,7 +220,7 @@ def test_teachers_of_different_depth_do_not_share_a_table(tmp_path: Path) -> Non
 
 
 def test_an_error_rate_is_better_when_lower_and_ties_are_not_overclaimed(tmp_path: Path) -> None:
-    rates = {"low": 0.10, "near": 0.13, "high": 0.19}  # ± 0.02: the first two overlap, the third stands apart
+    rates = {"low": 0.10, "near": 0.13, "high": 0.19}  # ± 0.02: only the first two overlap
     runs = [
         RunSummary.read(make_run(tmp_path / name, GENDISTILLER, probes=error_rate(rate), log_mel=None))
         for name, rate in rates.items()
@@ -229,11 +229,11 @@ def test_an_error_rate_is_better_when_lower_and_ties_are_not_overclaimed(tmp_pat
     page = (tmp_path / "report.html").read_text()
     assert re.search(r'class="best">10.0%<.*class="tie">13.0%<.*data-key="0.19">19.0%<', page, re.DOTALL)
     assert "The best student is <b>low</b> (10.0%)." in page
-    assert "Within each other's intervals with it: <b>near</b>; the other 1 is worse." in page
-    assert "minDCF 20.0%" in page and "equal error rate, less is better" in page
+    assert "Not distinguishable from it: <b>near</b>; the other student is worse." in page
+    assert "minDCF 20.0%" in page and "equal error rate, lower is better" in page
 
 
-def test_seeds_are_put_together(tmp_path: Path) -> None:
+def test_seeds_are_grouped(tmp_path: Path) -> None:
     def run(name: str, shift: float, accuracy: float, **train: Any) -> RunSummary:
         cosines = [0.9 + shift] * 12
         return RunSummary.read(make_run(tmp_path / name, cosines, accuracy=accuracy, train=train, log_mel=None))
@@ -248,7 +248,7 @@ def test_seeds_are_put_together(tmp_path: Path) -> None:
     assert ">90.0 ± 10.0%<" in table
     assert ">0.900 ± 0.000<" in table and ">0.900<" in table
     assert ">lr 0.002<" in table and ">steps 9<" in table
-    assert "<b>fast (3 seeds)</b> comes nearest" in page
+    assert "<b>fast (3 seeds)</b> is closest to the teacher" in page
     assert page.count('class="ranking ranked"') == 1 and ">slow-seed1<" in page.split('class="ranking ranked"')[1]
 
 
@@ -258,7 +258,7 @@ def test_one_config_run_twice_with_one_seed_is_not_two_seeds(tmp_path: Path) -> 
     assert "seeds" not in (tmp_path / "report.html").read_text()
 
 
-def test_whiskers_lie_where_the_intervals_are(tmp_path: Path) -> None:
+def test_whiskers_show_the_intervals(tmp_path: Path) -> None:
     run = RunSummary.read(make_run(tmp_path / "run", GENDISTILLER, probes=error_rate(0.30, 0.15), log_mel=None))
     [task] = report_probes.tasks([run])
     drawn = str(report_figures.probe(task, report_runs.configurations([run]), [run]))
@@ -293,13 +293,13 @@ def test_guessing_far_outside_an_axis_is_an_arrow(runs: list[RunSummary], tmp_pa
 def test_the_page_in_a_browser(browser: Any, runs: list[RunSummary], tmp_path: Path, width: int, scheme: str) -> None:
     write_report(runs, tmp_path / "report.html", EXTRAS)
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    complaints: list[str] = []
+    messages: list[str] = []
     requests: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto((tmp_path / "report.html").as_uri())
-    assert complaints == []
+    assert messages == []
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
@@ -317,8 +317,8 @@ def test_the_page_in_a_browser(browser: Any, runs: list[RunSummary], tmp_path: P
     page.close()
 
 
-def luminance(colour: str) -> int:
-    return sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+def luminance(color: str) -> int:
+    return sum(int(part) for part in color.removeprefix("rgb(").removesuffix(")").split(","))
 
 
 @pytest.mark.browser
@@ -339,7 +339,7 @@ def test_labels_of_lines_do_not_overlap(browser: Any, tmp_path: Path) -> None:
 
 
 def many(folder: Path, count: int) -> list[RunSummary]:
-    """Runs that get worse by number; the odd ones were not probed on the second task."""
+    """Runs that get worse with their number. Those with odd numbers were not probed on the second task."""
     found = []
     for n in range(count):
         rates = error_rate((count - n) // 2 * 0.01) if n % 2 == 0 else {}
@@ -363,13 +363,13 @@ def test_columns_sort(browser: Any, tmp_path: Path) -> None:
     assert order(page) == [0, 1, 2, 3, 4, 5]
     assert page.locator(".ranking [aria-sort]").all_inner_texts() == [heads["cosine"].inner_text()]
     accuracy = heads["digits"].get_by_role("button")
-    accuracy.click()  # more is better: the best first
+    accuracy.click()  # higher is better: the best first
     assert order(page) == [5, 4, 3, 2, 1, 0] and heads["digits"].get_attribute("aria-sort") == "descending"
     accuracy.press("Enter")
     assert order(page) == [0, 1, 2, 3, 4, 5] and heads["digits"].get_attribute("aria-sort") == "ascending"
     rates = heads["speaker verification"].get_by_role("button")
     rates.focus()
-    page.keyboard.press("Space")  # less is better; rows without a value come last
+    page.keyboard.press("Space")  # lower is better; rows without a value come last
     assert order(page) == [4, 2, 0, 1, 3, 5] and heads["digits"].get_attribute("aria-sort") is None
     rates.click()
     assert order(page) == [0, 2, 4, 1, 3, 5]
@@ -389,7 +389,7 @@ def test_forty_runs_on_a_phone_and_without_a_script(browser: Any, tmp_path: Path
     page.goto((tmp_path / "report.html").as_uri())
     assert order(page) == list(range(40))
     assert page.locator("[role=button]").count() == 0 and not page.locator(".scripted").is_visible()
-    assert page.locator(".by-run .rows tr").count() == 40  # a row a run where they are many
+    assert page.locator(".by-run .rows tr").count() == 40  # one row per run if there are many
     widths = page.locator("main, .scroll").evaluate_all("all => all.map(one => one.offsetWidth)")
     assert max(widths) <= 390
     for chart in page.locator("svg:visible").all():
@@ -399,7 +399,7 @@ def test_forty_runs_on_a_phone_and_without_a_script(browser: Any, tmp_path: Path
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("probes", "width"), [(1, 703), (6, 1031)])  # A4 less its margins; landscape for many probes
+@pytest.mark.parametrize(("probes", "width"), [(1, 703), (6, 1031)])  # A4 without margins; landscape for many
 def test_paper(browser: Any, tmp_path: Path, probes: int, width: int) -> None:
     runs = many(tmp_path, 40)
     for run in runs:
@@ -412,9 +412,9 @@ def test_paper(browser: Any, tmp_path: Path, probes: int, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.locator(".wide-print").count() == (width > 703)
     ink = page.evaluate("getComputedStyle(document.body).color")
-    assert relative_luminance(ink) < 0.1  # whatever the screen's scheme
-    assert page.locator(".numbers table").first.is_visible()  # closed on the screen, printed all the same
-    # Chromium leaves out form controls from the heads that it repeats on every page.
+    assert relative_luminance(ink) < 0.1  # whatever the color scheme of the screen
+    assert page.locator(".numbers table").first.is_visible()  # closed on the screen, but printed
+    # Chromium leaves form controls out of the heads that it repeats on every page.
     assert page.locator("thead button").count() == 0 and page.locator("thead [role=button]").count() > 0
     page.close()
 
@@ -434,18 +434,19 @@ def test_values_can_be_read_on_every_shade(browser: Any, tmp_path: Path, scheme:
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG's ratio of two colours as Chromium says them."""
+    """The contrast ratio (WCAG) of two colors as Chromium formats them."""
     light = sorted((relative_luminance(one), relative_luminance(other)))
     return (light[1] + 0.05) / (light[0] + 0.05)
 
 
-def relative_luminance(colour: str) -> float:
-    """
+def relative_luminance(color: str) -> float:
+    """The relative luminance (WCAG) of a color.
+
     >>> round(relative_luminance("rgb(255, 255, 255)"), 6), relative_luminance("color(srgb 0 0 0)")
     (1.0, 0.0)
     """
-    parts = [float(part) for part in re.findall(r"[\d.]+(?:e-?\d+)?", colour)][:3]
-    shares = parts if colour.startswith("color") else [part / 255 for part in parts]
+    parts = [float(part) for part in re.findall(r"[\d.]+(?:e-?\d+)?", color)][:3]
+    shares = parts if color.startswith("color") else [part / 255 for part in parts]
     linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -474,7 +475,7 @@ def test_a_name_cannot_inject_html(browser: Any, runs: list[RunSummary], tmp_pat
     page.close()
 
 
-def test_a_frozen_front_end_is_told(tmp_path: Path) -> None:
+def test_a_frozen_front_end_is_mentioned(tmp_path: Path) -> None:
     thawed, frozen = make_run(tmp_path / "thawed", GENDISTILLER), make_run(tmp_path / "frozen", GENDISTILLER)
     config = frozen / "config.toml"
     config.write_text(
@@ -484,5 +485,5 @@ def test_a_frozen_front_end_is_told(tmp_path: Path) -> None:
     for folders in ([thawed], [thawed, frozen], [frozen]):
         write_report([RunSummary.read(folder) for folder in folders], tmp_path / "report.html")
         pages.append((tmp_path / "report.html").read_text(encoding="utf-8"))
-    told = "cached layer 0: "
-    assert told not in pages[0] and f"{told}<b>frozen</b>." in pages[1] and f"{told}All." in pages[2]
+    mention = "cached layer 0: "
+    assert mention not in pages[0] and f"{mention}<b>frozen</b>." in pages[1] and f"{mention}All." in pages[2]
