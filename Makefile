@@ -1,17 +1,17 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. `make` lists the rest.
+# `make demo` and `make test` do everything on a fresh machine. `make` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The lock's hashes are what is installed: change pyproject.toml, then `make lock`.
+# What is installed is pinned by requirements.lock, with hashes: change pyproject.toml, then run `make lock`.
 STAMP := $(VENV)/.installed
 S3PRL := .venv-s3prl
 NEWEST := .venv-newest
 PACKAGE := $(shell find pipeline stages data_manifests -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-# zarr needs Python >= 3.12. A machine's `python3` may be older while a newer one lies beside it or under pyenv, whose
-# shims answer even for versions that are not switched on: each candidate is run before it is believed.
+# zarr needs Python >= 3.12. A machine's `python3` may be older while a newer one is installed next to it or under pyenv,
+# whose shims exist even for versions that are not switched on. So each candidate is run before it is chosen.
 FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python3 \
 	$$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[2-4]*/bin/python /usr/local/bin/python3.1[2-4] 2>/dev/null); do \
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
@@ -22,10 +22,10 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(STAMP)  ## set up, then the whole story on the bundled speech (about 3 minutes; report in gdist-demo/)
+demo: $(STAMP)  ## set up, then run everything on the bundled speech (about 3 minutes; report in gdist-demo/)
 	$(BIN)/gdist demo --out gdist-demo
 
-test: check  ## set up, then lint, types and tests against the installed package
+test: check  ## set up, then run lint, type checks and tests against the installed package
 
 check: lint types tests
 
@@ -37,7 +37,7 @@ types: $(STAMP)
 	$(BIN)/mypy -p gdist.pipeline -p gdist.stages -p gdist.data_manifests
 	$(BIN)/mypy tests
 
-# A process a core, of one thread each: threads of several processes would wait for each other's cores.
+# One process per core, with one thread each: the threads of several processes would wait for each other's cores.
 tests: $(STAMP) browser $(S3PRL)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -47,9 +47,10 @@ kills: $(STAMP)  ## kill extractions at random moments, resume them and compare 
 compiled: $(STAMP)  ## train with torch.compile, and compare (a minute or two; needs a C++ compiler)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/compiled.py
 
-# Not what the lock has, but what `pip install gdist` would fetch today. Made anew each time, and never a part of CI:
-# what fails here is to be mended before somebody meets it. (Tests that need s3prl are skipped, as it is made for .venv.)
-newest: browser  ## the tests with the newest torch, torchaudio, transformers and zarr (an environment of its own)
+# Not what the lock pins, but what `pip install gdist` would fetch today. The environment is created from scratch each
+# time, and CI never uses it: what fails here is to be fixed before a user meets it. (Tests that need s3prl are skipped,
+# because s3prl is set up next to .venv.)
+newest: browser  ## the tests with the newest torch, torchaudio, transformers and zarr (in a separate environment)
 	@python=$$($(FIND_PYTHON)); \
 	[ -n "$$python" ] || { echo "gdist needs Python 3.12, 3.13 or 3.14 with venv, and found none." >&2; exit 1; }; \
 	rm -rf $(NEWEST) && "$$python" -m venv $(NEWEST)
@@ -58,9 +59,9 @@ newest: browser  ## the tests with the newest torch, torchaudio, transformers an
 	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|torchaudio|transformers|zarr) '
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# s3prl, as its users have it, in an environment of its own: it brings packages that gdist should never need. torch and
-# the like are those of .venv, which a .pth line adds.
-s3prl: $(S3PRL)/.installed  ## set up s3prl, which an export is tested with
+# s3prl, as its users have it, in a separate environment: it brings packages that gdist should never need. torch and
+# other shared packages come from .venv, which a .pth line adds.
+s3prl: $(S3PRL)/.installed  ## set up s3prl, which exports are tested with
 
 $(S3PRL)/.installed: $(VENV)/.locked tests/requirements-s3prl.txt
 	@rm -rf $(S3PRL)
@@ -70,7 +71,7 @@ $(S3PRL)/.installed: $(VENV)/.locked tests/requirements-s3prl.txt
 	$(S3PRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-s3prl.txt
 	@touch $@
 
-browser:  ## install Chromium, which the report's tests open, where that can be done
+browser:  ## install Chromium, which the report's tests open, where that is possible
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
@@ -79,15 +80,16 @@ browser:  ## install Chromium, which the report's tests open, where that can be 
 $(VENV)/.locked: requirements.lock
 	@python=$$($(FIND_PYTHON)); \
 	if [ -z "$$python" ]; then \
-		echo "gdist needs Python 3.12, 3.13 or 3.14 with venv, and found none." >&2; \
+		echo "gdist needs Python 3.12, 3.13 or 3.14 with venv, but none was found." >&2; \
 		echo "Install one (apt-get install python3.12-venv, brew install python@3.12, pyenv install 3.12)," >&2; \
 		echo "or name one: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.12" >&2; exit 1; \
 	fi; \
-	[ -x $(BIN)/python ] || { echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV); }
+	[ -x $(BIN)/python ] || { echo "creating $(VENV) with $$python"; "$$python" -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
-# The package itself is installed, not linked: a sub-package forgotten in pyproject.toml fails here, not at a user's.
+# The package itself is installed, not linked, so that a sub-package forgotten in pyproject.toml fails here and not on a
+# user's machine.
 $(STAMP): $(VENV)/.locked pyproject.toml README.md $(PACKAGE)
 	@$(BIN)/python -m pip uninstall --quiet --disable-pip-version-check -y gdist 2>/dev/null || true
 	@rm -rf build *.egg-info
@@ -99,5 +101,5 @@ lock:  ## resolve pyproject.toml into requirements.lock
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.12 --universal --generate-hashes --no-header -o requirements.lock
 
-clean:  ## remove what make made
+clean:  ## remove everything that make created
 	rm -rf $(VENV) $(S3PRL) $(NEWEST) build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,12 +2,12 @@
 
     python benchmarks/ablation.py --work gdist-ablation --jobs 2 --json ablation.json
 
-Every cell is the recipe `ablation` with a few settings, trained from one cache over several seeds, then judged on
-held-out speech. Seeds go outermost, so that a campaign cut short leaves a whole table of fewer seeds. Run the command
-again and it goes on: a run that was judged is not run again. The page keeps what is written between its
-`<!-- notes -->` marks.
+Every cell is the recipe `ablation` with a few settings, trained from one cache over several seeds, then evaluated on
+held-out speech. The outermost loop is over seeds, so a campaign that is cut short leaves a whole table of fewer
+seeds. Run the command again to continue: runs that have been evaluated are not repeated. The page keeps the text
+between its `<!-- notes -->` marks.
 
-What a run costs is CPU seconds of one core, because the worker processes share a machine.
+A run's cost is measured in CPU seconds of one core, because the worker processes share a machine.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.evaluate.fidelity import mean_cosine
+from gdist.stages.evaluate.probes import probes_named
 from gdist.stages.evaluate.probes.base import Example
 from gdist.stages.extract.extract import extract
 from gdist.stages.extract.plan import ExtractConfig
@@ -54,7 +55,10 @@ class Campaign:
     """The cells of all seeds, in order, and their folders.
 
     Args:
-        common: settings of every run, beside the recipe's.
+        work: the folder of the cache and the runs.
+        seeds: how many runs each cell has.
+        common: settings of every run, in addition to the recipe's.
+        only: a regular expression; only runs whose name matches are done.
     """
 
     def __init__(self, work: Path, seeds: int, common: tuple[str, ...], only: str) -> None:
@@ -63,13 +67,13 @@ class Campaign:
         self.cells = grid() + references(self.base)
 
     def jobs(self) -> list[tuple[Cell, int]]:
-        """Every run there is to do, seeds outermost; those at equal compute come last in their seed."""
+        """Every run to do, with seeds as the outermost loop; within a seed, runs at equal compute come last."""
         equal = [Cell(f"equal-{column}", "x", "equal", ()) for column in COLUMNS if column != "full"]
         every = [(cell, seed) for seed in range(self.seeds) for cell in (*self.cells, *equal)]
         return [(cell, seed) for cell, seed in every if self.only.search(f"{cell.name}-s{seed}")]
 
     def resolved(self, cell: Cell) -> Cell | None:
-        """A cell at equal compute with the steps that seed 0's costs allow; None as long as they are not known."""
+        """The cell; at equal compute, with as many steps as seed 0's costs allow, or None until these are known."""
         if cell.group != "equal":
             return cell
         column = cell.row.removeprefix("equal-")
@@ -93,17 +97,17 @@ class Campaign:
         return load_config(RECIPE, None, (*self.common, *cell.settings, f"train.seed={seed}"))
 
     def is_done(self, cell: Cell, seed: int) -> bool:
-        """Whether the run was judged, and by this very config."""
+        """Whether the run has been evaluated, and was trained with exactly this config."""
         folder = self.folder(cell.name, seed)
         if not (folder / "eval.json").exists():
             return False
         changed = differences(Run.open(folder).tables(), to_tables(self.config(cell, seed)))
         if changed:
-            raise SystemExit(f"{folder} is of another campaign ({'; '.join(changed)}): give another --work")
+            raise SystemExit(f"{folder} belongs to another campaign ({'; '.join(changed)}): use another --work")
         return True
 
     def records(self) -> list[Record]:
-        """Every judged run."""
+        """Every evaluated run."""
         found = []
         for cell, seed in self.jobs():
             known = self.resolved(cell)
@@ -113,10 +117,10 @@ class Campaign:
 
 
 def record(cell: Cell, seed: int, folder: Path) -> Record:
-    judged = json.loads((folder / "eval.json").read_text())
-    references = {name: mean_cosine(rows) for name, rows in judged["references"].items()}
+    evaluated = json.loads((folder / "eval.json").read_text())
+    references = {name: mean_cosine(rows) for name, rows in evaluated["references"].items()}
     baselines = {
-        name: {probe: result["value"] for probe, result in judged[name]["probes"].items()}
+        name: {probe: result["value"] for probe, result in evaluated[name]["probes"].items()}
         for name in ("teacher", "log_mel")
     }
     return {
@@ -125,24 +129,26 @@ def record(cell: Cell, seed: int, folder: Path) -> Record:
         "group": cell.group,
         "seed": seed,
         "settings": list(cell.settings),
-        "params": judged["params"],
-        "cosine": judged["mean_cosine"],
-        "cosine_by_layer": [layer["cosine"] for layer in judged["layers"]],
-        "probes": {name: result["value"] for name, result in judged["probes"].items()},
-        "split": judged["split"],
-        "utterances": judged["utterances"],
+        "params": evaluated["params"],
+        "cosine": evaluated["mean_cosine"],
+        "cosine_by_layer": [layer["cosine"] for layer in evaluated["layers"]],
+        "probes": {name: result["value"] for name, result in evaluated["probes"].items()},
+        "split": evaluated["split"],
+        "utterances": evaluated["utterances"],
         "references": references,
         "baselines": baselines,
         **json.loads((folder / "cost.json").read_text()),
     }
 
 
-class Judges(Bench):
-    """A bench with keyword spotting alone, learned from a quarter of the labelled utterances, which spares most of a
-    judgement. All of the test split answers."""
+class ShortBench(Bench):
+    """A bench with keyword spotting only, learned from a quarter of the labeled utterances.
+
+    That saves most of an evaluation's time. The test split is used whole.
+    """
 
     def __init__(self, cache: Cache, data: DataConfig) -> None:
-        super().__init__(cache, data, ["ks"])
+        super().__init__(cache, data, probes_named("ks"))
         self.tasks = {
             name: {split: found if split == "test" else quartered(found) for split, found in examples.items()}
             for name, examples in self.tasks.items()
@@ -155,14 +161,14 @@ def quartered(examples: Sequence[Example]) -> list[Example]:
     return [example for example in examples if example.id in kept]
 
 
-BENCH: list[Bench] = []  # a worker's, made once
+BENCH: list[Bench] = []  # of this worker, made once
 
 
 def begin_worker(cache_uri: str, work: str) -> None:
-    """What all runs of a worker share: the bench with its baselines, and whatever a first training alone pays for."""
+    """Prepare what all runs of a worker share: the bench with its baselines, and the one-time costs of training."""
     torch.set_num_threads(1)
     config = load_config(RECIPE, None, ("train.steps=2", "train.warmup_steps=0"))
-    BENCH.append(Judges(Cache.open(cache_uri), config.data))
+    BENCH.append(ShortBench(Cache.open(cache_uri), config.data))
     _ = BENCH[0].baselines, BENCH[0].mean_frame_rows
     warm = Path(work) / f"warm-up-{os.getpid()}"
     train(cache_uri, warm, config, show_progress=False)
@@ -170,27 +176,27 @@ def begin_worker(cache_uri: str, work: str) -> None:
 
 
 def one_run(cache_uri: str, folder: Path, config: TrainConfig) -> str:
-    """Train and judge; what it cost is written first, the judgement last."""
+    """Train and evaluate one run; its cost is written first, its evaluation last."""
     shutil.rmtree(folder, ignore_errors=True)  # half a run would count half its seconds
     cpu, wall = time.process_time(), time.monotonic()
     train(cache_uri, folder, config, show_progress=False)
     run = Run.open(folder)
-    heard = sum(row["audio_seconds"] for row in run.read_metrics() if row["kind"] == "train")
+    trained_on = sum(row["audio_seconds"] for row in run.read_metrics() if row["kind"] == "train")
     cost = {
         "steps": config.train.steps,
         "cpu_seconds": time.process_time() - cpu,
         "wall_seconds": time.monotonic() - wall,
-        "audio_seconds": heard,
+        "audio_seconds": trained_on,
     }
     write_atomically(folder / "cost.json", json.dumps(cost, indent=2))
-    judged = evaluate(run, BENCH[0])
+    evaluated = evaluate(run, BENCH[0])
     for name in ("checkpoints", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    return f"cosine {judged['mean_cosine']:.4f}  {cost['cpu_seconds']:5.1f} CPU s of training"
+    return f"cosine {evaluated['mean_cosine']:.4f}  {cost['cpu_seconds']:5.1f} CPU s of training"
 
 
 def campaign(plan: Campaign, cache_uri: str, jobs: int, budget_minutes: float) -> None:
-    """Hand out run after run, for so many minutes at most."""
+    """Hand out run after run; after ``budget_minutes``, begin no more."""
     todo = [job for job in plan.jobs() if (known := plan.resolved(job[0])) is None or not plan.is_done(known, job[1])]
     if not todo or budget_minutes <= 0:
         return
@@ -200,37 +206,41 @@ def campaign(plan: Campaign, cache_uri: str, jobs: int, budget_minutes: float) -
     try:
         while todo or running:
             if time.monotonic() - began > 60 * budget_minutes and todo:
-                print(f"the time is up: {len(todo)} runs are left for another time", flush=True)
+                print(f"the time is up: {len(todo)} runs are left; run the command again to do them", flush=True)
                 todo = []
             while todo and len(running) < jobs:
                 cell, seed = todo.pop(0)
                 known = plan.resolved(cell)
                 if known is None:
-                    print(f"{cell.name}-s{seed}: left out, {DEFAULT} of seed 0 has no costs", flush=True)
+                    print(f"{cell.name}-s{seed}: left out, because {DEFAULT} of seed 0 has no costs yet", flush=True)
                     continue
                 folder, config = plan.folder(known.name, seed), plan.config(known, seed)
                 running[pool.submit(one_run, cache_uri, folder, config)] = folder.name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name, done = running.pop(future), done + 1
-                told = future.result() if future.exception() is None else f"FAILED: {future.exception()!r}"
+                outcome = future.result() if future.exception() is None else f"FAILED: {future.exception()!r}"
                 left = (time.monotonic() - began) / done * (count - done) / 60
-                print(f"{done:3}/{count}  {name:32} {told}  ({left:.0f} minutes left)", flush=True)
+                print(f"{done:3}/{count}  {name:32} {outcome}  ({left:.0f} minutes left)", flush=True)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("gdist-ablation"), help="for the cache and the runs")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a process and a thread each")
+    parser.add_argument("--work", type=Path, default=Path("gdist-ablation"), help="folder for the cache and the runs")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one process and one thread")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--only", default="", metavar="REGEX", help="runs whose name has it: student-skip-linear-a-s0"
+        "--only", default="", metavar="REGEX", help="only runs whose name matches, such as student-skip-linear-a-s0"
     )
     parser.add_argument("--set", action="append", default=[], metavar="table.field=value", help="for every run")
-    parser.add_argument("--budget-minutes", type=float, default=math.inf, help="begin no run after; 0: the page only")
-    parser.add_argument("--out", type=Path, default=Path("docs/ablation.md"), help="the page; beside it, a figure")
-    parser.add_argument("--json", type=Path, help="where to keep every run's figures")
+    parser.add_argument(
+        "--budget-minutes", type=float, default=math.inf, help="begin no run after this time; 0 writes only the page"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/ablation.md"), help="the page; the figure is written next to it"
+    )
+    parser.add_argument("--json", type=Path, help="file for every run's figures")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -245,23 +255,23 @@ def main() -> None:
     try:
         campaign(plan, cache_uri, options.jobs, options.budget_minutes)
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", flush=True)
+        print("stopped: run the same command again to continue from here", flush=True)
 
     records = plan.records()
     if not records:
-        raise SystemExit("no run is finished: there is nothing to write")
+        raise SystemExit("no run is finished, so there is nothing to write")
     results = Results(records)
     if options.json:
         options.json.write_text(json.dumps(records, indent=2) + "\n")
     kept = NOTES.search(options.out.read_text()) if options.out.exists() else None
     notes = kept.group() if kept else "<!-- notes -->\n<!-- /notes -->"
-    told = ""
-    if any(column in COLUMNS for _, column in results.cells):  # `--only` may have left out all that is drawn
+    drawn = ""
+    if any(column in COLUMNS for _, column in results.cells):  # `--only` may have left out everything that is drawn
         figure = options.out.with_suffix(".svg")
         figure.write_text(drawing(results))
-        caption = "A dot a cell, a ring a reference, the default student circled."
-        told = f"![Cosine against CPU seconds]({figure.name})\n\n{caption}"
-    options.out.write_text(page(plan.base, plan.common, results, options.jobs, notes, told))
+        caption = "Each dot is a cell and each ring a reference; the default student is circled."
+        drawn = f"![Cosine against CPU seconds]({figure.name})\n\n{caption}"
+    options.out.write_text(page(plan.base, plan.common, results, options.jobs, notes, drawn))
     print(f"{options.out}: {len(records)} of {len(plan.jobs())} runs", flush=True)
 
 

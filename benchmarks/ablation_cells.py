@@ -1,4 +1,4 @@
-"""What the ablation runs: the grid's cells, and the references beside it."""
+"""What the ablation runs: the cells of the grid, and the references next to it."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -17,12 +17,12 @@ NAME = "student.name={}".format
 
 @dataclass(frozen=True)
 class Cell:
-    """What is run once a seed.
+    """What is run once per seed.
 
     Attributes:
-        row, column: where its figure stands.
+        row, column: where its figure is in the table.
         group: grid, reference or equal.
-        settings: what it changes of the recipe.
+        settings: what it changes in the recipe.
     """
 
     row: str
@@ -67,10 +67,10 @@ def references(config: TrainConfig) -> list[Cell]:
 
 REFERENCE_NAMES = {
     "distilhubert": "DistilHuBERT's form: two layers, heads for 4, 8, 12",
-    "fithubert": "FitHuBERT's form: as deep as the teacher, thin; squared error",
-    "armhubert": "ARMHuBERT's form: FitHuBERT's with shared attention maps; the loss of the others",
-    "output_init": "GenDistiller in the paper's plain form: output layer at random",
+    "fithubert": "FitHuBERT's form: as deep as the teacher, and thin; squared error",
+    "armhubert": "ARMHuBERT's form: FitHuBERT's with shared attention maps; the same loss as the other students",
+    "output_init": "GenDistiller in the paper's plain form: output layer begins at random",
     "schedule": "GenDistiller, from teacher forcing to self-feeding over the first half of the steps",
     "rollout": "GenDistiller, roll-outs of 4 layers from cached ones, all layers",
-    "adapters": "GenDistiller with an adapter of rank 4 a layer",
+    "adapters": "GenDistiller with an adapter of rank 4 per layer",
 }

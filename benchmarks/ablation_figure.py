@@ -1,4 +1,4 @@
-"""The ablation's figure."""
+"""The ablation's figure: fidelity against CPU seconds."""
 
 import math
 import statistics
@@ -6,11 +6,11 @@ import statistics
 from ablation_cells import COLUMNS, DEFAULT, REFERENCE_NAMES
 from ablation_page import Results, cosine, cpu
 
-COLOURS = {"full": "#2563eb", "a": "#d97706", "b": "#059669", "c": "#db2777"}
+COLORS = {"full": "#2563eb", "a": "#d97706", "b": "#059669", "c": "#db2777"}
 
 
 def drawing(results: Results) -> str:
-    """Cosine over CPU seconds, a dot a cell (means over seeds), rings for the references."""
+    """An SVG of cosine against CPU seconds: a dot for each cell (means over seeds), a ring for each reference."""
     width, height, left, top = 640, 380, 70, 40
     points = [
         (statistics.mean(map(cpu, runs.values())), statistics.mean(map(cosine, runs.values())), row, column)
@@ -47,18 +47,18 @@ def drawing(results: Results) -> str:
     )
     for seconds, value, row, column in points:
         x, y = place(seconds, value)
-        paint = f'fill="none" stroke="{COLOURS[column]}"' if row in REFERENCE_NAMES else f'fill="{COLOURS[column]}"'
+        paint = f'fill="none" stroke="{COLORS[column]}"' if row in REFERENCE_NAMES else f'fill="{COLORS[column]}"'
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" {paint} opacity=".8"><title>{row}, {column}: '
             f"{value:.3f}, {seconds:.1f} s</title></circle>"
         )
         if row == DEFAULT:
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="none" stroke="#333"/>')
-    for number, (column, colour) in enumerate(COLOURS.items()):
+    for number, (column, color) in enumerate(COLORS.items()):
         x = left + width - 190 + 48 * number
-        parts.append(f'<circle cx="{x}" cy="{top - 20}" r="4" fill="{colour}"/>')
-        told = column if column == "full" else f"({column})"
-        parts.append(f'<text x="{x + 8}" y="{top - 16}" class="tick">{told}</text>')
+        parts.append(f'<circle cx="{x}" cy="{top - 20}" r="4" fill="{color}"/>')
+        label = column if column == "full" else f"({column})"
+        parts.append(f'<text x="{x + 8}" y="{top - 16}" class="tick">{label}</text>')
     style = (
         "text{font:13px system-ui,sans-serif;fill:#333}.title{font-weight:600}.tick{fill:#666;font-size:12px}"
         ".frame{fill:none;stroke:#999}.grid{stroke:#ddd}"

@@ -1,4 +1,4 @@
-"""The ablation's page: tables of the judged runs, what each factor does by itself, and a figure beside them."""
+"""The ablation's page: tables of the evaluated runs, what each factor does on its own, and a link to the figure."""
 
 import math
 import statistics
@@ -21,12 +21,12 @@ from ablation_cells import (
 from gdist.stages.train.config import TrainConfig, recipe_path
 
 Record = dict[str, Any]
-"""One judged run: see ``record`` in ablation.py."""
+"""One evaluated run: see ``record`` in ablation.py."""
 Numbers = list[float]
 
 
 class Results:
-    """Judged runs by cell: (row, column) → seed → record."""
+    """The evaluated runs by cell: (row, column) → seed → record."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
@@ -39,7 +39,7 @@ class Results:
         return [get(found) for _, found in sorted(self.cells.get((row, column), {}).items())]
 
     def shown(self, row: str, column: str, get: Callable[[Record], float], digits: int = 3) -> str:
-        """mean ± deviation; with fewer seeds than others have, their number in brackets."""
+        """Mean ± standard deviation; with fewer seeds than other cells have, their number in brackets."""
         values = self.values(row, column, get)
         if not values:
             return "–"
@@ -50,7 +50,9 @@ class Results:
         self, pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]], get: Callable[[Record], float]
     ) -> tuple[Numbers, Numbers]:
         """Differences of pairs of cells (first − second): by seed, averaged over pairs; and by pair, over seeds.
-        Only what both cells of a pair have counts."""
+
+        Only seeds that both cells of a pair have are counted.
+        """
         by_seed: dict[int, Numbers] = {}
         by_pair: list[float] = []
         for first, second in pairs:
@@ -64,7 +66,7 @@ class Results:
         return [statistics.mean(values) for _, values in sorted(by_seed.items())], by_pair
 
     def noise(self, get: Callable[[Record], float], columns: Sequence[str] = tuple(COLUMNS)) -> float:
-        """The deviation between seeds, pooled over the grid's cells."""
+        """The standard deviation between seeds, pooled over the grid's cells."""
         variances = [
             statistics.variance([get(found) for found in seeds.values()])
             for (_, column), seeds in self.cells.items()
@@ -100,7 +102,16 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def page(base: TrainConfig, settings: Sequence[str], results: Results, jobs: int, notes: str, drawn: str) -> str:
-    """The whole of docs/ablation.md; ``settings`` are those of every run, beside the recipe's."""
+    """The text of docs/ablation.md.
+
+    Args:
+        base: the recipe's config.
+        settings: of every run, in addition to the recipe's.
+        results: the evaluated runs.
+        jobs: how many runs were trained at a time.
+        notes: the notes that are written by hand, with their marks.
+        drawn: the figure's link and caption, or nothing.
+    """
     probes = sorted({name for found in results.records for name in found["probes"]})
     first = results.records[0]
     train_ = base.train
@@ -111,33 +122,36 @@ def page(base: TrainConfig, settings: Sequence[str], results: Results, jobs: int
         "Written by `python benchmarks/ablation.py`; only the notes are written by hand.",
         notes,
         "## What was run",
-        "History × skip × output layer, each in full and in three ways to spend less: "
-        "**(a)** 4 of the 12 layers a step, drawn anew for each (`train.layers_per_step=4`): a roll-out of 4 layers "
-        "from a random cached one where the student feeds itself, 4 single steps where the teacher does; **(b)** the "
-        "front-end is the teacher's and stays so, training starts from cached layer 0 "
-        "(`student.frontend=frozen`); **(c)** both. The history `all` is the 2023 paper's form, fed by the teacher.",
-        f"Every run takes {train_.steps} steps of {train_.batch_seconds:g} s of audio, {results.seeds} "
-        f"seed{'s' * (results.seeds != 1)} a cell, {len(results.records)} runs in all. Figures are the mean over "
-        "seeds ± their standard deviation; a number in brackets is how many seeds there are where some are missing. "
+        "The grid is history × skip × output layer. Each cell is run in full and in three ways to spend less:",
+        "- **(a)** Each step computes 4 of the 12 layers, drawn again for every step (`train.layers_per_step=4`): a "
+        "roll-out of 4 layers from a random cached one where the student feeds itself, 4 single steps where the "
+        "teacher does.\n"
+        "- **(b)** The front-end remains the teacher's, and training starts from cached layer 0 "
+        "(`student.frontend=frozen`).\n"
+        "- **(c)** Both.",
+        "The history `all` is the 2023 paper's form, fed by the teacher.",
+        f"Every run takes {train_.steps} steps of {train_.batch_seconds:g} s of audio, with {results.seeds} "
+        f"seed{'s' * (results.seeds != 1)} per cell, {len(results.records)} runs in total. Figures are the mean over "
+        "seeds ± their standard deviation; where some seeds are missing, the number of seeds is in brackets. "
         f"Fidelity is the mean cosine over layers 1–12 and all frames of the {first['utterances']} utterances of the "
-        f"`{first['split']}` split, in free-running generation. Probes learn from a quarter of the labelled "
-        "utterances, so their figures are below the demo's. Cost is the CPU seconds that training took of one core, "
-        f"start and a short validation included; {jobs} runs at a time, one thread each, on two CPU cores "
-        "that others used as well.",
-        "Such short runs on a small teacher (192 wide) show which students learn fast, and not where they end.",
-        "Any row, by hand:",
+        f"`{first['split']}` split, in free-running generation. Probes learn from a quarter of the labeled "
+        "utterances, so their figures are below the demo's. Cost is the CPU seconds that training took on one core, "
+        f"including start-up and a short validation. {jobs} runs were trained at a time, with one thread each, on "
+        "two CPU cores that were also used by others.",
+        "Such short runs on a small teacher (192 wide) show which students learn fast, but not where they end.",
+        "To run any row by hand:",
         "```\ngdist demo --out gdist-demo          # the cache: gdist-demo/cache\n"
         f"gdist train --cache gdist-demo/cache --out RUN --recipe {RECIPE}{common} \\\n"
         "    --set student.history=teacher --set student.skip=true --set student.output_layer=linear \\\n"
         "    --set train.layers_per_step=4 --set student.frontend=frozen --set train.seed=0\n"
         "gdist eval RUN\n```",
-        "The settings are the row, then the column: `layers_per_step=4` is (a), `frontend=frozen` is (b), both are "
-        "(c). The recipe:",
+        "The settings are first those of the row, then those of the column: `layers_per_step=4` is (a), "
+        "`frontend=frozen` is (b), both are (c). The recipe:",
         f"```toml\n{recipe_path(RECIPE).read_text().strip()}\n```",
         "## Fidelity: mean cosine",
         grid_table(results, heads, cosine),
         *(
-            f"The copy of layer 0 to every layer has {references['copy_h0']:.3f}, the mean frame "
+            f"Copying layer 0 to every layer gives {references['copy_h0']:.3f}, the mean frame gives "
             f"{references['mean_frame']:.3f}."
             for references in [frozen_references(results)]
         ),
@@ -148,18 +162,19 @@ def page(base: TrainConfig, settings: Sequence[str], results: Results, jobs: int
         parts += [
             f"## Probe: {name}, accuracy",
             grid_table(results, heads, probe(name)),
-            f"The teacher has {baselines['teacher'][name]:.3f}, log-mel {baselines['log_mel'][name]:.3f}.",
+            f"The teacher has {baselines['teacher'][name]:.3f}, and log-mel has {baselines['log_mel'][name]:.3f}.",
         ]
     parts += [
         "## Cost",
-        "CPU seconds a run relative to the default student's in full, and audio seconds trained on a CPU second.",
+        "CPU seconds per run, relative to the default student's run in full, and in brackets the seconds of audio "
+        "trained on per CPU second.",
         grid_table(results, heads, cpu, lambda row, column: cost_cell(results, row, column)),
         "## References",
         "Other students, and GenDistiller with one thing changed (self-fed, skip, output layer), on the same budget.",
         reference_table(results, probes),
         "## At equal compute",
-        "The default student; the steps of (a), (b) and (c) multiplied until they cost the CPU seconds of a full "
-        "run, by seed 0's measured costs.",
+        "The default student, with the steps of (a), (b) and (c) multiplied until they cost as many CPU seconds as a "
+        "full run, by seed 0's measured costs.",
         equal_table(results, probes),
         "## What it says",
         *findings(results, probes),
@@ -168,7 +183,7 @@ def page(base: TrainConfig, settings: Sequence[str], results: Results, jobs: int
 
 
 def frozen_references(results: Results) -> dict[str, float]:
-    """The trivial references; layer 0 is the teacher's where a front-end is frozen."""
+    """The trivial references of a run with a frozen front-end, whose layer 0 is the teacher's."""
     frozen = [found for found in results.records if FROZEN in found["settings"]] or results.records
     return dict(frozen[0]["references"])
 
@@ -179,7 +194,7 @@ def grid_table(
     get: Callable[[Record], float],
     cell: Callable[[str, str], str] | None = None,
 ) -> str:
-    """Every row of the grid; the best of each column is bold unless ``cell`` says what stands there."""
+    """Every row of the grid; the best of each column is bold, unless ``cell`` gives the text of each cell."""
     rows = list(product(HISTORIES, SKIPS, OUTPUTS))
     best = {}
     for column in COLUMNS:
@@ -210,11 +225,11 @@ def reference_table(results: Results, probes: Sequence[str]) -> str:
         heads += [f"{column}: cosine", *(f"{name}" for name in probes), "CPU s"]
     names = {DEFAULT: "GenDistiller, the default (from the tables above)", **REFERENCE_NAMES}
     lines = []
-    for row, told in names.items():
+    for row, title in names.items():
         known = [found for column in ("full", "b") for found in results.cells.get((row, column), {}).values()]
         if not known:
             continue
-        line = [told, f"{known[0]['params'] / 1e6:.2f}"]
+        line = [title, f"{known[0]['params'] / 1e6:.2f}"]
         for column in ("full", "b"):
             line += [results.shown(row, column, get) for get in (cosine, *map(probe, probes))]
             line.append(results.shown(row, column, cpu, 1))
@@ -224,17 +239,17 @@ def reference_table(results: Results, probes: Sequence[str]) -> str:
 
 def equal_table(results: Results, probes: Sequence[str]) -> str:
     lines = []
-    for told, row, column in [("full", DEFAULT, "full")] + [
+    for title, row, column in [("full", DEFAULT, "full")] + [
         (f"({column}), more steps", f"equal-{column}", "x") for column in COLUMNS if column != "full"
     ]:
         steps = results.values(row, column, lambda found: found["steps"])
-        line = [told, f"{steps[0]:.0f}" if steps else "–", results.shown(row, column, cpu, 1)]
+        line = [title, f"{steps[0]:.0f}" if steps else "–", results.shown(row, column, cpu, 1)]
         lines.append(line + [results.shown(row, column, get) for get in (cosine, *map(probe, probes))])
     return table(["", "steps", "CPU s", "mean cosine", *probes], lines)
 
 
 def contrasts() -> Iterator[tuple[str, list[tuple[tuple[str, str], tuple[str, str]]], int]]:
-    """(what is compared, pairs of cells that differ in it alone, which pair is the default student's in full)."""
+    """Yield what is compared, the pairs of cells that differ only in it, and which pair is the default's in full."""
 
     def pairs(first: dict[str, str], second: dict[str, str]) -> tuple[Any, int]:
         found, default = [], -1
@@ -259,9 +274,9 @@ def contrasts() -> Iterator[tuple[str, list[tuple[tuple[str, str], tuple[str, st
             *pairs({"skip": "true", "output": output}, {"skip": "false", "output": output}),
         )
     yield "output layer linear, against none", *pairs({"output": "linear"}, {"output": "none"})
-    for skip, told in (("true", "with"), ("false", "without")):
+    for skip, word in (("true", "with"), ("false", "without")):
         yield (
-            f"… {told} skip",
+            f"… {word} skip",
             *pairs({"skip": skip, "output": "linear"}, {"skip": skip, "output": "none"}),
         )
     for history in HISTORIES[1:]:
@@ -278,16 +293,16 @@ def contrasts() -> Iterator[tuple[str, list[tuple[tuple[str, str], tuple[str, st
 
 
 def findings(results: Results, probes: Sequence[str]) -> list[str]:
-    """The factors one by one, computed."""
+    """The noise, the best and the worst cell, and the table of the factors, one by one."""
     found = []
     noise = results.noise(cosine)
     if not math.isnan(noise):
         usual = results.noise(probe(probes[0])) if probes else math.nan
-        told = f"; of the {probes[0]} probe's accuracy {usual:.3f}" if probes else ""
+        in_probe = f", and by {usual:.3f} in the {probes[0]} probe's accuracy" if probes else ""
         found.append(
-            f"Noise: runs of one cell, which differ in the seed alone, scatter by {noise:.4f} of cosine (standard "
-            f"deviation, pooled over the grid){told}. The standard error of a mean of {results.seeds} seeds is "
-            f"{noise / math.sqrt(results.seeds):.4f}. It is not the same everywhere: see the cells."
+            f"Noise: runs of one cell, which differ only in the seed, scatter by {noise:.4f} in cosine (standard "
+            f"deviation, pooled over the grid){in_probe}. The standard error of a mean of {results.seeds} seeds is "
+            f"{noise / math.sqrt(results.seeds):.4f} in cosine. The noise is not the same everywhere: see the cells."
         )
     ranked = sorted(
         (statistics.mean([cosine(r) for r in seeds.values()]), row, column)
@@ -297,17 +312,17 @@ def findings(results: Results, probes: Sequence[str]) -> list[str]:
     if ranked:
         best, worst = ranked[-1], ranked[0]
         found.append(
-            f"The best cell is {best[1].replace('-', ', ')} in column {best[2]} with {best[0]:.3f}, the worst "
+            f"The best cell is {best[1].replace('-', ', ')} in column {best[2]} with {best[0]:.3f}; the worst is "
             f"{worst[1].replace('-', ', ')} in column {worst[2]} with {worst[0]:.3f}."
         )
     lines = []
-    for told, pairs, default in contrasts():
+    for title, pairs, default in contrasts():
         by_seed, by_pair = results.contrast(pairs, cosine)
         if not by_pair:
             continue
         up = sum(difference > 0 for difference in by_pair)
         alone, _ = results.contrast([pairs[default]], cosine) if default >= 0 else ([], [])
-        line = [told, spread(by_seed, 3, "+"), f"{up} of {len(by_pair)}", spread(alone, 3, "+") if alone else ""]
+        line = [title, spread(by_seed, 3, "+"), f"{up} of {len(by_pair)}", spread(alone, 3, "+") if alone else ""]
         for name in probes:
             line.append(spread(results.contrast(pairs, probe(name))[0], 3, "+"))
         ratios = [
@@ -318,9 +333,9 @@ def findings(results: Results, probes: Sequence[str]) -> list[str]:
         lines.append([*line, f"{statistics.geometric_mean(ratios):.2f}"])
     heads = ["what is compared", "cosine, mean over pairs", "pairs better", "at the default", *probes, "CPU, ratio"]
     found += [
-        "Every factor by itself: the mean difference over all pairs of cells that differ in it alone (± the "
-        "deviation of that mean between seeds), in how many pairs it is above zero, and the one pair where all else "
-        "is the default: self-fed, skip, output layer, full.",
+        "Every factor on its own: the mean difference over all pairs of cells that differ only in this factor (± the "
+        "deviation of that mean between seeds), the number of pairs in which it is above zero, and the one pair in "
+        "which everything else is the default: self-fed, skip, output layer, full.",
         table(heads, lines),
     ]
     return found

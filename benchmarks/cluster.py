@@ -1,9 +1,12 @@
-"""How extraction scales over workers.  python benchmarks/cluster.py [two|many]
+"""How extraction scales over workers.
 
-two    Real: two local workers against one, the whole of stage one, each worker pinned to a core. In alternation.
-many   Simulated: 1 to 64 workers and an object store. Real are Dask's scheduler (a process of its own), its workers
-       (each its own connections and threads, 16 to a process), TCP between them, and `gdist.pipeline.cluster`,
-       which hands out the packs. Simulated, by sleeping, are what a worker waits for: its audio, its GPU, its puts.
+    python benchmarks/cluster.py [two|many]
+
+two    real: two local workers against one, the whole of extraction, each worker pinned to a core, taking turns
+many   partly simulated: 1 to 64 workers and an object store. Dask's scheduler (in a separate process), its workers
+       (each with its own connections and threads, 16 per process), TCP between them, and `gdist.pipeline.cluster`,
+       which hands out the packs, are real. What a worker waits for, its audio, its GPU and its puts, is simulated by
+       sleeping.
 """
 
 import argparse
@@ -36,7 +39,7 @@ from gdist.stages.extract import extract
 from gdist.stages.extract.extractor import LANES
 from gdist.stages.extract.plan import ExtractConfig
 
-# --- two over one, real ---------------------------------------------------------------------------------------------
+# --- two against one, real ------------------------------------------------------------------------------------------
 
 
 def two(teacher: str, utterances: int, repeats: int) -> None:
@@ -57,8 +60,11 @@ def two(teacher: str, utterances: int, repeats: int) -> None:
                         clusters[n].client.run(pin, core, workers=[address])
                 found.setdefault(n, []).append(steady(config, clusters[n]))
                 speed, cost = found[n][-1]
-                busy = f"{os.getloadavg()[0]:.1f} processes wanted {os.cpu_count()} cores"
-                print(f"  {n} workers  {speed:5.1f}× real time, {cost:5.1f}× a CPU second  ({busy})", flush=True)
+                busy = f"load: {os.getloadavg()[0]:.1f} processes for {os.cpu_count()} cores"
+                print(
+                    f"  {n} workers  {speed:5.1f}× real time, {cost:5.1f} s of audio per CPU second  ({busy})",
+                    flush=True,
+                )
     for what, place, share in (("", 0, 2), (", by the CPU time that they got", 1, 1)):
         ratios = [b[place] / a[place] / share for a, b in zip(found[1], found[2], strict=True)]
         pairs = ", ".join(f"{ratio:.2f}" for ratio in ratios)
@@ -66,7 +72,10 @@ def two(teacher: str, utterances: int, repeats: int) -> None:
 
 
 def steady(config: ExtractConfig, connected: cluster.Cluster) -> tuple[float, float]:
-    """Seconds of audio a second, and a second of the workers' CPUs, once a third is done and teachers are loaded."""
+    """Seconds of audio per second, and per CPU second of the workers, after the first third of the packs.
+
+    By then every worker has loaded its teacher.
+    """
     ends: list[tuple[float, float, float]] = []
 
     class Timed(extract_cluster.Workers):
@@ -82,16 +91,19 @@ def steady(config: ExtractConfig, connected: cluster.Cluster) -> tuple[float, fl
             super().run(cache, token, todo, note)
 
     extract._extract(config, False, Timed(config, connected, "cpu"))
-    first, last, heard = ends[len(ends) // 3], ends[-1], sum(seconds for _, _, seconds in ends[len(ends) // 3 + 1 :])
-    return heard / (last[0] - first[0]), heard / (last[1] - first[1])
+    first, last = ends[len(ends) // 3], ends[-1]
+    audio = sum(seconds for _, _, seconds in ends[len(ends) // 3 + 1 :])
+    return audio / (last[0] - first[0]), audio / (last[1] - first[1])
 
 
 def pin(core: int) -> None:
+    """Pin all threads of this process to one core."""
     for thread in psutil.Process().threads():
         os.sched_setaffinity(thread.id, {core % (os.cpu_count() or 1)})
 
 
 def cpu_seconds() -> float:
+    """CPU seconds that this process has used."""
     return sum(psutil.Process().cpu_times()[:2])
 
 
@@ -100,7 +112,7 @@ def cpu_seconds() -> float:
 
 @dataclass
 class Simulated:
-    """A worker that sleeps for what it would wait for, and notes what for."""
+    """A worker that sleeps instead of waiting for audio, GPU and puts, and notes how long for each."""
 
     notes: str
     gpu_seconds: float
@@ -121,7 +133,7 @@ class Simulated:
             clock.append(time.monotonic())
             time.sleep(self.gpu_seconds)
         clock.append(time.monotonic())
-        lanes = [0.0] * self.writers  # as the cache writes: so many puts at a time, then the receipt
+        lanes = [0.0] * self.writers  # as the cache writes: this many puts at a time, then the receipt
         for size in self.put_bytes:
             heapq.heapreplace(lanes, lanes[0] + self.delay() + size / self.connection)
         time.sleep(max(lanes) + self.delay())
@@ -131,7 +143,7 @@ class Simulated:
                 self.spent[name] += end - start
 
     def delay(self) -> float:
-        """A request's latency: lognormal around the median, one in a hundred above 3 times it."""
+        """A request's latency: lognormal around the median, with one in a hundred above 3 times the median."""
         return self.latency * self.random.lognormvariate(0, 0.47) if self.latency else 0.0
 
     def close(self) -> None:
@@ -161,8 +173,10 @@ def many(options: argparse.Namespace) -> None:
                 address, process, 64, 40, 0.0, (), argparse.Namespace(latency=0.0, connection=1.0, writers=4)
             )
             print(f"   free  {free:8.1f}              {line}")
-            print(f"as many such workers as can be fed: {free / one:.0f} (last row: 64 whose tasks cost nothing)")
-            print(f"as many as one prefix takes, at 3,500 puts/s: {3500 / (len(puts) + 1) / one:.0f}")
+            print(
+                f"workers that the scheduler can keep busy: {free / one:.0f} (last row: 64 whose tasks cost nothing)"
+            )
+            print(f"workers that one prefix can serve, at 3,500 puts/s: {3500 / (len(puts) + 1) / one:.0f}")
         finally:
             for group in groups:
                 group.kill()
@@ -172,7 +186,7 @@ def measure(
     address: str, scheduler: psutil.Process, workers: int, packs: int, gpu: float, puts: tuple[int, ...],
     store: argparse.Namespace,
 ) -> tuple[float, str]:  # fmt: skip
-    """Packs a second, and where the time of the workers' lanes went."""
+    """Packs per second, and where the time of the workers' lanes went."""
     with tempfile.TemporaryDirectory() as notes, cluster.connect(address, LANES) as connected:
         connected.client.wait_for_workers(workers, timeout=120)
         simulated = Simulated(notes, gpu, puts, store.latency, store.connection, store.writers)
@@ -185,7 +199,7 @@ def measure(
             assert not errors, errors[0]
             cpu = [(sum(p.cpu_times()[:2]) - before) / seconds for p, before in clocks]
         spent = [json.loads(path.read_text()) for path in Path(notes).iterdir()]
-    done = packs / (packs + LANES)  # of what was noted, the part after the warm-up
+    done = packs / (packs + LANES)  # the share of the noted times that is after the warm-up
     shares = {name: sum(s[name] for s in spent) * done / (seconds * workers * LANES) for name in spent[0]}
     idle = max(0.0, 1 - sum(shares.values()))
     limit = max(
@@ -197,10 +211,11 @@ def measure(
 
 @contextlib.contextmanager
 def scheduler() -> Iterator[tuple[str, psutil.Process]]:
+    """A scheduler of Dask in a separate process: its address and its process."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "scheduler.json")
-        words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *words]
+        options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *options]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             while not file.exists():
@@ -212,7 +227,7 @@ def scheduler() -> Iterator[tuple[str, psutil.Process]]:
 
 
 def work(address: str, count: int) -> None:
-    """So many workers in this process, each with its own connections and threads."""
+    """Run ``count`` workers in this process, each with its own connections and threads."""
     import logging
 
     from distributed import Worker
@@ -230,15 +245,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", nargs="?", choices=["two", "many"])
     parser.add_argument("--teacher", default=str(demo_folder() / "teacher-nano"))
-    parser.add_argument("--utterances", type=int, default=350, help="of the bundled speech, for `two`")
+    parser.add_argument("--utterances", type=int, default=350, help="how many of the bundled speech, for `two`")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--packs", type=int, default=16, help="a worker, for `many`")
-    parser.add_argument("--speed", type=float, default=1000, help="the teacher's, × real time")
+    parser.add_argument("--packs", type=int, default=16, help="packs per worker, for `many`")
+    parser.add_argument("--speed", type=float, default=1000, help="speed of the teacher, × real time")
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--layers", type=int, default=13)
-    parser.add_argument("--bytes", type=int, default=2, help="a value: 2 is fp16, 1 is int8")
-    parser.add_argument("--latency", type=float, default=0.15, help="AWS: 100 to 200 ms for small objects")
-    parser.add_argument("--connection", type=float, default=87.5e6, help="bytes/s; AWS: 85 to 90 MB/s a request")
+    parser.add_argument("--bytes", type=int, default=2, help="bytes per value: 2 is fp16, 1 is int8")
+    parser.add_argument("--latency", type=float, default=0.15, help="seconds; AWS: 100 to 200 ms for small objects")
+    parser.add_argument("--connection", type=float, default=87.5e6, help="bytes/s; AWS: 85 to 90 MB/s per request")
     parser.add_argument("--writers", type=int, default=BUCKET_WRITERS, help="puts at a time of one pack")
     chosen = parser.parse_args()
     if chosen.which != "many":

@@ -2,10 +2,10 @@
 
     python benchmarks/encodings.py --seeds 3 --draw benchmarks/encodings.svg
 
-The bundled speech goes through the bundled teacher once for each encoding. From each cache the demo's GenDistiller is
-trained, and judged on held-out speech against the layers in fp32, whatever it was trained from. The seeds give the
-noise of a run, beside which the encodings are set: `within noise` says that a mean lies within two standard errors of
-the difference, or above.
+The bundled teacher runs over the bundled speech once for each encoding. From each cache the demo's GenDistiller is
+trained, and it is always evaluated on held-out speech against the layers in fp32. The scatter of the seeds gives the
+noise of a run, with which the encodings are compared: `within noise` means that the student's mean is at most two
+standard errors of the difference below fp32's.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from gdist.stages.train.train import train
 
 
 def stored(encoding: str, folder: Path) -> dict[str, Any]:
-    """Extract; bytes an audio second of the layers alone, and what was lost."""
+    """Extract with one encoding: the bytes of the layers per second of audio, and what was lost."""
     cache_uri = str(folder / encoding)
     teacher, manifest = demo_folder() / "teacher-nano", demo_folder() / "demo.parquet"
     found = extract(ExtractConfig(str(teacher), str(manifest), cache_uri, encoding=encoding), show_progress=False)
@@ -53,7 +53,7 @@ def stored(encoding: str, folder: Path) -> dict[str, Any]:
 
 
 def student(encoding: str, seed: int, folder: Path, bench: Bench) -> float:
-    """Mean cosine over the layers of a student trained from one cache, against the layers in fp32."""
+    """The mean cosine over layers of a student trained from one cache, against the layers in fp32."""
     out = folder / f"run-{encoding}-{seed}"
     config = load_config("demo-gendistiller", None, (f"train.seed={seed}", "train.checkpoint_every=1000"))
     train(str(folder / encoding), out, config, show_progress=False)
@@ -64,8 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encodings", default=",".join(ENCODINGS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--draw", type=Path, help="an SVG of the trade-off")
-    parser.add_argument("--json", type=Path, help="where to keep the figures")
+    parser.add_argument("--draw", type=Path, help="file for an SVG of the trade-off")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     names = ["fp32", *(name for name in options.encodings.split(",") if name != "fp32")]
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,16 +79,17 @@ def main() -> None:
                     bench = Bench(exact, load_config("demo-gendistiller", None, ()).data, {})
                 row["students"] = [student(row["encoding"], seed, folder, bench) for seed in range(options.seeds)]
             row["fraction"] = row["bytes_per_second"] / rows[0]["bytes_per_second"]
-            print(told(row, rows[0]), flush=True)
+            print(described(row, rows[0]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
     if options.draw:
         options.draw.write_text(drawing(rows))
 
 
-def told(row: dict[str, Any], exact: dict[str, Any]) -> str:
+def described(row: dict[str, Any], exact: dict[str, Any]) -> str:
+    """One line about an encoding, with its student compared with that of fp32."""
     line = (
-        f"{row['encoding']:6} {row['bytes_per_second'] / 1000:7.1f} kB a second of audio, {row['fraction']:.3f} of "
+        f"{row['encoding']:6} {row['bytes_per_second'] / 1000:7.1f} kB per second of audio, {row['fraction']:.3f} of "
         f"fp32; relative error {row['relative_error']:.1e} (worst layer {row['worst_error']:.1e})"
     )
     if "students" not in row:
@@ -105,7 +106,7 @@ def told(row: dict[str, Any], exact: dict[str, Any]) -> str:
 
 
 def drawing(rows: list[dict[str, Any]]) -> str:
-    """Two panels over bytes (logarithmic): the error (logarithmic), and the student with its seeds."""
+    """An SVG of two panels over bytes (logarithmic): the error (logarithmic), and the student with its seeds."""
     width, height, left, top, gap = 420, 300, 60, 40, 90
     xs = [math.log10(row["bytes_per_second"]) for row in rows]
     lossy = [row for row in rows if row["relative_error"]]
@@ -141,7 +142,7 @@ def drawing(rows: list[dict[str, Any]]) -> str:
             parts.append(f'<text x="{x0 - 6}" y="{y + 4:.1f}" class="tick" text-anchor="end">{label}</text>')
         parts.append(
             f'<text x="{x0 + width / 2}" y="{top + height + 38}" class="tick" text-anchor="middle">'
-            "kB of layers a second of audio</text>"
+            "kB of layers per second of audio</text>"
         )
         for row, values in points:
             at = [place(math.log10(row["bytes_per_second"]), value) for value in values]

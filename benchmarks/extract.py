@@ -1,20 +1,20 @@
-"""How near extraction comes to the teacher's own speed, and how far ahead of the loop most people write.
+"""How close extraction comes to the teacher's own speed, and how far it is ahead of the loop that most people write.
 
     python benchmarks/extract.py --precision fp32 --precision bf16
 
-Three ways to do the same work on the same speech, taking turns, so that what else the machine does strikes all of
-them:
+Three ways to do the same work on the same speech take turns, so that other load on the machine affects all of them
+equally:
 
-    limit     the teacher's forward pass alone, on batches that lie ready as tensors
+    limit     the teacher's forward pass alone, on batches that are ready as tensors
     gdist     audio files → a committed cache: what `gdist extract` does after it has loaded the teacher
-    loop      Hugging Face's model, one utterance at a time, and numpy.save for each; in a process of its own, where
-              it has the memory allocator as people have it
+    loop      Hugging Face's model, one utterance at a time, and numpy.save for each; in a separate process, with the
+              memory allocator's default settings
 
-On a CPU it also says what the cores could do at most (`roof`): the arithmetic of Hugging Face's forward pass,
-counted, all of it at the speed of the fastest product of matrices.
+On a CPU it also prints the most that the cores could do (`roof`): the counted arithmetic of Hugging Face's forward
+pass, all of it at the speed of the fastest matrix product.
 
-What is printed are ratios of audio seconds a second; the teacher has WavLM Base's shapes and random weights unless
-another is named. Axes: B batch, S samples.
+It prints ratios of audio seconds per second. The teacher has WavLM Base's shapes and random weights, unless
+``--teacher`` names another. Axes: B batch, S samples.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from gdist.stages.teachers.packed import PackedLinear, can_pack
 
 
 def wavlm_base(folder: Path) -> str:
-    """A checkpoint with WavLM Base's shapes and random weights: the arithmetic of the real one."""
+    """Save a checkpoint with WavLM Base's shapes and random weights, whose arithmetic is that of the real one."""
     from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
     torch.manual_seed(0)
@@ -59,7 +59,10 @@ def wavlm_base(folder: Path) -> str:
 
 
 def speech(minutes: float, join_seconds: float, out: Path) -> Path:
-    """A manifest of bundled sentences in FLAC files, joined until each has so many seconds, again and again."""
+    """Write a manifest and FLAC files of bundled sentences, joined until each file has ``join_seconds``.
+
+    Sentences are used again until there are ``minutes`` of speech.
+    """
     demo = Manifest.read(demo_folder() / "demo.parquet").measured()
     sentences = [
         audio.load_utterance(u.path, u.start, u.num_samples or 0, u.sample_rate or 0)
@@ -83,6 +86,7 @@ def speech(minutes: float, join_seconds: float, out: Path) -> Path:
 
 
 def limit(teacher: Teacher, ready: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """The teacher's forward pass alone."""
     for waveform_BS, num_samples_B in ready:
         for _ in teacher.hidden_states(waveform_BS, num_samples_B):
             pass
@@ -91,7 +95,7 @@ def limit(teacher: Teacher, ready: list[tuple[torch.Tensor, torch.Tensor]]) -> N
 
 
 def loop(model: Any, utterances: list[Utterance], precision: str, half: bool, out: Path) -> None:
-    """What most people write."""
+    """The loop that most people write."""
     device, autocast = next(model.parameters()).device, PRECISIONS[precision]
     for utterance in utterances:
         samples_S = audio.load_utterance(
@@ -106,7 +110,7 @@ def loop(model: Any, utterances: list[Utterance], precision: str, half: bool, ou
 def loop_process(
     turns: Any, source: str, device: str, utterances: list[Utterance], precision: str, half: bool, out: Path
 ) -> None:
-    """Runs the loop each time it is told to, and answers with the seconds that took."""
+    """Run the loop each time a message arrives, and reply with the seconds it took."""
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(source).eval().to(device)
@@ -119,7 +123,7 @@ def loop_process(
 
 
 def arithmetic(source: str, seconds: float) -> float:
-    """Floating-point operations of Hugging Face's forward pass over so many seconds."""
+    """Floating-point operations of Hugging Face's forward pass over ``seconds`` of audio."""
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(source).eval()
@@ -129,7 +133,7 @@ def arithmetic(source: str, seconds: float) -> float:
 
 
 def fastest_product(precision: str) -> float:
-    """Operations a second of the best product of matrices that this CPU was seen to do, in feed-forward shapes."""
+    """Operations per second of the fastest matrix product measured on this CPU, in feed-forward shapes."""
     dtype = PRECISIONS[precision] or torch.float32
     hidden = torch.randn(1600, 768).to(dtype)
     linear = torch.nn.Linear(768, 3072).requires_grad_(False)
@@ -175,6 +179,7 @@ def main() -> None:
 def compare(
     options: argparse.Namespace, source: str, manifest_path: Path, precision: str, encoding: str, folder: Path
 ) -> dict[str, Any]:
+    """Time all ways with one precision and encoding; print and return their speeds and ratios."""
     config = ExtractConfig(
         source, str(manifest_path), str(folder / "cache"), precision=precision, encoding=encoding,
         pack_frames=options.pack_frames, device=options.device,

@@ -2,9 +2,9 @@
 
     python benchmarks/headline.py --cache CACHE --work DIR          → docs/results.md
 
-Trains every row of ``ROWS`` once a seed, judges each run by fidelity and every probe, and writes the page.
-Interrupted? The same command goes on. ``--page`` writes the page from what is there. The cache may be the demo's
-(``gdist demo``); the page tells how much speech it was.
+It trains every row of ``ROWS`` once per seed, evaluates each run by fidelity and every probe, and writes the page.
+If it is interrupted, run the same command again to continue. ``--page`` only writes the page, from the runs that are
+there. The cache may be the demo's (``gdist demo``).
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from headline_page import Judged, page
+from headline_page import Evaluated, page
 
 FROZEN = "student.frontend=frozen"
 ROWS: dict[str, tuple[str, list[str]]] = {
@@ -31,7 +31,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "baseline, frozen front-end": ("headline-distilhubert", [FROZEN]),
     "baseline, frozen front-end, as long": ("headline-distilhubert", [FROZEN, "train.steps=1600"]),
 }
-# A step of GenDistiller costs two of the baseline where the front-end learns, and four where it does not.
+# A step of GenDistiller costs two of the baseline's where the front-end learns, and four where it does not.
 PAIRS = [
     ("GenDistiller", "baseline"),
     ("GenDistiller", "baseline, as long"),
@@ -49,7 +49,7 @@ def folder(work: Path, row: str, seed: int) -> Path:
 
 
 def train(cache: str, run: Path, recipe: str, settings: list[str], seed: int) -> None:
-    """One run, by the command people type; what it cost is kept beside it."""
+    """Train one run with the command that a user types, and keep its cost in the run's folder."""
     if (run / "cost.json").exists():
         return
     begun = time.monotonic()
@@ -57,13 +57,13 @@ def train(cache: str, run: Path, recipe: str, settings: list[str], seed: int) ->
     sets = [part for setting in [*settings, f"train.seed={seed}"] for part in ("--set", setting)]
     subprocess.run([GDIST, "train", "--cache", cache, "--out", run, "--recipe", recipe, *sets, "--json"], check=True)
     after = os.times()
-    # Of a single worker's child this is exact; with several it is an upper bound, and wall time is the figure.
+    # With a single worker this is exact; with several it is an upper bound, and wall time is the figure to use.
     spent = {"seconds": time.monotonic() - begun, "cpu_seconds": after.children_user - before.children_user}
     (run / "cost.json").write_text(json.dumps(spent))
 
 
-def judge(runs: list[Path]) -> None:
-    """Fidelity and every probe, of several runs in one process: the teacher's and log-mel's are shared."""
+def evaluate(runs: list[Path]) -> None:
+    """Evaluate several runs in one process, by fidelity and every probe: they share the teacher's and log-mel's."""
     left = [run for run in runs if not (run / "eval.json").exists()]
     if left:
         subprocess.run([GDIST, "eval", *left], check=True, stdout=subprocess.DEVNULL)
@@ -89,9 +89,9 @@ def main() -> None:
             for future in done:
                 future.result()
             runs = [folder(options.work, row, seed) for row, seed in jobs]
-            for future in [pool.submit(judge, runs[i :: options.workers]) for i in range(options.workers)]:
+            for future in [pool.submit(evaluate, runs[i :: options.workers]) for i in range(options.workers)]:
                 future.result()
-    found = [Judged.read(row, seed, folder(options.work, row, seed)) for row, seed in jobs]
+    found = [Evaluated.read(row, seed, folder(options.work, row, seed)) for row, seed in jobs]
     options.out.write_text(
         page([one for one in found if one is not None], ROWS, PAIRS, options.out), encoding="utf-8"
     )

@@ -1,4 +1,7 @@
-"""docs/results.md: what `benchmarks/headline.py` found, as tables; notes between the marks are written by hand."""
+"""The page docs/results.md: what `benchmarks/headline.py` found, as tables.
+
+The notes between its marks are written by hand, and are kept.
+"""
 
 import json
 import re
@@ -12,7 +15,7 @@ NOTES = re.compile(r"<!-- notes -->.*<!-- /notes -->", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """One evaluated run of a row."""
 
     row: str
@@ -21,8 +24,8 @@ class Judged:
     cost: dict[str, float]
 
     @classmethod
-    def read(cls, row: str, seed: int, folder: Path) -> "Judged | None":
-        """None where it has not been judged."""
+    def read(cls, row: str, seed: int, folder: Path) -> "Evaluated | None":
+        """The run in ``folder``, or None if it has not been evaluated."""
         if not (folder / "eval.json").exists():
             return None
         cost = folder / "cost.json"
@@ -35,14 +38,14 @@ class Judged:
 
 
 def page(
-    found: Sequence[Judged],
+    found: Sequence[Evaluated],
     rows: Mapping[str, tuple[str, list[str]]],
     pairs: Sequence[tuple[str, str]],
     out: Path,
 ) -> str:
-    """The whole page, with those ``pairs`` of rows compared; notes of an earlier one are kept."""
+    """The text of the whole page, with ``pairs`` of rows compared; notes of an earlier page at ``out`` are kept."""
     if not found:
-        raise SystemExit("no run has been judged yet")
+        raise SystemExit("no run has been evaluated yet")
     kept = NOTES.search(out.read_text(encoding="utf-8")) if out.exists() else None
     first = found[0].eval
     by_row = {row: [one for one in found if one.row == row] for row in rows}
@@ -69,8 +72,9 @@ from it:
 {commands}
 ```
 
-Each with `train.seed` 0, 1 and 2; a number in brackets says how many are judged where it is not three. Judged on
-{first["utterances"]} utterances of the `{first["split"]}` split in free-running generation. Probes: docs/probes.md.
+Each was trained with `train.seed` 0, 1 and 2; where not all three runs were evaluated, a number in brackets says how
+many were. They were evaluated on {first["utterances"]} utterances of the `{first["split"]}` split, in free-running
+generation. docs/probes.md describes the probes.
 
 ## Fidelity, size and cost
 
@@ -84,8 +88,9 @@ Each with `train.seed` 0, 1 and 2; a number in brackets says how many are judged
 
 ## Probes
 
-The mean over seeds ± their deviation; of teacher and log-mel the value and its 95 % interval over test items. A
-student's own interval is as wide as the teacher's: smaller differences are not told apart by these test items.
+For students, the mean over seeds ± their standard deviation; for teacher and log-mel, the value and its 95 % interval
+over test items. A student's own interval is as wide as the teacher's: these test items cannot resolve smaller
+differences.
 
 | | {" | ".join(f"{name} {_arrow(first['probes'][name])}" for name in probes)} |
 |---|{"---|" * len(probes)}
@@ -95,9 +100,9 @@ student's own interval is as wide as the teacher's: smaller differences are not 
 | chance | {" | ".join(f"{first['probes'][name]['chance']:.3f}" for name in probes)} |
 | test items | {" | ".join(str(first["probes"][name]["test_items"]) for name in probes)} |
 
-By how much GenDistiller is ahead (+) or behind (−), whichever way is better: the difference of the means ± its
-standard error over seeds. **Bold** where it is twice that. All are judged on the same test items, whose own scatter
-is not in it.
+The next table shows by how much GenDistiller is ahead (+) or behind (−), whichever direction is better: the
+difference of the means ± its standard error over seeds. It is **bold** where it is at least twice that. All students
+were evaluated on the same test items, whose own scatter is not included.
 
 | this | against | mean cosine | {" | ".join(probes)} |
 |---|---|---|{"---|" * len(probes)}
@@ -105,8 +110,8 @@ is not in it.
 """
 
 
-def _arrow(told: Mapping[str, Any]) -> str:
-    return f"({told['metric']} {'↑' if told['higher_is_better'] else '↓'})"
+def _arrow(result: Mapping[str, Any]) -> str:
+    return f"({result['metric']} {'↑' if result['higher_is_better'] else '↓'})"
 
 
 def _spread(values: Sequence[float], digits: int = 3) -> str:
@@ -115,19 +120,19 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
     return spread if len(values) == 3 else f"{spread} ({len(values)})"
 
 
-def _size(row: str, members: Sequence[Judged]) -> str:
+def _size(row: str, members: Sequence[Evaluated]) -> str:
     size = f"{members[0].eval['params'] / 1e6:.2f}, {members[0].eval['params_with_heads'] / 1e6:.2f}"
     spent = [one.cost["cpu_seconds"] for one in members if one.cost]
     cosine = _spread([one.eval["mean_cosine"] for one in members])
     return f"| {row} | {size} | {cosine} | {_spread(spent, 0) if spent else '–'} |"
 
 
-def _layers(row: str, members: Sequence[Judged]) -> str:
+def _layers(row: str, members: Sequence[Evaluated]) -> str:
     columns = zip(*([layer["cosine"] for layer in one.eval["layers"]] for one in members), strict=True)
     return f"| {row} | " + " | ".join(f"{statistics.mean(column):.3f}" for column in columns) + " |"
 
 
-def _probes(row: str, members: Sequence[Judged], probes: Sequence[str]) -> str:
+def _probes(row: str, members: Sequence[Evaluated], probes: Sequence[str]) -> str:
     return (
         f"| {row} | "
         + " | ".join(_spread([m.eval["probes"][name]["value"] for m in members]) for name in probes)
@@ -135,14 +140,14 @@ def _probes(row: str, members: Sequence[Judged], probes: Sequence[str]) -> str:
     )
 
 
-def _ahead(one: str, other: str, by_row: Mapping[str, Sequence[Judged]], probes: Sequence[str]) -> str:
+def _ahead(one: str, other: str, by_row: Mapping[str, Sequence[Evaluated]], probes: Sequence[str]) -> str:
     def cell(values: Sequence[Sequence[float]], sign: int) -> str:
         difference = sign * (statistics.mean(values[0]) - statistics.mean(values[1]))
         if min(map(len, values)) < 2:
             return f"{difference:+.3f}"
         error = sum(statistics.variance(column) / len(column) for column in values) ** 0.5
-        told = f"{difference:+.3f} ± {error:.3f}".replace("-", "−")
-        return f"**{told}**" if abs(difference) >= 2 * error > 0 else told
+        text = f"{difference:+.3f} ± {error:.3f}".replace("-", "−")
+        return f"**{text}**" if abs(difference) >= 2 * error > 0 else text
 
     both = [by_row[one], by_row[other]]
     cells = [cell([[m.eval["mean_cosine"] for m in members] for members in both], 1)]
@@ -152,6 +157,6 @@ def _ahead(one: str, other: str, by_row: Mapping[str, Sequence[Judged]], probes:
     return f"| {one} | {other} | {' | '.join(cells)} |"
 
 
-def _reference(name: str, judged: Mapping[str, Any], probes: Sequence[str]) -> str:
-    told = [judged["probes"][probe] for probe in probes]
-    return f"| {name} | " + " | ".join(f"{t['value']:.3f} ({t['low']:.3f}–{t['high']:.3f})" for t in told) + " |"
+def _reference(name: str, evaluated: Mapping[str, Any], probes: Sequence[str]) -> str:
+    results = [evaluated["probes"][probe] for probe in probes]
+    return f"| {name} | " + " | ".join(f"{r['value']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in results) + " |"

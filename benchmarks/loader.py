@@ -1,22 +1,24 @@
-"""How near training batches come to a plain sequential read of the same bytes.
+"""How close reading training batches comes to a plain sequential read of the same bytes.
 
     python benchmarks/loader.py --minutes 8
 
-The cache has WavLM Base's shapes (13 layers of 768) and made-up values that compress as activations do, unless one is
-named. In turns, so that what else the machine does strikes all of them:
+The cache has WavLM Base's shapes (13 layers of 768) and synthetic values that compress as activations do, unless
+``--cache`` names another. These ways take turns, so that other load on the machine affects all of them equally:
 
-    plain     every shard file that an epoch needs, from its first byte to its last, into the same megabyte of memory
-    codecs    the chunks of those files checked and decompressed from memory, one thread: no reader can do with less
-    reader    the rows of every batch, checked and decompressed, as they are stored
-    hidden    the same as float32, an utterance at a time
-    into      the same, decoded into one batch's memory that is used again and again
+    plain     read every shard file that an epoch needs, from its first byte to its last, into the same megabyte of
+              memory
+    codecs    check and decompress the chunks of those files from memory, in one thread: no reader can do less
+    reader    read the rows of every batch, checked and decompressed, as they are stored
+    hidden    the same as float32, one utterance at a time
+    into      the same, decoded into the memory of one batch, which is reused
     loader    whole batches (60 s, padded, layers 1 to 12 and the audio), read ahead by the loader
-    zarr      what `reader` does, by zarr itself: what gdist did before it read shards on its own
+    zarr      what `reader` does, by zarr itself: what gdist did before it had its own reader of shards
 
-Speeds are bytes of the shard files a second. *warm*: the files lie in the page cache. *cold*: they were taken out of
-it (posix_fadvise) before every turn; what the disk or the host keeps is out of reach. `two layers` is the loader with
-two of them; the bytes it reads are what the kernel counted. `--s3` is the same through moto's S3 server on this
-machine, with a download of the same objects one after another as `plain`. Axes: T frames, D features.
+Speeds are bytes of the shard files per second. *warm*: the files are in the page cache. *cold*: they were dropped
+from it (posix_fadvise) before every turn; caches of the disk or the host cannot be dropped. `two layers` is the
+loader with two of the layers; the bytes it reads are those that the kernel counted. `--s3` does the same through
+moto's S3 server on this machine; `plain` is then a download of the same objects one after another. Axes: T frames,
+D features.
 """
 
 import argparse
@@ -52,7 +54,7 @@ DIM, LAYERS = 768, range(13)
 
 
 def build(uri: str, minutes: float, encoding: str, pack_frames: int) -> None:
-    """A cache of utterances of 2 to 15 s."""
+    """Write a cache of utterances of 2 to 15 s."""
     rng = np.random.default_rng(0)
     lengths: list[tuple[str, int, str | None]] = []
     while sum(samples for _, samples, _ in lengths) < minutes * 60 * framing.SAMPLE_RATE:
@@ -86,7 +88,7 @@ def build(uri: str, minutes: float, encoding: str, pack_frames: int) -> None:
 
 
 class Bench:
-    """One cache, and the ways to read an epoch of it."""
+    """One cache, and the ways to read an epoch from it."""
 
     def __init__(self, cache: Cache, layers: list[int], options: argparse.Namespace) -> None:
         self.cache, self.layers = cache, layers
@@ -106,7 +108,7 @@ class Bench:
         self.with_zarr.layouts.update(dict.fromkeys(self.with_zarr.layouts))
 
     def drop(self) -> None:
-        """Take the files out of the page cache."""
+        """Drop the files from the page cache."""
         for key in self.keys:
             descriptor = os.open(self.cache.storage.folder / key, os.O_RDONLY)  # type: ignore[operator]
             os.fsync(descriptor)
@@ -123,7 +125,7 @@ class Bench:
                     pass
 
     def codecs(self) -> float:
-        """Seconds, without what it takes to have the bytes in memory."""
+        """Seconds, not counting the time to read the bytes into memory."""
         took = 0.0
         for key in self.keys:
             found = self.reader.layouts[key.split("/c/")[0]]
@@ -166,7 +168,7 @@ class Bench:
             self.cache.waveform(spans)
 
     def load(self) -> float:
-        """Seconds until the last batch is there: by then the next epoch's first is being read already."""
+        """Seconds until the last batch has arrived; by then the next epoch's first batch is already being read."""
         self.loader.load_state_dict({"epoch": 0, "position": 0})
         stream = iter(self.loader)
         began = time.perf_counter()
@@ -178,7 +180,7 @@ class Bench:
 
 
 def bytes_read() -> int:
-    """What this process had from read calls so far."""
+    """Bytes that this process has received from read calls so far."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("rchar")).split()[1])
 
@@ -192,7 +194,7 @@ def seconds_of(way: Callable[[], float | None]) -> float:
 def compare(
     bench: Bench, ways: dict[str, Callable[[], float | None]], rounds: int, before: Callable[[], None] = lambda: None
 ) -> dict[str, dict[str, float]]:
-    """For each way: MB a second, its ratio to the first (the median of the rounds), ms a chunk."""
+    """For each way: MB per second, its ratio to the first way (the median of the rounds), and ms per chunk."""
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -213,11 +215,11 @@ def show(title: str, found: dict[str, dict[str, float]]) -> None:
     print(title)
     for name, row in found.items():
         print(f"  {name:8} {row['mb_per_second']:7.0f} MB/s, {row['ratio']:.3f} of plain, "
-              f"{row['ms_per_chunk']:.3f} ms a chunk", flush=True)  # fmt: skip
+              f"{row['ms_per_chunk']:.3f} ms per chunk", flush=True)  # fmt: skip
 
 
 class Moto:
-    """An S3 server of this machine for the length of a ``with``; obstore is told by the environment."""
+    """An S3 server on this machine for the length of a ``with`` block; environment variables point obstore to it."""
 
     def __enter__(self) -> str:
         with socket.socket() as probe:
@@ -243,18 +245,20 @@ class Moto:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", help="a folder; made up there if it is not there [default: for this run]")
+    parser.add_argument(
+        "--cache", help="a folder; a synthetic cache is written there if there is none [default: temporary]"
+    )
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--encoding", default="fp16", choices=["fp32", "fp16", "bf16", "int8", "int4"])
     parser.add_argument("--pack-frames", type=int, default=4096, help="small, so that a short run has several packs")
     parser.add_argument("--batch-seconds", type=float, default=60.0)
     parser.add_argument("--device", default="cpu", help="where hidden states are decoded")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--s3", action="store_true", help="through moto's server too, one round")
+    parser.add_argument("--s3", action="store_true", help="also through moto's server, one round")
     parser.add_argument("--no-zarr", action="store_true")
-    parser.add_argument("--json", type=Path, help="where to keep the figures")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
-    loader.RESIDENT_BYTES = 0  # every batch is read
+    loader.RESIDENT_BYTES = 0  # so that every batch is read
     with tempfile.TemporaryDirectory() as scratch:
         uri = options.cache or f"{scratch}/cache"
         if Cache.find(uri) is None:
@@ -277,11 +281,12 @@ def main() -> None:
 
 
 def all_but_first(cache: Cache) -> list[int]:
-    """What a student with a trained front-end reads."""
+    """The layers that a student with a trained front-end reads."""
     return [layer for layer in cache.layers if layer]
 
 
 def measure(cache: Cache, options: argparse.Namespace) -> dict[str, Any]:
+    """Time all ways, warm and cold, and count the bytes that reading two layers takes."""
     bench = Bench(cache, all_but_first(cache), options)
     print(f"{cache.identity['encoding']}, {len(cache.entries)} utterances in {cache.packs} packs, "
           f"{bench.bytes / 1e6:.0f} MB in {bench.chunks} chunks, {len(bench.batches)} batches; "
@@ -316,7 +321,7 @@ def measure(cache: Cache, options: argparse.Namespace) -> dict[str, Any]:
     stored = sum(int(meta["size"]) for key, meta in objects.items() if key.startswith(("layers/", "scales/")))
     results["bytes"] = (bytes_read() - began) / stored
     print(f"  bytes read for two layers: {results['bytes']:.3f} of all {len(cache.layers)}, "
-          f"where {2 / len(cache.layers):.3f} are theirs", flush=True)  # fmt: skip
+          f"of which they are {2 / len(cache.layers):.3f}", flush=True)  # fmt: skip
     return results
 
 

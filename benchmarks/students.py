@@ -1,18 +1,18 @@
-"""What a student costs where it is used: parameters, size on disk, memory, and speed, beside its teacher.
+"""What a student costs in use: parameters, size on disk, memory and speed, compared with its teacher.
 
     python benchmarks/students.py
 
-Forms, all with WavLM Base's shapes and random weights (``--teacher`` names another checkpoint):
+The forms, all with WavLM Base's shapes and random weights (``--teacher`` names another checkpoint):
 
-    teacher       Hugging Face's WavLMModel, as people load it, and gdist's own faster form of it
+    teacher       Hugging Face's WavLMModel as usually loaded, and gdist's own faster form of it
     baseline      the DistilHuBERT-style student
     gendistiller  the GenDistiller student
     … onnx, … onnx int8: what `gdist export --format onnx` writes, in ONNX Runtime
 
-Speed is measured at batch 1, all forms taking turns in one process, so that what else the machine does strikes all of
-them; printed are × real time and the ratio to the first form, the median of the paired ones. Peak memory is that of a
-process of its own that loads the form and hears the longest speech once. Cosines are the mean over layers and frames,
-of each form beside the same student in PyTorch, on bundled speech.
+Speed is measured at batch size 1. All forms take turns in one process, so that other load on the machine affects all
+of them equally. It prints × real time, and the median of the paired ratios to the first form. Peak memory is that of
+a separate process that loads the form and runs it once on the longest speech. Cosines are the mean over layers and
+frames, of each form compared with the same model in PyTorch, on bundled speech.
 
 Axes: B batch, S samples, L teacher layers, T frames, D features.
 """
@@ -49,12 +49,12 @@ FORMS = (
     "teacher gdist bf16",
     *(f"{student}{form}" for student in STUDENTS for form in ("", " bf16", " onnx", " onnx int8")),
 )
-Hear = Callable[[Tensor], Sequence[Tensor]]  # [1, S] → L + 1 hidden states [1, T, D]
+Model = Callable[[Tensor], Sequence[Tensor]]  # [1, S] → L + 1 hidden states [1, T, D]
 PAUSE = 0.02  # seconds after each turn, in which the other library's waiting threads go to sleep
 
 
 def prepare(source: str, folder: Path) -> None:
-    """Every student as PyTorch's and ONNX's files."""
+    """Write every student as files for PyTorch and ONNX."""
     import onnx
 
     from gdist.stages.export.formats.onnx import graph_of
@@ -64,16 +64,16 @@ def prepare(source: str, folder: Path) -> None:
     teacher = AutoConfig.from_pretrained(source).to_dict() | {"do_normalize": False}
     for name, kind in STUDENTS.items():
         torch.manual_seed(0)
-        # The output layer begins at zero, and every layer would be layer 0: no speech could tell forms apart.
+        # By default the output layer begins at zero: every layer would be layer 0, and the forms could not differ.
         fields = {"output_init": "random"} if kind == "gendistiller" else {}
-        student = KINDS[kind][1](student_config(kind, teacher, **fields)).eval()
+        student = KINDS[kind](student_config(kind, teacher, **fields)).eval()
         save_student_to(folder / name, student)
         onnx.save(graph_of(student), folder / f"{name}.onnx")
         onnx.save(quantize(graph_of(student, for_integers=True)), folder / f"{name}-int8.onnx")
 
 
 def files(form: str, source: str, folder: Path) -> Path:
-    """What lies on the disk."""
+    """The form's file on disk."""
     name, *kind = form.split()
     if name == "teacher":
         return Path(source) / "model.safetensors"
@@ -82,20 +82,20 @@ def files(form: str, source: str, folder: Path) -> Path:
     return folder / name / "model.safetensors"
 
 
-def load(form: str, source: str, folder: Path, threads: int) -> Hear:
-    """The form, ready to hear."""
+def load(form: str, source: str, folder: Path, threads: int) -> Model:
+    """Load the form, ready to run."""
     name, *kind = form.split()
     if "onnx" in kind:
         from gdist.stages.export.formats.onnx import open_session
 
         session = open_session(files(form, source, folder), threads)
 
-        def run(waveform_1S: Tensor) -> list[Tensor]:
+        def run_onnx(waveform_1S: Tensor) -> list[Tensor]:
             mask_1S = np.ones(waveform_1S.shape, np.int64)
             states = session.run(None, {"input_values": waveform_1S.numpy(), "attention_mask": mask_1S})
             return [torch.from_numpy(state) for state in states[:-1]]
 
-        return run
+        return run_onnx
     bf16 = "bf16" in kind
     if name == "teacher" and kind:
         from gdist.stages.teachers import load_teacher
@@ -104,27 +104,27 @@ def load(form: str, source: str, folder: Path, threads: int) -> Hear:
         return lambda waveform_1S: list(teacher.hidden_states(waveform_1S, torch.tensor([waveform_1S.shape[1]])))
     model = AutoModel.from_pretrained(source if name == "teacher" else folder / name).eval()
 
-    def hear(waveform_1S: Tensor) -> Sequence[Tensor]:
+    def run_torch(waveform_1S: Tensor) -> Sequence[Tensor]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             states: Sequence[Tensor] = model(waveform_1S, output_hidden_states=True).hidden_states
         return states
 
-    return hear
+    return run_torch
 
 
 def speech(seconds: float) -> Tensor:
     """Bundled sentences one after another, ``[1, S]``."""
     samples = int(seconds * framing.SAMPLE_RATE)
-    spoken_1S = torch.cat(bundled(), dim=1)
-    return spoken_1S.repeat(1, -(-samples // spoken_1S.shape[1]))[:, :samples]
+    bundled_1S = torch.cat(bundled(), dim=1)
+    return bundled_1S.repeat(1, -(-samples // bundled_1S.shape[1]))[:, :samples]
 
 
 def memory(form: str, source: str, folder: Path, seconds: float, threads: int) -> None:
-    """In a process of its own: what loading and hearing add to the libraries themselves, in bytes."""
+    """Print the bytes that loading and running add to the libraries themselves. Runs in a separate process."""
     torch.set_num_threads(threads)
     waveform_1S = speech(seconds)
     if "onnx" in form:
-        import onnxruntime  # noqa: F401  its libraries are not what a form adds
+        import onnxruntime  # noqa: F401  its libraries do not count as the form's
     elif "gdist" in form:
         import gdist.stages.teachers.packed  # noqa: F401
     before = resident("VmRSS")
@@ -133,7 +133,7 @@ def memory(form: str, source: str, folder: Path, seconds: float, threads: int) -
 
 
 def resident(what: str) -> int:
-    """Bytes of memory, now (VmRSS) or at most (VmHWM). Not ``getrusage``: that counts what a parent had before."""
+    """Bytes of memory, now (VmRSS) or at peak (VmHWM). ``getrusage`` would include what a parent had before."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 
@@ -141,7 +141,7 @@ def resident(what: str) -> int:
 def speed(
     forms: Sequence[str], source: str, folder: Path, lengths: Sequence[float], threads: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """Rows of form × length: seconds of each turn."""
+    """One row for each form and length: its speed, relative to real time and to the first form."""
     torch.set_num_threads(threads)
     ways = {form: load(form, source, folder, threads) for form in forms}
     rows = []
@@ -149,11 +149,11 @@ def speed(
         waveform_1S = speech(seconds)
         took: dict[str, list[float]] = {form: [] for form in forms}
         for turn in range(rounds + 1):
-            for form, hear in ways.items():
+            for form, model in ways.items():
                 time.sleep(PAUSE)
                 began = time.perf_counter()
-                hear(waveform_1S)
-                if turn:  # the first warms up
+                model(waveform_1S)
+                if turn:  # the first turn warms up
                     took[form].append(time.perf_counter() - began)
         for form, times in took.items():
             ratios = [first / own for first, own in zip(took[forms[0]], times, strict=True)]
@@ -171,7 +171,7 @@ def speed(
 
 
 def cosines(forms: Sequence[str], source: str, folder: Path, seconds: float) -> dict[str, float]:
-    """How near each form of a model is to it in PyTorch, in float32."""
+    """The cosine between each form of a model and the same model in PyTorch and float32."""
     waveform_1S = speech(seconds)
     found, references = {}, {}
     for form in forms:
@@ -191,7 +191,7 @@ def parameters(form: str, source: str, folder: Path) -> int:
 
 
 def apart(options: argparse.Namespace, what: str, *rest: str) -> Any:
-    """The answer of a process of its own."""
+    """Run one part in a separate process, and return its result."""
     command = [
         sys.executable,
         __file__,
@@ -209,17 +209,17 @@ def apart(options: argparse.Namespace, what: str, *rest: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def show(told: dict[str, Any], lengths: Sequence[float]) -> None:
-    """Tables in Markdown."""
+def show(results: dict[str, Any], lengths: Sequence[float]) -> None:
+    """Print the results as tables in Markdown."""
     print("\n| form | M parameters | MB on disk | MB of memory | cosine |\n|---|---|---|---|---|")
-    for form, row in told["forms"].items():
+    for form, row in results["forms"].items():
         sizes = f"{row['params'] / 1e6:.2f} | {row['bytes'] / 1e6:.0f} | {row['memory'] / 1e6:.0f}"
         print(f"| {form} | {sizes} | {row['cosine']:.4f} |")
-    columns = sorted({(row["threads"], row["seconds"]) for row in told["speed"]})
+    columns = sorted({(row["threads"], row["seconds"]) for row in results["speed"]})
     heads = [f"{seconds:g} s, {threads} thread{'s'[: threads > 1]}" for threads, seconds in columns]
     print(f"\n| form | {' | '.join(heads)} |\n|---|{'---|' * len(columns)}")
-    by_place = {(row["form"], row["threads"], row["seconds"]): row for row in told["speed"]}
-    for form in told["forms"]:
+    by_place = {(row["form"], row["threads"], row["seconds"]): row for row in results["speed"]}
+    for form in results["forms"]:
         cells = [by_place[form, *column] for column in columns]
         print(f"| {form} | " + " | ".join(f"{c['realtime']:.0f} × ({c['speedup']:.2f})" for c in cells) + " |")
 
@@ -250,14 +250,14 @@ def main() -> None:
         place = (options.teacher, options.folder)
         prepare(*place)
         near = cosines(forms, *place, max(lengths))
-        heard = [part for seconds in lengths for part in ("--seconds", str(seconds))]
+        durations = [part for seconds in lengths for part in ("--seconds", str(seconds))]
         chosen = [part for form in forms for part in ("--form", form)]
-        told: dict[str, Any] = {
+        results: dict[str, Any] = {
             "forms": {
                 form: {
                     "params": parameters(form, *place),
                     "bytes": files(form, *place).stat().st_size,
-                    "memory": apart(options, "memory", "--form", form, *heard, "1"),
+                    "memory": apart(options, "memory", "--form", form, *durations, "1"),
                     "cosine": near[form],
                 }
                 for form in forms
@@ -265,10 +265,10 @@ def main() -> None:
             "speed": [
                 row
                 for threads in options.threads or [1, 2]
-                for row in apart(options, "speed", *chosen, *heard, "--rounds", str(options.rounds), str(threads))
+                for row in apart(options, "speed", *chosen, *durations, "--rounds", str(options.rounds), str(threads))
             ],
         }
-    print(json.dumps(told, indent=2)) if options.json else show(told, lengths)
+    print(json.dumps(results, indent=2)) if options.json else show(results, lengths)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""What the cache saves a training step, against the teacher in every step as s3prl's distiller has it.
+"""What the cache saves in a training step, compared with running the teacher in every step as s3prl's distiller does.
 
     python benchmarks/train.py --work /tmp/bench-train
 
-Steps of one student on the same batches, taking turns in one process, so that what else the machine does strikes all
-of them. Each is a whole step: reading the batch, the forward and backward pass, the optimizer.
+Steps of one student on the same batches take turns in one process, so that other load on the machine affects all of
+them equally. Each is a whole step: reading the batch, the forward and backward pass, the optimizer.
 
-    online    the teacher first: Hugging Face's WavLMModel in float32 and eval mode over the padded batch, as s3prl's
-              distiller runs its own; then the student. Only audio is read. The aims are measured against this one
-    fast      the same with gdist's exact teacher, the strongest online step we know
+    online    first the teacher: Hugging Face's WavLMModel in float32 and eval mode over the padded batch, as s3prl's
+              distiller runs its own; then the student. Only audio is read. The aims are relative to this way
+    fast      the same with gdist's exact teacher, the fastest online step that we know
     cached    hidden states from the cache: what `gdist train` does
-    (a)       … of some layers: train.layers_per_step, in roll-outs from random cached layers
-    (b)       … student.frontend = frozen: from cached layer 0, without audio
+    (a)       cached, with some layers only: train.layers_per_step, in roll-outs from random cached layers
+    (b)       cached, with student.frontend = frozen: from cached layer 0, without audio
     (c)       both
 
-What a step of (a) costs depends on whether what it drew needs the front-end: every round times both kinds, and the
-mean weighs them as the plan draws them. At the end the real `train()` takes some steps of (c), the fastest, and tells
-what part of its time it waited for data. The teacher has WavLM Base's shapes and random weights; batches are read
-from the disk each time. Axes: B batch, L layers, T frames, D features, S samples.
+What a step of (a) costs depends on whether the layers that it drew need the front-end. Every round times both kinds,
+and the mean weighs them as often as the plan draws them. At the end the real `train()` takes some steps of (c), the
+fastest, and reports the fraction of its time that it waited for data. The teacher has WavLM Base's shapes and random
+weights; batches are read from the disk each time. Axes: B batch, L layers, T frames, D features, S samples.
 """
 
 import argparse
@@ -60,11 +60,11 @@ AIMS = {
     ("gendistiller", "(c)"): 6.0,
     ("distilhubert", "cached"): 1.6,
 }
-DRAWS = 1000  # how often each kind of lesson comes is counted in so many
+DRAWS = 1000  # over this many draws, it is counted how often each kind of lesson comes
 
 
 def s3prl_like(source: str) -> Callable[[Batch], list[torch.Tensor]]:
-    """Layers 0 … L as s3prl's distiller gets them in every step: its teacher is in eval mode, without gradients."""
+    """Layers 0 … L as s3prl's distiller computes them in every step: teacher in eval mode, without gradients."""
     from transformers import WavLMModel
 
     model = WavLMModel.from_pretrained(source).eval()
@@ -79,6 +79,8 @@ def s3prl_like(source: str) -> Callable[[Batch], list[torch.Tensor]]:
 
 
 def gdist_teacher(teacher: Teacher) -> Callable[[Batch], list[torch.Tensor]]:
+    """Layers 0 … L as gdist's own teacher computes them."""
+
     def run(batch: Batch) -> list[torch.Tensor]:
         assert batch.waveform_BS is not None
         hidden = list(teacher.hidden_states(batch.waveform_BS, batch.num_samples_B))
@@ -93,15 +95,16 @@ def online(
     """A step whose targets the teacher computes: only the audio is read."""
 
     def step(number: int) -> None:
-        heard = reader.read(spans, Selection((), True))
-        layers = teach(heard)
+        batch = reader.read(spans, Selection((), True))
+        layers = teach(batch)
         hidden_BLTD = torch.stack([layers[layer] for layer in lesson.layers], dim=1)
-        take(learner, replace(heard, hidden_BLTD=hidden_BLTD, selection=lesson), number)
+        take(learner, replace(batch, hidden_BLTD=hidden_BLTD, selection=lesson), number)
 
     return step
 
 
 def cached(learner: Learner, spans: list[Span], reader: Loader, lesson: Lesson) -> Callable[[int], None]:
+    """A step whose targets come from the cache."""
     return lambda number: take(learner, reader.read(spans, lesson), number)
 
 
@@ -110,11 +113,11 @@ def take(learner: Learner, batch: Batch, number: int) -> None:
 
 
 def kinds(learner: Learner, count: int) -> list[tuple[float, list[Lesson]]]:
-    """(share, lessons) of those that hear and those that do not, as often as the plan draws them."""
+    """(share, lessons) of the lessons that read audio and of those that do not, as often as the plan draws them."""
     rng = np.random.default_rng(0)
     lessons = [Lesson.of(learner.student.plan(count, rng), learner.objective.hears) for _ in range(DRAWS)]
-    apart = [[lesson for lesson in lessons if lesson.waveforms is hears] for hears in (False, True)]
-    return [(len(some) / DRAWS, some) for some in apart if some]
+    by_kind = [[lesson for lesson in lessons if lesson.waveforms is audio] for audio in (False, True)]
+    return [(len(some) / DRAWS, some) for some in by_kind if some]
 
 
 def timed(step: Callable[[int], None], number: int) -> float:
@@ -134,6 +137,7 @@ def settings(options: argparse.Namespace, precision: str, *more: str) -> TrainCo
 def compare(
     options: argparse.Namespace, name: str, precision: str, cache: Cache, teachers: dict[str, Any]
 ) -> dict[str, Any]:
+    """Time all ways for one student and precision: speeds, and ratios to the online step."""
     fields, count = STUDENTS[name]
     count = options.layers_per_step or count
     learners = {}
@@ -145,7 +149,7 @@ def compare(
     batches = [spans for spans in reader.epoch_batches(0) if total(spans) > 0.8 * options.batch_seconds]
 
     def ways(place: int) -> dict[str, list[tuple[float, Callable[[int], None]]]]:
-        """What each variant does in this round: steps, and the weight that each one's time has."""
+        """What each way does in this round: its steps, each with the weight of its time."""
         spans = batches[place % len(batches)]
         whole = {name: Lesson.of(learner.student.plan(0, np.random.default_rng(place)), learner.objective.hears)
                  for name, learner in learners.items()}  # fmt: skip
@@ -171,7 +175,7 @@ def compare(
             took.setdefault(way, []).append(sum(weight * timed(step, place + 2) for weight, step in steps))
     rows = {}
     for way, times in took.items():
-        ratios = [theirs / own for theirs, own in zip(took["online"], times, strict=True)]
+        ratios = [reference / own for reference, own in zip(took["online"], times, strict=True)]
         rows[way] = {
             "speed": statistics.median(s / t for s, t in zip(seconds, times, strict=True)),
             "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios),
@@ -182,12 +186,13 @@ def compare(
 
 
 def total(spans: list[Span]) -> float:
+    """Seconds of audio."""
     return sum(frames for _, _, frames in spans) / framing.FRAMES_PER_SECOND
 
 
 def show(result: dict[str, Any]) -> None:
     print(f"{result['student']}, {result['precision']}, dropout {result['dropout']}, {result['batch_seconds']:.0f} s "
-          f"a batch, (a) and (c): {result['layers_per_step']} layers a step")  # fmt: skip
+          f"per batch, (a) and (c): {result['layers_per_step']} layers per step")  # fmt: skip
     for way, row in result["rows"].items():
         aim = AIMS.get((result["student"], way))
         print(f"  {way:8} {row['speed']:6.1f} × real time   over online {row['ratio']:5.2f} "
@@ -196,7 +201,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def waiting(options: argparse.Namespace, precision: str, uri: str) -> dict[str, Any]:
-    """The real thing: `train()` for a few steps of (c), waiting or not for its reader."""
+    """Run the real `train()` for a few steps of (c), and report how long it waits for its reader."""
     with tempfile.TemporaryDirectory() as folder:
         config = settings(
             options, precision, "student.frontend=frozen", f"train.layers_per_step={STUDENTS['gendistiller'][1]}",
@@ -211,7 +216,7 @@ def waiting(options: argparse.Namespace, precision: str, uri: str) -> dict[str, 
 
 
 def build(options: argparse.Namespace, work: Path) -> tuple[str, str]:
-    """The teacher and the cache of its layers, in a folder where they stay."""
+    """Write the teacher and the cache of its layers into ``work``, unless they are there already."""
     work.mkdir(parents=True, exist_ok=True)
     source, uri = work / "wavlm-base", work / "cache"
     if not (source / "preprocessor_config.json").exists():
@@ -225,23 +230,23 @@ def build(options: argparse.Namespace, work: Path) -> tuple[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="where teacher and cache are, or will be [default: for this run]")
+    parser.add_argument("--work", type=Path, help="folder for the teacher and the cache [default: temporary]")
     parser.add_argument("--student", action="append", choices=list(STUDENTS))
     parser.add_argument(
-        "--precision", action="append", choices=["fp32", "bf16"], help="the student's [default: fp32]"
+        "--precision", action="append", choices=["fp32", "bf16"], help="of the student [default: fp32]"
     )
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--layers-per-step", type=int, help="of (a) and (c) [default: 4 of 12, 1 of 3 heads]")
     parser.add_argument("--batch-seconds", type=float, default=48.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--draws", type=int, default=2, help="of each kind of (a) and (c) in a round")
+    parser.add_argument("--draws", type=int, default=2, help="steps of each kind of (a) and (c) in a round")
     parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--join-seconds", type=float, default=10.0, help="utterances of at least this")
-    parser.add_argument("--train-steps", type=int, default=12, help="of the real train(); 0 is none")
-    parser.add_argument("--keep-memory", action="store_true", help="freed memory is kept, as extraction does")
-    parser.add_argument("--json", type=Path, help="where to keep the figures")
+    parser.add_argument("--join-seconds", type=float, default=10.0, help="minimum length of an utterance")
+    parser.add_argument("--train-steps", type=int, default=12, help="steps of the real train(); 0 is none")
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory, as extraction does")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
-    loader.RESIDENT_BYTES = 0  # every batch is read
+    loader.RESIDENT_BYTES = 0  # so that every batch is read
     if options.keep_memory:
         keep_freed_memory()
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "students": [], "train": []}

@@ -1,4 +1,7 @@
-"""`train.compile`, which takes a C++ compiler and a minute: compiled, a student learns as it does uncompiled."""
+"""`make compiled`: with `train.compile` a student learns as it does without.
+
+This needs a C++ compiler and takes a minute.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from gdist.stages.train.student_store import build_student
 
 
 def test_compiled_learns_as_uncompiled(tiny_cache: Path) -> None:
-    """One utterance: each shape of mask is a compilation of its own, and takes a while."""
+    """The losses agree. One utterance is enough: each shape of mask is compiled separately, which takes a while."""
     cache = Cache.open(str(tiny_cache))
     losses = []
     for compiled in (False, True):

@@ -1,7 +1,8 @@
-"""`make kills`: an extraction is killed at random moments, in every way there is, and resumed; on disk and on S3.
+"""`make kills`: an extraction is killed at random moments, in every possible way, and resumed; on disk and on S3.
 
-After each kill: no receipt without its bytes. After each resumption: byte for byte the cache of an undisturbed run,
-and every utterance there once. Prints a line a kill; `SEED=… KILLS=… make kills` repeats a campaign.
+After each kill, no receipt is there without its bytes. After each resumption, the cache is byte for byte that of an
+undisturbed run, and contains every utterance once. It prints one line per kill; `SEED=… KILLS=… make kills` repeats a
+campaign.
 """
 
 import os
@@ -30,13 +31,13 @@ from gdist.pipeline.storage.objects import Storage
 from gdist.stages.extract.extractor import LANES
 
 nursery, bucket = test_extract.nursery, test_extract.bucket
-KINDS = ("process", "client", "worker", "scheduler")  # of one box; of a cluster
+KINDS = ("process", "client", "worker", "scheduler")  # the first is on one machine, the others are of a cluster
 PACK_FRAMES = 384
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 utterances, in 40 packs or so."""
+    """A manifest of 120 utterances, in about 40 packs."""
     demo = Manifest.read(demo_folder() / "demo.parquet")
     rows = [row for row in demo.table.to_pylist() if row["num_samples"] * 50 // row["sample_rate"] < PACK_FRAMES]
     out = tmp_path_factory.mktemp("corpus") / "m.parquet"
@@ -46,6 +47,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Campaign:
+    """The kills, their random numbers, and what was found wrong."""
+
     nursery: Nursery
     teacher: Path
     corpus: Path
@@ -56,7 +59,7 @@ class Campaign:
     failures: list[str] = field(default_factory=list)
 
     def kill(self, number: int, kind: str, uri: str) -> None:
-        """One extraction into a new place, killed once, and resumed."""
+        """Start an extraction into a new location, kill it once, resume it and print one line."""
         if kind != "process" and self.dask is None:
             self.dask = self.start_dask()
         line = [*command(self.teacher, self.corpus, uri), "--pack-frames", PACK_FRAMES]
@@ -72,7 +75,7 @@ class Campaign:
         while receipts(uri) < wanted and time.monotonic() < deadline:
             time.sleep(0.002)
         time.sleep(delay)
-        self.strike(kind)
+        self.send_kill(kind)
         code = self.nursery.exit_code()
         seen = receipts(uri)
         found = self.damage_after(kind, code, uri)
@@ -90,7 +93,7 @@ class Campaign:
         )
         self.failures += [f"{number} {kind} {uri}: {what}" for what in found]
 
-    def strike(self, kind: str) -> None:
+    def send_kill(self, kind: str) -> None:
         if kind in ("process", "client"):
             self.nursery.send(signal.SIGKILL)
             return
@@ -102,7 +105,7 @@ class Campaign:
         self.random.choice(self.dask.processes()).kill()
 
     def damage_after(self, kind: str, code: int, uri: str) -> list[str]:
-        """What is wrong with a cache whose extraction was just struck."""
+        """What is wrong with a cache right after its extraction was killed."""
         complete = receipts(uri) == sum(name.startswith("receipts/") for name in self.expected)
         allowed = {"process": {-9}, "client": {-9}, "worker": {0}, "scheduler": {1}}[kind]
         found = [f"exit {code}"] * (code not in allowed | ({0} if complete else set()))
@@ -126,7 +129,7 @@ class Campaign:
 
 
 def wait_for_workers(dask: Running) -> None:
-    """Until both have come (back): a nanny gives up where its worker is killed while it starts."""
+    """Wait until both workers are there (again): a nanny gives up if its worker is killed while it starts."""
     with cluster.connect(dask.address(), LANES) as connected:
         connected.client.wait_for_workers(2, timeout=120)
 
@@ -143,7 +146,7 @@ def receipts(uri: str) -> int:
 
 @pytest.fixture
 def start_dask(tmp_path: Path, bucket: str) -> Iterator[Callable[[], Running]]:
-    """Each call ends the scheduler and the workers that there were, and starts others."""
+    """Each call ends the current scheduler and workers, and starts new ones."""
     started: list[Running] = []
 
     def end() -> None:
@@ -180,7 +183,7 @@ def test_kills(
         campaign.kill(number, kind, str(tmp_path / f"c{number}") if where == "disk" else f"{bucket}/c{number}")
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(kind for kind, _ in plan).items())
     places = ", ".join(f"{n} {where}" for where, n in Counter(where for _, where in plan).items())
-    said = (tmp_path_factory.getbasetemp() / "nursery0/stderr").read_text(errors="replace")
-    campaign.failures += ["a command ended with a traceback"] * ("Traceback" in said)
+    stderr = (tmp_path_factory.getbasetemp() / "nursery0/stderr").read_text(errors="replace")
+    campaign.failures += ["a command ended with a traceback"] * ("Traceback" in stderr)
     print(f"{kills} kills ({kinds}; {places}) in {time.monotonic() - began:.0f} s: {len(campaign.failures)} failures")
     assert not campaign.failures, "\n".join(campaign.failures)
