@@ -10,6 +10,7 @@ import importlib.metadata
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -210,6 +211,20 @@ class Registry[T](Mapping[str, T]):
             return False
         self._keep(extension, row)
         return True
+
+    @contextmanager
+    def lent(self, name: str, found: Any) -> Iterator[T]:
+        """For the length of a ``with``, the row called ``name`` is the one that ``found`` makes, wherever it is from.
+
+        Raises:
+            TypeError: it is no such thing; the message says what is wanted.
+        """
+        row, before = self._accept(found), dict(self.own)
+        self.own[name] = row
+        try:
+            yield row
+        finally:
+            self.own = before
 
     def _keep(self, extension: Extension, row: T) -> str:
         name = self._key(row) if self._key else extension.name

@@ -43,6 +43,17 @@ def visible_gpus() -> list[str]:
     return named or [str(number) for number in range(torch.cuda.device_count())]
 
 
+def in_own_memory[M: torch.nn.Module](module: M) -> M:
+    """The module, each of its tensors copied to where torch itself would place it.
+
+    What safetensors loads is a view of a mapped file and begins at any multiple of 8 bytes. Where a matrix begins may
+    decide how it is multiplied, and so the last bits of what comes out; and a mapped file must stay as it is.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()
+    return module
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors for the next ones, as CUDA's allocator does.
 

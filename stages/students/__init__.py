@@ -1,8 +1,8 @@
 """Students: small models that answer for every hidden layer of a large one.
 
 To add a student, write one file with a ``StudentConfig`` and a ``Student`` (see ``base.py`` for the contract), and
-add its row to ``STUDENTS``; the conformance tests run over the table. One that is yours alone stays in a file of your
-own, and is named by it: ``--student FILE.py:CLASS``.
+add its row to ``STUDENTS``; ``gdist.stages.testing.StudentSuite`` checks it. One that is yours alone stays in a file
+of your own, and is named by it: ``--student FILE.py:CLASS``.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.extensions import Registry
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.locations import in_shell
+from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.students.armhubert import ArmHubertModel
 from gdist.stages.students.base import Student, StudentConfig
@@ -196,7 +197,7 @@ def load_student(folder: str | Path) -> Student:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not isinstance(config, StudentConfig):
             raise RunError(f"{folder} holds no student of gdist's: its model_type is {config.model_type}")
-        student: Student = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False)
+        student: Student = in_own_memory(AutoModel.from_pretrained(folder, config=config, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise RunError(
             f"cannot load the student at {folder}: {error}", "export it as `--format hf`, or train it again"

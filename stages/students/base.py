@@ -1,7 +1,28 @@
 """What every student is: a Hugging Face model that answers for its teacher's hidden states.
 
 Training uses ``frontend``, ``plan`` and ``learn``, evaluation ``predict``; everyone else calls the model as they
-called the teacher. A student that answers for all its layers at once writes ``predict`` and is done.
+called the teacher. What a student must have, in one file:
+
+- a subclass of :class:`StudentConfig` with a ``model_type`` that no other model has, and fields of its own with types
+  and defaults, which ``--set student.FIELD=VALUE`` sets; it is a dataclass without being told;
+- a subclass of :class:`Student` at the top level of the file, whose ``config_class`` is that config, whose
+  ``__init__(self, config)`` begins with ``super().__init__(config)`` and ends with ``self.post_init()``, and which
+  writes :meth:`Student.predict`. The modules it makes are all that it is: their weights are saved and loaded.
+
+What it may have, where what is inherited does not fit:
+
+- ``config.own_layers()``: the teacher layers it predicts unless ``student.predict_layers`` says so; all of them;
+- ``throwaway()``: the parameters that serve distillation only, such as heads; none;
+- ``layers()``: each :class:`TransformerLayer` that a teacher's layer may be loaded into, in order; none;
+- ``config.layer_width``: how wide those are; as wide as the teacher's;
+- ``config.own_fields``: common fields whose defaults are its own and not the teacher's; none;
+- ``plan``, ``learn`` and ``teacher_ratio``: for students that take steps from layer to layer;
+- ``_init_weights(module)``: how weights begin.
+
+The class with a head for Hugging Face's ``AutoModelForAudioClassification`` is made for it, and so are its exports:
+for these the file imports torch, transformers and gdist.stages only, gdist's by ``from … import …``; for ONNX,
+``predict`` looks at no value in a tensor, or ``torch.export`` could not trace it.
+``gdist.stages.testing.StudentSuite`` checks all of this.
 
 Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D features.
 """
@@ -132,13 +153,35 @@ class Student(PreTrainedModel):  # type: ignore[misc]
     config_class = StudentConfig
     main_input_name = "input_values"
     config: Any
+    _begun: frozenset[str] = frozenset()
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__(config)
         self.frontend = Frontend(FrontendConfig(**config.frontend))
 
+    def post_init(self) -> None:
+        """Draws the weights; the last line of ``__init__``, after every module is there."""
+        super().post_init()
+        self._begun = frozenset(name for name, _ in self.named_parameters())
+
+    def require_post_init(self) -> None:
+        """Raises TypeError where ``__init__`` did not end with ``self.post_init()``.
+
+        Hugging Face's ``post_init`` is what draws weights as ``_init_weights`` says, and what makes the model able to
+        be saved and loaded: without it, training goes on for hours, and saving ends in an AttributeError.
+        """
+        late = [name for name, _ in self.named_parameters() if name not in self._begun]
+        if late:
+            more = f" and {len(late) - 1} more" if late[1:] else ""
+            raise TypeError(
+                f"{type(self).__name__}.__init__ must end with self.post_init(), which draws the weights of what was "
+                f"made before it: it was not called for {late[0]}{more}"
+            )
+
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
         """Predictions of the teacher's layers from layer 0, each from the student's own states alone.
+
+        An utterance's predictions are the same in any batch: what lies in its padding changes nothing.
 
         Args:
             h0_BTD: the front-end's output, or the teacher's cached layer 0 when the front-end is frozen.
@@ -179,8 +222,9 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         return tuple(self.config.predict_layers)
 
     def layers(self) -> Iterable[TransformerLayer]:
-        """The Transformer layers, in the order a teacher's are loaded into them."""
-        raise NotImplementedError
+        """The Transformer layers, in the order a teacher's are loaded into them; none where a student has none, and
+        ``student.initialize = layers`` is then refused."""
+        return ()
 
     def throwaway(self) -> Iterable[nn.Parameter]:
         """Parameters that serve distillation only and are no part of the student people keep."""

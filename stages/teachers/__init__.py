@@ -17,6 +17,7 @@ from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.errors import TeacherError
 from gdist.pipeline.extensions import Registry
+from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.teachers.base import Teacher, check_geometry, check_precision, check_weights
 from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
@@ -96,7 +97,7 @@ def load_teacher(
             hf_logging.enable_progress_bar()
     check_weights(model, loading, name_or_path)
     return family(
-        model,
+        in_own_memory(model),  # the same weights have the same fingerprint, and answer alike from whatever file
         name=name_or_path,
         do_normalize=do_normalize,
         precision=precision,

@@ -15,6 +15,7 @@ from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, ConfigError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import STUDENT_FILES, Run
+from gdist.stages.device import in_own_memory
 from gdist.stages.students import STUDENTS, Student, student_config
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
 
@@ -33,6 +34,11 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
     described = student_config(config.student["name"], teacher_config, **fields)
     torch.manual_seed(config.train.seed)
     student = STUDENTS[config.student["name"]](described)
+    try:
+        student.require_post_init()
+    except TypeError as error:
+        name = config.student["name"]
+        raise ConfigError(f"the student {name} cannot be trained: {error}", "see docs/extending.md") from error
     initialize = config.student["initialize"]
     if initialize != "none":
         frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
@@ -110,3 +116,9 @@ def save_student_to(folder: Path, student: Student) -> None:
         "sampling_rate": framing.SAMPLE_RATE,
     }
     write_atomically(folder / "preprocessor_config.json", json.dumps(extractor, indent=2))
+
+
+def from_folder(kind: type[Student], folder: Path) -> Student:
+    """What :func:`save_student_to` wrote: the same weights, and bit for bit the same answers."""
+    student: Student = in_own_memory(kind.from_pretrained(folder))
+    return student
