@@ -59,14 +59,7 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
         workshop = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         staged = workshop / "new"
         staged.mkdir()
-        own = form.write(what, staged)
-        difference = largest_difference(form, staged, what.student)
-        if not difference <= form.tolerance(chosen):
-            raise ExportError(
-                f"the export does not answer as the student does: loaded back, its hidden states differ by "
-                f"{difference:.2g}, and {form.tolerance(chosen):.0e} is the limit for {name}",
-                "nothing was written; this is a fault of gdist or of a library it uses: gdist --version, pip freeze",
-            )
+        own, difference = write_and_compare(name, what, staged)
         result = {
             "format": name,
             "out": str(out),
@@ -96,6 +89,29 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
     return result
 
 
+def write_and_compare(name: str, what: Export, folder: Path) -> tuple[dict[str, Any], float]:
+    """Write the format ``name`` into ``folder``, load it back, and compare.
+
+    Returns:
+        the format's own fields for ``--json``, and the largest difference of any hidden state.
+
+    Raises:
+        ExportError: the student cannot have this form; or loaded back, it differs from the student.
+    """
+    form = format_named(name)
+    own = form.write(what, folder)
+    difference, largest = compared(form, folder, what.student)
+    limit = form.tolerance(what.options) * max(1.0, largest)
+    if not difference <= limit:
+        raise ExportError(
+            f"the export does not answer as the student does: loaded back, its hidden states differ by "
+            f"{difference:.2g}, and {limit:.0e} is the limit for {name}",
+            "nothing was written. If the student is your own, run gdist.stages.testing.StudentSuite on it; if it is "
+            "gdist's, this is a fault of gdist or of a library it uses: gdist --version, pip freeze",
+        )
+    return own, difference
+
+
 def _put(staged: Path, out: Path, aside: Path) -> None:
     """``staged`` becomes ``out``; an earlier export is put aside, and back if that fails."""
     if out.exists():
@@ -108,20 +124,24 @@ def _put(staged: Path, out: Path, aside: Path) -> None:
         raise
 
 
-def largest_difference(form: Format, folder: Path, student: Student) -> float:
-    """The largest absolute difference of any hidden state, between the export with a padded batch and the student
-    with one utterance after another."""
+def compared(form: Format, folder: Path, student: Student) -> tuple[float, float]:
+    """The export with a padded batch, beside the student with one utterance after another.
+
+    Returns:
+        the largest absolute difference of any hidden state, and the largest absolute value of any.
+    """
     generator = torch.Generator().manual_seed(0)
     waveforms = [torch.randn(samples, generator=generator) / 10 for samples in TRIAL_SAMPLES]
     answers = form.hidden_states(folder, waveforms)
-    difference = 0.0
+    difference = largest = 0.0
     for waveform_S, answer_LTD in zip(waveforms, answers, strict=True):
         expected_LTD = own_hidden_states(student, waveform_S)
         if answer_LTD.shape != expected_LTD.shape:
             shapes = f"{list(answer_LTD.shape)} and not {list(expected_LTD.shape)}"
             raise ExportError(f"the export gives hidden states {shapes} for {len(waveform_S)} samples")
         difference = max(difference, float((answer_LTD - expected_LTD).abs().max()))
-    return difference
+        largest = max(largest, float(expected_LTD.abs().max()))
+    return difference, largest
 
 
 @torch.no_grad()

@@ -53,8 +53,8 @@ class Format(Protocol):
         """
 
     def tolerance(self, options: Mapping[str, Any]) -> float:
-        """The largest absolute difference from the student's hidden states that is rounding and not a fault;
-        ``math.inf`` where the difference is only reported."""
+        """The largest difference from the student's hidden states that is rounding and not a fault, as a share of the
+        largest value among them where that is above 1; ``math.inf`` where the difference is only reported."""
 
     def usage(self, folder: Path) -> str:
         """What to type next, in one or a few lines."""

@@ -37,6 +37,10 @@ QUANTIZERS = ("none", "int8")
 INPUTS = ("input_values", "attention_mask")
 # No length is a multiple of another or of a stride, or the exporter would take one for the other.
 EXAMPLE_SAMPLES = (5003, 4007)
+TRACEABLE = (
+    "torch.export must be able to trace its predict for any batch and length: no .item(), no Python branch or loop "
+    "on what a tensor holds, and operators that ONNX has; --format hf and s3prl need none of this"
+)
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 README = """\
@@ -96,7 +100,6 @@ def graph_of(student: Student, for_integers: bool = False) -> Any:
     """The student as an ``onnx.ModelProto``. A layer that is taken L times is in the weights once."""
     for library in NEEDED:
         require(library)
-    form = GraphStudent(student, for_integers)
     samples_B = torch.tensor(EXAMPLE_SAMPLES)
     example = (
         pad_sequence([torch.randn(samples) / 10 for samples in EXAMPLE_SAMPLES], batch_first=True),
@@ -105,7 +108,8 @@ def graph_of(student: Student, for_integers: bool = False) -> Any:
     free = torch.export.Dim.DYNAMIC
     named = {0: "batch", 1: "samples"}
     outputs = [f"hidden_states.{layer}" for layer in range(student.config.num_teacher_layers + 1)]
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), _explained(student):
+        form = GraphStudent(student, for_integers)
         program = torch.export.export(form, example, dynamic_shapes=({0: free, 1: free},) * 2, strict=False)
         exported = torch.onnx.export(
             program,
@@ -131,10 +135,18 @@ def hidden_states(folder: Path, waveforms: Sequence[Tensor]) -> list[Tensor]:
     samples_B = torch.tensor([len(waveform) for waveform in waveforms])
     waveform_BS = pad_sequence(list(waveforms), batch_first=True)
     mask_BS = torch.arange(waveform_BS.shape[1]) < samples_B[:, None]
-    session = open_session(folder / "model.onnx")
-    *states, frames_B = session.run(
-        None, dict(zip(INPUTS, (waveform_BS.numpy(), mask_BS.long().numpy()), strict=True))
-    )
+    inputs = dict(zip(INPUTS, (waveform_BS.numpy(), mask_BS.long().numpy()), strict=True))
+    try:
+        *states, frames_B = open_session(folder / "model.onnx").run(None, inputs)
+    except ExportError:
+        raise
+    except Exception as error:  # its own classes, which it does not document
+        lengths = ", ".join(map(str, samples_B.tolist()))
+        raise ExportError(
+            f"the student was exported to ONNX, but ONNX Runtime cannot run it on utterances of {lengths} samples: "
+            f"{_first_line(error)}",
+            TRACEABLE,
+        ) from error
     states_BLTD = torch.stack([torch.from_numpy(state_BTD) for state_BTD in states], dim=1)
     return [states_LTD[:, :count] for states_LTD, count in zip(states_BLTD, frames_B.tolist(), strict=True)]
 
@@ -188,6 +200,11 @@ def open_session(path: Path, threads: int = 0) -> Any:
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def available() -> bool:
+    """Whether the extra ``onnx`` is installed."""
+    return all(importlib.util.find_spec(library) for library in NEEDED)
+
+
 def require(library: str) -> Any:
     """One of the libraries of the extra ``onnx``."""
     if importlib.util.find_spec(library) is None:
@@ -209,6 +226,21 @@ def _readme(export: Export, quantizer: str) -> str:
         if config.do_normalize
         else "Samples go in as they are: this student's teacher wants nothing normalised.",
     )
+
+
+@contextlib.contextmanager
+def _explained(student: Student) -> Iterator[None]:
+    """What the exporter raises, in one line: it has dozens of classes, and a student's code may raise any other."""
+    try:
+        yield
+    except Exception as error:
+        name = type(student).__name__
+        message = f"{name} cannot be exported to ONNX: {type(error).__name__}: {_first_line(error)}"
+        raise ExportError(message, TRACEABLE) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextlib.contextmanager

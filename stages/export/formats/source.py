@@ -63,7 +63,14 @@ def flat_name(module: str) -> str:
 
 def _source_of(module: str) -> str:
     extension = extension_behind(module)  # as it was when it was run: the file may have changed since
-    return extension.source.decode() if extension else inspect.getsource(importlib.import_module(module))
+    if extension:
+        return extension.source.decode()
+    try:
+        return inspect.getsource(importlib.import_module(module))
+    except (OSError, TypeError) as error:  # a notebook, a prompt
+        raise ExportError(
+            f"{module} has no source file that could be exported", "move the class to a file"
+        ) from error
 
 
 def _rewritten(module: str, roots: set[str], instead: Mapping[str, str]) -> tuple[str, list[str]]:
