@@ -67,6 +67,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("stages.evaluate", "stages.estimate"),
     ("stages.report", "stages.export"),
     ("stages.catalogue", "stages.manifests", "stages.demo"),
+    ("stages.testing",),
     ("stages.cli",),
 )
 LONG = {"gdist.stages.students.gendistiller": "the config's fields and the generation they steer are read together"}

@@ -41,7 +41,8 @@ class Encoding(ABC):
 
     Attributes:
         name: what ``--encoding`` takes.
-        bytes_per_value: stored bytes a hidden-state value in full chunks, before lossless compression.
+        bytes_per_value: stored bytes for each value of a hidden state of 768 features, in full chunks and before
+            lossless compression.
         relative_error: ‖decoded − x‖ / ‖x‖ to expect of speech. A bound for the floating-point encodings, where it
             holds value by value; measured on the bundled teacher and speech for the others.
         largest: the largest |x| that can be stored.
@@ -58,7 +59,7 @@ class Encoding(ABC):
 
     @abstractmethod
     def parts(self, dim: int) -> dict[str, Part]:
-        """The arrays of a layer of ``dim`` features, by folder."""
+        """The arrays of a layer of ``dim`` features, by folder. One is ``layers``, with a row for each frame."""
 
     @abstractmethod
     def encode(self, hidden_BTD: Tensor, num_frames_B: Tensor, tables: Tables) -> Stored:

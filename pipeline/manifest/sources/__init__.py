@@ -1,7 +1,8 @@
 """What a manifest is built from: folders of audio and other tools' manifests.
 
-To add a kind, write one file with a subclass of :class:`Source` and add its row to ``SOURCES``; `--kind` and the
-tests follow from the table. A kind is told by its content, in the table's order: the least particular stands last.
+To add a kind, write one file with a subclass of :class:`Source` and add its row to ``SOURCES``; `--kind` follows
+from the table, and :class:`gdist.stages.testing.ManifestSuite` checks it. A kind is told by its content, in the
+table's order: the least particular stands last.
 """
 
 from typing import Any

@@ -1,9 +1,11 @@
-"""Every encoding keeps its contract: the conformance tests run over the table of names.
+"""Every encoding keeps its contract, and what its own kind promises beside it.
 
 Axes: B batch, T frames, C chunks of 128 frames, D features.
 """
 
 from functools import cache
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,32 +19,82 @@ from gdist.pipeline.cache.encodings import ENCODINGS, LAYERS, SCALES, Encoding, 
 from gdist.pipeline.cache.encodings.floats import _Float
 from gdist.pipeline.cache.encodings.integers import _Integers
 from gdist.pipeline.errors import ConfigError
+from gdist.pipeline.extensions import Extension
+from gdist.stages.testing import EncodingSuite
+from gdist.stages.testing.encoding import VECTOR, speech_like
 
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 CHUNK = 128
 NONE: Tables = {}
-names = pytest.mark.parametrize("name", ENCODINGS)
-floats = pytest.mark.parametrize("name", [name for name, kind in ENCODINGS.items() if isinstance(kind, _Float)])
-integers = pytest.mark.parametrize("name", [name for name, kind in ENCODINGS.items() if isinstance(kind, _Integers)])
-learnt = pytest.mark.parametrize("name", [name for name, kind in ENCODINGS.items() if kind.calibrated])
+floats = pytest.mark.parametrize("name", [name for name, kind in ENCODINGS.own.items() if isinstance(kind, _Float)])
+integers = pytest.mark.parametrize(
+    "name", [name for name, kind in ENCODINGS.own.items() if isinstance(kind, _Integers)]
+)
+learnt = pytest.mark.parametrize("name", [name for name, kind in ENCODINGS.own.items() if kind.calibrated])
 
 # What each encoding makes of one vector, committed: caches written by old versions must keep decoding.
-VECTOR = [0.0, 1.0, -2.5, 0.1, 3.1415927, -1e-3, 1234.5678, 65504.0, -7.0]
-GOLDEN = {
-    "fp32": {LAYERS: "000000000000803f000020c0cdcccc3ddb0f49406f1283ba2b529a4400e07f470000e0c0"},
-    "fp16": {LAYERS: "0000003c00c1662e48421994d364ff7b00c7"},
-    "bf16": {LAYERS: "0000803f20c0cd3d494083ba9a448047e0c0"},
-    "int8": {LAYERS: "60bb01b6b503bcba02", SCALES: "00767b697d4e9fb681"},
-    "int4": {LAYERS: "e7d10dee00", SCALES: "00858b788c5daec590"},
-    "rvq": {LAYERS: "070000"},
-}
 
 
-def speech_like(frames: int, dim: int = 64, seed: int = 0) -> Tensor:
-    """[T, D]: a few directions of unequal strength that change slowly, offsets, noise: as hidden states look."""
-    noise = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(8, dim, generator=torch.Generator().manual_seed(99)) * torch.linspace(2, 0.5, 8)[:, None]
-    steps = torch.randn(frames + 5, 8, generator=noise).unfold(0, 6, 1).mean(2) * 2
-    return steps @ mixing + torch.linspace(-1, 1, dim) + 0.05 * torch.randn(frames, dim, generator=noise)
+class TestFloat32(EncodingSuite):
+    encoding = ENCODINGS.own["fp32"]
+    golden: ClassVar = {LAYERS: "000000000000803f000020c0cdcccc3ddb0f49406f1283ba2b529a4400e07f470000e0c0"}
+
+
+class TestFloat16(EncodingSuite):
+    encoding = ENCODINGS.own["fp16"]
+    golden: ClassVar = {LAYERS: "0000003c00c1662e48421994d364ff7b00c7"}
+
+
+class TestBFloat16(EncodingSuite):
+    encoding = ENCODINGS.own["bf16"]
+    golden: ClassVar = {LAYERS: "0000803f20c0cd3d494083ba9a448047e0c0"}
+
+
+class TestInt8(EncodingSuite):
+    encoding = ENCODINGS.own["int8"]
+    golden: ClassVar = {LAYERS: "60bb01b6b503bcba02", SCALES: "00767b697d4e9fb681"}
+    golden_tolerance = (1 / 161, 0.0)  # a frame that is its own peak is off by half a step
+
+
+class TestInt4(EncodingSuite):
+    encoding = ENCODINGS.own["int4"]
+    golden: ClassVar = {LAYERS: "e7d10dee00", SCALES: "00858b788c5daec590"}
+    golden_tolerance = (1 / 11, 0.0)
+
+
+class TestResidualVectors(EncodingSuite):
+    encoding = ENCODINGS.own["rvq"]
+    golden: ClassVar = {LAYERS: "070000"}
+    # The table has this vector among its centroids, in half precision and units of 65,504.
+    golden_tolerance = (1e-3, 2e-3)
+
+    def golden_tables(self) -> Tables:
+        dim = len(VECTOR)
+        frames, groups = torch.zeros(2, 256, dim), torch.zeros(1, 256, 6)
+        groups[0, 1:7] = torch.eye(6) * 0.0625
+        frames[0, 7] = torch.tensor(VECTOR) / 65504
+        frames[1, 3, :6] = torch.tensor([0.5, 0, 0, 0, 0, 0])
+        frames[:, 255] = groups[:, 255] = torch.nan
+        axes = torch.eye(dim)[:6]
+        return {
+            "mean": torch.zeros(dim), "scale": torch.tensor([65504.0]), "frames": frames.half(), "axes": axes.half(),
+            "groups": groups.half(),
+        }  # fmt: skip
+
+
+def test_every_encoding_has_its_golden_bytes() -> None:
+    tested = [TestFloat32, TestFloat16, TestBFloat16, TestInt8, TestInt4, TestResidualVectors]
+    assert [suite().kind.name for suite in tested] == list(ENCODINGS.own)
+    assert all(suite.golden and set(suite.golden) == set(suite().kind.parts(9)) for suite in tested)
+    assert all(kind.name == name for name, kind in ENCODINGS.own.items())
+
+
+class TestFp8(EncodingSuite):
+    """The example of docs/extending.md: its second array has a row for each frame."""
+
+    encoding: ClassVar = Extension.read(f"{EXAMPLES / 'own_encoding.py'}:Fp8").load()
+    golden: ClassVar = {LAYERS: "000489000b80507e94", SCALES: "db361243"}
+    golden_tolerance = (2**-4, 2**-10 * 65504 / 448)  # what is small beside the frame's largest value: half a step
 
 
 @cache
@@ -64,10 +116,6 @@ def round_trip(kind: Encoding, hidden_TD: Tensor, tables: Tables = NONE) -> Tens
     return decode(kind, encode(kind, hidden_TD, tables), tables)
 
 
-def padded(utterances: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True), torch.tensor([len(u) for u in utterances])
-
-
 def relative_error(decoded: Tensor, hidden: Tensor) -> float:
     return float((decoded - hidden).norm() / hidden.norm())
 
@@ -76,128 +124,6 @@ def half_steps(kind: _Integers, hidden_TD: Tensor) -> Tensor:
     """Half a step of each value: at most 2^¼ more than the chunk's peak needs, and at least the least step."""
     peaks = [chunk.abs().amax(0).expand_as(chunk) for chunk in torch.split(hidden_TD, CHUNK)]
     return (torch.cat(peaks) / kind.levels * 2**0.25).clamp_min(2.0**-36) / 2 * (1 + 1e-5)
-
-
-def test_golden_bytes_cover_the_table() -> None:
-    assert set(GOLDEN) == set(ENCODINGS)
-
-
-@names
-class TestContract:
-    def test_table_and_name_agree(self, name: str) -> None:
-        kind = encoding(name)
-        assert kind.name == name
-        assert type(kind).__doc__  # what `gdist encodings` prints
-        row_bytes = [
-            np.dtype(part.dtype).itemsize * part.width / (CHUNK if part.per_chunk else 1)
-            for part in kind.parts(960).values()
-        ]
-        assert sum(row_bytes) / 960 == pytest.approx(kind.bytes_per_value)
-
-    @pytest.mark.parametrize(("frames", "dim"), [(1, 7), (5, 33), (128, 64), (300, 64)])
-    def test_stored_arrays_are_as_declared(self, name: str, frames: int, dim: int) -> None:
-        kind = encoding(name)
-        stored = kind.encode(
-            speech_like(3 * frames, dim).view(3, frames, dim), torch.tensor([frames] * 3), tables_of(name, dim)
-        )
-        assert set(stored) == set(kind.parts(dim))
-        for folder, part in kind.parts(dim).items():
-            assert stored[folder].numpy().dtype == np.dtype(part.dtype)
-            assert stored[folder].shape == (3, -(-frames // CHUNK) if part.per_chunk else frames, part.width)
-            assert not (stored[folder].numpy() == part.fill_value).any()
-        decoded = decode(kind, {folder: rows[0] for folder, rows in stored.items()}, tables_of(name, dim))
-        assert decoded.dtype == torch.float32
-        assert decoded.shape == (frames, dim)
-
-    def test_the_stated_error_is_kept_and_no_idle_promise(self, name: str) -> None:
-        """A bound ten times too wide would hide a broken encoder."""
-        kind, hidden = encoding(name), speech_like(1_000)
-        error = relative_error(round_trip(kind, hidden, tables_of(name)), hidden)
-        assert kind.relative_error / 10 <= error <= kind.relative_error
-
-    def test_an_utterance_is_the_same_in_any_batch(self, name: str) -> None:
-        kind, tables = encoding(name), tables_of(name)
-        utterances = [speech_like(frames, seed=frames) for frames in (300, 1, 57, 128, 129)]
-        together = kind.encode(*padded(utterances), tables)
-        for i, utterance in enumerate(utterances):
-            for folder, rows in encode(kind, utterance, tables).items():
-                assert torch.equal(together[folder][i, : len(rows)].view(torch.uint8), rows.view(torch.uint8)), folder
-
-    def test_input_may_be_strided_and_is_left_alone(self, name: str) -> None:
-        kind, tables = encoding(name), tables_of(name)
-        hidden = speech_like(200)[None]
-        strided = torch.empty(1, 64, 200).transpose(1, 2).copy_(hidden)
-        before = strided.clone()
-        stored, expected = (kind.encode(x, torch.tensor([200]), tables) for x in (strided, hidden))
-        assert torch.equal(strided, before)
-        assert all(torch.equal(stored[folder], expected[folder]) for folder in expected)
-
-    def test_frames_decode_in_any_order(self, name: str) -> None:
-        kind, tables = encoding(name), tables_of(name)
-        stored = encode(kind, speech_like(300), tables)
-        frames = torch.tensor([299, 3, 130, 3, 128, 127])
-        part = kind.decode(stored | {LAYERS: stored[LAYERS][frames]}, frames // CHUNK, tables)
-        exact = not kind.calibrated  # else a product of matrices, whose last bits follow its shape
-        whole = decode(kind, stored, tables)[frames]
-        torch.testing.assert_close(part, whole, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-5)
-
-    def test_no_frames_decode_to_none(self, name: str) -> None:
-        kind, tables = encoding(name), tables_of(name)
-        stored = {folder: rows[:0] for folder, rows in encode(kind, speech_like(3), tables).items()}
-        assert decode(kind, stored, tables).shape == (0, 64)
-
-    def test_what_was_never_written_decodes_to_nan(self, name: str) -> None:
-        kind, tables = encoding(name), tables_of(name, 33)
-        stored = encode(kind, speech_like(3, 33), tables)
-        for folder, part in kind.parts(33).items():
-            missing = stored[folder].clone()
-            missing[0 if part.per_chunk else 1] = torch.tensor(part.fill_value).to(missing.dtype)
-            decoded = decode(kind, stored | {folder: missing}, tables)
-            lost = torch.tensor([part.per_chunk, True, part.per_chunk])
-            assert torch.equal(decoded.isnan(), lost[:, None].expand(3, 33))
-
-    @pytest.mark.parametrize("fraction", [1.0, -1.0, 1e-3, 1e-45])
-    def test_what_is_storable_is_stored_finite(self, name: str, fraction: float) -> None:
-        kind, tables = encoding(name), tables_of(name)
-        hidden = torch.zeros(3, 64)
-        hidden[1] = kind.largest * fraction
-        hidden[2, 5] = kind.largest * fraction
-        assert round_trip(kind, hidden, tables).isfinite().all()
-
-    def test_golden_bytes(self, name: str) -> None:
-        kind, dim = encoding(name), len(VECTOR)
-        stored = encode(kind, torch.tensor([VECTOR]), golden_tables(name, dim))
-        assert {folder: rows.numpy().tobytes().hex() for folder, rows in stored.items()} == GOLDEN[name]
-
-    def test_old_caches_decode(self, name: str) -> None:
-        kind, dim = encoding(name), len(VECTOR)
-        stored = {
-            folder: torch.from_numpy(np.frombuffer(bytes.fromhex(GOLDEN[name][folder]), part.dtype).copy())[None]
-            for folder, part in kind.parts(dim).items()
-        }
-        decoded = decode(kind, stored, golden_tables(name, dim))[0].numpy()
-        # A frame that is its own peak is off by half a step; the learnt table has this vector among its centroids, in
-        # half precision and units of 65,504.
-        rtol, atol = {"int8": (1 / 161, 0.0), "int4": (1 / 11, 0.0), "rvq": (1e-3, 2e-3)}.get(
-            name, (max(kind.relative_error, 1e-7), 0.0)
-        )
-        np.testing.assert_allclose(decoded, VECTOR, rtol=rtol, atol=atol)
-
-
-def golden_tables(name: str, dim: int) -> Tables:
-    """By hand, since what k-means learns may differ in the last bits from one machine to the next."""
-    if name != "rvq":
-        return NONE
-    frames, groups = torch.zeros(2, 256, dim), torch.zeros(1, 256, 6)
-    groups[0, 1:7] = torch.eye(6) * 0.0625
-    frames[0, 7] = torch.tensor(VECTOR) / 65504
-    frames[1, 3, :6] = torch.tensor([0.5, 0, 0, 0, 0, 0])
-    frames[:, 255] = groups[:, 255] = torch.nan
-    axes = torch.eye(dim)[:6]
-    return {
-        "mean": torch.zeros(dim), "scale": torch.tensor([65504.0]), "frames": frames.half(), "axes": axes.half(),
-        "groups": groups.half(),
-    }  # fmt: skip
 
 
 @floats
@@ -321,6 +247,6 @@ def integer(name: str) -> _Integers:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown encoding 'pf16'") as caught:
+    with pytest.raises(ConfigError, match="pf16: there is no such encoding") as caught:
         encoding("pf16")
     assert caught.value.hint == "did you mean `fp16`?"

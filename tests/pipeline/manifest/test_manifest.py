@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.errors import ManifestError, UsageError
-from gdist.pipeline.manifest.sources import SOURCES
+from gdist.pipeline.manifest.sources import SOURCES, detect
 from gdist.pipeline.manifest.table import Manifest, Problem, build, check
+from gdist.stages.testing import ManifestSuite
 
 
 def speech(path: Path, samples: int = 1_600, rate: int = 16_000) -> Path:
@@ -186,6 +188,81 @@ class TestSplitting:
     def test_not_a_length(self, seconds: float) -> None:
         with pytest.raises(UsageError, match="at least 1 second"):
             Manifest(table(), "/").split(seconds)
+
+
+class TestLibriSpeech(ManifestSuite):
+    source = SOURCES.own["librispeech"]
+    expected: ClassVar = [
+        {
+            "id": "1-2-3",
+            "path": "dev-x/1/2/1-2-3.flac",
+            "speaker": "1",
+            "chapter": "2",
+            "text": "HI",
+            "split": "dev-x",
+        }
+    ]
+
+    def write(self, folder: Path) -> Path:
+        (folder / "dev-x" / "1" / "2").mkdir(parents=True, exist_ok=True)
+        (folder / "dev-x" / "1" / "2" / "1-2.trans.txt").write_text("1-2-3 HI\n")
+        return folder
+
+
+class TestFolder(ManifestSuite):
+    source = SOURCES.own["folder"]
+    expected: ClassVar = [{"id": "a", "path": "a.wav"}, {"id": "b/c", "path": "b/c.flac"}]
+
+    def write(self, folder: Path) -> Path:
+        speech(folder / "a.wav"), speech(folder / "b" / "c.flac")
+        return folder
+
+
+class TestLhotse(ManifestSuite):
+    source = SOURCES.own["lhotse"]
+    expected: ClassVar = [{"id": "rec", "path": "r.wav", "num_samples": 16_000, "sample_rate": 8_000}]
+
+    def write(self, folder: Path) -> Path:
+        recording = {"id": "rec", "sources": [{"type": "file", "channels": [0], "source": "r.wav"}]}
+        entry = json.dumps({**recording, "sampling_rate": 8_000, "num_samples": 16_000, "duration": 2.0})
+        (folder / "recordings.jsonl").write_text(f"{entry}\n")
+        return folder / "recordings.jsonl"
+
+
+class TestFairseq(ManifestSuite):
+    source = SOURCES.own["fairseq"]
+    expected: ClassVar = [
+        {"id": "x", "path": "x.wav", "num_samples": 500, "text": "hi there"},
+        {"id": "sub/y", "path": "sub/y.wav", "num_samples": 600, "text": "you"},
+    ]
+
+    def write(self, folder: Path) -> Path:
+        (folder / "train.tsv").write_text(f"{folder}\nx.wav\t500\nsub/y.wav\t600\n")
+        (folder / "train.wrd").write_text("hi there\nyou\n")
+        return folder / "train.tsv"
+
+
+class TestDelimited(ManifestSuite):
+    source = SOURCES.own["csv"]
+    expected: ClassVar = [
+        {"id": "1", "path": "x/a.wav", "start": 0, "digit": 3},
+        {"id": "2", "path": "s3://bucket/b.wav", "start": 7, "digit": None},
+    ]
+
+    def write(self, folder: Path) -> Path:
+        (folder / "t.csv").write_text(
+            "id,path,start,num_samples,sample_rate,digit\n1,x/a.wav,0,900,8000,3\n2,s3://bucket/b.wav,7,900,8000,\n"
+        )
+        return folder / "t.csv"
+
+
+def test_every_kind_has_its_suite_and_is_told_from_all_others(tmp_path: Path) -> None:
+    tested = [TestLibriSpeech, TestFolder, TestLhotse, TestFairseq, TestDelimited]
+    assert [suite().kind.name for suite in tested] == list(SOURCES.own)
+    for suite in tested:
+        folder = tmp_path / suite.__name__
+        folder.mkdir()
+        assert detect(suite().write(folder)) == suite().kind.name
 
 
 class TestBuildFromFolders:
@@ -428,9 +505,9 @@ class TestBuildFromFiles:
             build(tmp_path / name, tmp_path / "out.parquet")
 
     def test_a_kind_that_does_not_fit(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"no such kind .*\n.*auto, librispeech, folder, lhotse, fairseq, csv"):
+        with pytest.raises(UsageError, match=r"no such kind of source\n.*csv, fairseq, folder, lhotse, librispeech"):
             build(tmp_path, tmp_path / "m.parquet", "kaldi")
-        for kind in SOURCES.keys() - {"folder", "librispeech"}:
+        for kind in SOURCES.own.keys() - {"folder", "librispeech"}:
             with pytest.raises(ManifestError, match=f"not what --kind {kind} reads"):
                 build(tmp_path, tmp_path / "m.parquet", kind)
 

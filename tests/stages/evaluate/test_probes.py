@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.errors import GdistError
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.manifest.table import Manifest
-from gdist.stages.evaluate.probes import PROBES, Probe, ProbeResult
-from gdist.stages.evaluate.probes.base import FOLDS, SPLITS, Example, Examples, Features, speaker_folds
+from gdist.stages.evaluate.probes import PROBES
+from gdist.stages.evaluate.probes.base import FOLDS, SPLITS, Example, Examples, speaker_folds
 from gdist.stages.evaluate.probes.keyword_spotting import KEYWORD_SPOTTING
 from gdist.stages.evaluate.probes.language_identification import LANGUAGE_IDENTIFICATION
 from gdist.stages.evaluate.probes.linear import standardized
@@ -25,11 +24,8 @@ from gdist.stages.evaluate.probes.recognition import Recognition, spell
 from gdist.stages.evaluate.probes.scores import equal_error_rate, interval, mean_interval
 from gdist.stages.evaluate.probes.speaker_identification import SPEAKER_IDENTIFICATION
 from gdist.stages.evaluate.probes.speaker_verification import SpeakerVerification
-
-STATES, DIM = 3, 12
-INFORMATIVE = 1  # the hidden state that knows; the others are noise
-WORDS, VOICES = ("one", "two", "three", "four"), ("ann", "bob", "cat", "dan", "eve", "fay")
-LETTERS = "abcde"
+from gdist.stages.testing import ProbeSuite
+from gdist.stages.testing.probe import VOICES, WORDS, entries
 
 
 @pytest.fixture(scope="module")
@@ -44,120 +40,42 @@ def demo_entries() -> Mapping[str, list[Entry]]:
     return splits
 
 
-# --- constructed tasks: an entry's labels, and states that hold them in one layer ---------------------------------
+class TestKeywordSpotting(ProbeSuite):
+    probe = PROBES.own["ks"]
 
 
-def entries(per_split: tuple[int, int, int] = (96, 48, 48)) -> dict[str, list[Entry]]:
-    """Every word by every voice, with a text of five letters."""
-    rng = np.random.default_rng(0)
-    splits = {}
-    for split, count in zip(SPLITS, per_split, strict=True):
-        splits[split] = [
-            Entry(
-                f"{split}-{i}",
-                pack=0,
-                start_frame=0,
-                num_frames=20,
-                num_samples=SAMPLE_RATE,
-                labels={
-                    "digit": WORDS[i % len(WORDS)],
-                    "speaker": VOICES[i // len(WORDS) % len(VOICES)],
-                    "language": ("en", "fr")[i % 2],
-                    "text": "".join(rng.permutation(list(LETTERS))),
-                },
-            )
-            for i in range(count)
-        ]
-    return splits
+class TestQueryByExample(ProbeSuite):
+    probe = PROBES.own["qbe"]
 
 
-def knowing(splits: Mapping[str, list[Entry]], label: str) -> Features:
-    """Noise everywhere, and in one state the label: as one vector in all frames, or letter after letter."""
-    generator = torch.Generator().manual_seed(0)
-    signs: dict[str, Tensor] = {}
-
-    def sign(answer: str) -> Tensor:
-        if answer not in signs:
-            signs[answer] = 3 * torch.randn(DIM, generator=generator)
-        return signs[answer]
-
-    frames = {}
-    for split in splits.values():
-        for entry in split:
-            x_KTD = 0.5 * torch.randn(STATES, entry.num_frames, DIM, generator=generator)
-            answer = entry.labels[label]
-            said = list(answer) if label == "text" else [answer]
-            for i, part in enumerate(said):
-                span = slice(i * entry.num_frames // len(said), (i + 1) * entry.num_frames // len(said))
-                x_KTD[INFORMATIVE, span] += sign(part)
-            frames[entry.id] = x_KTD.half()
-    return Features({name: x_KTD.float().mean(1) for name, x_KTD in frames.items()}, frames)
+class TestRecognition(ProbeSuite):
+    probe = Recognition(steps=60)
+    chance = (0.5, 1.2)  # no worse than a constant guess, no better than half right
 
 
-LABELS = {"ks": "digit", "qbe": "digit", "pr": "text", "sid": "speaker", "asv": "speaker", "lid": "language"}
-QUICK: dict[str, Probe] = dict(PROBES) | {"asv": SpeakerVerification(steps=30), "pr": Recognition(steps=60)}
-Outcome = tuple[ProbeResult, Examples, Features]
+class TestSpeakerIdentification(ProbeSuite):
+    probe = PROBES.own["sid"]
 
 
-@pytest.fixture(scope="module", params=list(PROBES))
-def outcome(request: pytest.FixtureRequest) -> Outcome:
-    """Every row of the table on a task that one hidden state solves, with its control."""
-    probe, splits = QUICK[request.param], entries()
-    features, examples = knowing(splits, LABELS[request.param]), probe.choose(splits)
-    return probe.run(examples, features, control=True), examples, features
+class TestSpeakerVerification(ProbeSuite):
+    probe = SpeakerVerification(steps=30)
+
+    def items(self, examples: Examples) -> int:
+        """Trials: all pairs of a fold's test utterances."""
+        return sum(math.comb(len(fold["test"]), 2) for fold in speaker_folds(examples))
 
 
-class TestEveryProbe:
-    """Conformance over the table."""
-
-    def test_it_finds_what_is_there(self, outcome: Outcome) -> None:
-        result, _, _ = outcome
-        assert result.value > 0.9 if result.higher_is_better else result.value < 0.1
-        assert result.low <= result.value <= result.high and result.high - result.low < 0.25
-
-    def test_shuffled_labels_are_at_chance(self, outcome: Outcome) -> None:
-        result, _, _ = outcome
-        assert result.shuffled is not None
-        if result.title == "character recognition":  # no worse than a constant guess, no better than half right
-            assert 0.5 < result.shuffled <= 1.2
-        else:
-            assert abs(result.shuffled - result.chance) < 0.2
-
-    def test_the_weight_goes_to_the_layer_that_knows(self, outcome: Outcome) -> None:
-        result, _, _ = outcome
-        assert sum(result.layer_weights) == pytest.approx(1)
-        assert max(range(STATES), key=result.layer_weights.__getitem__) == INFORMATIVE
-
-    def test_it_says_what_it_stands_on(self, outcome: Outcome) -> None:
-        result, examples, _ = outcome
-        pairs = sum(math.comb(len(fold["test"]), 2) for fold in speaker_folds(examples))
-        assert result.test_items == (pairs if result.title == "speaker verification" else len(examples["test"]))
-        assert result.metric and result.title
-        assert result.classes == len({answer for e in examples["test"] for answer in e.answer.split()})
+class TestLanguageIdentification(ProbeSuite):
+    probe = PROBES.own["lid"]
 
 
-@pytest.mark.parametrize("name", list(PROBES))
-def test_the_same_again_whatever_the_threads(name: str) -> None:
-    probe, splits = QUICK[name], entries((48, 24, 24))
-    features, examples = knowing(splits, LABELS[name]), probe.choose(splits)
-    first = probe.run(examples, features)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    again = probe.run(examples, features)
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(before)
-    assert again == first
-    assert first.shuffled is None
-
-
-@pytest.mark.parametrize("name", list(PROBES))
-def test_no_labels_no_examples(name: str) -> None:
-    bare = {split: [replace(e, labels={}) for e in es] for split, es in entries().items()}
-    assert not any(PROBES[name].choose(bare).values())
-
-
-def test_rows_of_the_table_are_named_as_their_keys() -> None:
-    assert [probe.name for probe in PROBES.values()] == list(PROBES)
+def test_every_probe_has_its_suite() -> None:
+    tested = [
+        *(TestKeywordSpotting, TestQueryByExample, TestRecognition),
+        *(TestSpeakerIdentification, TestSpeakerVerification, TestLanguageIdentification),
+    ]
+    assert [type(suite.probe) for suite in tested] == [type(probe) for probe in PROBES.own.values()]
+    assert [suite.probe.name for suite in tested] == [probe.name for probe in PROBES.own.values()] == list(PROBES.own)
 
 
 # --- which utterances a task is about ------------------------------------------------------------------------------
@@ -185,7 +103,7 @@ def test_splits_by_voice_and_nameless_voices_are_left_as_they_are(voices: str | 
 
 
 def test_the_bundled_speech_supports_every_probe(demo_entries: Mapping[str, list[Entry]]) -> None:
-    chosen = {name: probe.choose(demo_entries) for name, probe in PROBES.items()}
+    chosen = {name: probe.choose(demo_entries) for name, probe in PROBES.own.items()}
     counts = {name: tuple(len(examples[split]) for split in SPLITS) for name, examples in chosen.items()}
     assert counts["ks"] == counts["qbe"] == (720, 240, 240)
     assert counts["pr"] == (154, 23, 43)
@@ -315,4 +233,4 @@ def test_the_files_are_one_a_probe() -> None:
 
     shared = {"__init__", "base", "linear", "scores"}
     own = {path.stem for path in Path(gdist.stages.evaluate.probes.__file__).parent.glob("*.py")} - shared
-    assert len(own) == len(PROBES)
+    assert len(own) == len(PROBES.own)

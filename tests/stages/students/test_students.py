@@ -3,56 +3,33 @@
 Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D features.
 """
 
-import json
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from transformers import Data2VecAudioConfig, HubertConfig, WavLMConfig
+from torch import Tensor, nn
+from transformers import WavLMConfig
 
-from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError
 from gdist.stages.students import STUDENTS, Student, student_config, student_sizes
 from gdist.stages.students.layer import Attention, drop
+from gdist.stages.testing import StudentSuite
+from gdist.stages.testing.student import sound, tiny_teachers
+from gdist.stages.testing.suite import disturb
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "conv_dim": [16] * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
-TEACHERS = {
-    "base": WavLMConfig(**SMALL).to_dict(),
-    "large": HubertConfig(**SMALL, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True).to_dict(),
-    "data2vec": Data2VecAudioConfig(**(SMALL | {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5})).to_dict(),
-}
 L = 6
+TEACHERS = tiny_teachers(L)
 
 
 def make(name: str, teacher: str = "base", **overrides: Any) -> Student:
     torch.manual_seed(0)
     config = student_config(name, TEACHERS[teacher], **overrides)
     model: Student = STUDENTS[name](config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # as after some training: nothing is zero or one by chance
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    disturb(model)
     return model
-
-
-def sound(lengths: list[int]) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    waveform_BS = torch.randn(len(lengths), max(lengths), generator=generator) * 0.1
-    samples_B = torch.tensor(lengths)
-    return waveform_BS * (torch.arange(max(lengths)) < samples_B[:, None]), samples_B
 
 
 def heard(model: Student, lengths: list[int]) -> tuple[Tensor, Tensor]:
@@ -66,123 +43,31 @@ def given_to(model: Student, h0_BTD: Tensor) -> dict[int, Tensor]:
     return {0: h0_BTD} | {layer: torch.randn(h0_BTD.shape, generator=generator) for layer in range(1, L + 1)}
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
-@pytest.mark.parametrize("name", STUDENTS)
-class TestEveryStudent:
-    def test_answers_in_the_teachers_shapes(self, name: str, teacher: str) -> None:
-        model = make(name, teacher)
-        waveform_BS, _ = sound([2000, 2000])
-        with torch.no_grad():
-            output = model(waveform_BS)
-            last, states = model(waveform_BS, return_dict=False)
-            assert model(waveform_BS, output_hidden_states=False).hidden_states is None
-        assert len(output.hidden_states) == L + 1 == model.config.num_hidden_layers + 1
-        assert all(h.shape == (2, framing.num_frames(2000), 32) for h in output.hidden_states)
-        assert torch.equal(output.last_hidden_state, output.hidden_states[-1])
-        assert torch.equal(last, output.last_hidden_state) and torch.equal(states[0], output.hidden_states[0])
+class TestEveryStudent(StudentSuite):
+    teachers = TEACHERS
+    formats = ("hf", "s3prl")  # ONNX takes its time: tests/stages/export/test_export_onnx.py has two of them
 
-    def test_a_batch_equals_its_utterances_alone(self, name: str, teacher: str) -> None:
-        model = make(name, teacher)
-        waveform_BS, num_samples_B = sound([400, 719, 720, 5000])
-        longer_BS = torch.nn.functional.pad(waveform_BS, (0, 1000))  # a batch may be padded beyond its longest
-        mask_BS = (torch.arange(6000) < num_samples_B[:, None]).long()
-        with torch.no_grad():
-            together = model(longer_BS, mask_BS).hidden_states
-            for row, samples in enumerate(num_samples_B.tolist()):
-                alone = model(waveform_BS[row : row + 1, :samples]).hidden_states
-                for hidden_BTD, alone_1TD in zip(together, alone, strict=True):
-                    frames = alone_1TD.shape[1]
-                    torch.testing.assert_close(hidden_BTD[row, :frames], alone_1TD[0], atol=1e-5, rtol=1e-5)
-                    assert hidden_BTD.shape[1] == framing.num_frames(6000) and not hidden_BTD[row, frames:].any()
+    @pytest.fixture(autouse=True, params=STUDENTS.own)
+    def row(self, request: pytest.FixtureRequest) -> None:
+        self.student = STUDENTS.own[request.param]
 
-    def test_comes_back_from_disk_bit_for_bit(self, name: str, teacher: str, tmp_path: Path) -> None:
-        model = make(name, teacher, dropout=0.3)
-        model.save_pretrained(tmp_path)
-        again, loading = type(model).from_pretrained(tmp_path, output_loading_info=True)
-        assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-        ours, theirs = model.state_dict(), again.state_dict()
-        assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
-        same = {"_name_or_path": "", "dtype": None}
-        assert again.config.to_dict() | same == model.config.to_dict() | same
-        assert json.loads((tmp_path / "config.json").read_text())["model_type"] == model.config.model_type
-        waveform_BS, _ = sound([3000])
-        with torch.no_grad():
-            assert torch.equal(again.eval()(waveform_BS)[0], model(waveform_BS)[0])
+    def takes_layers(self, model: Student) -> bool:
+        return self.student is not STUDENTS.own["armhubert"]  # blocks of a group share their queries and keys
 
-    def test_a_step_answers_for_its_plan_and_trains_every_parameter(self, name: str, teacher: str) -> None:
-        model = make(name, teacher).train()
-        h0_BTD, frames_B = heard(model, [1500, 3000])
-        plan = model.plan(0, np.random.default_rng(0))
-        prediction_BKTD = model.learn(plan, given_to(model, h0_BTD), frames_B)
-        assert prediction_BKTD.shape == (2, len(plan.answers), *h0_BTD.shape[1:])
-        assert plan.answers == model.predicted_layers == tuple(sorted(set(plan.answers))) and plan.answers[-1] == L
-        assert not prediction_BKTD[0, :, int(frames_B[0]) :].any()
-        prediction_BKTD.square().sum().backward()
-        for parameter_name, parameter in model.named_parameters():
-            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), parameter_name
+    def test_the_last_layer_is_predicted(self, teacher: str) -> None:
+        model = self.make(teacher)
+        assert model.predicted_layers[-1] == L and len(model.predicted_layers) > 2
 
-    @torch.no_grad()
-    def test_some_layers_are_those_of_all(self, name: str, teacher: str) -> None:
-        model = make(name, teacher)
-        h0_BTD, frames_B = heard(model, [2000, 4000])
-        every = model.predict(h0_BTD, frames_B)
-        layers = model.predicted_layers
-        for chosen in ([layers[1]], [layers[0], layers[-1]]):
-            some = model.predict(h0_BTD, frames_B, chosen)
-            torch.testing.assert_close(
-                some, every[:, [layers.index(layer) for layer in chosen]], atol=1e-5, rtol=1e-5
-            )
+    def test_one_that_never_called_post_init_is_refused(self) -> None:
+        begin = self.student.__init__
 
-    @torch.no_grad()
-    def test_generation_stops_at_any_layer(self, name: str, teacher: str) -> None:
-        model = make(name, teacher)
-        waveform_BS, _ = sound([2000])
-        every = model(waveform_BS).hidden_states
-        for last in (0, 1, L - 1):
-            some = model(waveform_BS, last_layer=last).hidden_states
-            assert len(some) == last + 1
-            for one, other in zip(some, every, strict=False):
-                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        class Forgetful(self.student):  # type: ignore[name-defined,misc]
+            def __init__(self, config: Any) -> None:
+                begin(self, config)
+                self.more = nn.Linear(3, 3)
 
-    def test_sampled_layers_come_equally_often(self, name: str, teacher: str) -> None:
-        model = make(name, teacher)
-        for count in (1, 2):
-            rng = np.random.default_rng(1)
-            plans = [model.plan(count, rng) for _ in range(600)]
-            assert all(
-                len(plan.answers) == count and set(plan.answers) <= set(model.predicted_layers) for plan in plans
-            )
-            seen = Counter(layer for plan in plans for layer in plan.answers)
-            expected = 600 * count / len(model.predicted_layers)
-            assert all(abs(seen[layer] - expected) < 5 * expected**0.5 for layer in model.predicted_layers), seen
-
-    def test_bf16_autocast_gives_float32_and_stays_close(self, name: str, teacher: str) -> None:
-        model = make(name, teacher)
-        waveform_BS, _ = sound([4000, 4000])
-        with torch.no_grad():
-            exact = model(waveform_BS).last_hidden_state
-            with torch.autocast("cpu", torch.bfloat16):
-                rough = model(waveform_BS).last_hidden_state
-        assert rough.dtype == torch.float32
-        assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.995
-
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_loaded_in_half_precision_it_stays_close(self, name: str, teacher: str, dtype: torch.dtype) -> None:
-        """As `from_pretrained(…, dtype=…)` makes it, on a CPU too."""
-        model = make(name, teacher)
-        waveform_BS, _ = sound([4000, 4000])
-        with torch.no_grad():
-            exact = model(waveform_BS).last_hidden_state
-            rough = model.to(dtype)(waveform_BS.to(dtype)).last_hidden_state
-        assert rough.dtype == dtype
-        assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten().float(), dim=0) > 0.99
-
-    def test_refuses_weights_that_do_not_fit(self, name: str, teacher: str) -> None:
-        model = make(name, teacher)
-        tensors = model.frontend.state_dict()
-        model.initialize_from_teacher(tensors)
-        with pytest.raises(ValueError, match="do not fit"):
-            model.initialize_from_teacher(tensors, {"0.attention.q_proj.weight": torch.zeros(1)})
+        with pytest.raises(TypeError, match=r"must end with self.post_init\(\).*more.weight and 1"):
+            Forgetful(self.make("base").config).require_post_init()
 
 
 def test_sizes_with_wavlm_base_as_the_teacher() -> None:

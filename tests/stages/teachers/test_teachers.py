@@ -6,144 +6,74 @@ Axes: B batch, S samples, T frames, D features.
 import importlib.resources
 import json
 import logging
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    Wav2Vec2FeatureExtractor,
-    WavLMForCTC,
-)
+from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor, WavLMForCTC
 
-from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError, TeacherError
-from gdist.stages.frontend.config import FrontendConfig
-from gdist.stages.frontend.frontend import Frontend
 from gdist.stages.students import STUDENTS, student_config
 from gdist.stages.teachers import FAMILIES, load_teacher, read_teacher_config
 from gdist.stages.teachers.packed import PackedConv, can_pack
+from gdist.stages.testing import TeacherSuite
+from gdist.stages.testing import teacher as teachers
+from gdist.stages.testing.teacher import BASE, LENGTHS, SMALL, scramble, sound
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
-SMALL = {
-    "hidden_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "conv_dim": [24] * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-    "num_buckets": 32,
-    "max_bucket_distance": 40,
-}
-BASE: dict[str, Any] = {"feat_extract_norm": "group"}
-LARGE = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
 DATA2VEC = {"num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 9}
-# data2vec-audio knows one layout only; every other family both, and HuBERT two oddities beside them.
-LAYOUTS = {
-    **{f"{family}-base": (family, BASE) for family in FAMILIES if family != "data2vec-audio"},
-    **{f"{family}-large": (family, LARGE) for family in FAMILIES if family != "data2vec-audio"},
-    "data2vec-audio": ("data2vec-audio", DATA2VEC),
-    "data2vec-audio-even": ("data2vec-audio", DATA2VEC | {"conv_pos_kernel_size": 8, "conv_bias": True}),
-    "wav2vec2-base-layer": ("wav2vec2", {"feat_extract_norm": "layer", "conv_bias": True}),
-    "hubert-batch-norm": ("hubert", BASE | {"conv_pos_batch_norm": True, "num_conv_pos_embeddings": 15}),
-    "hubert-no-feature-norm": ("hubert", BASE | {"feat_proj_layer_norm": False}),
-}
-LENGTHS = [400, 719, 720, 16_000, 12_345]
+
+
+class TestWavLM(TeacherSuite):
+    teacher = FAMILIES.own["wavlm"]
+
+
+class TestHubert(TeacherSuite):
+    teacher = FAMILIES.own["hubert"]
+    layouts: ClassVar = {
+        **TeacherSuite.layouts,
+        "batch-norm": BASE | {"conv_pos_batch_norm": True, "num_conv_pos_embeddings": 15},
+        "no-feature-norm": BASE | {"feat_proj_layer_norm": False},
+    }
+
+
+class TestWav2Vec2(TeacherSuite):
+    teacher = FAMILIES.own["wav2vec2"]
+    layouts: ClassVar = {
+        **TeacherSuite.layouts,
+        "base-layer": {"feat_extract_norm": "layer", "conv_bias": True},
+    }
+
+
+class TestData2VecAudio(TeacherSuite):
+    teacher = FAMILIES.own["data2vec-audio"]
+    layouts: ClassVar = {"only": DATA2VEC, "even": DATA2VEC | {"conv_pos_kernel_size": 8, "conv_bias": True}}
+
+
+SUITES = dict(zip(FAMILIES.own, (TestWavLM, TestHubert, TestWav2Vec2, TestData2VecAudio), strict=True))
+LAYOUTS = {f"{family}-{label}": (family, label) for family, suite in SUITES.items() for label in suite.layouts}
+
+
+def test_every_family_has_its_suite() -> None:
+    assert {family: suite.teacher for family, suite in SUITES.items()} == FAMILIES.own
 
 
 def checkpoint(folder: Path, layout: str = "wavlm-base", do_normalize: bool | None = None, **changes: Any) -> Path:
     """Saves a small random checkpoint in which every parameter matters."""
-    family, fields = LAYOUTS[layout]
-    torch.manual_seed(0)
-    model = AutoModel.from_config(AutoConfig.for_model(family, **(SMALL | fields | changes)))
-    scramble(model)
-    model.save_pretrained(folder)
-    if do_normalize is not None:
-        Wav2Vec2FeatureExtractor(do_normalize=do_normalize).save_pretrained(folder)
-    return folder
+    family, label = LAYOUTS[layout]
+    return teachers.checkpoint(
+        FAMILIES.own[family], {**SUITES[family].layouts[label], **changes}, folder, do_normalize
+    )
 
 
-def scramble(model: Any) -> None:
-    # Fresh norms are the identity, and fresh gates and biases nearly nothing: a mistake there would not show.
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(noise * (1.0 if "rel_attn_embed" in name or "gru" in name else 0.1))
-        for name, buffer in model.named_buffers():
-            if "running" in name:
-                buffer.add_(torch.rand(buffer.shape, generator=generator))
-
-
-def sound(lengths: list[int]) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    waveform_BS = torch.randn(len(lengths), max(lengths), generator=generator).clamp(-3, 3) * 0.1 + 0.05
-    return waveform_BS, torch.tensor(lengths)
-
-
-def assert_equals_hugging_face(folder: Path, waveform_BS: Tensor, num_samples_B: Tensor, atol: float = 1e-4) -> None:
-    teacher = load_teacher(str(folder))
-    reference = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    assert teacher.num_params == reference.num_parameters()
-    layers = list(teacher.hidden_states(waveform_BS, num_samples_B))
-    assert len(layers) == teacher.num_layers + 1
-    frames = framing.num_frames(int(num_samples_B.max()))
-    assert all(h.shape == (len(waveform_BS), frames, teacher.dim) and h.dtype == torch.float32 for h in layers)
-    for row, samples in enumerate(num_samples_B.tolist()):
-        alone_S: Any = waveform_BS[row, :samples].numpy()
-        if teacher.do_normalize:
-            extractor = AutoFeatureExtractor.from_pretrained(folder)
-            alone_S = extractor(alone_S, sampling_rate=16_000)["input_values"][0]
-        with torch.inference_mode():
-            theirs = reference(torch.from_numpy(np.asarray(alone_S))[None], output_hidden_states=True).hidden_states
-        for hidden_BTD, reference_1TD in zip(layers, theirs, strict=True):
-            count = reference_1TD.shape[1]
-            torch.testing.assert_close(hidden_BTD[row, :count], reference_1TD[0], atol=atol, rtol=1e-5)
-            assert not hidden_BTD[row, count:].any()
-
-
-class TestEveryFamily:
-    @pytest.mark.parametrize("do_normalize", [False, True])
-    @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_equals_hugging_face_for_each_utterance_alone(
-        self, tmp_path: Path, layout: str, do_normalize: bool
-    ) -> None:
-        assert_equals_hugging_face(checkpoint(tmp_path, layout, do_normalize), *sound(LENGTHS))
-
-    @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_equal_lengths_take_the_plain_path_and_equal_it_too(self, tmp_path: Path, layout: str) -> None:
-        assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound([5000, 5000]))
-
-    @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_hands_its_front_end_and_layers_to_students(self, tmp_path: Path, layout: str) -> None:
-        teacher = load_teacher(str(checkpoint(tmp_path, layout, False)))
-        assert teacher.family == LAYOUTS[layout][0] and json.loads(json.dumps(teacher.config)) == teacher.config
-        frontend = Frontend(FrontendConfig.from_teacher_config(teacher.config))
-        frontend.load_state_dict(teacher.frontend_tensors())
-        waveform_BS, num_samples_B = sound([1000, 3000])
-        with torch.no_grad():
-            expected_BTD = next(iter(teacher.hidden_states(waveform_BS, num_samples_B)))
-            torch.testing.assert_close(frontend(waveform_BS, num_samples_B), expected_BTD)
-        for name, model_class in STUDENTS.items():
-            student = model_class(student_config(name, teacher.config))
-            as_wide = student.config.layer_width == student.config.hidden_size
-            student.initialize_from_teacher(teacher.frontend_tensors(), teacher.layer_tensors(2) if as_wide else None)
-
-    @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_the_same_bytes_have_the_same_fingerprint(self, tmp_path: Path, layout: str) -> None:
-        folder = checkpoint(tmp_path, layout, False)
-        fingerprint = load_teacher(str(folder)).fingerprint
-        assert re.fullmatch("[0-9a-f]{64}", fingerprint) and load_teacher(str(folder)).fingerprint == fingerprint
+def assert_equals_hugging_face(folder: Path, waveform_BS: Tensor, num_samples_B: Tensor) -> None:
+    family = FAMILIES.own[json.loads((folder / "config.json").read_text())["model_type"]]
+    teachers.assert_equals_hugging_face(family, folder, waveform_BS, num_samples_B)
 
 
 def test_a_teacher_layer_does_the_same_in_a_student(tmp_path: Path) -> None:

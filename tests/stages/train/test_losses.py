@@ -6,55 +6,35 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gdist.stages.testing import LossSuite
 from gdist.stages.train.config import OptimConfig
 from gdist.stages.train.learner import learning_rate
 from gdist.stages.train.losses import LOSSES, cosine, masked_mean
 
 # One utterance, one layer, one frame of two values: prediction (1, 0) for the target (0, 1).
 #   L1 = (1 + 1) / 2 = 1      cos = 0      −log σ(0) = log 2      MSE = (1 + 1) / 2 = 1
-BY_HAND = {"l1_logcos": 1 + 0.5 * math.log(2), "l1_cos": 1 + 0.5 * 1, "l1": 1.0, "mse": 1.0}
+
+
+class TestL1LogCos(LossSuite):
+    loss, by_hand = LOSSES.own["l1_logcos"], 1 + 0.5 * math.log(2)
+
+
+class TestL1Cos(LossSuite):
+    loss, by_hand = LOSSES.own["l1_cos"], 1 + 0.5 * 1
+
+
+class TestL1(LossSuite):
+    loss, by_hand = LOSSES.own["l1"], 1.0
+
+
+class TestMSE(LossSuite):
+    loss, by_hand = LOSSES.own["mse"], 1.0
 
 
 def test_every_loss_has_a_worked_example() -> None:
-    assert BY_HAND.keys() == LOSSES.keys()
-
-
-@pytest.mark.parametrize("name", LOSSES)
-class TestConformance:
-    def test_by_hand(self, name: str) -> None:
-        prediction, target = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
-        loss_K = LOSSES[name](prediction, target, torch.tensor([[True]]), 0.5)
-        assert loss_K.tolist() == pytest.approx([BY_HAND[name]])
-
-    def test_padding_counts_for_nothing(self, name: str) -> None:
-        prediction, target = torch.randn(2, 3, 5, 4, requires_grad=True), torch.randn(2, 3, 5, 4)
-        mask_BT = torch.arange(5) < torch.tensor([5, 2])[:, None]
-        loss_K = LOSSES[name](prediction, target, mask_BT, 1.0)
-        (gradient,) = torch.autograd.grad(loss_K.sum(), prediction)
-        assert (gradient[1, :, 2:] == 0).all() and (gradient[1, :, :2] != 0).any()
-        disturbed = torch.where(mask_BT[:, None, :, None], prediction, 1e3)
-        assert torch.equal(LOSSES[name](disturbed, target, mask_BT, 1.0), loss_K)
-        # … and an utterance weighs as many frames as it has, whatever it was padded to.
-        alone_K = [
-            LOSSES[name](prediction[b : b + 1, :, :n], target[b : b + 1, :, :n], mask_BT[b : b + 1, :n], 1.0)
-            for b, n in ((0, 5), (1, 2))
-        ]
-        assert torch.allclose(loss_K, (5 * alone_K[0] + 2 * alone_K[1]) / 7)
-
-    def test_layers_are_apart(self, name: str) -> None:
-        prediction, target = torch.randn(1, 3, 4, 8, requires_grad=True), torch.randn(1, 3, 4, 8)
-        loss_K = LOSSES[name](prediction, target, torch.ones(1, 4, dtype=torch.bool), 1.0)
-        (gradient,) = torch.autograd.grad(loss_K[1], prediction)
-        assert (gradient[:, [0, 2]] == 0).all()
-
-    def test_falls_towards_the_target(self, name: str) -> None:
-        target = torch.randn(1, 1, 4, 8)
-        far = target + torch.randn_like(target)
-        losses = [
-            float(LOSSES[name](torch.lerp(far, target, t), target, torch.ones(1, 4, dtype=torch.bool), 1.0))
-            for t in (0.0, 0.5, 0.9)
-        ]
-        assert losses == sorted(losses, reverse=True)
+    tested = [TestL1LogCos, TestL1Cos, TestL1, TestMSE]
+    assert [suite().function for suite in tested] == list(LOSSES.own.values())
+    assert all(suite.by_hand is not None for suite in tested)
 
 
 def test_masked_mean_by_hand() -> None:

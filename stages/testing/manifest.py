@@ -1,0 +1,85 @@
+"""What every kind of manifest keeps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.manifest.schema import COLUMNS
+from gdist.pipeline.manifest.sources import SOURCES, Source
+from gdist.pipeline.manifest.table import Manifest, build
+from gdist.pipeline.storage.paths import is_uri
+from gdist.stages.testing.suite import Suite, refused
+
+
+class ManifestSuite(Suite):
+    """A kind of manifest knows its own by content, and gives one row for each utterance, in the same order each time.
+
+    Attributes:
+        source: it, or the class that makes it without arguments.
+        expected: the rows of what :meth:`write` writes, in order; paths from its folder. Columns left out are free.
+    """
+
+    source: ClassVar[Source | type[Source]]
+    expected: ClassVar[Sequence[Mapping[str, Any]]]
+
+    def write(self, folder: Path) -> Path:
+        """Write a small one of this kind below ``folder``; its audio need not be there.
+
+        Returns:
+            what ``gdist manifest build`` would be given: a file, or a folder.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.write must write a small example of its kind")
+
+    @property
+    def kind(self) -> Source:
+        return self.source() if isinstance(self.source, type) else self.source
+
+    def written(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "data"
+        folder.mkdir(exist_ok=True)
+        return self.write(folder.resolve())
+
+    def test_gdist_takes_it_and_it_says_what_it_is(self, tmp_path: Path) -> None:
+        kind = self.kind
+        with SOURCES.lent(kind.name, self.source) as row:
+            assert row.name == kind.name and row.summary, "its summary is what --help prints"
+        assert self.written(tmp_path).is_dir() == kind.reads_folders
+
+    def test_it_knows_its_own(self, tmp_path: Path) -> None:
+        src = self.written(tmp_path)
+        text = ["", ""] if src.is_dir() else [*src.read_text(encoding="utf-8").splitlines(), "", ""]
+        assert self.kind.recognizes(src, text[0], text[1])
+        if not src.is_dir():
+            assert not self.kind.recognizes(src, "Dear diary,", "nothing happened today")
+
+    def test_rows_are_as_a_manifest_needs_them(self, tmp_path: Path) -> None:
+        src = self.written(tmp_path)
+        rows = list(self.kind.rows(src))
+        assert rows == list(self.kind.rows(src)), "another order the second time"
+        for row in rows:
+            assert isinstance(row["id"], str) and isinstance(row["path"], str)
+            assert is_uri(row["path"]) or Path(row["path"]).is_absolute(), row["path"]
+            assert all(value is None or isinstance(value, str | int) for value in row.values())
+            for name in ("start", "num_samples", "sample_rate"):
+                assert row.get(name) is None or isinstance(row[name], int), f"{name} counts, and is {row[name]!r}"
+        assert len({row["id"] for row in rows}) == len(rows), "ids are not unique"
+        assert len(rows) == len(self.expected)
+        for row, expected in zip(rows, self.expected, strict=True):
+            placed = {**expected}
+            if "path" in placed and not is_uri(placed["path"]):
+                placed["path"] = str(tmp_path.resolve() / "data" / placed["path"])
+            assert {name: row.get(name) for name in placed} == placed
+
+    def test_a_manifest_is_built_from_it(self, tmp_path: Path) -> None:
+        src, out = self.written(tmp_path), tmp_path / "m.parquet"
+        with SOURCES.lent("tested", self.source):
+            built = build(src, out, "tested")
+        read = Manifest.read(out)
+        assert read.fingerprint() == built.fingerprint() and list(read.table.column_names[:2]) == ["id", "path"]
+        labels = {name for row in self.kind.rows(src) for name in row} - set(COLUMNS)
+        assert set(read.label_columns) == labels
+
+    def test_what_is_not_there_is_a_manifest_error(self, tmp_path: Path) -> None:
+        with refused(ManifestError, "."):
+            list(self.kind.rows(tmp_path / "gone"))
