@@ -44,7 +44,7 @@ from gdist.stages.extract.plan import ExtractConfig
 from gdist.stages.teachers import Teacher, load_teacher
 from gdist.stages.train.config import TrainConfig, load_config
 from gdist.stages.train.learner import Learner
-from gdist.stages.train.objective import Lesson
+from gdist.stages.train.objective import StepSelection
 from gdist.stages.train.student_store import build_student
 from gdist.stages.train.train import train
 
@@ -60,7 +60,7 @@ AIMS = {
     ("gendistiller", "(c)"): 6.0,
     ("distilhubert", "cached"): 1.6,
 }
-DRAWS = 1000  # over this many draws, it is counted how often each kind of lesson comes
+DRAWS = 1000  # over this many draws, it is counted how often each kind of selection comes
 
 
 def s3prl_like(source: str) -> Callable[[Batch], list[torch.Tensor]]:
@@ -90,33 +90,39 @@ def gdist_teacher(teacher: Teacher) -> Callable[[Batch], list[torch.Tensor]]:
 
 
 def online(
-    learner: Learner, spans: list[Span], reader: Loader, lesson: Lesson, teach: Callable[[Batch], list[torch.Tensor]]
+    learner: Learner,
+    spans: list[Span],
+    reader: Loader,
+    selection: StepSelection,
+    teach: Callable[[Batch], list[torch.Tensor]],
 ) -> Callable[[int], None]:
     """A step whose targets the teacher computes: only the audio is read."""
 
     def step(number: int) -> None:
         batch = reader.read(spans, Selection((), True))
         layers = teach(batch)
-        hidden_BLTD = torch.stack([layers[layer] for layer in lesson.layers], dim=1)
-        take(learner, replace(batch, hidden_BLTD=hidden_BLTD, selection=lesson), number)
+        hidden_BLTD = torch.stack([layers[layer] for layer in selection.layers], dim=1)
+        take(learner, replace(batch, hidden_BLTD=hidden_BLTD, selection=selection), number)
 
     return step
 
 
-def cached(learner: Learner, spans: list[Span], reader: Loader, lesson: Lesson) -> Callable[[int], None]:
+def cached(learner: Learner, spans: list[Span], reader: Loader, selection: StepSelection) -> Callable[[int], None]:
     """A step whose targets come from the cache."""
-    return lambda number: take(learner, reader.read(spans, lesson), number)
+    return lambda number: take(learner, reader.read(spans, selection), number)
 
 
 def take(learner: Learner, batch: Batch, number: int) -> None:
     learner.step(number, [replace(batch, total_frames=batch.frames)])
 
 
-def kinds(learner: Learner, count: int) -> list[tuple[float, list[Lesson]]]:
-    """(share, lessons) of the lessons that read audio and of those that do not, as often as the plan draws them."""
+def kinds(learner: Learner, count: int) -> list[tuple[float, list[StepSelection]]]:
+    """(share, selections): those that read audio and those that do not, as often as the plan draws them."""
     rng = np.random.default_rng(0)
-    lessons = [Lesson.of(learner.student.plan(count, rng), learner.objective.hears) for _ in range(DRAWS)]
-    by_kind = [[lesson for lesson in lessons if lesson.waveforms is audio] for audio in (False, True)]
+    selections = [
+        StepSelection.of(learner.student.plan(count, rng), learner.objective.reads_audio) for _ in range(DRAWS)
+    ]
+    by_kind = [[selection for selection in selections if selection.waveforms is audio] for audio in (False, True)]
     return [(len(some) / DRAWS, some) for some in by_kind if some]
 
 
@@ -151,17 +157,19 @@ def compare(
     def ways(place: int) -> dict[str, list[tuple[float, Callable[[int], None]]]]:
         """What each way does in this round: its steps, each with the weight of its time."""
         spans = batches[place % len(batches)]
-        whole = {name: Lesson.of(learner.student.plan(0, np.random.default_rng(place)), learner.objective.hears)
-                 for name, learner in learners.items()}  # fmt: skip
+        whole = {}
+        for name, learner in learners.items():
+            plan = learner.student.plan(0, np.random.default_rng(place))
+            whole[name] = StepSelection.of(plan, learner.objective.reads_audio)
         own, cold = learners["trained"], learners["frozen"]
         done = {way: [(1.0, online(own, spans, reader, whole["trained"], teach))] for way, teach in teachers.items()}
         done["cached"] = [(1.0, cached(own, spans, reader, whole["trained"]))]
         for way, learner in (("(a)", own), ("(c)", cold)):
             done[way] = []
-            for share, lessons in kinds(learner, count):
+            for share, selections in kinds(learner, count):
                 for draw in range(options.draws):
-                    lesson = lessons[(place * options.draws + draw) % len(lessons)]
-                    done[way].append((share / options.draws, cached(learner, spans, reader, lesson)))
+                    selection = selections[(place * options.draws + draw) % len(selections)]
+                    done[way].append((share / options.draws, cached(learner, spans, reader, selection)))
         done["(b)"] = [(1.0, cached(cold, spans, reader, whole["frozen"]))]
         return {way: done[way] for way in (*teachers, "cached", "(a)", "(b)", "(c)")}
 

@@ -176,7 +176,7 @@ class Run(OwnFolder):
             return files, json.loads((folder / "state.json").read_text())
         except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
             raise RunError(
-                f"cannot read the checkpoint {folder}: {error}", f"delete {folder} to go on from the one before"
+                f"cannot read the checkpoint {folder}: {error}", f"delete {folder} to continue from the one before"
             ) from error
 
     def checkpoint(self, step: int) -> Path:

@@ -1,1 +1,1 @@
-"""The science and the commands. Stages import pipeline, never the reverse."""
+"""The models, the training and the commands. Stages import pipeline; pipeline never imports stages."""

@@ -1,4 +1,4 @@
-"""What there is to choose from: `gdist students`, `gdist teachers` and `gdist encodings`."""
+"""The choices that are available: `gdist students`, `gdist teachers` and `gdist encodings`."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from gdist.pipeline.extensions import use
 
 
 def students_command(teacher: str | None, uses: Sequence[str], as_json: bool) -> int:
-    """The table of students, sized for a teacher."""
+    """Print the table of students, with their sizes for a teacher."""
     from gdist.stages.students import STUDENTS, student_fields, student_sizes
     from gdist.stages.teachers import read_teacher_config
 
@@ -37,7 +37,7 @@ def students_command(teacher: str | None, uses: Sequence[str], as_json: bool) ->
 
 
 def teachers_command(uses: Sequence[str], as_json: bool) -> int:
-    """The table of teacher families."""
+    """Print the table of teacher families."""
     from gdist.stages.teachers import FAMILIES
 
     use(uses, FAMILIES)
@@ -50,7 +50,7 @@ def teachers_command(uses: Sequence[str], as_json: bool) -> int:
 
 
 def encodings_command(uses: Sequence[str], as_json: bool) -> int:
-    """List the table of encodings."""
+    """Print the table of encodings."""
     use(uses, ENCODINGS)
     rows = [
         {
@@ -69,5 +69,5 @@ def encodings_command(uses: Sequence[str], as_json: bool) -> int:
             [str(r["name"]), str(r["bytes_per_value"]), f"{r['relative_error']:.1e}", str(r["description"])]
             for r in rows
         ]
-        console.print_table("encodings", ["name", "bytes a value", "relative error", "what"], table)
+        console.print_table("encodings", ["name", "bytes per value", "relative error", "description"], table)
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""`gdist`: its commands, in the order in which they are used. A folder's commands lie in its own ``command.py``."""
+"""`gdist` and its commands, in the order of use. A folder's commands are in its own ``command.py``."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from gdist.stages.train.command import train_command
 
 
 class InOrder(click.Group):
-    """Lists its commands as they are used, one after another, not by the alphabet."""
+    """Lists its commands in the order in which they are used, not alphabetically."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -26,7 +26,7 @@ def main() -> None:
     """Distil speech models offline: run the teacher once, train students from its cache.
 
     \b
-    gdist demo                                            the whole story on bundled speech, in minutes
+    gdist demo                                            the whole pipeline on bundled speech, in minutes
     gdist manifest build LibriSpeech --out libri.parquet
     gdist plan    --teacher microsoft/wavlm-base-plus --manifest libri.parquet
     gdist extract --teacher microsoft/wavlm-base-plus --manifest libri.parquet --cache s3://bucket/libri
@@ -35,15 +35,15 @@ def main() -> None:
     gdist report  runs/first --out report.html
     gdist export  runs/first --format hf --out exports/first
 
-    Exit codes: 0 done, 1 failed, 2 usage or config, 3 finished with quarantined utterances, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage or config error, 3 finished with quarantined utterances, 130 interrupted.
     """
 
 
-@command("demo", short_help="The whole story on bundled speech, in minutes.")
-@click.option("--out", default="gdist-demo", show_default=True, type=LocalPath(), help="A folder.")
+@command("demo", short_help="The whole pipeline on bundled speech, in minutes.")
+@click.option("--out", default="gdist-demo", show_default=True, type=LocalPath(), help="The folder for all results.")
 @json_option
 def demo_command(out: Path, as_json: bool) -> int:
-    """Extract the bundled speech with the bundled teacher, train two students, judge them and write report.html.
+    """Extract the bundled speech with the bundled teacher, train two students, evaluate them and write report.html.
 
     \b
     Example:  gdist demo --out gdist-demo
@@ -58,7 +58,7 @@ def manifest() -> None:
     """Build and check the table of utterances that extraction reads."""
 
 
-@command("build", short_help="Make a manifest from a folder or another tool's.")
+@command("build", short_help="Make a manifest from a folder or from another tool's manifest.")
 @click.argument("src")
 @click.option("--out", required=True, metavar="M.parquet", help="The manifest to write; a path or a URI.")
 @click.option(
@@ -68,14 +68,14 @@ def manifest() -> None:
     default="auto",
     show_default=True,
     metavar="KIND|FILE.py:NAME",
-    help="What SRC is: {rows}, or a kind of your own.",
+    help="What SRC is: {rows}, or your own kind.",
 )
-@click.option("--split-seconds", type=float, help="Cut longer recordings into segments of at most this.")
+@click.option("--split-seconds", type=float, help="Cut longer recordings into segments of at most this many seconds.")
 @json_option
 def manifest_build(src: str, out: str, kind: str, split_seconds: float | None, as_json: bool) -> int:
     """Make a manifest from SRC: a folder of audio, LibriSpeech's tree, a fairseq .tsv, lhotse JSONL(.gz), a CSV.
 
-    SRC and the manifest may lie in a bucket (s3://…): of audio there, only the headers are fetched.
+    SRC and the manifest may be in a bucket (s3://…). Of audio there, only the headers are downloaded.
 
     \b
     Example:  gdist manifest build LibriSpeech/train-clean-100 --out train.parquet
@@ -90,7 +90,8 @@ def manifest_build(src: str, out: str, kind: str, split_seconds: float | None, a
 @click.option("--audio", is_flag=True, help="Decode every utterance, not only the headers.")
 @json_option
 def manifest_check(path: str, audio: bool, as_json: bool) -> int:
-    """Read the header (with --audio, every sample) of every utterance and list what cannot be used; exit 1 if any.
+    """Read the header (with --audio, every sample) of every utterance and list those that cannot be
+    used. The exit code is 1 if there is any.
 
     \b
     Example:  gdist manifest check train.parquet --audio
@@ -100,12 +101,12 @@ def manifest_check(path: str, audio: bool, as_json: bool) -> int:
     return manifests.check_command(path, audio, as_json)
 
 
-@command("students", short_help="The students there are, with their sizes.")
-@click.option("--teacher", help="Size them for this teacher. [default: WavLM Base]")
+@command("students", short_help="The available students, with their sizes.")
+@click.option("--teacher", help="Compute the sizes for this teacher. [default: WavLM Base]")
 @use_option
 @json_option
 def students_command(teacher: str | None, uses: tuple[str, ...], as_json: bool) -> int:
-    """List the students and how much smaller than the teacher they are; `--set student.FIELD` takes their fields.
+    """List the students, how much smaller than the teacher they are, and the fields that `--set student.…` takes.
 
     \b
     Example:  gdist students --teacher microsoft/wavlm-base-plus
@@ -119,7 +120,7 @@ def students_command(teacher: str | None, uses: tuple[str, ...], as_json: bool) 
 @use_option
 @json_option
 def teachers_command(uses: tuple[str, ...], as_json: bool) -> int:
-    """List the families of teachers: any checkpoint of theirs works, by Hugging Face id or from a local folder.
+    """List the families of teachers. Any checkpoint of a family works, by Hugging Face id or from a local folder.
 
     \b
     Example:  gdist teachers --json

@@ -1,7 +1,7 @@
 """What the commands share: how errors become messages and exit codes, `--json`, and local paths.
 
-Each command's options lie in the ``command.py`` of its folder. Everything heavy is imported inside a command's
-function, so that `gdist --help` loads no torch.
+Each command's options are in the ``command.py`` of its folder. Everything heavy is imported inside a command's
+function, so that `gdist --help` does not load torch.
 """
 
 import functools
@@ -20,7 +20,7 @@ use_option = click.option(
     "uses",
     multiple=True,
     metavar="FILE.py:NAME",
-    help="Run a file of your own, for an object in it; repeatable.",
+    help="Run your own file and use the object NAME in it; repeatable.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -39,10 +39,10 @@ def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.
                     click.echo(f"  try: {error.hint}", err=True)
                 code = error.exit_code
             except KeyboardInterrupt:
-                click.echo("\ninterrupted; run the same command again to go on from here", err=True)
+                click.echo("\ninterrupted; run the same command again to continue from here", err=True)
                 code = EXIT_INTERRUPTED
             except BrokenPipeError:
-                sys.stderr.close()  # the reader of our stdout has gone (`| head`): nothing left to say
+                sys.stderr.close()  # the reader of our stdout has closed it (`| head`)
                 code = 0
             sys.exit(code or 0)
 
@@ -52,19 +52,19 @@ def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.
 
 
 class LocalPath(click.Path):
-    """A path on this machine. Where a bucket is given for a run, it says so, and makes no folder called ``s3:``."""
+    """A path on this machine. A URI is refused, so that no folder called ``s3:`` is created."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if "://" in str(value):
-            self.fail(f"{value} is in a bucket, and runs and reports are local folders; give a path", param, ctx)
+            self.fail(f"{value} is in a bucket, but runs and reports are local folders; give a path", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class TableOption(click.Option):
-    """An option that takes the rows of a table: its help lists them, and the table is imported only for that.
+    """An option whose values are the rows of a table. Its help lists them; only for that is the table imported.
 
     Args:
         table: ``module:NAME`` of a :class:`gdist.pipeline.extensions.Registry`.

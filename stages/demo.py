@@ -1,7 +1,7 @@
-"""`gdist demo`: the main job from end to end, on the speech and the teacher that ship with gdist.
+"""`gdist demo`: the whole pipeline, on the speech and the teacher that ship with gdist.
 
-extract → verify → train both students from the one cache → evaluate → report. Every part is an ordinary command's
-function, and interrupted like one: run it again and it goes on.
+extract → verify → train both students from the same cache → evaluate → report. Every part is the function of an
+ordinary command, so an interrupted demo continues when it is run again.
 """
 
 import json
@@ -25,7 +25,7 @@ from gdist.stages.train.config import load_config
 from gdist.stages.train.train import train
 
 STUDENTS = ("gendistiller", "distilhubert")
-PROBES = "ks,qbe,sid,lid"  # those that take seconds; `gdist eval` has more
+PROBES = "ks,qbe,sid,lid"  # the probes that take seconds; `gdist eval` has more
 
 
 def demo(out: Path, as_json: bool) -> int:
@@ -38,9 +38,7 @@ def demo(out: Path, as_json: bool) -> int:
     )
     extracted = extract(config, show_progress=not as_json)
     if extracted["packs_resumed"] < extracted["packs"] or not extraction.exists():
-        write_atomically(
-            extraction, json.dumps(extracted, indent=2)
-        )  # a rerun that did nothing has no figures to tell
+        write_atomically(extraction, json.dumps(extracted, indent=2))  # a rerun that did nothing has no new figures
     extracted = json.loads(extraction.read_text())
 
     _headline(2, "verify: every byte against its checksum")
@@ -52,7 +50,7 @@ def demo(out: Path, as_json: bool) -> int:
             f"the demo's cache is damaged: {verified['bad'][:1]}", f"delete {out} and run the demo again"
         )
 
-    _headline(3, "train: two students from the one cache, no teacher")
+    _headline(3, "train: two students from the same cache, without the teacher")
     runs: list[Run] = []
     trained: dict[str, Any] = {}
     for name in STUDENTS:
@@ -60,10 +58,10 @@ def demo(out: Path, as_json: bool) -> int:
         trained[name] = train(cache_uri, out / name, recipe, show_progress=not as_json)
         runs.append(Run(out / name))
 
-    _headline(4, "evaluate: fidelity by layer and probes, on speech held out")
+    _headline(4, "evaluate: fidelity by layer and probes, on held-out speech")
     results = []
     with console.progress("evaluate", len(runs), "students", enabled=not as_json) as advance:
-        bench = Bench(cache, recipe.data, probes_named(PROBES), tell=lambda note: advance(0, note))
+        bench = Bench(cache, recipe.data, probes_named(PROBES), notify=lambda note: advance(0, note))
         for run in runs:
             results.append(evaluate(run, bench))
             advance(1)
@@ -98,7 +96,7 @@ def demo(out: Path, as_json: bool) -> int:
         for result in results:
             lost = [layer for layer, won in beats_references(result).items() if not won]
             verdict = f"not at layer{'s'[: len(lost) > 1]} {', '.join(lost)}" if lost else "at every layer"
-            console.say(f"{result['run']} is nearer to the teacher than both references: {verdict}")
+            console.say(f"{result['run']} is closer to the teacher than both references: {verdict}")
         console.say(f"\nopen {report.absolute()}", style="bold green")
     return 0
 
@@ -113,13 +111,13 @@ def beats_references(result: dict[str, Any]) -> dict[str, bool]:
 
 
 def teacher_passes(runs: list[Run], extracted: dict[str, Any]) -> dict[str, float]:
-    """What an online teacher would have cost these trainings, at the speed it was extracted with."""
+    """What an online teacher would have cost in these training runs, at the speed of the extraction."""
     rows = [row for run in runs for row in run.read_metrics() if row["kind"] == "train"]
-    heard = sum(row["audio_seconds"] for row in rows)
+    audio_seconds = sum(row["audio_seconds"] for row in rows)
     return {
         "steps": sum(row["steps"] for row in rows),
-        "audio_seconds_trained": heard,
-        "teacher_seconds_saved": heard / extracted["realtime_factor"] - extracted["seconds"],
+        "audio_seconds_trained": audio_seconds,
+        "teacher_seconds_saved": audio_seconds / extracted["realtime_factor"] - extracted["seconds"],
     }
 
 

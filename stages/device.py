@@ -10,17 +10,17 @@ import torch
 from gdist.pipeline.errors import ConfigError
 
 KINDS = ("cpu", "cuda")
-TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # what malloc.h calls M_…
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # M_TRIM_THRESHOLD and so on in malloc.h
 
 
 def choose_device(name: str, option: str) -> str:
     """``auto`` → cuda where there is one, else cpu; any other name is checked.
 
     Args:
-        option: what the user typed the name after, for the message.
+        option: what the user typed before the name, for the message.
 
     Raises:
-        ConfigError: no such kind of device, or this machine lacks it.
+        ConfigError: there is no such kind of device, or this machine does not have it.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,7 +38,7 @@ def choose_device(name: str, option: str) -> str:
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls each of the GPUs that this process may use."""
+    """The names, as in CUDA_VISIBLE_DEVICES, of the GPUs that this process may use."""
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named or [str(number) for number in range(torch.cuda.device_count())]
 
@@ -55,15 +55,15 @@ def in_own_memory[M: torch.nn.Module](module: M) -> M:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory of freed tensors for the next ones, as CUDA's allocator does.
+    """Make glibc keep the memory of freed tensors for the next ones, as CUDA's allocator does.
 
-    Left alone, it hands the end of its heap back to the kernel again and again, and every page that comes back is a
-    fault and is zeroed: with a Base model in float32 that was 23 MB and a sixteenth of the time for each second of
-    audio. What is larger than 32 MB, such as a pack's rows, still goes back at once; and there is one heap for all
-    threads, where each would keep some of its own.
+    By default, glibc repeatedly returns the end of its heap to the kernel, and every page that it gets again costs a
+    page fault and is zeroed. With a Base model in float32 that was 23 MB per second of audio, and a sixteenth of the
+    time. Blocks of more than 32 MB, such as a pack's rows, are still returned at once. All threads share one heap;
+    otherwise each would keep memory of its own.
     """
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
+        with contextlib.suppress(OSError, AttributeError):  # another C library, without these settings
             libc = ctypes.CDLL(None)
             for name, value in ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 128 << 20), (ARENA_MAX, 1)):
                 libc.mallopt(name, value)

@@ -8,11 +8,11 @@ from gdist.pipeline import console
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, EXIT_QUARANTINED
 from gdist.pipeline.manifest.table import Manifest, Problem, build, check
 
-SHOWN = 20  # problems listed for people; --json lists them all
+SHOWN = 20  # problems listed without --json, which lists all
 
 
 def build_command(src: str, out: str, kind: str, split_seconds: float | None, as_json: bool) -> int:
-    """Build, write, and report what was found. Exit code 3 when some files could not be read."""
+    """Build and write a manifest, and report what was found. The exit code is 3 if some files could not be read."""
     manifest = build(src, out, kind, split_seconds=split_seconds, progress=_counted())
     rows = manifest.table.num_rows
     result = {
@@ -29,7 +29,7 @@ def build_command(src: str, out: str, kind: str, split_seconds: float | None, as
 
 
 def check_command(path: str, audio: bool, as_json: bool) -> int:
-    """List every utterance that cannot be used. Exit code 1 when there is one."""
+    """List every utterance that cannot be used. The exit code is 1 if there is any."""
     manifest = Manifest.read(path)
     rows = manifest.table.num_rows
     with console.progress("check", rows, "utterances", enabled=not as_json) as advance:
@@ -43,7 +43,7 @@ def check_command(path: str, audio: bool, as_json: bool) -> int:
 
 
 def _counted() -> Callable[[int], None]:
-    """A line now and then: how many headers there will be is not known before they are listed."""
+    """Print a progress line from time to time; the total number of headers is not known in advance."""
     done, last = 0, time.monotonic()
 
     def note(n: int) -> None:

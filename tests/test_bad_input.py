@@ -269,7 +269,7 @@ class TestOptions:
             (["--layers", "0,9"], ["--layers '0,9'", "this teacher has layers 0 to 3"]),
             (["--layers", "top"], ["'top' is not a layer", "for example --layers all"]),
             (["--precision", "fp8"], ["--precision", "fp32"]),
-            (["--precision", "tf32", "--device", "cpu"], ["tf32 is arithmetic of CUDA devices", "--precision fp32"]),
+            (["--precision", "tf32", "--device", "cpu"], ["tf32 needs a CUDA device", "--precision fp32"]),
             (["--device", "cuda:77"], ["--device cuda:77", "CUDA"]),
             (["--pack-frames", "100"], ["--pack-frames 100", "multiple of 128"]),
             (["--max-seconds", "-1"], ["--max-seconds -1"]),

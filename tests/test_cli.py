@@ -1,4 +1,4 @@
-"""The command line as scripts and people meet it: fast help, examples that parse, JSON with the documented fields."""
+"""The command line as scripts and people use it: fast help, examples that parse, JSON with the documented fields."""
 
 import json
 import re
@@ -36,7 +36,7 @@ COMMANDS = dict(commands())
 
 class TestHelp:
     def test_it_is_quick_and_loads_nothing_heavy(self) -> None:
-        """In a process of its own; `gdist --help` is what the shell's completion and every newcomer calls."""
+        """In a separate process; shell completion and every new user call `gdist --help`."""
         code = (
             "import sys, time; began = time.perf_counter()\n"
             "from gdist.stages.cli import main\n"
@@ -45,7 +45,7 @@ class TestHelp:
             "print(time.perf_counter() - began, *sys.modules, file=sys.stderr)"
         )
         seconds = []
-        for _ in range(3):  # the best of three: others may be using the machine
+        for _ in range(3):  # the best of three: other processes may be using the machine
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
             taken, *loaded = done.stderr.split()
             assert not set(HEAVY) & set(loaded)
@@ -58,7 +58,7 @@ class TestHelp:
         began = time.monotonic()
         done = subprocess.run([script, "--help"], capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.startswith("Usage: gdist")
-        assert time.monotonic() - began < 10  # the bound that matters is above; this one sees a script that hangs
+        assert time.monotonic() - began < 10  # the bound that matters is above; this one detects a script that hangs
         assert subprocess.run([script, "--version"], capture_output=True, text=True).stdout.startswith(
             "gdist, version "
         )
@@ -73,7 +73,7 @@ class TestHelp:
 
     @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
     def test_every_example_parses(self, path: tuple[str, ...]) -> None:
-        """Options that were renamed leave no stale example behind."""
+        """No example uses an option that was renamed."""
         examples = re.findall(r"Example:  gdist (.*)", COMMANDS[path].help or "")
         assert examples
         for example in examples:
@@ -169,8 +169,8 @@ class TestJson:
         assert found["problems"][0]["id"] == "a"
 
 
-class TestEndings:
-    """What a command's function raises, and what the shell sees."""
+class TestExitCodes:
+    """What a command's function raises, and what the shell gets."""
 
     @staticmethod
     def ending(function: Callable[[], int]) -> Result:

@@ -1,4 +1,4 @@
-"""The demo from end to end: the real one's code on speech and recipes cut short, and the page it ends in."""
+"""The demo from end to end: its own code with shortened speech and recipes, and the report that it writes."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from gdist.stages.train.config import TrainConfig, load_config
 
 @pytest.fixture
 def short_demo(tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A seventh of the demo's speech, a teacher of milliseconds, and eight steps."""
+    """A seventh of the demo's speech, a tiny teacher, and eight steps."""
     shutil.copytree(tiny_teacher, tmp_path / "bundle" / "teacher-nano")
     manifest = Manifest.read(demo_folder() / "demo.parquet")
     seventh = manifest.table.take(list(range(0, manifest.table.num_rows, 7)))
@@ -41,15 +41,15 @@ def test_the_demo_and_again(tmp_path: Path, gdist: Callable[..., Result]) -> Non
     assert set(result["eval"][0]["probes"]) == {"ks", "qbe", "sid", "lid"}
     assert result["train"]["gendistiller"]["steps"] == 8
     page = Path(result["report"]).read_text(encoding="utf-8")
-    for told in ("gendistiller", "distilhubert", "mean frame", "teacher", "log-mel"):
-        assert told in page
+    for text in ("gendistiller", "distilhubert", "mean frame", "teacher", "log-mel"):
+        assert text in page
     before = contents(tmp_path / "out")
     again = gdist("demo", "--out", tmp_path / "out")
     assert again.exit_code == 0, again.stderr
-    assert "gendistiller is nearer to the teacher than both references: " in again.stderr
+    assert "gendistiller is closer to the teacher than both references: " in again.stderr
     after = contents(tmp_path / "out")
     changed = {name for name in after if after[name] != before.get(name) and "tensorboard" not in name}
-    assert changed == set(), "what is done is not done again"
+    assert changed == set(), "finished work is not repeated"
 
 
 def test_beating_the_references_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""`gdist demo`, all of it, as `make demo` runs it: minutes, in a file of its own that is begun first."""
+"""`gdist demo` in full, as `make demo` runs it. It takes minutes, so it has its own file, which is started first."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def test_it_keeps_its_promise(tmp_path: Path, browser: Any) -> None:
     student, baseline = result["eval"]
     assert student["params_with_heads"] < baseline["params"]
     ks = {name: student[name]["probes"]["ks"]["value"] for name in ("teacher", "log_mel")}
-    assert ks["teacher"] > ks["log_mel"] > 0.25, "ten digits by voices never heard: chance is 0.1"
+    assert ks["teacher"] > ks["log_mel"] > 0.25, "ten digits by new voices: chance is 0.1"
     assert student["probes"]["ks"]["value"] > ks["log_mel"]
 
     page = browser.new_page(viewport={"width": 1280, "height": 900})

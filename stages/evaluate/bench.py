@@ -1,4 +1,4 @@
-"""The bench students are judged on: one cache's held-out speech, trivial references, and probes.
+"""What students are evaluated on: one cache's held-out speech, trivial references, and probes.
 
 Axes: B batch, K hidden states, L layers, T frames, D features.
 """
@@ -26,13 +26,13 @@ from gdist.stages.evaluate.probes.base import Examples
 from gdist.stages.evaluate.upstreams import LogMel, StateCollector
 
 BATCH_SECONDS = 60.0
-MEAN_FRAME_SECONDS = 3600.0  # training audio that the mean frame is taken over, at most
-# Of each split, where a probe reads frame by frame: 75 and 25 minutes, 8 GB of a Base teacher's 13 states.
+MEAN_FRAME_SECONDS = 3600.0  # at most this much training audio is used for the mean frame
+# Frames per split, at most, for probes that read frames: 75 and 25 minutes, 8 GB of a Base teacher's 13 states.
 MAX_FRAMES = {"train": 225_000, "valid": 75_000, "test": 75_000}
 
 
 class Bench:
-    """What every student on one cache is judged against: utterances, references, and the teacher's own probes."""
+    """What all students of one cache are compared with: utterances, references, and the teacher's probe results."""
 
     def __init__(
         self,
@@ -40,22 +40,31 @@ class Bench:
         data: DataConfig,
         probes: Mapping[str, Probe] | None = None,
         control: bool = False,
-        tell: Callable[[str], None] = lambda note: None,
+        notify: Callable[[str], None] = lambda note: None,
     ) -> None:
-        """``probes`` None takes every probe that the cache's labels allow; one that is named must be possible.
-        ``control`` runs each with shuffled labels too. ``tell`` hears what is being done, which takes minutes."""
+        """Choose the utterances; no probe runs yet.
+
+        Args:
+            probes: the probes to run, each of which must be possible; None runs every probe that the labels allow.
+            control: also run each probe with shuffled labels.
+            notify: is called with a description of each part of the evaluation, which takes minutes.
+
+        Raises:
+            CacheError: the cache lacks a layer.
+            GdistError: a probe in ``probes`` is not possible.
+        """
         self.cache = cache
         self.control = control
-        self.tell = tell
+        self.notify = notify
         self.num_layers = cache.identity["teacher"]["num_layers"]
         absent = [layer for layer in range(self.num_layers + 1) if layer not in cache.layers]
         if absent:
             raise CacheError(
-                f"eval compares every layer, and {cache.uri} lacks {absent}", "extract with --layers all"
+                f"eval compares every layer, but {cache.uri} lacks {absent}", "extract with --layers all"
             )
         entries = usable_entries(cache, data.skip_missing)
         self.splits = choose_splits(entries, data)
-        # One loader for all passes: a selection that fits in memory is then read once.
+        # One loader for all passes, so that a selection that fits in memory is read only once.
         self._full = Selection(tuple(range(self.num_layers + 1)))
         self._loader = Loader(cache, entries, self._full, BATCH_SECONDS)
         self.split = "test" if self.splits["test"] else "valid"
@@ -67,7 +76,7 @@ class Bench:
         return self._loader.once(self._full if hidden else Selection(()), entries)
 
     def _tasks(self, named: bool) -> dict[str, Examples]:
-        """The examples of each probe. People are told why one is left out, unless there are no such labels at all."""
+        """The examples of each probe. A message says why a probe is left out, unless it has no labels at all."""
         tasks: dict[str, Examples] = {}
         for name, probe in self.probes.items():
             try:
@@ -82,12 +91,12 @@ class Bench:
             elif named:
                 raise GdistError(
                     f"the probe `{name}` finds no labels: no utterance has a `{probe.label}`",
-                    "fill in that column of the manifest and extract again, or leave the probe away",
+                    "fill in that column of the manifest and extract again, or leave the probe out",
                 )
         return tasks
 
     def _within(self, examples: Examples) -> Examples:
-        """As many as memory should hold every frame of: always the same ones, of a split that is too long."""
+        """As many examples as ``MAX_FRAMES`` allows; of a split that is too long, always the same ones."""
         frames = {e.id: e.num_frames for split in self.splits.values() for e in split}
         kept = {}
         for split, found in examples.items():
@@ -110,7 +119,7 @@ class Bench:
 
     @cached_property
     def mean_frame_rows(self) -> list[dict[str, float]]:
-        """How well the mean frame does: the least a student must beat."""
+        """The fidelity of the mean frame, the minimum that a student must beat."""
         fidelity = Fidelity(list(range(1, self.num_layers + 1)))
         for batch in self.batches(self.splits[self.split]):
             fidelity.add(self.mean_frame[None, :, None, :], batch.hidden_BLTD[:, 1:], batch.mask_BT)
@@ -131,29 +140,33 @@ class Bench:
 
     @torch.no_grad()
     def probe(
-        self, who: str, upstream: Callable[[Batch], Tensor], hidden: bool = False, heard: StateCollector | None = None
+        self,
+        who: str,
+        upstream: Callable[[Batch], Tensor],
+        hidden: bool = False,
+        states: StateCollector | None = None,
     ) -> dict[str, Any]:
         """Every probe's result on the frozen states ``[B, K, T, D]`` that ``upstream`` gives for a batch.
 
         Args:
-            who: the upstream's name for people.
-            hidden: whether ``upstream`` looks at the cached layers, or at the audio alone.
-            heard: what ``upstream`` has said already; it is not asked again.
+            who: the upstream's name, for messages.
+            hidden: whether ``upstream`` reads the cached layers, or the audio alone.
+            states: the states that ``upstream`` has already given; these are not computed again.
         """
-        heard = heard or self.heard()
+        states = states or self.collector()
         wanted = {example.id for task in self.tasks.values() for split in task.values() for example in split}
-        left = [e for split in self.splits.values() for e in split if e.id in wanted - heard.mean.keys()]
+        left = [e for split in self.splits.values() for e in split if e.id in wanted - states.mean.keys()]
         for batch in self.batches(list({entry.id: entry for entry in left}.values()), hidden):
-            heard.add(upstream(batch), batch)
-        features = heard.features([entry.id for entry in self.splits["train"]])
+            states.add(upstream(batch), batch)
+        features = states.features([entry.id for entry in self.splits["train"]])
         found = {}
         with torch.enable_grad():
             for name, examples in self.tasks.items():
-                self.tell(f"{who}: {self.probes[name].title}")
+                self.notify(f"{who}: {self.probes[name].title}")
                 found[name] = asdict(self.probes[name].run(examples, features, control=self.control))
         return found
 
-    def heard(self) -> StateCollector:
-        """A memory of what an upstream says, of as much as the probes read."""
+    def collector(self) -> StateCollector:
+        """A new collector for an upstream's states, as far as the probes read them."""
         chosen = [self.tasks[name] for name in self.tasks if self.probes[name].wants_frames]
         return StateCollector({example.id for task in chosen for split in task.values() for example in split})

@@ -1,7 +1,7 @@
-"""`gdist eval`: students judged on held-out speech, beside the teacher, log-mel and two trivial references.
+"""`gdist eval`: evaluates students on held-out speech and compares them with the teacher, log-mel and two references.
 
-Students generate freely: each layer from the one they made before, as in use. The teacher's answers come from the
-cache, so it is not run here either.
+Students generate freely: each layer from the one they generated before, as in use. The teacher's hidden states come
+from the cache, so it is not run here either.
 """
 
 import json
@@ -19,23 +19,23 @@ from gdist.stages.evaluate.upstreams import hidden_states
 from gdist.stages.students import load_student
 from gdist.stages.train.student_store import open_cache
 
-MAX_COLUMNS = 4  # runs that are named at the head of a column; more are numbered
+MAX_COLUMNS = 4  # with more runs than this, columns are headed by numbers instead of names
 
 
 def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
-    """Judge one run's student and write RUN/eval.json."""
+    """Evaluate one run's student and write RUN/eval.json."""
     student = load_student(run.folder)
     student.eval()
     layers = list(range(1, bench.num_layers + 1))
     fidelity, copies = Fidelity(layers), Fidelity(layers)
-    heard = bench.heard()
-    bench.tell(f"{run.name}: fidelity")
+    collected = bench.collector()
+    bench.notify(f"{run.name}: fidelity")
     for batch in bench.batches(bench.splits[bench.split]):
         states_BKTD = hidden_states(student, batch)
         target_BLTD, mask_BT = batch.hidden_BLTD[:, 1:], batch.mask_BT
         fidelity.add(states_BKTD[:, 1:], target_BLTD, mask_BT)
         copies.add(states_BKTD[:, :1], target_BLTD, mask_BT)
-        heard.add(states_BKTD, batch)
+        collected.add(states_BKTD, batch)
     rows = fidelity.rows()
     result = {
         "run": run.name,
@@ -50,7 +50,7 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "mean_cosine": mean_cosine(rows),
         "layers": rows,
         "references": {"mean_frame": bench.mean_frame_rows, "copy_h0": copies.rows()},
-        "probes": bench.probe(run.name, lambda batch: hidden_states(student, batch), heard=heard),
+        "probes": bench.probe(run.name, lambda batch: hidden_states(student, batch), states=collected),
         **bench.baselines,
     }
     run.write("eval.json", json.dumps(result, indent=2))
@@ -58,14 +58,14 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
 
 
 def eval_command(folders: list[Path], uri: str | None, probes: str, control: bool, as_json: bool) -> int:
-    """Evaluate runs one after another; what they share is computed once a cache."""
+    """Evaluate runs one after another; what they share is computed once per cache."""
     chosen = None if probes == "all" else probes_named(probes)
     benches: dict[tuple[str, DataConfig], Bench] = {}
     results = []
     with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:
         for folder in folders:
             run = Run.open(folder)
-            load_student(run.folder)  # says so before the cache is read, if there is none
+            load_student(run.folder)  # fails before the cache is read, if there is no student
             where = uri or run.provenance()["cache"]
             data = data_config(run.tables())
             cache = Cache.open(uri) if uri else open_cache(run, where)
@@ -82,7 +82,7 @@ def eval_command(folders: list[Path], uri: str | None, probes: str, control: boo
 
 
 def show(results: list[dict[str, Any]]) -> None:
-    """Fidelity by layer, a run a column; then the probes, a run a row."""
+    """Print the fidelity by layer, one column per run; then the probes, one row per run."""
     names = [result["run"] for result in results]
     first = results[0]
     heads = names if len(names) <= MAX_COLUMNS else [str(number + 1) for number in range(len(names))]
@@ -105,16 +105,16 @@ def show(results: list[dict[str, Any]]) -> None:
 
 
 def _show_probes(systems: list[tuple[str, dict[str, Any]]]) -> None:
-    """What each system scores, and under it the interval; then what guessing scores, and on how many items."""
+    """Print each system's scores with their intervals below; then the scores of guessing and the numbers of items."""
     probes = systems[0][1]["probes"]
-    columns = ["", *(f"{name} {'↑' if told['higher_is_better'] else '↓'}" for name, told in probes.items())]
+    columns = ["", *(f"{name} {'↑' if info['higher_is_better'] else '↓'}" for name, info in probes.items())]
     rows = []
-    for system, judged in systems:
-        found = [judged["probes"][name] for name in probes]
+    for system, result in systems:
+        found = [result["probes"][name] for name in probes]
         rows.append([system, *(f"{r['value']:.3f}\n{r['low']:.3f}–{r['high']:.3f}" for r in found)])
         if any(r["shuffled"] is not None for r in found):
             rows.append(["  … labels shuffled", *(f"{r['shuffled']:.3f}" for r in found)])
-    rows.append(["chance", *(f"{told['chance']:.3f}" for told in probes.values())])
-    rows.append(["test items", *(str(told["test_items"]) for told in probes.values())])
-    legend = "".join(f"\n  {name}: {told['title']}, {told['metric']}" for name, told in probes.items())
+    rows.append(["chance", *(f"{info['chance']:.3f}" for info in probes.values())])
+    rows.append(["test items", *(str(info["test_items"]) for info in probes.values())])
+    legend = "".join(f"\n  {name}: {info['title']}, {info['metric']}" for name, info in probes.items())
     console.print_table(f"probes, with 95 % intervals{legend}", columns, rows)

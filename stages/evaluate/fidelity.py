@@ -1,4 +1,4 @@
-"""How near predictions come to the teacher's hidden states, layer by layer, over the frames of many utterances.
+"""How close predictions are to the teacher's hidden states, layer by layer, over the frames of many utterances.
 
 Axes: B batch, L layers, T frames, D features.
 """
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Fidelity:
-    """Running sums of cosine, L1 and squared error for each of L layers; every frame counts alike."""
+    """Running sums of cosine, L1 and squared error for each of L layers; every frame has the same weight."""
 
     def __init__(self, layers: list[int]) -> None:
         self.layers = layers
@@ -20,7 +20,7 @@ class Fidelity:
         self.energy_L = torch.zeros_like(self.cosine_L)
 
     def add(self, prediction_BLTD: Tensor, target_BLTD: Tensor, mask_BT: Tensor) -> None:
-        """Count a batch. The prediction may broadcast over B, L and T (a mean frame, one state for all layers)."""
+        """Add a batch. The prediction may broadcast over B, L and T (a mean frame, or one state for all layers)."""
         prediction_BLTD = prediction_BLTD.expand_as(target_BLTD)
         mask_B1T = mask_BT[:, None, :].expand(target_BLTD.shape[:3])
         difference_BLTD = prediction_BLTD - target_BLTD
@@ -35,8 +35,11 @@ class Fidelity:
         self.energy_L += total(target_BLTD.square().sum(-1))
 
     def rows(self) -> list[dict[str, float]]:
-        """``{layer, cosine, l1, relative_error}`` by layer: mean cosine of a frame, mean absolute difference of a
-        value, and the norm of all errors over the norm of all targets."""
+        """``{layer, cosine, l1, relative_error}`` for each layer.
+
+        These are the mean cosine per frame, the mean absolute difference per value, and the norm of all errors over
+        the norm of all targets.
+        """
         return [
             {
                 "layer": layer,

@@ -1,4 +1,4 @@
-"""What probes are run on: a student, or log-mel, heard utterance by utterance.
+"""What probes are run on: the states of a student, or log-mel, collected utterance by utterance.
 
 Axes: B batch, K hidden states, T frames, D features, S samples.
 """
@@ -17,7 +17,7 @@ from gdist.stages.students import Student
 
 
 class LogMel:
-    """80 log-mel bands on the teacher's frames (25 ms every 20 ms): what speech tells without any learning."""
+    """80 log-mel bands on the teacher's frames (25 ms every 20 ms): what speech reveals without any learning."""
 
     def __init__(self) -> None:
         self.mel = torchaudio.transforms.MelSpectrogram(
@@ -42,10 +42,10 @@ def hidden_states(student: Student, batch: Batch) -> Tensor:
 
 
 class StateCollector:
-    """What an upstream has said of utterances so far.
+    """An upstream's states of the utterances that were added so far.
 
     Args:
-        framewise: the utterances whose every frame is kept.
+        framewise: the utterances of which every frame is kept; of the others, only the mean over time is.
     """
 
     def __init__(self, framewise: set[str]) -> None:
@@ -62,7 +62,7 @@ class StateCollector:
                 self._frames[name] = states_BKTD[row, :, : int(batch.num_frames_B[row])].half()
 
     def features(self, training: Sequence[str]) -> Features:
-        """For the probes; ``training`` are the utterances whose frames say what mean 0 and variance 1 are."""
+        """The probes' input. Frames are standardized with the mean and variance over the ``training`` utterances."""
         known = [self._frames[name] for name in training if name in self._frames]
         if not known:
             return Features(self.mean)
@@ -70,6 +70,6 @@ class StateCollector:
         mean_K1D = torch.stack([x_KTD.double().sum(1, keepdim=True) for x_KTD in known]).sum(0) / count
         square_K1D = torch.stack([x_KTD.double().square().sum(1, keepdim=True) for x_KTD in known]).sum(0) / count
         scale_K1D = (square_K1D - mean_K1D.square()).clamp_min(1e-12).rsqrt()
-        for name in list(self._frames):  # one by one: they are most of the memory there is
+        for name in list(self._frames):  # one by one, because they fill most of the memory
             self._frames[name] = ((self._frames[name] - mean_K1D.float()) * scale_K1D.float()).half()
         return Features(self.mean, self._frames)

@@ -25,19 +25,21 @@ class FrontendConfig:
     """Everything that shapes the front-end. JSON-able: ``FrontendConfig(**json.loads(...))`` restores it.
 
     Args:
-        conv_dim, conv_kernel, conv_stride: the convolutional encoder, one entry a layer.
-        conv_norm: "group" normalises the first layer over time (Base), "layer" all over channels (Large).
+        conv_dim, conv_kernel, conv_stride: the convolutional encoder, one entry per layer.
+        conv_norm: "group" normalizes the first layer over time (Base), "layer" normalizes every layer over channels
+            (Large).
         feature_norm: LayerNorm before the projection (off in a few HuBERT checkpoints).
-        hidden_size: D, the width of the Transformer behind.
-        position_layers, position_kernel, position_groups: the positional convolution; one layer of 128
-            in most families, five of 19 with LayerNorms between them in data2vec-audio.
-        position_norm: those LayerNorms.
+        hidden_size: D, the width of the Transformer that follows.
+        position_layers, position_kernel, position_groups: the positional convolution: one layer with
+            a kernel of 128 in most families, five layers with kernels of 19 and LayerNorms in data2vec-audio.
+        position_norm: whether a LayerNorm follows each positional convolution.
         position_scale: a scale and shift before the positional convolution (HuBERT's batch norm, folded).
         output_norm: LayerNorm at the end (post-norm Transformers; absent before pre-norm ones).
-        eps: of ``feature_norm`` and ``output_norm``; the others have torch's default, as in Hugging Face.
+        eps: the epsilon of ``feature_norm`` and ``output_norm``; the other norms use torch's default, as in Hugging
+            Face.
 
     Raises:
-        ValueError: a field holds what no front-end can have; the message begins with the field.
+        ValueError: a field has a value that no front-end can have; the message begins with the field's name.
     """
 
     conv_dim: tuple[int, ...] = (512,) * 7
@@ -65,11 +67,12 @@ class FrontendConfig:
             raise ValueError(f"conv_norm is {self.conv_norm!r}; it must be 'group' or 'layer'")
         if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
-        # Without a positional convolution nothing would be added to the hidden state but itself.
+        # Without a positional convolution, the hidden state would be added to itself.
         require_whole(self, 1, "hidden_size", "position_layers", "position_kernel", "position_groups")
         if self.hidden_size % self.position_groups:
             raise ValueError(
-                f"position_groups is {self.position_groups}, no divisor of the hidden size, {self.hidden_size}"
+                f"position_groups is {self.position_groups}, which does not divide the hidden size, "
+                f"{self.hidden_size}"
             )
         require_positive(self, "eps")
         require_flags(self, "conv_bias", "feature_norm", "position_norm", "position_scale", "output_norm")
@@ -78,7 +81,7 @@ class FrontendConfig:
     def from_teacher_config(cls, config: dict[str, Any]) -> "FrontendConfig":
         """The front-end that a Hugging Face config (as a dictionary) of any supported family describes."""
         data2vec = config.get("model_type") == "data2vec-audio"
-        width = config.get("num_conv_pos_embeddings")  # a kernel's width, but data2vec-audio's number of layers
+        width = config.get("num_conv_pos_embeddings")  # the kernel's width; in data2vec-audio, the number of layers
         return cls(
             conv_dim=config.get("conv_dim", cls.conv_dim),
             conv_kernel=config.get("conv_kernel", cls.conv_kernel),
@@ -111,7 +114,7 @@ class FrontendConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples one frame sees."""
+        """How many samples one frame depends on."""
         field = 1
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
             field = (field - 1) * stride + kernel

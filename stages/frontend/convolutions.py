@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from gdist.stages.frontend.padding import is_symbolic
 
-FOURIER_KERNEL = 64  # positional convolutions this wide go by Fourier transform on a CPU
-
-MIN_CHANNELS = 16  # and in bfloat16 those of groups with fewer channels
+# On a CPU, these positional convolutions are computed by Fourier transform:
+FOURIER_KERNEL = 64  # those with at least this many taps
+MIN_CHANNELS = 16  # and, in half precision, those whose groups have fewer channels than this
 
 
 def strided_conv(hidden_BTC: Tensor, kernel_OC1K: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
@@ -23,8 +23,10 @@ def strided_conv(hidden_BTC: Tensor, kernel_OC1K: Tensor, bias_O: Tensor | None,
 
 
 class StridedConv(torch.autograd.Function):
-    """The same with a backward pass of matrix products, one a tap, which on a CPU is more than twice as fast as
-    oneDNN's: every tap's rows are a strided view, and nothing is copied."""
+    """``strided_conv`` with a backward pass made of matrix products, one per tap.
+
+    On a CPU this is more than twice as fast as oneDNN's: every tap's rows are a strided view, and nothing is copied.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden_BTC: Tensor, kernel_OC1K: Tensor, bias_O: Tensor | None, stride: int) -> Tensor:
@@ -52,15 +54,15 @@ class StridedConv(torch.autograd.Function):
 
 
 class PositionConv(nn.Conv1d):
-    """The positional convolution over ``[B, T, D]``, as many frames out as in.
+    """The positional convolution over ``[B, T, D]``; the output has as many frames as the input.
 
-    A wide kernel on a CPU is convolved by Fourier transform, block by block (overlap-save): 128 taps × 48 channels
-    of a group are 30 times fewer multiplications there, and the rounding stays at float32's.
+    On a CPU, a wide kernel is applied by Fourier transform, block by block (overlap-save). For 128 taps × 48 channels
+    per group this takes 30 times fewer multiplications, and the rounding error stays that of float32.
     """
 
     def __init__(self, dim: int, kernel: int, groups: int) -> None:
         super().__init__(dim, dim, kernel, padding=kernel // 2, groups=groups)
-        self._known: tuple[Tensor, int, int, Tensor] | None = None
+        self._cached: tuple[Tensor, int, int, Tensor] | None = None
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         frames, kernel = hidden_BTD.shape[1], self.kernel_size[0]
@@ -68,38 +70,41 @@ class PositionConv(nn.Conv1d):
             return super().forward(hidden_BTD.transpose(1, 2))[:, :, :frames].transpose(1, 2)  # even kernels add one
         with torch.autocast("cpu", enabled=False):
             size = 2 * kernel
-            fresh = size - kernel + 1  # frames a block yields; the others have wrapped around
+            fresh = size - kernel + 1  # valid frames per block; the others have wrapped around
             blocks = -(-frames // fresh)
             ends = (kernel // 2, (blocks - 1) * fresh + size - frames - kernel // 2)
             padded_BTD = F.pad(hidden_BTD.to(self._exact), (0, 0, *ends))
             # Axes here: N blocks of all utterances, W frequencies, G groups, I and O channels of a group.
-            heard_NDW = torch.fft.rfft(padded_BTD.unfold(1, size, fresh).flatten(0, 1))
-            heard_WGNI = heard_NDW.view(len(heard_NDW), self.groups, -1, heard_NDW.shape[2]).permute(3, 1, 0, 2)
-            spoken_NGOW = (heard_WGNI @ self._spectrum(size)).permute(2, 1, 3, 0)
-            output_NTD = torch.fft.irfft(spoken_NGOW.flatten(1, 2), size)[:, :, :fresh].transpose(1, 2)
+            input_NDW = torch.fft.rfft(padded_BTD.unfold(1, size, fresh).flatten(0, 1))
+            input_WGNI = input_NDW.view(len(input_NDW), self.groups, -1, input_NDW.shape[2]).permute(3, 1, 0, 2)
+            product_NGOW = (input_WGNI @ self._spectrum(size)).permute(2, 1, 3, 0)
+            output_NTD = torch.fft.irfft(product_NGOW.flatten(1, 2), size)[:, :, :fresh].transpose(1, 2)
             output_BTD: Tensor = output_NTD.reshape(len(hidden_BTD), blocks * fresh, -1)[:, :frames]
             return (output_BTD if self.bias is None else output_BTD + self.bias).to(self.weight.dtype)
 
     def _by_fourier(self) -> bool:
-        """Whether the kernel is wide; or torch's own operator wrong: oneDNN's convolution in bfloat16 on processors
-        with AMX has been seen to be, with 8 taps and more over groups of fewer than 16 channels."""
-        rough = self.weight.dtype != self._exact or torch.is_autocast_enabled("cpu")
-        return self.kernel_size[0] >= FOURIER_KERNEL or (rough and self.weight.shape[1] < MIN_CHANNELS)
+        """Whether to use the Fourier transform: the kernel is wide, or torch's own operator may be wrong.
+
+        On processors with AMX, oneDNN's convolution in bfloat16 has given wrong results with 8 or more taps over
+        groups of fewer than 16 channels.
+        """
+        reduced = self.weight.dtype != self._exact or torch.is_autocast_enabled("cpu")
+        return self.kernel_size[0] >= FOURIER_KERNEL or (reduced and self.weight.shape[1] < MIN_CHANNELS)
 
     @property
     def _exact(self) -> torch.dtype:
-        """What Fourier transforms are taken in: there are none in half precision."""
+        """The dtype of the Fourier transforms, which do not exist in half precision."""
         return torch.promote_types(self.weight.dtype, torch.float32)
 
     def _spectrum(self, size: int) -> Tensor:
-        """The kernel's spectrum ``[W, G, I, O]``; remembered while the weight stays what it is."""
+        """The kernel's spectrum ``[W, G, I, O]``, cached until the weight changes."""
         weight, learning = self.weight, torch.is_grad_enabled() and self.weight.requires_grad
-        if self._known is not None and not learning:
-            known, version, address, known_WGIO = self._known
-            if known is weight and (version, address) == (weight._version, weight.data_ptr()):
-                return known_WGIO
+        if self._cached is not None and not learning:
+            cached_weight, version, address, cached_WGIO = self._cached
+            if cached_weight is weight and (version, address) == (weight._version, weight.data_ptr()):
+                return cached_WGIO
         grouped_GOIK = weight.to(self._exact).view(self.groups, -1, *weight.shape[1:])
         kernel_GOIW = torch.fft.rfft(grouped_GOIK, size).conj()
         spectrum_WGIO: Tensor = kernel_GOIW.permute(3, 0, 2, 1).resolve_conj().contiguous()
-        self._known = None if learning else (weight, weight._version, weight.data_ptr(), spectrum_WGIO)
+        self._cached = None if learning else (weight, weight._version, weight.data_ptr(), spectrum_WGIO)
         return spectrum_WGIO

@@ -1,7 +1,7 @@
-"""The wav2vec 2.0 front-end, once: waveform → the input of the first Transformer layer.
+"""The wav2vec 2.0 front-end: waveform → the input of the first Transformer layer.
 
-Teachers run it with the checkpoint's weights, students train it, and an exported student ships this folder's files,
-so they import nothing but torch and the standard library.
+This is the only implementation: teachers run it with the checkpoint's weights, and students train it. An exported
+student ships this folder's files, so they import nothing but torch and the standard library.
 
 Axes: B batch, S samples, C convolution channels, T frames, D features.
 """
@@ -18,15 +18,15 @@ from gdist.stages.frontend.convolutions import PositionConv, StridedConv, stride
 from gdist.stages.frontend.norms import LayerNorm, Scale, TimeNorm
 from gdist.stages.frontend.padding import frame_mask, is_symbolic, zero_padding
 
-BLOCK_FRAMES = 100  # convolved at a time on a CPU: 2 s, whose first activations are 13 MB
+BLOCK_FRAMES = 100  # convolved at a time on a CPU: 2 s, for which the first activations are 13 MB
 
 
 class Frontend(nn.Module):
     """Convolutions → LayerNorm → projection → positional convolution (→ LayerNorm), without dropout.
 
     The output for each utterance of a batch equals Hugging Face's ``hidden_states[0]`` for that utterance
-    alone: Base models normalise their first convolution over time, so those statistics are taken over the
-    utterance's own frames, and frames of padding are zeroed before every convolution that could see them.
+    alone. Base models normalize their first convolution over time, so those statistics are taken over the
+    utterance's own frames. Frames of padding are set to zero before every convolution that could see them.
     The weight norm of the positional convolution is folded into a plain weight.
     """
 
@@ -51,17 +51,17 @@ class Frontend(nn.Module):
             for _ in range(config.position_layers)
         )
         self.output_norm = LayerNorm(config.hidden_size, eps=config.eps) if config.output_norm else None
-        # For weights that stay as they are, on a CPU, faster forms of all convolutions but the first: of one
-        # utterance, with the activation where no norm comes before it. A teacher sets them; students go without.
+        # Faster forms, for frozen weights on a CPU, of all convolutions except the first. Each takes one utterance,
+        # and includes the activation where no norm precedes it. A teacher sets them; students do not use them.
         self.frozen_convs: Sequence[Callable[[Tensor], Tensor]] = ()
 
     def forward(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
         """The input of the first Transformer layer, ``[B, T, D]``; frames of padding are zero.
 
-        It has the dtype of the weights, so float32 under autocast too.
+        It has the dtype of the weights, so it is float32 even under autocast.
 
         Args:
-            waveform_BS: samples at 16 kHz, as the checkpoint wants them (see :func:`normalize`).
+            waveform_BS: samples at 16 kHz, normalized if the checkpoint requires it (see :func:`normalize`).
             num_samples_B: samples of each utterance, at least one receptive field; best kept on the CPU.
         """
         if not is_symbolic():
@@ -69,7 +69,7 @@ class Frontend(nn.Module):
         hidden_BTC = self._convolve(waveform_BS, num_samples_B)
         if self.feature_norm is not None:
             hidden_BTC = self.feature_norm(hidden_BTC)
-        # The residual stream keeps its digits under autocast, on every device.
+        # The residual stream keeps full precision under autocast, on every device.
         hidden_BTD = self.projection(hidden_BTC).to(self.projection.weight.dtype)
         mask_BT = frame_mask(self.num_frames(num_samples_B), hidden_BTD.shape[1], hidden_BTD.device)
         hidden_BTD = zero_padding(hidden_BTD, mask_BT)
@@ -80,11 +80,11 @@ class Frontend(nn.Module):
 
     def num_frames(self, num_samples_B: Tensor) -> Tensor:
         """Frames of each utterance: ``(n - 400) // 320 + 1`` for the usual front-end, 0 when too short."""
-        # The arithmetic of gdist.pipeline.framing, from this config: the file has to stand alone.
+        # The arithmetic of gdist.pipeline.framing, from this config: this file must work without gdist.
         return _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
 
     def _convolve(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
-        """The convolutional encoder, ``[B, T, C]``; frames of padding hold anything finite."""
+        """The convolutional encoder, ``[B, T, C]``; frames of padding contain arbitrary finite values."""
         device, compute = waveform_BS.device, self.projection.weight.dtype
         if torch.is_autocast_enabled(device.type):
             compute = torch.get_autocast_dtype(device.type)
@@ -92,13 +92,13 @@ class Frontend(nn.Module):
         with torch.autocast(device.type, enabled=False):
             if self.config.conv_norm == "group":
                 frames_B = _conv_frames(num_samples_B, self.config.conv_kernel[:1], self.config.conv_stride[:1])
-                waveform_BS = _centre(waveform_BS, num_samples_B)
+                waveform_BS = _center(waveform_BS, num_samples_B)
                 first_BKC, shift_B1C = cast(TimeNorm, self.norms[0]).fold(first, waveform_BS, frames_B)
             else:
                 bias_C = torch.zeros_like(first.weight[:, 0, 0]) if first.bias is None else first.bias
-                first_BKC = first.weight[:, 0].T.expand(waveform_BS.shape[0], -1, -1)  # len() is no symbol
+                first_BKC = first.weight[:, 0].T.expand(waveform_BS.shape[0], -1, -1)  # len() is not symbolic
                 shift_B1C = bias_C.expand(waveform_BS.shape[0], 1, -1)
-        # Cast and laid out once, for all blocks.
+        # Cast and reordered once, for all blocks.
         first_BKC, shift_B1C, waveform_BS = first_BKC.to(compute), shift_B1C.to(compute), waveform_BS.to(compute)
         kernels: list[Tensor] = []
         if not self.frozen_convs:
@@ -106,8 +106,9 @@ class Frontend(nn.Module):
             kernels = [weight.contiguous(memory_format=torch.channels_last) for weight in weights]
         if torch.is_grad_enabled() or is_symbolic() or device.type != "cpu":
             return self._encode(waveform_BS, first_BKC, shift_B1C, kernels)
-        # What lies before the output is a hundred times its size. In blocks it stays in the caches, and in memory the
-        # allocator keeps: pages handed back and faulted in again cost more than the first convolution itself.
+        # The intermediate activations are a hundred times the size of the output. In blocks they stay in the CPU's
+        # caches, and in memory that the allocator keeps: returning pages and faulting them in again costs more than
+        # the first convolution itself.
         hop, overlap = self.config.hop, self.config.receptive_field - self.config.hop
         counts = self.num_frames(num_samples_B).tolist()
         hidden_BTC = waveform_BS.new_zeros(len(counts), max(counts), self.config.conv_dim[-1])
@@ -120,8 +121,8 @@ class Frontend(nn.Module):
         return hidden_BTC
 
     def _encode(self, waveform_BS: Tensor, first_BKC: Tensor, shift_B1C: Tensor, kernels: Sequence[Tensor]) -> Tensor:
-        # Channels last throughout: strided convolutions are then products of matrices without a copy, and so
-        # are LayerNorm and the projection behind them. A convolution of one channel is a product of windows.
+        # Channels last throughout: strided convolutions are then matrix products without a copy, and the LayerNorm
+        # and projection after them need no copy either. A convolution of one channel is a product with windows.
         activation = ACTIVATIONS[self.config.activation]
         windows_BTK = waveform_BS.unfold(1, self.config.conv_kernel[0], self.config.conv_stride[0])
         hidden_BTC = torch.baddbmm(shift_B1C, windows_BTK, first_BKC)
@@ -132,8 +133,8 @@ class Frontend(nn.Module):
                     continue
             elif i > 0:
                 bias = None if conv.bias is None else cast(Tensor, conv.bias).to(hidden_BTC.dtype)
-                learning = torch.is_grad_enabled() and hidden_BTC.device.type == "cpu" and not is_symbolic()
-                convolve = StridedConv.apply if learning else strided_conv
+                training = torch.is_grad_enabled() and hidden_BTC.device.type == "cpu" and not is_symbolic()
+                convolve = StridedConv.apply if training else strided_conv
                 hidden_BTC = convolve(hidden_BTC, kernels[i], bias, self.config.conv_stride[i])
             if self.config.conv_norm == "layer":
                 hidden_BTC = self.norms[i](hidden_BTC)
@@ -145,7 +146,7 @@ class Frontend(nn.Module):
         if self.position_scale is not None:
             hidden_BTD = self.position_scale(hidden_BTD)
         for conv in self.positions:
-            # Alone, an utterance ends in the convolution's own zeros; in a batch it must see the same.
+            # Alone, an utterance is followed by the convolution's own zeros; in a batch it must be too.
             hidden_BTD = zero_padding(hidden_BTD, mask_BT)
             hidden_BTD = conv(hidden_BTD)
             if self.config.position_norm:
@@ -155,8 +156,8 @@ class Frontend(nn.Module):
         return hidden_BTD.to(self.projection.weight.dtype)
 
 
-def _centre(waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
-    # The norm over time takes a constant out again; taken out before, it costs no digits, of which bf16 has few.
+def _center(waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
+    # The norm over time removes a constant anyway. Removed beforehand, it costs no precision: bf16 has little.
     mask_BS = frame_mask(num_samples_B, waveform_BS.shape[1], waveform_BS.device)
     valid_BS = waveform_BS if mask_BS is None else waveform_BS.masked_fill(~mask_BS, 0)
     return waveform_BS - valid_BS.sum(1, keepdim=True) / num_samples_B.to(waveform_BS.device)[:, None]

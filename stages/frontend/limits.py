@@ -1,7 +1,7 @@
-"""What the fields of a front-end's and a student's config may hold.
+"""The values that the fields of a front-end's or a student's config may have.
 
-Here and not in pipeline, since whoever loads an exported student, without gdist, checks them too. Each raises
-ValueError with the field, its value and what it must be.
+These checks are here and not in pipeline because an exported student, loaded without gdist, runs them too. Each
+raises ValueError with the field, its value and what it must be.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def require_whole(config: Any, least: int, *names: str) -> None:
-    """Whole numbers, ``least`` or more. ``True`` is none, though Python has it for 1."""
+    """Require whole numbers, at least ``least``. ``True`` is refused, although Python counts it as 1."""
     for name in names:
         value = getattr(config, name)
         if type(value) is not int:
@@ -19,29 +19,29 @@ def require_whole(config: Any, least: int, *names: str) -> None:
 
 
 def require_positive(config: Any, *names: str) -> None:
-    """Finite numbers above 0."""
+    """Require finite numbers above 0."""
     for name in names:
         if not is_number(value := getattr(config, name)) or value <= 0:
             raise ValueError(f"{name} is {value!r}; it must be a number above 0")
 
 
 def require_flags(config: Any, *names: str) -> None:
-    """True or False."""
+    """Require True or False."""
     for name in names:
         if not isinstance(value := getattr(config, name), bool):
             raise ValueError(f"{name} is {value!r}; it must be true or false")
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
+    """Whether ``value`` is a finite number."""
     return type(value) in (int, float) and math.isfinite(value)
 
 
 def listed(name: str, value: Any) -> list[int]:
-    """A list, or tuple, of whole numbers above 0; as a list."""
+    """``value``, a list or tuple of whole numbers above 0, as a list."""
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{name} is {value!r}; it must be a list")
     for item in value:
         if type(item) is not int or item < 1:
-            raise ValueError(f"{name} is {list(value)}; it must hold whole numbers, at least 1")
+            raise ValueError(f"{name} is {list(value)}; it must contain whole numbers, at least 1")
     return list(value)

@@ -1,4 +1,4 @@
-"""Norms: over features in float32 whatever autocast does, and over time without a pass over the output.
+"""Norms: over features, in float32 even under autocast, and over time, without a pass over the output.
 
 Axes: B batch, S samples, T frames, K kernel, C channels.
 """
@@ -10,39 +10,39 @@ from gdist.stages.frontend.padding import frame_mask, zero_padding
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm in the dtype of its weights whatever autocast does; the output has the input's dtype."""
+    """LayerNorm in the dtype of its weights even under autocast; the output has the input's dtype."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         return super().forward(hidden.to(self.weight.dtype)).to(hidden.dtype)
 
 
 class TimeNorm(nn.GroupNorm):
-    """GroupNorm with one group a channel after a convolution of one channel, folded into that convolution.
+    """GroupNorm with one group per channel, folded into the convolution of one input channel before it.
 
     A channel is a product with windows of the waveform, so its mean and variance over time follow from the windows'
-    mean and covariance, ``w·m`` and ``w·Σw``: K and K² numbers, where its output, the largest tensor of the model,
-    would be read twice. Only windows that an utterance really has are counted.
+    mean and covariance: ``w·m`` and ``w·Σw``. These are K and K² numbers; otherwise the convolution's output, the
+    largest tensor of the model, would be read twice. Only an utterance's own windows are counted, not padding.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
     def fold(self, conv: nn.Conv1d, waveform_BS: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels ``[B, K, C]`` and shifts ``[B, 1, C]`` that convolve and normalise each utterance at once."""
-        # A filter may keep a millionth of the power it hears, and the product keeps what is left of 16 digits then.
-        # Apple's GPUs have no doubles.
+        """Kernels ``[B, K, C]`` and shifts ``[B, 1, C]`` that convolve and normalize each utterance in one step."""
+        # A filter may pass only a millionth of its input's power; in float64 the product is still precise then.
+        # Apple's GPUs have no float64.
         exact_BS = waveform_BS.to("cpu" if waveform_BS.device.type == "mps" else None, torch.float64)
         windows_BTK = exact_BS.unfold(1, conv.kernel_size[0], conv.stride[0])
         mask_BT = frame_mask(num_frames_B, windows_BTK.shape[1], exact_BS.device)
         count_B11 = num_frames_B.to(exact_BS.device).clamp(min=1)[:, None, None]
         mean_B1K = zero_padding(windows_BTK, mask_BT).sum(1, keepdim=True) / count_B11
-        centred_BTK = zero_padding(windows_BTK - mean_B1K, mask_BT)
-        covariance_BKK = centred_BTK.transpose(1, 2) @ centred_BTK / count_B11
+        centered_BTK = zero_padding(windows_BTK - mean_B1K, mask_BT)
+        covariance_BKK = centered_BTK.transpose(1, 2) @ centered_BTK / count_B11
         weight_KC = conv.weight[:, 0].T.to(exact_BS)
         variance_B1C = (weight_KC * (covariance_BKK @ weight_KC)).sum(1, keepdim=True).clamp(min=0)
         scale_B1C = self.weight.to(exact_BS) * torch.rsqrt(variance_B1C + self.eps)
         shift_B1C = self.bias.to(exact_BS) - mean_B1K @ weight_KC * scale_B1C
-        if conv.bias is not None:  # it leaves with the mean; said so, it has a gradient, of zero
+        if conv.bias is not None:  # removed with the mean; added here so that it has a gradient, of zero
             shift_B1C = shift_B1C + 0 * conv.bias.to(exact_BS)
         return (weight_KC * scale_B1C).to(conv.weight), shift_B1C.to(conv.weight)
 

@@ -1,4 +1,4 @@
-"""What padding must not change: masks of an utterance's own frames, and normalisation over each utterance alone.
+"""Masks of an utterance's own frames, and normalization over each utterance alone: padding must change nothing.
 
 Axes: B batch, S samples, T frames, D features.
 """
@@ -12,8 +12,8 @@ NORMALIZE_EPS = 1e-7  # Hugging Face's Wav2Vec2FeatureExtractor
 def normalize(waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
     """Zero mean and unit variance over each utterance alone; padding becomes zero.
 
-    What Hugging Face's feature extractor does for checkpoints with ``do_normalize``. Teachers, students and
-    training all use this one, so a student hears exactly what its teacher heard.
+    This is what Hugging Face's feature extractor does for checkpoints with ``do_normalize``. Teachers, students and
+    training all use this function, so a student receives exactly the input that its teacher received.
 
     Args:
         waveform_BS: float samples, padded to the longest.
@@ -23,16 +23,18 @@ def normalize(waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
     count_B1 = num_samples_B.to(waveform_BS.device).clamp(min=1)[:, None]
     valid_BS = torch.arange(waveform_BS.shape[1], device=waveform_BS.device) < count_B1
     mean_B1 = torch.where(valid_BS, waveform_BS, 0).sum(1, keepdim=True) / count_B1
-    centred_BS = torch.where(valid_BS, waveform_BS - mean_B1, 0)  # two passes: a DC offset must not cancel digits
-    variance_B1 = centred_BS.square().sum(1, keepdim=True) / count_B1
-    return centred_BS * torch.rsqrt(variance_B1 + NORMALIZE_EPS)
+    centered_BS = torch.where(
+        valid_BS, waveform_BS - mean_B1, 0
+    )  # two passes, so that a DC offset costs no precision
+    variance_B1 = centered_BS.square().sum(1, keepdim=True) / count_B1
+    return centered_BS * torch.rsqrt(variance_B1 + NORMALIZE_EPS)
 
 
 def frame_mask(num_frames_B: Tensor, num_frames: int, device: torch.device) -> Tensor | None:
     """True where a frame belongs to its utterance, ``[B, T]``; None when no frame is padding.
 
-    Finding out that nothing is padded reads the lengths, which costs a synchronisation when they are on a
-    GPU: keep them on the CPU. While compiling or exporting nothing is read and the mask is always there.
+    Finding out whether anything is padded reads the lengths, which costs a synchronization when they are on a
+    GPU: keep them on the CPU. While compiling or exporting, nothing is read and there is always a mask.
     """
     if not is_symbolic() and min(num_frames_B.tolist(), default=num_frames) >= num_frames:
         return None

@@ -1,7 +1,7 @@
-"""Teachers: large self-supervised speech models, read exactly and in batches.
+"""Teachers: large self-supervised speech models, run in batches with the same results as one by one.
 
 To add a family, write one file with a ``Teacher`` subclass and add its row to ``FAMILIES``; the conformance
-tests run over the table and compare it with Hugging Face, utterance by utterance.
+tests run over the table and compare each family with Hugging Face, utterance by utterance.
 """
 
 import json
@@ -57,16 +57,16 @@ def load_teacher(
     """Loads a checkpoint of a supported family, in eval mode.
 
     Args:
-        name_or_path: a Hugging Face id, or a local folder, for which nothing is downloaded.
-        precision: fp32, tf32 (CUDA only), or bf16 or fp16 by autocast; hidden states are float32 all the same.
+        name_or_path: a Hugging Face id, or a local folder, in which case nothing is downloaded.
+        precision: fp32, tf32 (CUDA only), or bf16 or fp16 by autocast; hidden states are always float32.
         device: "cpu", "cuda", "cuda:1" …
-        final_norm: Large models (pre-norm) end in one more LayerNorm. transformers 5 gives their last hidden
-            state before it, and so does this by default; True gives it after, as transformers 4 and s3prl do.
-            It changes the fingerprint, and nothing for Base models.
+        final_norm: Large models (pre-norm) end in one more LayerNorm. By default the last hidden state is the one
+            before it, as in transformers 5; True gives the one after it, as in transformers 4 and s3prl. It
+            changes the fingerprint; it changes no hidden state of Base models.
 
     Raises:
         TeacherError: the checkpoint cannot be found or read, is of another family, lacks weights, has weights
-            that are not finite, or does not make a frame of 400 samples every 320.
+            that are not finite, or does not produce one frame of 400 samples every 320 samples.
         ConfigError: an unknown precision.
     """
     check_precision(precision, device)
@@ -74,9 +74,11 @@ def load_teacher(
     do_normalize = config.pop("do_normalize")
     family = FAMILIES[config["model_type"]]
     if config.pop("add_adapter", False):
-        logger.warning("%s: the adapter behind the encoder is left out; it is no hidden state", name_or_path)
+        logger.warning(
+            "%s: the adapter after the encoder is left out; its output is not a hidden state", name_or_path
+        )
     show_bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()  # it would draw over ours, and into logs
+    hf_logging.disable_progress_bar()  # it would overwrite our progress bars, and fill logs
     try:
         model, loading = family.model_class.from_pretrained(
             name_or_path,
@@ -90,7 +92,7 @@ def load_teacher(
     except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise TeacherError(
             f"The weights of {name_or_path} cannot be loaded: {_first_line(error)}",
-            hint="Expected model.safetensors or pytorch_model.bin beside config.json, complete and matching it.",
+            hint="Expected model.safetensors or pytorch_model.bin next to config.json, complete and matching it.",
         ) from error
     finally:
         if show_bars:
@@ -107,30 +109,30 @@ def load_teacher(
 
 
 def read_teacher_config(name_or_path: str) -> dict[str, Any]:
-    """The checkpoint's config.json, checked, with ``do_normalize`` from its preprocessor; no weights are read.
+    """The checkpoint's config.json, checked, with ``do_normalize`` from its preprocessor config; reads no weights.
 
     Raises:
-        TeacherError: as for :func:`load_teacher`, as far as a config can tell.
+        TeacherError: as for :func:`load_teacher`, as far as the config shows it.
     """
     config = _read_json(name_or_path, "config.json")
     if config is None:
         if Path(name_or_path).is_dir():
             message = f"The folder {name_or_path} has no config.json, so it is not a Hugging Face checkpoint."
-            raise TeacherError(message, hint="Give the folder that holds config.json and the weights.")
+            raise TeacherError(message, hint="Give the folder that contains config.json and the weights.")
         raise TeacherError(
-            f"No teacher {name_or_path}: it is no folder here, and no such model could be fetched.",
-            hint="Check the spelling and the network, or give a folder with config.json and weights in it.",
+            f"No teacher {name_or_path}: there is no such folder here, and no such model could be downloaded.",
+            hint="Check the spelling and the network, or give a folder that contains config.json and the weights.",
         )
     model_type = config.get("model_type")
     if model_type not in FAMILIES:
         raise TeacherError(
-            f"{name_or_path} is of type {model_type!r}, which is none of the families gdist reads.",
+            f"{name_or_path} is of type {model_type!r}, which is not a family that gdist reads.",
             hint=f"The families are {', '.join(FAMILIES)}.",
         )
     if config.get("adapter_attn_dim") is not None:
         raise TeacherError(
             f"{name_or_path} has an adapter in every layer (adapter_attn_dim), one set for each language.",
-            hint="Use the checkpoint it was adapted from; which adapter would be the teacher is not defined.",
+            hint="Use the checkpoint that it was adapted from: it is not defined which adapter would be the teacher.",
         )
     try:
         frontend = FrontendConfig.from_teacher_config(config)
@@ -147,7 +149,7 @@ def _do_normalize(name_or_path: str, frontend: FrontendConfig) -> bool:
     if preprocessor is None:
         guess = frontend.conv_norm == "layer"
         logger.warning(
-            "%s has no preprocessor_config.json; taking do_normalize = %s, usual for its front-end",
+            "%s has no preprocessor_config.json; assuming do_normalize = %s, as is usual for its front-end",
             name_or_path,
             guess,
         )
@@ -168,12 +170,12 @@ def _read_json(name_or_path: str, filename: str) -> dict[str, Any] | None:
         )
         value = None if path is None else json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        # Not a folder and not an id: Hugging Face says so with an OSError; a broken file is a ValueError.
+        # For a name that is neither a folder nor an id, Hugging Face raises OSError; for a broken file, ValueError.
         if isinstance(error, json.JSONDecodeError):
             raise TeacherError(f"{filename} of {name_or_path} is not JSON: {error}") from error
         return None
     if value is not None and not isinstance(value, dict):
-        raise TeacherError(f"{filename} of {name_or_path} holds no JSON object")
+        raise TeacherError(f"{filename} of {name_or_path} does not contain a JSON object")
     return value
 
 

@@ -1,7 +1,7 @@
-"""The teacher contract: a batch of waveforms → every hidden layer, as Hugging Face gives it for each alone.
+"""The teacher contract: a batch of waveforms → every hidden state, as Hugging Face computes it for each alone.
 
 A family is one file with a :class:`Teacher` subclass, and one row in ``gdist.stages.teachers.FAMILIES``. It
-names its Hugging Face model and, where the plain layers do not do, how one layer is run.
+names its Hugging Face model and, where the plain layers do not suffice, defines how one layer is run.
 
 Axes: B batch, S samples, T frames, D features.
 """
@@ -26,7 +26,7 @@ from gdist.stages.teachers.packed import can_pack, pack, pack_frontend
 # tf32 is float32 whose products a GPU rounds to 10 bits of mantissa.
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# Hugging Face's parameter names, in the front-end's words.
+# Hugging Face's parameter names → the front-end's.
 _FRONTEND_NAMES = (
     (re.compile(r"feature_extractor\.conv_layers\.(\d+)\.conv\."), r"convs.\1."),
     (re.compile(r"feature_extractor\.conv_layers\.(\d+)\.layer_norm\."), r"norms.\1."),
@@ -36,7 +36,7 @@ _FRONTEND_NAMES = (
     (re.compile(r"encoder\.pos_conv_embed\.layers\.(\d+)\.conv\."), r"positions.\1."),
     (re.compile(r"encoder\.layer_norm\."), "output_norm."),
 )
-# What a plain Transformer layer has; position biases and adapters have no counterpart in a student.
+# The parameters of a plain Transformer layer; position biases and adapters have no counterpart in a student.
 _LAYER_NAMES = re.compile(
     r"(attention\.(q|k|v|out)_proj|layer_norm|final_layer_norm|feed_forward\.(intermediate|output)_dense)\."
 )
@@ -55,14 +55,14 @@ class Teacher:
     """A loaded teacher. Make one with :func:`gdist.stages.teachers.load_teacher`.
 
     Attributes:
-        name: what was asked for, an id or a folder.
+        name: the id or folder that was given.
         family: the key in ``FAMILIES``.
         num_layers: Transformer layers, L; there are L + 1 hidden states.
-        dim: features of each, D.
-        do_normalize: whether the waveform is normalised first (see :func:`gdist.stages.frontend.padding.normalize`).
+        dim: features of each hidden state, D.
+        do_normalize: whether the waveform is normalized first (see :func:`gdist.stages.frontend.padding.normalize`).
         fingerprint: sha256 (hex) over the weights in use and the config fields that matter.
-        config: the Hugging Face config as a JSON-able dictionary, with ``do_normalize`` beside it.
-        device: where it computes.
+        config: the Hugging Face config as a JSON-able dictionary, with ``do_normalize`` added.
+        device: where it runs.
         num_params: parameters, as ``AutoModel(...).num_parameters()`` counts them.
     """
 
@@ -106,9 +106,9 @@ class Teacher:
         ``AutoModel(...)(...).hidden_states`` for that utterance alone.
 
         Args:
-            waveform_BS: float samples at 16 kHz in [-1, 1), padded at the end with anything.
+            waveform_BS: float samples at 16 kHz in [-1, 1), padded at the end with any values.
             num_samples_B: samples of each utterance, at least 400; best kept on the CPU.
-            last_layer: where to stop, when not at L.
+            last_layer: the last layer to compute; L if None.
 
         Raises:
             ValueError: an utterance is too short for a frame.
@@ -120,7 +120,7 @@ class Teacher:
         waveform_BS = waveform_BS.to(self.device, torch.float32)
         if self.do_normalize:
             waveform_BS = normalize(waveform_BS, num_samples_B)
-        # The contexts are left before each yield, or they would leak into whoever consumes the layers.
+        # The contexts are left before each yield; otherwise they would leak into the code that consumes the layers.
         with self._compute():
             hidden_BTD = self._frontend(waveform_BS, num_samples_B)
         frames = hidden_BTD.shape[1]
@@ -136,11 +136,11 @@ class Teacher:
             yield zero_padding(hidden_BTD.float(), mask_BT)
 
     def prepare(self, num_frames: int, mask_BT: Tensor | None) -> Any:
-        """What all layers share for one batch; passed to :meth:`run_layer`."""
+        """What all layers of one batch share; it is passed to :meth:`run_layer`."""
         return None if mask_BT is None else mask_BT[:, None, None, :]
 
     def run_layer(self, layer: Any, hidden_BTD: Tensor, shared: Any) -> Tensor:
-        """One Transformer layer over a batch; frames of padding may hold anything finite."""
+        """One Transformer layer over a batch; frames of padding may contain any finite values."""
         hidden: Tensor = layer(hidden_BTD, attention_mask=shared)
         return hidden
 
@@ -149,12 +149,12 @@ class Teacher:
         return {name: t.detach().cpu().clone() for name, t in self._frontend.state_dict().items()}
 
     def layer_tensors(self, n: int) -> dict[str, Tensor]:
-        """The first ``n`` Transformer layers in a student layer's names: ``"0.attention.q_proj.weight"`` …
+        """The first ``n`` Transformer layers, under a student's names: ``"0.attention.q_proj.weight"`` …
 
         Float32 on the CPU. WavLM's position bias and its gates are dropped: a student's attention has none.
         """
         if not 0 <= n <= self.num_layers:
-            raise ValueError(f"asked for {n} layers of a teacher with {self.num_layers}")
+            raise ValueError(f"n is {n}, but this teacher has {self.num_layers} layers")
         return {
             f"{i}.{name}": tensor.detach().cpu().clone()
             for i in range(n)
@@ -168,7 +168,7 @@ class Teacher:
             with torch.autocast(self.device.type, self._dtype):
                 yield
         elif self.device.type == "cuda":
-            # cuDNN uses TF32 unless told otherwise, and that is off by 1e-3.
+            # cuDNN uses TF32 by default, which is off by 1e-3.
             matmul = torch.backends.cuda.matmul
             before, matmul.allow_tf32 = matmul.allow_tf32, self._tf32
             try:
@@ -185,26 +185,26 @@ def check_precision(precision: str, device: str = "cpu") -> None:
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if precision == "tf32" and not device.startswith("cuda"):
-        raise ConfigError(f"precision tf32 is arithmetic of CUDA devices, and this is {device}", "--precision fp32")
+        raise ConfigError(f"precision tf32 needs a CUDA device, and this is {device}", "--precision fp32")
 
 
 def check_geometry(config: FrontendConfig, name: str) -> None:
-    """Raises TeacherError unless a frame is 400 samples every 320, which the cache's arithmetic rests on."""
+    """Raises TeacherError unless there is one frame of 400 samples every 320, as the cache's arithmetic assumes."""
     if (config.hop, config.receptive_field) != (framing.HOP, framing.RECEPTIVE_FIELD):
         raise TeacherError(
-            f"{name} yields a frame of {config.receptive_field} samples every {config.hop}; the cache's geometry is "
+            f"{name} produces a frame of {config.receptive_field} samples every {config.hop}; the cache requires "
             f"a frame of {framing.RECEPTIVE_FIELD} samples every {framing.HOP}.",
-            hint="gdist reads models with wav2vec 2.0's convolutions: 16 kHz in, 50 frames a second out.",
+            hint="gdist reads models with wav2vec 2.0's convolutions: 16 kHz in, 50 frames per second out.",
         )
 
 
 def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
     """Raises TeacherError unless every weight in use came from the checkpoint and is finite."""
-    # masked_spec_embed serves SpecAugment in training only.
+    # masked_spec_embed is used by SpecAugment only, in training.
     missing = sorted(key for key in loading["missing_keys"] if not key.endswith("masked_spec_embed"))
     if missing:
         raise TeacherError(
-            f"{name} lacks {len(missing)} of the model's weights, and random ones would take their place: "
+            f"{name} lacks {len(missing)} of the model's weights, which would be replaced by random ones: "
             f"{_some(missing)}.",
             hint="The checkpoint and its config.json do not belong together; download it again.",
         )
@@ -212,8 +212,7 @@ def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
     extra = sorted(k for k in loading["unexpected_keys"] if k.removeprefix(prefix).startswith(_USED))
     if extra:
         raise TeacherError(
-            f"{name} has {len(extra)} weights inside the encoder that its config.json knows nothing of: "
-            f"{_some(extra)}.",
+            f"{name} has {len(extra)} weights in the encoder that its config.json does not describe: {_some(extra)}.",
             hint="The checkpoint and its config.json do not belong together; download it again.",
         )
     broken = [n for n, t in model.state_dict().items() if n.startswith(_USED) and not bool(t.isfinite().all())]
@@ -232,7 +231,7 @@ def _frontend_tensors(model: Any, config: FrontendConfig) -> dict[str, Tensor]:
     state: dict[str, Tensor] = dict(model.state_dict())
     positions = model.encoder.pos_conv_embed
     if not config.position_norm:
-        # The parametrised weight itself, so that folding changes no float.
+        # The parametrized weight as torch computes it, so that folding changes no number.
         state["encoder.pos_conv_embed.conv.weight"] = positions.conv.weight.detach()
     tensors = {}
     for name, tensor in state.items():
@@ -253,7 +252,7 @@ def _frontend_tensors(model: Any, config: FrontendConfig) -> dict[str, Tensor]:
 def _fingerprint(model: Any, config: dict[str, Any], final_norm: bool) -> str:
     identity = {field: config[field] for field in _IDENTITY_FIELDS if field in config}
     digest = hashlib.sha256(json.dumps(identity | {"final_norm": final_norm}, sort_keys=True).encode())
-    # torch renamed weight norm's two halves; a checkpoint's identity must not follow.
+    # torch renamed the two parts of weight norm; a checkpoint's identity must not change with that.
     renamed = {
         name.replace(".parametrizations.weight.original0", ".weight_g").replace(
             ".parametrizations.weight.original1", ".weight_v"

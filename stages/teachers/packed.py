@@ -1,10 +1,10 @@
-"""Linear layers and convolutions whose weights lie as oneDNN wants them, for a frozen teacher on a CPU.
+"""Linear layers and convolutions with weights in oneDNN's own layout, for a frozen teacher on a CPU.
 
-``F.linear`` in float32 is MKL's, which does not know AMD's processors well, and under autocast it casts the weight
-again at every call. oneDNN's product with a weight cast and laid out once is 1.1 to 1.2 times as fast on a quiet
-machine, and applies GELU on the way out. A convolution over time without padding is such a product with overlapping
-windows, and gains more: 1.3 to 1.8 times its own operator in float32. The operators are the ones that torch.compile's
-own code calls; they have no gradients.
+``F.linear`` in float32 uses MKL, which is not optimized for AMD's processors, and under autocast it casts the weight
+again at every call. oneDNN's product, with a weight cast and reordered once, is 1.1 to 1.2 times as fast on a quiet
+machine, and applies GELU to its output. A convolution over time without padding is such a product with overlapping
+windows, and gains more: it is 1.3 to 1.8 times as fast as its own operator in float32. The operators used here are
+the ones that torch.compile's generated code calls; they have no gradients.
 """
 
 from typing import Any, cast
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from gdist.stages.frontend.frontend import BLOCK_FRAMES, Frontend
 
-ROWS = 1600  # frames of a usual batch, 32 s: what the layout is chosen for; others only cost a little speed
-SMALLEST = 2**11  # weights with fewer numbers gain nothing
+ROWS = 1600  # frames of a usual batch, 32 s, for which the layout is chosen; other sizes are slightly slower
+SMALLEST = 2**11  # smaller weights gain nothing
 
 
 class _Product:
-    """hidden [N, K] → hidden · weightᵀ + bias [N, M], and GELU (exact) of that if asked for."""
+    """hidden [N, K] → hidden · weightᵀ + bias [N, M], followed by (exact) GELU if ``gelu``."""
 
     def __init__(self, weight_MK: Tensor, bias_M: Tensor | None, dtype: torch.dtype, gelu: bool, rows: int) -> None:
         self.dtype = dtype
@@ -33,7 +33,7 @@ class _Product:
 
 
 class PackedLinear(nn.Module):
-    """``nn.Linear``, and GELU after it if asked for. Weight and bias keep their names."""
+    """``nn.Linear``, followed by GELU if ``gelu``. Weight and bias keep their names."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, gelu: bool = False) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ class PackedLinear(nn.Module):
 
 
 class PackedConv:
-    """``nn.Conv1d`` without padding over one utterance, channels last, and GELU after it if asked for.
+    """``nn.Conv1d`` without padding over one utterance, channels last, followed by GELU if ``gelu``.
 
-    Worked by hand: a kernel of 3 with stride 2 over [T, C] is a product of rows of 3 C numbers, each beginning 2 C
+    Example: a kernel of 3 with stride 2 over [T, C] is a product of rows of 3 C numbers, each starting 2 C numbers
     after the one before, with the weight as [C', 3 C].
     """
 
@@ -65,17 +65,17 @@ class PackedConv:
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this machine's oneDNN has fast products in ``dtype``; where it has not, ``nn.Linear`` stays."""
+    """Whether this machine's oneDNN has fast products in ``dtype``; where it has none, ``nn.Linear`` stays."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    if not known or "AVX" not in torch.backends.cpu.get_cpu_capability():
+    available = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    if not available or "AVX" not in torch.backends.cpu.get_cpu_capability():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def pack(layers: nn.ModuleList, dtype: torch.dtype, activation: Any) -> None:
-    """Replaces the large linear layers of Transformer ``layers``, and takes GELU into the one before it."""
+    """Replaces the large linear layers of Transformer ``layers``, and merges GELU into the layer before it."""
     for layer in layers:
         for parent in list(layer.modules()):
             for name, linear in list(parent.named_children()):
@@ -90,7 +90,7 @@ def pack(layers: nn.ModuleList, dtype: torch.dtype, activation: Any) -> None:
 
 
 def pack_frontend(frontend: Frontend, dtype: torch.dtype) -> None:
-    """Gives a frozen front-end packed convolutions, with GELU in those that no norm follows."""
+    """Gives a frozen front-end packed convolutions; those that no norm follows include GELU."""
     config = frontend.config
     if config.activation != "gelu" and config.conv_norm == "group":
         return

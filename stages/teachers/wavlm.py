@@ -1,7 +1,7 @@
 """WavLM, Base and Large (arXiv 2110.13900), with scaled-dot-product attention.
 
-Hugging Face's attention returns every weight whether or not anyone wants it. Here the gated relative position
-bias becomes the additive mask of ``F.scaled_dot_product_attention``, and the weights are never formed.
+Hugging Face's attention always returns its weights. Here the gated relative position bias becomes the additive mask
+of ``F.scaled_dot_product_attention``, and the weights are never computed.
 
 Axes: B batch, T frames (queries, then keys), N frames of all utterances, D features, H heads, E features of a head.
 """
@@ -16,10 +16,10 @@ from transformers import WavLMModel
 
 from gdist.stages.teachers.base import Teacher
 
-# The bias has B·H·T² numbers a layer: utterances are attended to a few at a time, on a CPU within its caches.
+# The bias has B·H·T² numbers per layer, so a few utterances are processed at a time: on a CPU, as fit its caches.
 BIAS_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
 
-# Where an operator costs little to call, frames of padding are left out and utterances attended to one by one.
+# Where calling an operator costs little, frames of padding are left out and utterances processed one by one.
 UNPADDED = ("cpu",)
 
 
@@ -27,12 +27,12 @@ class WavLMTeacher(Teacher):
     """WavLM's layers around our own attention."""
 
     model_class = WavLMModel
-    attention = "eager"  # Hugging Face knows no other for WavLM; its attention modules are read, not run
+    attention = "eager"  # Hugging Face has no other for WavLM; only the weights of its attention modules are used
 
     def prepare(self, num_frames: int, mask_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The ungated position bias ``[H, T, T]``, made by layer 0 and shared by all; and the mask."""
+        """The ungated position bias ``[H, T, T]``, computed by layer 0 and shared by all layers; and the mask."""
         attention = self._layers[0].attention
-        # It depends on (key − query) only: look 2T − 1 distances up, and let every query see its window.
+        # It depends on (key − query) only: look up 2T − 1 distances, and give every query its window of them.
         distance = torch.arange(1 - num_frames, num_frames, device=attention.rel_attn_embed.weight.device)
         bias_HR = attention.rel_attn_embed(attention._relative_positions_bucket(distance)).T
         bias_HTT = bias_HR.unfold(1, num_frames, 1).flip(1).contiguous()
@@ -67,7 +67,7 @@ class WavLMTeacher(Teacher):
 
 
 def attend(attention: Any, hidden_BTD: Tensor, bias_HTT: Tensor, mask_BT: Tensor | None) -> Tensor:
-    """What ``WavLMAttention`` computes, without its weights.
+    """What ``WavLMAttention`` computes, without forming the attention weights.
 
     The gate comes from each layer's own input (section 3.1 of the paper); the bias it gates is layer 0's.
     """

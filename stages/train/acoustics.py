@@ -1,6 +1,6 @@
-"""What augmentation is made of: noise, rooms, levels, and recordings of the first two. It knows no batch.
+"""The signals that augmentation needs: noise, room responses, recordings of both, and levels. No batches here.
 
-Every random choice takes its generator, so equal generators give equal samples.
+Every random choice takes a generator, so equal generators give equal samples.
 
 Axes: S samples at 16 kHz, N blocks of them.
 """
@@ -18,18 +18,18 @@ from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.pipeline.storage.locations import in_shell
 
-LOWEST_HZ = 50.0  # coloured noise has nothing below, where brown noise would have nearly all of its power
-RESPONSES_KEPT = 1024  # decoded impulse responses held in memory; 64 KB for each second of one
+LOWEST_HZ = 50.0  # colored noise has no power below this, where brown noise would have nearly all of its power
+RESPONSES_KEPT = 1024  # decoded impulse responses kept in memory; 64 KB per second of response
 
 
 class Recordings:
-    """The audio of a manifest, each recording as likely as any other.
+    """The audio of a manifest; each recording is equally likely to be drawn.
 
     Args:
         field: the config field that names the manifest, for messages.
 
     Raises:
-        ManifestError: it cannot be read, or some recording's header cannot.
+        ManifestError: the manifest or the header of a recording cannot be read.
     """
 
     def __init__(self, path: str, field: str) -> None:
@@ -46,33 +46,36 @@ class Recordings:
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def stretch(self, length: int, draw: Generator) -> Tensor:
-        """``length`` samples from anywhere in any recording; only these are decoded. A short one goes round."""
+    def excerpt(self, length: int, draw: Generator) -> Tensor:
+        """``length`` samples from a random place in a random recording, which alone are decoded.
+
+        A recording that is too short is repeated.
+        """
         u = self.utterances[below(len(self), draw)]
-        held, rate = _measured(u)
-        wanted = min(-(-length * rate // SAMPLE_RATE), held)
-        piece_S = to_float(load_utterance(u.path, u.start + below(held - wanted + 1, draw), wanted, rate))
+        available, rate = _measured(u)
+        wanted = min(-(-length * rate // SAMPLE_RATE), available)
+        piece_S = to_float(load_utterance(u.path, u.start + below(available - wanted + 1, draw), wanted, rate))
         if len(piece_S) < length:
             piece_S = piece_S.roll(below(len(piece_S), draw)).repeat(-(-length // len(piece_S)))
         return piece_S[:length]
 
     def _response(self, index: int) -> Tensor:
-        """A room's impulse response from its peak on, which is 1: nothing that is heard through it moves in time."""
+        """A room's impulse response from its peak on, scaled to a peak of 1, so that it delays no sound."""
         u = self.utterances[index]
         response_S = to_float(load_utterance(u.path, u.start, *_measured(u)))
         peak = int(response_S.abs().argmax())
         if not response_S[peak]:
-            raise AudioError(f"silent, so no room's impulse response: {u.path}")
+            raise AudioError(f"silent, so it is not a room's impulse response: {u.path}")
         return response_S[peak:] / response_S[peak]
 
 
-def coloured_noise(length: int, exponent: int, draw: Generator) -> Tensor:
+def colored_noise(length: int, exponent: int, draw: Generator) -> Tensor:
     """Gaussian noise whose power falls with frequency to the ``exponent``: 0 is white, 1 pink, 2 brown."""
     if exponent == 0:
         return torch.randn(length, generator=draw)
-    # Drawn as a spectrum, whose values are as independent as white noise's samples are.
+    # Drawn as a spectrum, whose values are independent, as white noise's samples are.
     step = 1 << max(length.bit_length() - 4, 0)
-    size = -(-length // step) * step  # without large prime factors, with which it would take five times as long
+    size = -(-length // step) * step  # without large prime factors, which would make it five times slower
     spectrum = torch.randn(size // 2 + 1, dtype=torch.complex64, generator=draw)
     frequency = torch.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     spectrum *= (frequency >= LOWEST_HZ) * frequency.clamp(min=LOWEST_HZ) ** (-exponent / 2)
@@ -81,10 +84,11 @@ def coloured_noise(length: int, exponent: int, draw: Generator) -> Tensor:
 
 
 def room_response(rt60: float, drr_db: float, draw: Generator) -> Tensor:
-    """A direct sound of 1 at sample 0, then noise that falls by 60 dB in ``rt60`` seconds, when it ends.
+    """A direct sound of 1 at sample 0, then noise that falls by 60 dB in ``rt60`` seconds and then ends.
 
     Args:
-        drr_db: the direct sound's energy over that of all the rest.
+        rt60: the reverberation time in seconds.
+        drr_db: the direct sound's energy over that of the rest, in dB.
     """
     time_S = torch.arange(1, max(round(rt60 * SAMPLE_RATE), 2)) / SAMPLE_RATE
     tail_S = torch.randn(len(time_S), generator=draw) * 10 ** (-3 * time_S / rt60)
@@ -93,8 +97,8 @@ def room_response(rt60: float, drr_db: float, draw: Generator) -> Tensor:
 
 
 def convolve(wave_S: Tensor, response_S: Tensor) -> Tensor:
-    """The first ``len(wave_S)`` samples of the convolution, block by block: seven times as fast as in one piece."""
-    over = len(response_S) - 1  # what a block adds to the next one
+    """The first ``len(wave_S)`` samples of the convolution, in blocks: seven times as fast as in one piece."""
+    over = len(response_S) - 1  # samples by which a block's result extends into the next block
     size = 1 << (4 * max(over, 1024)).bit_length()
     hop = size - over
     block_NS = F.pad(wave_S, (0, -len(wave_S) % hop)).view(-1, hop)
@@ -106,7 +110,7 @@ def convolve(wave_S: Tensor, response_S: Tensor) -> Tensor:
 def gain(own_S: Tensor, other_S: Tensor, snr_db: float) -> Tensor:
     """The factor for ``other_S`` that puts it ``snr_db`` below ``own_S`` in mean power; 0 where either is silent.
 
-    By hand: own power 4, other power 1, 0 dB → 2; at 20 dB → 0.2.
+    Example: own power 4, other power 1, 0 dB → 2; at 20 dB → 0.2.
     """
     own, other = own_S.square().mean(), other_S.square().mean()
     factor = (own / other).sqrt() * 10 ** (-snr_db / 20)
@@ -125,6 +129,6 @@ def below(limit: int, draw: Generator) -> int:
 
 
 def _measured(u: Utterance) -> tuple[int, int]:
-    """Its length and rate, which a measured manifest has."""
+    """The utterance's length in samples and its rate, which a measured manifest has."""
     assert u.num_samples and u.sample_rate
     return u.num_samples, u.sample_rate

@@ -1,10 +1,10 @@
-"""Noise, other speakers' speech and reverberation in what a student hears, while the cached targets stay clean.
+"""Noise, other speakers' speech and reverberation in a student's input audio, while the cached targets stay clean.
 
-A cached frame belongs to given samples, so only what leaves every sound in its place is here: an onset is at the same
-sample before and after. What would move it is refused by name (``MISALIGNING``).
+A cached frame belongs to given samples. So only augmentations that leave every sound in its place are here: an onset
+is at the same sample before and after. Fields that would move sounds are refused by name (``MISALIGNING``).
 
-Each row draws from generators of its own, one a kind. So an utterance sounds the same whatever else is in the batch
-and however far it is padded, and switching one kind on changes nothing that another one draws.
+Each row has its own generators, one per kind. So an utterance is augmented in the same way whatever else is in the
+batch and however far it is padded, and enabling one kind does not change what another kind draws.
 
 Axes: B batch, K kinds, S samples.
 """
@@ -19,32 +19,32 @@ from torch import Generator, Tensor
 
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import ConfigError
-from gdist.stages.train.acoustics import Recordings, below, coloured_noise, convolve, gain, room_response, uniform
+from gdist.stages.train.acoustics import Recordings, below, colored_noise, convolve, gain, room_response, uniform
 
-KINDS = ("speech", "reverb", "noise")  # in the order they are applied: two people talk, in a room, amid noise
-COLOURS = (0, 1, 2)  # exponents of white, pink and brown noise
+KINDS = ("speech", "reverb", "noise")  # in the order they are applied: two people talk, in a room, with noise
+COLORS = (0, 1, 2)  # exponents of white, pink and brown noise
 MISALIGNING = ("speed", "tempo", "pitch", "stretch", "shift", "warp", "roll", "delay", "trim")
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """The [augment] table: shares of the utterances, each kind drawn apart from the others. All are off by default.
+    """The [augment] table: shares of the utterances. Each kind is drawn independently, and all are off by default.
 
-    Speed, tempo, pitch, stretching, shifting in time and the like are not here: the cached targets belong to given
-    frames, and these would put other sounds there.
+    Speed, tempo, pitch, time stretching, time shifting and similar changes are not available: the cached targets
+    belong to given frames, and these changes would put other sounds there.
 
     Attributes:
-        noise, speech, reverb: the share of the utterances that get it, 0 to 1.
-        noise_snr_db: uniform range; the clean utterance's power over the noise's.
-        noise_manifest: a manifest of recordings (MUSAN's noise, say). Without one: white, pink and brown noise.
-        speech_snr_db: uniform range; own over other power in the part where both speak. The default is WavLM's
+        noise, speech, reverb: the share of the utterances that each is applied to, 0 to 1.
+        noise_snr_db: uniform range; the clean utterance's power over the noise's, in dB.
+        noise_manifest: a manifest of recordings (such as MUSAN's noise). Without one: white, pink and brown noise.
+        speech_snr_db: uniform range; own over other power, in dB, where both speak. The default is that of WavLM's
             utterance mixing (arXiv 2110.13900, algorithm 1), which compares whole utterances.
-        speech_share: the other speech, a stretch of one utterance of the batch, covers at most so much of this one
-            (WavLM: half). It is another speaker's where the labels say who speaks.
+        speech_share: the other speech, a part of one utterance of the batch, covers at most this share of the
+            utterance (WavLM: half). It is another speaker's where the labels name the speakers.
         reverb_rt60: uniform range of the time in which the sound falls by 60 dB, in seconds.
-        reverb_drr_db: uniform range; the direct sound's energy over that of the tail.
+        reverb_drr_db: uniform range; the direct sound's energy over that of the tail, in dB.
         reverb_manifest: a manifest of room impulse responses, each cut at its peak so that frames stay aligned.
-            Without one: a direct sound and exponentially decaying noise, by the two fields above.
+            Without one: a direct sound and exponentially decaying noise, as given by the two fields above.
     """
 
     noise: float = 0.0
@@ -60,7 +60,9 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         for name in KINDS:
-            require(0 <= getattr(self, name) <= 1, f"augment.{name} = {getattr(self, name)}: a share lies in 0…1")
+            require(
+                0 <= getattr(self, name) <= 1, f"augment.{name} = {getattr(self, name)}: must be a share from 0 to 1"
+            )
         require(
             0 < self.speech_share <= 1, f"augment.speech_share = {self.speech_share}: must be more than 0, at most 1"
         )
@@ -77,40 +79,41 @@ class AugmentConfig:
 
 
 def refuse_misaligning(table: Iterable[str]) -> None:
-    """Refuse fields of an [augment] table, by name, that would move frames against the cached targets.
+    """Refuse, by name, fields of an [augment] table that would move frames relative to the cached targets.
 
     Raises:
-        ConfigError: the field, why not, and what there is. Other unknown fields are left to ``config.build``.
+        ConfigError: there is such a field; the message says why it is refused and what is available. Other unknown
+            fields are left to ``config.build``.
     """
     known = [field.name for field in fields(AugmentConfig)]
     for name in table:
         if name not in known and any(word in name.lower() for word in MISALIGNING):
             raise ConfigError(
-                f"augment.{name}: would move frames against the cached targets, which stay where they are",
-                f"what keeps frames in place: {', '.join(f'augment.{kind}' for kind in KINDS)}",
+                f"augment.{name}: would move frames relative to the cached targets, which do not move",
+                f"these keep frames in place: {', '.join(f'augment.{kind}' for kind in KINDS)}",
             )
 
 
 class Augment:
-    """``config``, applied to batches. Nothing is remembered between them: equal generators give equal results."""
+    """Applies an ``AugmentConfig`` to batches, without state between them: equal generators give equal results."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
     @cached_property
     def noises(self) -> Recordings | None:
-        """Recordings of noise; None where it is synthetic."""
+        """Recordings of noise; None if the noise is synthetic."""
         path = self.config.noise_manifest if self.config.noise else ""
         return Recordings(path, "augment.noise_manifest") if path else None
 
     @cached_property
     def rooms(self) -> Recordings | None:
-        """Recorded impulse responses; None where they are synthetic."""
+        """Recorded impulse responses; None if they are synthetic."""
         path = self.config.reverb_manifest if self.config.reverb else ""
         return Recordings(path, "augment.reverb_manifest") if path else None
 
     def prepare(self) -> None:
-        """Read the manifests, so that a bad one is refused before anything starts; the first batch does it too."""
+        """Read the manifests now, so that a bad one is refused before training starts and not at the first batch."""
         _ = self.noises, self.rooms
 
     def __call__(
@@ -120,46 +123,46 @@ class Augment:
         generator: Generator,
         speakers: Sequence[str | None] | None = None,
     ) -> Tensor:
-        """The batch as the student hears it: a copy, as long, its padding untouched, at whatever level results.
+        """The augmented batch: a copy of the same length, with its padding unchanged. Levels are not renormalized.
 
-        Silence stays silent, and an utterance gets no speech where the batch holds nobody else.
+        Silence stays silent, and an utterance gets no speech where the batch contains no other speaker.
 
         Args:
-            generator: of the CPU; any config advances it by the same draws.
-            speakers: who speaks in each row; None where nobody knows, which may be mixed with anybody.
+            generator: on the CPU; every config advances it by the same draws.
+            speakers: the speaker of each row; None if unknown: such a row may be mixed with any other.
 
         Raises:
-            ManifestError: a manifest that cannot be read.
-            AudioError: a recording that cannot be used.
+            ManifestError: a manifest cannot be read.
+            AudioError: a recording cannot be used.
         """
         self.prepare()
-        heard_BS, lengths = waveform_BS.clone(), num_samples_B.tolist()
+        mixed_BS, lengths = waveform_BS.clone(), num_samples_B.tolist()
         seeds_BK = torch.randint(2**63 - 1, (len(lengths), len(KINDS)), generator=generator)
         for row, seeds in enumerate(seeds_BK.tolist()):
-            clean_S, heard_S = waveform_BS[row, : lengths[row]], heard_BS[row, : lengths[row]]
+            clean_S, mixed_S = waveform_BS[row, : lengths[row]], mixed_BS[row, : lengths[row]]
             for kind, seed in zip(KINDS, seeds, strict=True):
                 draw = Generator().manual_seed(seed)
-                if uniform((0, 1), draw) >= getattr(self.config, kind) or not len(heard_S):
+                if uniform((0, 1), draw) >= getattr(self.config, kind) or not len(mixed_S):
                     continue
                 if kind == "speech":
                     if others := others_of(row, lengths, speakers):
                         other = others[below(len(others), draw)]
-                        self._add_speech(heard_S, waveform_BS[other, : lengths[other]], draw)
+                        self._add_speech(mixed_S, waveform_BS[other, : lengths[other]], draw)
                 elif kind == "reverb":
-                    wet_S = convolve(heard_S, self._response(draw)[: len(heard_S)].to(heard_S))
-                    heard_S.copy_(wet_S * gain(heard_S, wet_S, 0.0))
+                    wet_S = convolve(mixed_S, self._response(draw)[: len(mixed_S)].to(mixed_S))
+                    mixed_S.copy_(wet_S * gain(mixed_S, wet_S, 0.0))
                 else:
-                    noise_S = self._noise(len(heard_S), draw).to(heard_S)
-                    heard_S += noise_S * gain(clean_S, noise_S, uniform(self.config.noise_snr_db, draw))
-        return heard_BS
+                    noise_S = self._noise(len(mixed_S), draw).to(mixed_S)
+                    mixed_S += noise_S * gain(clean_S, noise_S, uniform(self.config.noise_snr_db, draw))
+        return mixed_BS
 
-    def _add_speech(self, heard_S: Tensor, other_S: Tensor, draw: Generator) -> None:
-        """Add a stretch of ``other_S``, of any length allowed, anywhere, in place."""
+    def _add_speech(self, mixed_S: Tensor, other_S: Tensor, draw: Generator) -> None:
+        """Add a part of ``other_S``, of a random allowed length and place, to ``mixed_S`` in place."""
         snr_db = uniform(self.config.speech_snr_db, draw)
-        longest = min(int(self.config.speech_share * len(heard_S)), len(other_S))
+        longest = min(int(self.config.speech_share * len(mixed_S)), len(other_S))
         length = 1 + below(longest, draw) if longest else 0
-        start, start_other = below(len(heard_S) - length + 1, draw), below(len(other_S) - length + 1, draw)
-        covered_S, added_S = heard_S[start : start + length], other_S[start_other : start_other + length]
+        start, start_other = below(len(mixed_S) - length + 1, draw), below(len(other_S) - length + 1, draw)
+        covered_S, added_S = mixed_S[start : start + length], other_S[start_other : start_other + length]
         covered_S += added_S * gain(covered_S, added_S, snr_db)
 
     def _response(self, draw: Generator) -> Tensor:
@@ -170,12 +173,12 @@ class Augment:
 
     def _noise(self, length: int, draw: Generator) -> Tensor:
         if self.noises is not None:
-            return self.noises.stretch(length, draw)
-        return coloured_noise(length, COLOURS[below(len(COLOURS), draw)], draw)
+            return self.noises.excerpt(length, draw)
+        return colored_noise(length, COLORS[below(len(COLORS), draw)], draw)
 
 
 def others_of(row: int, lengths: Sequence[int], speakers: Sequence[str | None] | None = None) -> list[int]:
-    """The rows that may be mixed into ``row``: not itself, nor any that is known to be of the same speaker."""
+    """The rows that may be mixed into ``row``: not itself, empty rows or rows known to be of the same speaker."""
     speaker = speakers[row] if speakers else None
     return [
         other

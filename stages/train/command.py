@@ -13,7 +13,9 @@ from gdist.stages.commandline import LocalPath, command, json_option, use_option
 @click.option("--out", required=True, metavar="RUN", type=LocalPath(), help="The run's folder.")
 @click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file.")
 @click.option(
-    "--student", metavar="NAME|FILE.py:CLASS", help="Which student: see `gdist students`, or one of your own."
+    "--student",
+    metavar="NAME|FILE.py:CLASS",
+    help="Which student: a name that `gdist students` lists, or a class in your own file.",
 )
 @click.option("--set", "settings", multiple=True, metavar="TABLE.FIELD=VALUE", help="Set one field; repeatable.")
 @use_option
@@ -29,15 +31,15 @@ def train_command(
 ) -> int:
     """Train a student from the cache alone: no teacher, no audio files.
 
-    Interrupted? Run the same command again: it goes on from the last checkpoint, to the same bits. On several GPUs,
-    torchrun starts one process for each; a run may be resumed on another number of them.
+    Interrupted? Run the same command again: it continues from the last checkpoint, and the result is the same to the
+    last bit. For several GPUs, torchrun starts one process per GPU; a run may be resumed on another number of GPUs.
 
     \b
     Example:  gdist train --cache s3://bucket/libri --out runs/first --set train.steps=50000
               torchrun --nproc-per-node 4 --no-python gdist train --cache s3://bucket/libri --out runs/first
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # DDP warns each rank that parameters may be used by every step, which is so for some students and not others.
+        # DDP warns on each rank that every step may use all parameters; this is true of some students only.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from gdist.pipeline import console
     from gdist.pipeline.cache.encodings import ENCODINGS

@@ -1,4 +1,4 @@
-"""What a training run is: [train], [student], [loss], [data] and [augment], from a recipe and ``--set``."""
+"""The config of a training run: [train], [student], [loss], [data] and [augment], from a recipe and ``--set``."""
 
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -18,21 +18,22 @@ class OptimConfig:
     """The [train] table. The defaults are DistilHuBERT's published schedule (arXiv 2110.01900 and its code).
 
     Attributes:
-        batch_seconds: audio a batch, of all ranks together and padding included; 24 LibriSpeech utterances are about
-            300 s.
-        accumulate: batches whose gradients are added up for one step.
-        layers_per_step: how many of the student's layers a step reads and computes, drawn anew for each batch; 0 is
-            all of them.
-        forcing_steps: over so many first steps the share of generated layers that start from the teacher's state
-            falls from all to what the student's history wants.
-        thaw_step: with a frozen front-end, the first step at which it hears and learns too; 0 is never.
+        batch_seconds: audio per batch, over all ranks together and including padding; 24 LibriSpeech utterances are
+            about 300 s.
+        accumulate: the number of batches whose gradients are added up for one step.
+        layers_per_step: how many of the student's layers a step reads and computes, drawn again for each batch; 0
+            means all of them.
+        forcing_steps: over this many first steps, the share of generated layers that start from the teacher's state
+            falls from 1 to the share that the student's ``history`` implies.
+        thaw_step: with a frozen front-end, the first step at which it reads audio and is trained too; 0 means never.
         schedule: what follows the linear warm-up: linear decay to zero, or a constant rate.
-        precision: fp32, or bf16 autocast.
+        precision: fp32, or bf16 by autocast.
         compile: torch.compile the student's Transformer layers.
-        ema_decay: validate and keep an exponential average of the weights, with this decay a step; 0 is the last
-            weights themselves.
-        validate_seconds: at most so much held-out audio is used at each validation.
-        keep_checkpoints, keep_every: the newest so many are kept, and those whose step is a multiple of the other.
+        ema_decay: validate and keep an exponential average of the weights, with this decay per step; 0 means the
+            last weights themselves.
+        validate_seconds: at most this much held-out audio is used in each validation.
+        keep_checkpoints: how many of the newest checkpoints are kept.
+        keep_every: checkpoints whose step is a multiple of this are also kept; 0 means none.
     """
 
     steps: int = 200_000
@@ -69,16 +70,17 @@ class OptimConfig:
         for name in ("batch_seconds", "lr", "eps", "clip_norm", "validate_seconds"):
             require(getattr(self, name) > 0, f"train.{name} = {getattr(self, name)}: must be more than 0")
         require(
-            0 <= self.warmup_steps <= self.steps, f"train.warmup_steps = {self.warmup_steps}: must lie in 0…steps"
+            0 <= self.warmup_steps <= self.steps,
+            f"train.warmup_steps = {self.warmup_steps}: must be between 0 and train.steps",
         )
-        require(len(self.betas) == 2, f"train.betas = {list(self.betas)}: AdamW takes two")
+        require(len(self.betas) == 2, f"train.betas = {list(self.betas)}: AdamW takes two numbers")
         require(self.weight_decay >= 0, f"train.weight_decay = {self.weight_decay}: must be 0 or more")
-        require(0 <= self.seed < 2**31, f"train.seed = {self.seed}: must lie in 0…2³¹−1")
+        require(0 <= self.seed < 2**31, f"train.seed = {self.seed}: must be between 0 and 2³¹−1")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run.
+    """The whole config of a run.
 
     Attributes:
         student: ``name``, ``frontend`` (trained | frozen), ``initialize`` (layers | frontend | none), and any field
@@ -99,8 +101,11 @@ CHOICES = {"frontend": ("trained", "frozen"), "initialize": ("layers", "frontend
 def load_config(recipe: str | None, student: str | None, settings: tuple[str, ...]) -> TrainConfig:
     """A recipe (a name or a TOML file), then ``--student``, then every ``--set``, over the defaults.
 
-    A student or a loss may be an object of a file, ``FILE.py:NAME``, which is run: also where a recipe names it, but
-    not where the recipe is the config of a run, which may be a stranger's.
+    A student or a loss may be an object in a file, ``FILE.py:NAME``. The file is then run, even where only a recipe
+    names it; but not where the recipe is the config of a run, which may come from someone you do not trust.
+
+    Raises:
+        ConfigError: a field is unknown, has an invalid value or contradicts another; the message names it.
     """
     from_recipe = read_toml(recipe_path(recipe)) if recipe else {}
     named: TomlTables = {"student": {"name": student}} if student else {}
@@ -118,7 +123,9 @@ def load_config(recipe: str | None, student: str | None, settings: tuple[str, ..
         if tables["student"][key] not in allowed:
             raise ConfigError(f"student.{key} = {tables['student'][key]!r}: not one of {', '.join(allowed)}")
     own = {key: value for key, value in tables["student"].items() if key not in STUDENT_DEFAULTS}
-    tables["student"] |= student_values(tables["student"]["name"], own)  # however typed, it is the same run
+    tables["student"] |= student_values(
+        tables["student"]["name"], own
+    )  # however the values are typed, it is the same run
     refuse_misaligning(tables.get("augment", {}))
     config = build(TrainConfig, tables)
     if config.student["frontend"] == "trained":
@@ -126,12 +133,12 @@ def load_config(recipe: str | None, student: str | None, settings: tuple[str, ..
     else:
         require(
             config.student["initialize"] != "none",
-            "a frozen front-end must be the teacher's: student.initialize = none contradicts it",
+            "a frozen front-end must be the teacher's, which student.initialize = none contradicts",
         )
         require(
             not config.augment.enabled or config.train.thaw_step > 0,
-            "[augment] mixes into what the student hears, and a frozen front-end starts from cached layer 0",
-            "--set student.frontend=trained, or train.thaw_step=… to let it hear from some step on",
+            "[augment] changes the student's input audio, but with a frozen front-end it starts from cached layer 0",
+            "--set student.frontend=trained, or train.thaw_step=… to read audio from some step on",
         )
     return config
 

@@ -1,7 +1,7 @@
-"""One student learning: the step, the validation, and a state that goes to disk and comes back bit for bit.
+"""Training one student: the step, the validation, and a state that is saved and restored bit for bit.
 
-A step depends on the config, the cache, the weights and its own number alone. With several ranks each takes its share
-of every batch's rows; the loss is the mean over all ranks' frames, so that their number changes nothing but the last
+A step depends only on the config, the cache, the weights and its own number. With several ranks, each takes its share
+of every batch's rows. The loss is the mean over all ranks' frames, so the number of ranks changes only the last
 digits (and which dropout masks and augmentations are drawn).
 
 Axes: B batch, K predicted layers.
@@ -22,21 +22,23 @@ from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.run import Run
 from gdist.stages.students import Student
-from gdist.stages.train.checkpoint import MOMENTS, require_fit
+from gdist.stages.train.checkpoint import MOMENTS, require_match
 from gdist.stages.train.config import OptimConfig, TrainConfig
 from gdist.stages.train.objective import Objective
 from gdist.stages.train.ranks import Ranks
 
-COINS, SOUNDS, A_RANK = 1 << 56, 1 << 57, 1 << 44  # seeds far enough apart that no two are the same
+# Offsets between seeds, far enough apart that no two seeds are the same.
+FORCING_SEED, AUGMENT_SEED, RANK_STRIDE = 1 << 56, 1 << 57, 1 << 44
 
 
 class Learner:
-    """A student, its optimizer, its average, and what a step does.
+    """A student, its optimizer and its averaged weights, with the training step and the validation.
 
     Attributes:
         objective: the student with its loss, on the ranks' device.
-        judged: the one that is validated, with its loss.
-        grad_norm: of the last step.
+        validated: the objective of the student that is validated.
+        distributed: the objective, wrapped for several ranks where there are several.
+        grad_norm: the gradient norm of the last step.
     """
 
     def __init__(self, student: Student, config: TrainConfig, ranks: Ranks | None = None) -> None:
@@ -56,19 +58,19 @@ class Learner:
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
             eps=optim.eps,
-            # One pass over the weights and not a dozen. On a GPU it would want its count of steps there.
+            # One pass over the weights instead of a dozen. On a GPU, the step count would have to be there too.
             fused=self.ranks.device.type == "cpu",
         )
         average = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(student, multi_avg_fn=average) if optim.ema_decay else None
-        self.judged = self.objective if self.average is None else Objective(self.result, config)
+        self.validated = self.objective if self.average is None else Objective(self.result, config)
         self._distribute()
 
     def _distribute(self) -> None:
         self.distributed: nn.Module = self.objective
         if self.ranks.world > 1:
-            # Which parameters a step uses depends on the layers it answers for. (And only so are gradients summed in
-            # the same order in a resumed run as in one that was never stopped.)
+            # Which parameters a step uses depends on the layers it predicts. (This option is also what makes a
+            # resumed run sum gradients in the same order as a run that was never stopped.)
             self.distributed = DistributedDataParallel(self.objective, find_unused_parameters=True)
 
     @property
@@ -78,13 +80,13 @@ class Learner:
 
     @property
     def frozen(self) -> bool:
-        """Whether the front-end stays as it is, and layer 0 comes from the cache."""
-        return not self.objective.hears
+        """Whether the front-end is not trained, and layer 0 comes from the cache."""
+        return not self.objective.reads_audio
 
     def thaw(self) -> None:
-        """From now on a frozen front-end hears and learns too."""
+        """From now on, a frozen front-end reads audio and is trained too."""
         self.student.frontend.requires_grad_(True)
-        self.objective.hears = True
+        self.objective.reads_audio = True
         self._distribute()
 
     def step(self, step: int, batches: list[Batch], stopping: bool = False) -> tuple[float, float, bool]:
@@ -104,17 +106,17 @@ class Learner:
         frames = sum(batch.total_frames for batch in batches)
         losses, cosine = [], 0.0
         for place, batch in enumerate(batches):
-            # Seeded by the step's number, dropout and coins need no state in a checkpoint.
+            # Seeded by the step's number, random draws need no state in a checkpoint.
             seed = (self.config.train.seed * 1_000_003 + step) * 64 + place
-            forced_BK = self._toss(step, batch, torch.Generator().manual_seed(seed + COINS))
-            torch.manual_seed(seed + self.ranks.rank * A_RANK)
-            generator = torch.Generator().manual_seed(seed + SOUNDS + self.ranks.rank * A_RANK)
+            forced_BK = self._draw_forced(step, batch, torch.Generator().manual_seed(seed + FORCING_SEED))
+            torch.manual_seed(seed + self.ranks.rank * RANK_STRIDE)
+            generator = torch.Generator().manual_seed(seed + AUGMENT_SEED + self.ranks.rank * RANK_STRIDE)
             alone = self.ranks.world > 1 and place < len(batches) - 1
             with self.distributed.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 loss_K, cosine_K = self.distributed(batch, forced_BK, generator)
                 share = batch.frames / frames
                 loss = loss_K.mean() * share
-                torch.autograd.backward(loss * self.ranks.world)  # DDP takes the mean over ranks
+                torch.autograd.backward(loss * self.ranks.world)  # DDP averages over ranks
             losses.append(float(loss.detach()))
             cosine += float(cosine_K.mean()) * share
         cosine, stops, *losses = self.ranks.total(cosine, float(stopping), *losses)
@@ -136,24 +138,24 @@ class Learner:
         if self.average is not None:
             self.average.update_parameters(self.student)
 
-    def _toss(self, step: int, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """Coins for each utterance here and predicted layer: whether it starts from the teacher's state."""
+    def _draw_forced(self, step: int, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Whether each predicted layer of each utterance on this rank starts from the teacher's state, ``[B, K]``."""
         ratio = forced_share(self.config.train, step, self.student.teacher_ratio)
         if not ratio:
             return None
-        # Tossed for the rows of all ranks, on the CPU, so that ranks and devices change none.
-        tosses_BK = torch.rand(len(batch.all_ids), len(self.student.predicted_layers), generator=generator)
-        rows = list(batch.rows) or [0]  # an idle rank's silence
-        return (tosses_BK[rows] < ratio).to(self.ranks.device)
+        # Drawn for the rows of all ranks, on the CPU, so that the draws do not depend on ranks or devices.
+        draws_BK = torch.rand(len(batch.all_ids), len(self.student.predicted_layers), generator=generator)
+        rows = list(batch.rows) or [0]  # an idle rank has one row of silence
+        return (draws_BK[rows] < ratio).to(self.ranks.device)
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        """Loss and cosine on held-out utterances, in free-running generation: what the student is for."""
+        """Loss and cosine on held-out utterances, in free-running generation, as the student is used."""
         self.result.eval()
         layers = self.student.predicted_layers
         sums = torch.zeros(1 + 2 * len(layers), dtype=torch.float64)
         for batch in batches:
-            loss_K, cosine_K = self.judged(batch)
+            loss_K, cosine_K = self.validated(batch)
             ones = torch.ones(1, dtype=torch.float64)
             sums += torch.cat([ones, loss_K.double().cpu(), cosine_K.double().cpu()]) * batch.frames
         weight, *means = self.ranks.total(*sums.tolist())
@@ -171,7 +173,7 @@ class Learner:
     # --- state --------------------------------------------------------------------------------------------------
 
     def save(self, run: Run, step: int, loader: Loader, seconds: float) -> None:
-        """Checkpoint weights, their average, the optimizer and the loader's place."""
+        """Save a checkpoint: weights, their average, the optimizer's state and the loader's position."""
         optimizer = {
             f"{name}.{kind}": value
             for name, parameter in self.params.items()
@@ -185,10 +187,10 @@ class Learner:
         run.save(step, files, state, optim.keep_checkpoints, optim.keep_every)
 
     def restore(self, run: Run, loader: Loader) -> tuple[int, float]:
-        """Go back to the newest checkpoint. Returns (step, seconds trained so far).
+        """Restore the newest checkpoint. Returns (step, seconds trained so far).
 
         Raises:
-            RunError: it is damaged, or not one of this run.
+            RunError: the checkpoint is damaged, or does not belong to this run.
         """
         step = run.steps()[-1]
         files, state = run.load(step)
@@ -199,12 +201,12 @@ class Learner:
         def batches(epoch: int) -> int:
             return len(loader.epoch_batches(epoch))
 
-        require_fit(run.checkpoint(step), step, files, state, wanted, self.params, batches)
+        require_match(run.checkpoint(step), step, files, state, wanted, self.params, batches)
         self.student.load_state_dict(files["model"])
         if self.average is not None:
             self.average.load_state_dict(files["average"])
         for name, parameter in self.params.items():
-            if f"{name}.step" in files["optimizer"]:  # else it never learnt
+            if f"{name}.step" in files["optimizer"]:  # else no step has used it yet
                 self.optimizer.state[parameter] = {
                     kind: files["optimizer"][f"{name}.{kind}"].to("cpu" if kind == "step" else self.ranks.device)
                     for kind in MOMENTS
@@ -219,13 +221,15 @@ def learning_rate(config: OptimConfig, step: int) -> float:
         return config.lr * step / config.warmup_steps
     if config.schedule == "constant":
         return config.lr
-    # One more than the steps left, so that the last step still moves the weights.
+    # One more than the number of steps left, so that the last step still changes the weights.
     return config.lr * (config.steps - step + 1) / (config.steps - config.warmup_steps + 1)
 
 
 def forced_share(config: OptimConfig, step: int, last: float) -> float:
-    """The share of generated layers that start from the teacher's state: from 1 down to the student's own share over
-    ``forcing_steps`` steps."""
+    """The share of generated layers that start from the teacher's state at ``step``.
+
+    Over ``forcing_steps`` steps it falls from 1 to ``last``, the student's own share.
+    """
     if step > config.forcing_steps:
         return last
     return 1.0 - (1.0 - last) * (step - 1) / config.forcing_steps

@@ -1,6 +1,6 @@
 """Distillation losses: pure functions of prediction, target and mask, and the table of their names.
 
-Each returns a loss for every layer; padding counts for nothing. To add one: a function and a row in ``LOSSES``.
+Each returns one loss per layer; padding is ignored. To add one, write a function and add a row to ``LOSSES``.
 
 Axes: B batch, K layers, T frames, D features.
 """
@@ -30,7 +30,7 @@ def l1_logcos(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cos
 
 
 def l1_cos(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_weight: float) -> Tensor:
-    """L1 + λ·(1 − cos), as DPHuBERT's (arXiv 2305.17651) but for the constant that keeps it positive."""
+    """L1 + λ·(1 − cos): DPHuBERT's (arXiv 2305.17651) except for the constant that keeps it positive."""
     l1_BKT = (prediction_BKTD - target_BKTD).abs().mean(-1)
     cosine_BKT = cosine(prediction_BKTD, target_BKTD)
     return masked_mean(l1_BKT + cosine_weight * (1 - cosine_BKT), mask_BT)
@@ -47,7 +47,7 @@ def mse(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_we
 
 
 def _accept(found: Any) -> Loss:
-    """A row of ``LOSSES``: a function of prediction, target, mask and the weight of the cosine."""
+    """Checks a row of ``LOSSES``: a function of prediction, target, mask and the weight of the cosine."""
     if not callable(found) or isinstance(found, type):
         raise TypeError("a loss is a function of (prediction_BKTD, target_BKTD, mask_BT, cosine_weight)")
     taken = inspect.signature(found).parameters.values()
@@ -63,12 +63,12 @@ LOSSES: Registry[Loss] = Registry(
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Which loss.
+    """Which loss is used.
 
     Attributes:
         name: a row of ``LOSSES``.
         cosine_weight: λ, the weight of the cosine term in the losses that have one.
-        layer_weights: one for each predicted layer, in proportion; all alike when empty.
+        layer_weights: relative weights, one for each predicted layer; equal weights when empty.
     """
 
     name: str = "l1_logcos"
@@ -86,10 +86,10 @@ class LossConfig:
 
 
 def cosine(prediction_BKTD: Tensor, target_BKTD: Tensor) -> Tensor:
-    """Cosine similarity of each frame, [B, K, T], 0 where either is zero.
+    """Cosine similarity of each frame, [B, K, T]; 0 where either is zero.
 
-    ``F.cosine_similarity`` divides both by their norms first; that is two more tensors of this size to write and,
-    when learning, to keep: it took 1.6 times as long with the loss around it, and twice as long without gradients.
+    ``F.cosine_similarity`` first divides both by their norms, which means two more tensors of this size to write and,
+    in training, to keep. It took 1.6 times as long with the loss around it, and twice as long without gradients.
     """
     norms_BKT = [torch.linalg.vector_norm(h, dim=-1).clamp(min=COSINE_EPS) for h in (prediction_BKTD, target_BKTD)]
     cosine_BKT: Tensor = torch.linalg.vecdot(prediction_BKTD, target_BKTD) / (norms_BKT[0] * norms_BKT[1])

@@ -1,4 +1,4 @@
-"""What a training run tells while it runs and when it ends: throughput, losses, the share of time spent waiting."""
+"""What a training run reports while it runs and when it ends: throughput, losses, and the time spent waiting."""
 
 import contextlib
 import time
@@ -30,13 +30,13 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time in here (validation, checkpoints) is no part of a step's."""
+        """Exclude the time spent in this context (validation, checkpoints) from the steps' time."""
         started = time.monotonic()
         yield
         self.began += time.monotonic() - started
 
     def row(self) -> dict[str, float]:
-        """What metrics.jsonl takes."""
+        """The fields for metrics.jsonl."""
         seconds = max(time.monotonic() - self.began, 1e-9)
         return {
             "steps": self.steps,
@@ -61,8 +61,8 @@ class Meter:
         )
 
 
-class Watch:
-    """Where a run's figures go: metrics.jsonl and TensorBoard. What was reported after ``step`` is dropped."""
+class MetricsWriter:
+    """Writes a run's figures to metrics.jsonl and TensorBoard. Rows that were reported after ``step`` are dropped."""
 
     def __init__(self, run: Run, step: int) -> None:
         run.rewind_metrics(step)
@@ -70,7 +70,7 @@ class Watch:
         self.curves = SummaryWriter(str(run.own(run.folder / "tensorboard")), purge_step=step + 1)
 
     def report(self, row: dict[str, Any]) -> None:
-        """One row, of one ``kind`` and ``step``."""
+        """Write one row, which has a ``kind`` and a ``step``."""
         self.run.report(row)
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "step":
@@ -83,7 +83,11 @@ class Watch:
 
 
 def summarize(run: Run) -> dict[str, Any]:
-    """What ``gdist train`` reports, from the run's own curves."""
+    """What ``gdist train`` reports when it ends, computed from the run's metrics.
+
+    Raises:
+        RunError: the run has no metrics.
+    """
     rows = [row for row in run.read_metrics() if row["kind"] == "train"]
     if not rows:
         raise RunError(f"{run.folder} has no metrics", "delete the folder and train again")

@@ -1,6 +1,6 @@
 """The processes of one training run: one, or as many as `torchrun` started (gloo on CPUs, NCCL on GPUs).
 
-Every rank takes the same steps on its share of each batch's rows. Only the first writes and speaks.
+Every rank takes the same steps on its share of each batch's rows. Only the first writes files and messages.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from gdist.pipeline import console
 from gdist.pipeline.errors import GdistError, RunError
 from gdist.stages.device import choose_device
 
-# DDP's destructor holds the interpreter's lock while it waits for gloo's threads, and these wait for the lock: the
-# last reference to a process group must not be DDP's.
+# DDP's destructor holds the interpreter's lock while it waits for gloo's threads, which wait for that lock. So DDP
+# must not have the last reference to a process group.
 _groups: list[dist.ProcessGroup | None] = []
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of the run's."""
+    """This process's place among the processes of the run."""
 
     rank: int = 0
     world: int = 1
@@ -31,11 +31,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this rank is the one that writes files and messages."""
         return self.rank == 0
 
     def total(self, *values: float) -> list[float]:
-        """Sums over all ranks, the same in each to the last bit."""
+        """Sums over all ranks, the same on every rank to the last bit."""
         if self.world == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -44,7 +44,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What one rank does in here and fails at, all fail at, with its message: else they would wait forever."""
+        """If one rank fails in this context, all fail with its message; otherwise the others would wait forever."""
         try:
             yield
         except BaseException as error:
@@ -55,27 +55,27 @@ class Ranks:
             raise next(filter(None, self._messages(None)))
 
     def _messages(self, error: BaseException | None) -> list[RunError | None]:
-        """What each rank failed at, to be raised by those that did not."""
+        """Each rank's failure, if any, to be raised by the ranks that did not fail."""
         if self.world == 1:
             return []
         if isinstance(error, GdistError):
             mine: tuple[str | None, str | None] = error.message, error.hint
         else:
-            mine = "another rank could not go on; its message says why" if error else None, None
-        told: list[Any] = [None] * self.world
-        dist.all_gather_object(told, mine)
-        return [RunError(message, hint) if message else None for message, hint in told]
+            mine = "another rank failed; its message says why" if error else None, None
+        failures: list[Any] = [None] * self.world
+        dist.all_gather_object(failures, mine)
+        return [RunError(message, hint) if message else None for message, hint in failures]
 
 
 @contextlib.contextmanager
 def join(device: str) -> Iterator[Ranks]:
-    """This process's place in the run, for as long as it lasts.
+    """Join the run's processes, and leave them at the end.
 
     Args:
-        device: ``train.device``. Where it is not said which GPU, each rank takes its own.
+        device: ``train.device``. If it does not say which GPU, each rank uses its own.
 
     Raises:
-        RunError: another rank ended, and this one cannot go on without it.
+        RunError: another rank ended, and this one cannot continue without it.
     """
     chosen = choose_device(device, "train.device = ")
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -91,11 +91,11 @@ def join(device: str) -> Iterator[Ranks]:
     try:
         with console.silenced(rank > 0):
             yield Ranks(rank, world, place)
-    # Gloo and NCCL say with plain RuntimeErrors and DistErrors (which are RuntimeErrors) that a peer is gone.
+    # When a peer is gone, gloo and NCCL raise plain RuntimeErrors or DistErrors (which are RuntimeErrors).
     except RuntimeError as error:
         if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "peer")):
             raise
-        hint = "see the other rank's message; the same command goes on from the last checkpoint"
+        hint = "see the other rank's message; the same command continues from the last checkpoint"
         raise RunError(f"rank {rank} lost another rank: {str(error).splitlines()[0]}", hint) from error
     finally:
         dist.destroy_process_group()

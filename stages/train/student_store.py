@@ -1,4 +1,4 @@
-"""A student's beginning and end: built for a cache's teacher, saved whole when it is finished, loaded again."""
+"""Builds a student for a cache's teacher, and saves it when it is trained."""
 
 import json
 from collections.abc import Mapping
@@ -19,21 +19,21 @@ from gdist.stages.device import in_own_memory
 from gdist.stages.students import STUDENTS, Student, student_config
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
 
-INSTEAD = "to start from the teacher's front-end alone: --set student.initialize=frontend"
+FRONTEND_ONLY_HINT = "to start from the teacher's front-end alone: --set student.initialize=frontend"
 
 
 def build_student(cache: Cache, config: TrainConfig) -> Student:
-    """The student for the cache's teacher, started from the teacher's weights as far as the config says.
+    """The student for the cache's teacher, initialized from the teacher's weights as the config says.
 
     Raises:
-        ConfigError: the student cannot be as it is configured, or the teacher's weights do not fit it.
+        ConfigError: the student's config is impossible, or the teacher's weights do not fit the student.
     """
     teacher_config = json.loads(cache.document("config.json"))
     teacher_config["do_normalize"] = cache.identity["teacher"]["do_normalize"]
     fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
-    described = student_config(config.student["name"], teacher_config, **fields)
+    built_config = student_config(config.student["name"], teacher_config, **fields)
     torch.manual_seed(config.train.seed)
-    student = STUDENTS[config.student["name"]](described)
+    student = STUDENTS[config.student["name"]](built_config)
     try:
         student.require_post_init()
     except TypeError as error:
@@ -51,7 +51,7 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
         except ValueError as error:
             raise ConfigError(
                 f"student.initialize = {initialize}, with the teacher of {cache.uri}: {error}",
-                INSTEAD if initialize == "layers" else f"gdist verify {cache.uri}",
+                FRONTEND_ONLY_HINT if initialize == "layers" else f"gdist verify {cache.uri}",
             ) from error
     if config.student["frontend"] == "frozen":
         student.frontend.requires_grad_(False)
@@ -59,52 +59,52 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
 
 
 def require_same_attention(student: Student, teacher_config: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a teacher's layers have the student's shapes, and would mean another thing in it."""
-    theirs = {
+    """Raise ConfigError if the teacher's layers would compute something else in the student, despite equal shapes."""
+    trained_with = {
         "num_attention_heads": teacher_config.get("num_attention_heads", 12),
         "pre_norm": teacher_config.get("do_stable_layer_norm", False),
     }
-    for field, value in theirs.items():
+    for field, value in trained_with.items():
         if (own := getattr(student.config, field)) != value:
             raise ConfigError(
-                f"student.initialize = layers: the teacher's layers were trained with {field} = {value}, and "
+                f"student.initialize = layers: the teacher's layers were trained with {field} = {value}, but "
                 f"student.{field} is {own}",
-                INSTEAD,
+                FRONTEND_ONLY_HINT,
             )
 
 
 def open_cache(run: Run, uri: str) -> Cache:
-    """The cache at ``uri`` as the run's plan named it: one that has grown since is read as it was then."""
+    """The cache at ``uri`` as it was when the run began, even if it has grown since."""
     cache = Cache.open(uri)
     bound = run.provenance().get("cache_checksum") if (run.folder / "run.json").exists() else None
     if bound is None or bound == cache.gdist["checksum"]:
         return cache
-    with suppress(CacheError):  # another cache altogether; `Run.begin` says so
+    with suppress(CacheError):  # a different cache; `Run.begin` raises the error
         cache = Cache.open(uri, checksum=bound)
-        say(f"the cache at {uri} has grown since {run.folder} was begun; it is read as it was then")
+        say(f"the cache at {uri} has grown since {run.folder} was started; it is read as it was then")
     return cache
 
 
 def layers_to_read(cache: Cache, student: Student, config: TrainConfig) -> list[int]:
-    """The cached layers that steps need: those the student answers for, and layer 0 for a frozen front-end."""
+    """The cached layers that steps need: those that the student predicts, and layer 0 for a frozen front-end."""
     layers = [0] * (config.student["frontend"] == "frozen") + list(student.predicted_layers)
     absent = [layer for layer in layers if layer not in cache.layers]
     if absent:
         raise CacheError(
-            f"this student needs layers {absent}, which the cache at {cache.uri} does not hold ({cache.layers})",
+            f"this student needs layers {absent}, but the cache at {cache.uri} contains only {cache.layers}",
             "gdist extract … --layers all, into another cache",
         )
     return layers
 
 
 def save_student(run: Run, student: Student) -> None:
-    """The finished student, in Hugging Face's format, whole or not at all."""
+    """Save the finished student in Hugging Face's format, either completely or not at all."""
     with run.replacing(run.student, STUDENT_FILES) as staged:
         save_student_to(staged, student)
 
 
 def save_student_to(folder: Path, student: Student) -> None:
-    """The student's weights, its config and its feature extractor's."""
+    """Save the student's weights, its config and its feature extractor's config."""
     student.save_pretrained(folder)
     extractor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",

@@ -1,7 +1,8 @@
-"""Stage two: a student learns the cached hidden states. The cache is all it needs: no teacher, no audio files.
+"""Stage two: a student learns the cached hidden states. It needs only the cache: no teacher, no audio files.
 
-A step depends on nothing but the config, the cache, the weights and its own number: every random draw is seeded by
-(seed, step), and the loader's order by (seed, epoch). That is why a run that was killed ends in the same bits.
+A step depends only on the config, the cache, the weights and its own number: every random draw is seeded by
+(seed, step), and the loader's order by (seed, epoch). That is why a run that was killed and resumed ends with exactly
+the same weights.
 
 Axes: B batch, K predicted layers, L teacher layers, T frames, D features, S samples.
 """
@@ -33,21 +34,23 @@ from gdist.stages.students import STUDENTS, Student
 from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.learner import Learner
 from gdist.stages.train.losses import LOSSES
-from gdist.stages.train.meter import Meter, Watch, summarize
+from gdist.stages.train.meter import Meter, MetricsWriter, summarize
 from gdist.stages.train.ranks import Ranks, join
 from gdist.stages.train.student_store import build_student, layers_to_read, open_cache, save_student
 
 
 def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) -> dict[str, Any] | None:
-    """Train a student from the cache at ``uri`` into the folder ``out``, or go on where an earlier run stopped.
+    """Train a student from the cache at ``uri`` into the folder ``out``, or continue where an earlier run stopped.
 
     Under `torchrun` each rank calls this, and they train one student together.
 
     Returns:
-        the fields of ``gdist train --json`` (see docs/commands.md); None on every rank but the first.
+        the fields of ``gdist train --json`` (see docs/commands.md); None on every rank except the first.
 
     Raises:
-        CacheError, RunError, ConfigError: as their messages say; nothing written is lost.
+        CacheError: the cache cannot be used for this student.
+        RunError: the folder or a checkpoint in it cannot be used, or the loss is not finite.
+        ConfigError: the config is impossible. In all cases, what is already written is kept.
     """
     with join(config.train.device) as ranks, contextlib.ExitStack() as alone:
         run = Run(out)
@@ -61,15 +64,15 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
         with ranks.together():
             if ranks.first:
                 alone.enter_context(run.owned())
-                told = provenance(cache, student, config, splits, ranks)
-                run.begin(to_tables(config), told, extensions_of(cache, config))
+                origin = provenance(cache, student, config, splits, ranks)
+                run.begin(to_tables(config), origin, extensions_of(cache, config))
         with ranks.together():
             if run.provenance()["cache_checksum"] != cache.gdist["checksum"]:
                 raise CacheError(f"{uri} grew while the ranks were opening it", "run the same command again")
         read = functools.partial(
             Loader,
             cache,
-            choose=learner.objective.lesson,
+            choose=learner.objective.training_selection,
             batch_seconds=config.train.batch_seconds,
             rank=ranks.rank,
             world=ranks.world,
@@ -87,7 +90,7 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
 
 
 def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: Ranks, show_progress: bool) -> None:
-    """Every step that is left, with its reports, validations and checkpoints."""
+    """Run all remaining steps, with their reports, validations and checkpoints."""
     optim = learner.config.train
     step, seconds = 0, 0.0
     if run.steps():
@@ -95,18 +98,18 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
             step, seconds = learner.restore(run, loader)
         console.say(f"resuming {run.folder} after step {step}")
     with ranks.together():
-        watch = Watch(run, step) if ranks.first else None
+        metrics = MetricsWriter(run, step) if ranks.first else None
     began = time.monotonic() - seconds
     meter = Meter()
 
     def report(kind: str, row: dict[str, Any]) -> None:
-        if watch is not None:
-            watch.report(row | {"step": step, "kind": kind, "seconds": time.monotonic() - began})
+        if metrics is not None:
+            metrics.report(row | {"step": step, "kind": kind, "seconds": time.monotonic() - began})
 
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signal())
-        if watch is not None:
-            stack.enter_context(contextlib.closing(watch))
+        if metrics is not None:
+            stack.enter_context(contextlib.closing(metrics))
         bar = console.progress(f"train {run.name}", optim.steps, "steps", start=step, enabled=show_progress)
         advance = stack.enter_context(bar)
         stream = _stream(learner, loader, step)
@@ -126,7 +129,7 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
                 report("train", meter.flush() | {"lr": learner.rate(step), "grad_norm": learner.grad_norm})
             with meter.paused():
                 if last or step % optim.validate_every == 0:
-                    report("valid", learner.validate(held_out.once(learner.objective.examination())))
+                    report("valid", learner.validate(held_out.once(learner.objective.validation_selection())))
                 if checkpoint:
                     with ranks.together():
                         if ranks.first:
@@ -136,8 +139,10 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
 
 
 def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
-    """The batches of every step after ``step``. When the front-end thaws, what was read ahead no longer fits: from
-    there on everything is read anew, with audio."""
+    """The batches of every step after ``step``.
+
+    When the front-end thaws, batches that were read ahead lack the audio: from there on everything is read again.
+    """
     optim = learner.config.train
     if optim.thaw_step and learner.frozen:
         with contextlib.closing(iter(loader)) as cold:
@@ -148,7 +153,7 @@ def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
 
 
 def at_most(entries: list[Entry], seconds: float) -> list[Entry]:
-    """The first utterances that make up ``seconds`` of audio, at least one."""
+    """The first utterances whose audio adds up to at most ``seconds``; at least one."""
     ends = itertools.accumulate(entry.num_frames / framing.FRAMES_PER_SECOND for entry in entries)
     return [
         entry for place, (entry, end) in enumerate(zip(entries, ends, strict=True)) if place == 0 or end <= seconds
@@ -187,7 +192,7 @@ def provenance(
 
 
 def extensions_of(cache: Cache, config: TrainConfig) -> list[Extension]:
-    """The files of the user's own that a run uses."""
+    """The user's own files that a run uses."""
     named = (
         STUDENTS.extension(config.student["name"]),
         LOSSES.extension(config.loss.name),
@@ -198,14 +203,14 @@ def extensions_of(cache: Cache, config: TrainConfig) -> list[Extension]:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM let the step finish: the list is then no longer empty. A second one stops at once."""
+    """Ctrl-C and SIGTERM let the step finish; the list is then not empty. A second signal stops at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        console.say("stopping after this step (once more: at once)")
+        console.say("stopping after this step (a second signal stops at once)")
 
     if threading.current_thread() is not threading.main_thread():
         yield received  # signals reach the main thread only
@@ -219,9 +224,9 @@ def stop_on_signal() -> Iterator[list[int]]:
 
 
 def show(out: Path, result: dict[str, Any]) -> None:
-    """The result for people."""
+    """Print the result for people."""
     console.say(
-        f"{out}: {result['steps']} steps, loss {result['loss']:.3f}; {result['step_seconds']:.2f} s a step, "
+        f"{out}: {result['steps']} steps, loss {result['loss']:.3f}; {result['step_seconds']:.2f} s per step, "
         f"{result['audio_seconds_per_second']:.0f}× real time, waiting for data {result['data_wait_fraction']:.1%}",
         style="green",
     )

@@ -21,7 +21,7 @@ def test_compiled_learns_as_uncompiled(tiny_cache: Path) -> None:
     for compiled in (False, True):
         config = short("distilhubert", student__dropout=0.0, train__compile=compiled, student__num_layers=1)
         learner = Learner(build_student(cache, config), config)
-        lesson = learner.objective.examination()
-        batch = Loader(cache, [], lesson, 8.0).read([(cache.entries[0], 0, 30)], lesson)
+        selection = learner.objective.validation_selection()
+        batch = Loader(cache, [], selection, 8.0).read([(cache.entries[0], 0, 30)], selection)
         losses.append([learner.step(number, [batch])[0] for number in (1, 2, 3)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -1,4 +1,4 @@
-"""What a probe is: a small task solved on frozen hidden states, SUPERB's way (arXiv 2105.01051).
+"""What a probe is: a small task solved on frozen hidden states, in SUPERB's manner (arXiv 2105.01051).
 
 Axes: K hidden states, T frames, D features.
 """
@@ -20,7 +20,7 @@ FOLDS = 3
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance of a task: the right answer, and whose voice it is where that is known."""
+    """One utterance of a task: its id, the right answer, and the speaker where known."""
 
     id: str
     answer: str
@@ -36,9 +36,9 @@ class Features:
     """A frozen upstream's hidden states of utterances, by id.
 
     Attributes:
-        mean: averaged over time, ``[K, D]`` float32.
-        frames: all of them, ``[K, T, D]`` float16, each feature with mean 0 and variance 1 over training speech; only
-            of utterances that a probe with ``wants_frames`` chose.
+        mean: the states averaged over time, ``[K, D]`` float32.
+        frames: the states of all frames, ``[K, T, D]`` float16, each feature with mean 0 and variance 1 over training
+            speech; only of utterances that a probe with ``wants_frames`` chose.
     """
 
     mean: Mapping[str, Tensor]
@@ -51,16 +51,17 @@ class ProbeResult:
 
     Attributes:
         title, metric, value: for example "keyword spotting", "accuracy" and 0.87, on the test split.
-        low, high: 95 % of the values that resampled test items give (percentile bootstrap).
+        low, high: the interval of 95 % of the values that resampled test items give (percentile bootstrap).
         higher_is_better: False for error rates.
-        chance: what an answer that ignores the speech scores.
-        test_items: on how many utterances, trials or queries the value stands; ``train_items``: learned from.
-        classes: how many different answers there are.
-        learning_rate: the one the validation split chose (of several folds, the first's); None where nothing is
-            trained.
-        layer_weights: the learned weight of each hidden state, summing to 1; of several folds, their mean.
-        shuffled: the same metric after training on shuffled labels, near chance unless something leaks; None when
-            the control was not asked for.
+        chance: the score of an answer that ignores the speech.
+        test_items: the number of utterances, trials or queries that the value is measured on.
+        train_items: the number of utterances that were learned from.
+        classes: the number of different answers.
+        learning_rate: the one chosen on the validation split (with several folds, the first fold's); None where
+            nothing is trained.
+        layer_weights: the learned weight of each hidden state, summing to 1; with several folds, the mean over folds.
+        shuffled: the same metric after training on shuffled labels, near chance unless something leaks; None if
+            the control was not run.
         also: further metrics by name.
     """
 
@@ -81,8 +82,16 @@ class ProbeResult:
 
 
 class Probe(Protocol):
-    """One task: its key in ``PROBES``, its name for people, the manifest's column that holds the answers, what its
-    value is and which way it goes, and whether it reads ``Features.frames`` or means over time alone."""
+    """One task.
+
+    Attributes:
+        name: its key in ``PROBES``.
+        title: its name for people.
+        label: the manifest's column that contains the answers.
+        metric: what its value is.
+        higher_is_better: False for error rates.
+        wants_frames: whether it reads ``Features.frames``, or only the means over time.
+    """
 
     @property
     def name(self) -> str: ...
@@ -101,7 +110,7 @@ class Probe(Protocol):
         """The utterances the task is about, with their answers; empty splits where the labels are missing.
 
         Raises:
-            GdistError: there are such labels, and they cannot support the task.
+            GdistError: there are such labels, but the task is not possible with them.
         """
         ...
 
@@ -109,14 +118,14 @@ class Probe(Protocol):
         """Train on the split "train", choose on "valid", measure on "test".
 
         Args:
-            seed: of whatever the probe draws.
+            seed: seeds every random choice of the probe.
             control: also run with shuffled answers and fill in ``shuffled``.
         """
         ...
 
 
 def labelled(splits: Mapping[str, Sequence[Entry]], label: str, min_samples: int = 0) -> dict[str, list[Example]]:
-    """The utterances that have an answer in the column ``label``, of at least so many samples."""
+    """The utterances that have an answer in the column ``label``, of at least ``min_samples`` samples."""
     return {
         split: [
             Example(e.id, str(e.labels[label]), None if e.labels.get("speaker") is None else str(e.labels["speaker"]))
@@ -128,57 +137,62 @@ def labelled(splits: Mapping[str, Sequence[Entry]], label: str, min_samples: int
 
 
 def check(name: str, examples: Examples) -> Examples:
-    """The same examples, which support the task.
+    """Return ``examples`` unchanged if the task is possible with them.
 
     Raises:
-        GdistError: a split without examples, a single class, or an answer that training never saw.
+        GdistError: a split has no examples, there is a single class, or an answer does not occur in training.
     """
     for split in SPLITS:
         if not examples.get(split):
             raise GdistError(
                 f"the probe `{name}` has no examples in the split `{split}`",
-                "label them in the manifest's columns (a class and `split`), or leave the probe away with --probes",
+                "label them in the manifest's columns (a class and `split`), or leave the probe out with --probes",
             )
     classes = {example.answer for example in examples["train"]}
     if len(classes) < 2:
         raise GdistError(
-            f"the probe `{name}` cannot tell one class apart: its training split has {classes.pop()!r} only"
+            f"the probe `{name}` needs at least two classes: its training split has only {classes.pop()!r}"
         )
     unknown = {example.answer for split in ("valid", "test") for example in examples[split]} - classes
     if unknown:
-        raise GdistError(f"the probe `{name}` is tested on {sorted(unknown)}, which its training split never shows")
+        raise GdistError(
+            f"the probe `{name}` is tested on {sorted(unknown)}, which its training split does not contain"
+        )
     return examples
 
 
 def speaker_folds(examples: Examples) -> Sequence[Examples]:
-    """The same task for voices that were not heard in training, as SUPERB's own splits have it.
+    """The same task for speakers that do not occur in training, as in SUPERB's own splits.
 
-    Where the test split has voices of its own, or none has a name, there is one fold: the splits as they are. Else
-    speakers are dealt into three hands; each fold tests one hand's test utterances, and learns from the training and
-    validation utterances of the others. Every test utterance is tested once, on another take and by another voice.
+    Where training and test split share no speaker, or a speaker is unknown, there is one fold: the splits unchanged.
+    Otherwise the speakers are split into three groups. Each fold tests the test utterances of one group, and learns
+    from the training and validation utterances of the other groups. Every test utterance is tested once, by a head
+    that learned from other recordings by other speakers.
     """
     voices = {split: {example.speaker for example in examples[split]} for split in SPLITS}
     everyone = sorted(voice for voice in voices["test"] if voice is not None)
     if None in set().union(*voices.values()) or len(everyone) < 2 or not voices["test"] & voices["train"]:
         return [examples]
     folds = []
-    for hand in range(min(FOLDS, len(everyone))):
-        held = set(everyone[hand::FOLDS])
+    for group in range(min(FOLDS, len(everyone))):
+        held = set(everyone[group::FOLDS])
         fold = {split: [e for e in examples[split] if e.speaker not in held] for split in ("train", "valid")}
         folds.append(fold | {"test": [e for e in examples["test"] if e.speaker in held]})
     return folds
 
 
 def majority(examples: Sequence[Example]) -> float:
-    """The share of the commonest answer: what the best constant answer scores."""
+    """The share of the most common answer, which is the score of the best constant answer."""
     answers = [example.answer for example in examples]
     return max(answers.count(answer) for answer in set(answers)) / len(answers)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The same sums in the same order on every machine; and threads that wait for a busy core cost more than they
-    bring to products this small."""
+    """Run torch on one thread, so that every machine sums in the same order.
+
+    It is also faster: for products this small, threads that wait for a busy core cost more than they gain.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,6 +1,6 @@
-"""Which language is spoken, with SUPERB's head for utterances. A word does not tell: it takes a second of speech.
+"""Which language is spoken, with SUPERB's head for utterances. One word is not enough: it needs a second of speech.
 
-Where each language has one voice, as in the bundled prompts, voices are told apart as well as languages.
+Where each language has one voice, as in the bundled prompts, a probe may recognize the voice instead of the language.
 """
 
 from gdist.pipeline.framing import SAMPLE_RATE

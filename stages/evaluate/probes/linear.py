@@ -1,6 +1,8 @@
-"""SUPERB's head for tasks with one answer an utterance: a weighted sum over hidden states, its mean over time, a
-linear layer, cross entropy. The sum and the mean are both linear and commute, so the mean comes first and the head
-sees ``[N, K, D]``, whatever the lengths; SUPERB's two linear layers without anything between them are one.
+"""SUPERB's head for tasks with one answer per utterance.
+
+It is a weighted sum over hidden states, the mean over time, a linear layer, and cross entropy. The sum and the mean
+are both linear and commute, so the mean comes first and the head's input is ``[K, N, D]``, whatever the lengths.
+SUPERB has two linear layers with nothing between them, which are equivalent to one.
 
 Axes: N utterances, K hidden states, D features, C classes.
 """
@@ -29,12 +31,12 @@ from gdist.stages.evaluate.probes.scores import Array, mean_interval
 
 LEARNING_RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 STEPS = 200
-CHECK_EVERY = 10  # steps between looks at the validation split
+CHECK_EVERY = 10  # steps between evaluations on the validation split
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A trained head at the moment its loss on the validation split was lowest."""
+    """A head at one point of its training, with its loss on the validation split."""
 
     loss: float
     learning_rate: float
@@ -48,12 +50,12 @@ class _Fit:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Classes told apart by a linear layer on the mean over time; accuracy.
+    """Classification by a linear layer on the mean over time; the metric is accuracy.
 
     Attributes:
-        new_voices: test on speakers that were not heard in training; see
+        new_voices: test on speakers that do not occur in training; see
             :func:`gdist.stages.evaluate.probes.base.speaker_folds`.
-        min_samples: utterances shorter than that do not take part.
+        min_samples: shorter utterances are left out.
     """
 
     name: str
@@ -72,8 +74,8 @@ class LinearProbe:
     def run(self, examples: Examples, features: Features, seed: int = 0, control: bool = False) -> ProbeResult:
         """See :class:`gdist.stages.evaluate.probes.base.Probe`. Takes a second or two for a teacher's layers.
 
-        Training starts from equal layer weights and a head of zeros and takes the whole split at a time, so nothing
-        is drawn at random: the value has no seed to vary with, and ``seed`` is the control's alone.
+        Training starts from equal layer weights and a head of zeros, and each step uses the whole split. So nothing
+        is random: the value does not depend on ``seed``, which only the control uses.
         """
         check(self.name, examples)
         folds = speaker_folds(examples) if self.new_voices else [examples]
@@ -99,12 +101,12 @@ class LinearProbe:
         )
 
     def _fold(self, fold: Examples, features: Features, shuffle: torch.Generator | None) -> tuple[_Fit, Array]:
-        """The head that the validation split chose, and which test answers are right, 1 or 0."""
+        """The head chosen on the validation split, and for each test answer 1 if it is right, else 0."""
         number = {answer: i for i, answer in enumerate(sorted({example.answer for example in fold["train"]}))}
         inputs = standardized({s: torch.stack([features.mean[e.id] for e in fold[s]], dim=1) for s in SPLITS})
         answers = {}
         for split in SPLITS:
-            # A class that this fold's training lacks is never answered: −1 equals no argmax.
+            # A class that this fold's training split lacks is never predicted: no argmax is −1.
             answers[split] = torch.tensor([number.get(example.answer, -1) for example in fold[split]])
         learned = answers
         if shuffle is not None:
@@ -116,9 +118,9 @@ class LinearProbe:
 def standardized(inputs_KND: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every feature of every hidden state, with mean 0 and variance 1 over the training split.
 
-    SUPERB feeds raw features, and their scale then acts as a learning rate: a Transformer's layers differ several
-    times over in size, and log-mel lies far from zero. The same treatment for every upstream leaves what is linearly
-    there to be compared, not what happens to be loud. The other splits have no say in the statistics.
+    SUPERB uses raw features, and their scale then acts as a learning rate: the layers of a Transformer differ in size
+    by several times, and log-mel is far from zero. With the same standardization for every upstream, the comparison
+    is about linearly available information, not about scale. The other splits do not influence the statistics.
     """
     mean_K1D = inputs_KND["train"].mean(1, keepdim=True)
     # A constant feature becomes 0, not NaN.
@@ -129,7 +131,7 @@ def standardized(inputs_KND: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _fit(inputs_KND: Mapping[str, Tensor], answers_N: Mapping[str, Tensor], classes: int) -> _Fit:
     """The learning rate, and the step, at which the loss on the validation split is lowest.
 
-    The loss and not the accuracy: a few hundred utterances give a coarse accuracy whose ties fall at random.
+    Loss is used instead of accuracy: on a few hundred utterances accuracy is coarse, and ties would be arbitrary.
     """
     return min(
         (fit for rate in LEARNING_RATES for fit in _train(inputs_KND, answers_N, classes, rate)),

@@ -1,12 +1,12 @@
 """Whether a spoken word occurs in a recording: SUPERB's query by example. Nothing is trained.
 
-Dynamic time warping finds the query in each document, wherever it may begin and end; one hidden state does it, the
-one that does it best on the validation split. Queries and documents are utterances with a word label, and a query is
-sought among other voices' utterances only.
+Dynamic time warping finds the query in each document, wherever it begins and ends. It uses one hidden state, the one
+with the best result on the validation split. Queries and documents are utterances with a word label, and a query is
+searched for only in other speakers' utterances.
 
-Scores: the mean average precision, and beside it SUPERB's MTWV, the maximum term-weighted value of NIST's spoken term
-detection with QUESST 2014's costs. Those are made for words that one document in a thousand holds; where one in ten
-does, as with the digits, MTWV lies near 0 for everyone.
+Scores: the mean average precision, and in addition SUPERB's MTWV, the maximum term-weighted value of NIST's spoken
+term detection with QUESST 2014's costs. These costs are meant for words that one document in a thousand contains.
+Where one in ten does, as with the digits, MTWV is near 0 for every upstream.
 
 Axes: Q queries, X documents, I frames of a query, J frames of a document, K hidden states, D features.
 """
@@ -26,8 +26,8 @@ from gdist.pipeline.errors import GdistError
 from gdist.stages.evaluate.probes.base import Example, Examples, Features, ProbeResult, labelled, one_thread
 from gdist.stages.evaluate.probes.scores import Array, interval
 
-QUERIES = 60  # at most, of a split
-# QUESST 2014: a miss costs as much as a hundred false alarms, and few documents hold the query.
+QUERIES = 60  # at most, per split
+# QUESST 2014: a miss costs as much as a hundred false alarms, and few documents contain the query.
 FALSE_ALARM, MISS, PRIOR = 1.0, 100.0, 0.0008
 BETA = FALSE_ALARM * (1 - PRIOR) / (MISS * PRIOR)
 THRESHOLDS = np.linspace(-2, 8, 201)  # on scores with mean 0 and deviation 1 for each query
@@ -53,7 +53,7 @@ class QueryByExample:
             if not (pairs[0] & pairs[1]).any():
                 raise GdistError(
                     f"the probe `{self.name}` finds no word in the split `{split}` that two voices say",
-                    "label `speaker` and `digit` in the manifest's columns, or leave the probe away with --probes",
+                    "label `speaker` and `digit` in the manifest's columns, or leave the probe out with --probes",
                 )
         return found
 
@@ -93,21 +93,21 @@ class QueryByExample:
 
 
 def _queries(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Queries, evenly taken from all of a split, and documents: all of it."""
+    """Queries, taken at regular intervals from a split, and documents, which are the whole split."""
     ordered = sorted(examples, key=lambda e: (e.answer, e.speaker or "", e.id))
     step = max(len(ordered) / QUERIES, 1)
     return [ordered[int(i * step)] for i in range(min(QUERIES, len(ordered)))], ordered
 
 
 def _pairs(queries: Sequence[Example], documents: Sequence[Example]) -> tuple[Wanted, Wanted]:
-    """Which pairs are asked about, and which of all hold the same word."""
+    """``[Q, X]`` twice: which pairs are scored, and which pairs are of the same word."""
     allowed = [[q.id != d.id and (q.speaker is None or q.speaker != d.speaker) for d in documents] for q in queries]
     wanted = [[q.answer == d.answer for d in documents] for q in queries]
     return np.array(allowed, dtype=bool), np.array(wanted, dtype=bool)
 
 
 def _scores(states: Mapping[str, Tensor], examples: Sequence[Example], state: int) -> Array:
-    """``[Q, X]``: minus the distance of each query to its best place in each document."""
+    """``[Q, X]``: minus the distance of each query to its best match in each document."""
     queries, documents = _queries(examples)
     unit = {d.id: F.normalize(states[d.id][state].float(), dim=1) for d in documents}
     padded_XJD = pad_sequence([unit[d.id] for d in documents], batch_first=True)
@@ -122,7 +122,7 @@ def _scores(states: Mapping[str, Tensor], examples: Sequence[Example], state: in
 
 
 def subsequence_distance(cost_IXJ: Tensor) -> Tensor:
-    """The mean cost a query frame of the cheapest path through each document, ``[X]``.
+    """The mean cost per query frame of the cheapest path through each document, ``[X]``.
 
     Every query frame is used once; from one to the next the document advances by none, one or two frames (the
     asymmetric step pattern), and it may begin and end anywhere.
@@ -137,14 +137,18 @@ def subsequence_distance(cost_IXJ: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Measured:
-    """How each query did that has an answer: its term-weighted value at every threshold ``[Q, thresholds]``, and its
-    average precision."""
+    """The results of the queries that have an answer.
+
+    Attributes:
+        values: the term-weighted value at each threshold, ``[Q, thresholds]``.
+        precisions_Q: the average precision.
+    """
 
     values: Array
     precisions_Q: Array
 
     def mtwv(self) -> float:
-        """The best that one threshold for all queries does; saying nothing at all is worth 0."""
+        """The best value of one threshold for all queries; no detections at all have the value 0."""
         return max(float(self.values.mean(0).max()), 0.0)
 
     def precision(self, counts_Q: Array | None = None) -> float:
@@ -157,7 +161,7 @@ def _measure(scores_QX: Array, allowed_QX: Wanted, wanted_QX: Wanted) -> _Measur
         hit_X, score_X = wanted_X[allowed_X], score_X[allowed_X]
         if not hit_X.any() or hit_X.all():
             continue
-        # One threshold serves all queries: a long word's distances are not a short one's.
+        # Standardized per query, because one threshold is used for all: distances depend on a word's length.
         passed = (score_X - score_X.mean()) / max(score_X.std(), 1e-12) >= THRESHOLDS[:, None]
         missed = 1 - (passed & hit_X).sum(1) / hit_X.sum()
         admitted = (passed & ~hit_X).sum(1) / (~hit_X).sum()

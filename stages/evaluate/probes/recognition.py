@@ -1,7 +1,8 @@
 """What was said, symbol by symbol: SUPERB's phone recognition, by CTC.
 
-Weighted sum over hidden states → linear layer → CTC; the head is linear, so what it reads must be there already. The
-symbols are the manifest's ``phones`` (separated by spaces) where it has them, else the characters of ``text``.
+Weighted sum over hidden states → linear layer → CTC. The head is linear, so the hidden states must already contain
+the information. The symbols are the manifest's ``phones`` (separated by spaces) where it has them, otherwise the
+characters of ``text``.
 
 Axes: N utterances, K hidden states, T frames, D features, V symbols and the blank.
 """
@@ -32,9 +33,9 @@ from gdist.stages.evaluate.probes.scores import Array, mean_interval
 
 LEARNING_RATES = (1e-2, 3e-2, 1e-1)
 BATCH = 16
-LOOKS = 6  # at the validation split, evenly over the steps
-FEWEST = 8  # training utterances
-METRICS = {"phones": "phone error rate", "text": "character error rate"}  # by the column that the truth is in
+CHECKS = 6  # evaluations on the validation split, evenly spaced over the steps
+MIN_UTTERANCES = 8  # in the training split
+METRICS = {"phones": "phone error rate", "text": "character error rate"}  # by the column that contains the reference
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class _Fit:
 
 @dataclass(frozen=True)
 class Recognition:
-    """Error rate of a linear CTC head; edits over symbols of the truth."""
+    """Error rate of a linear CTC head: edits over symbols of the reference."""
 
     name: str = "pr"
     title: str = "recognition"
@@ -67,11 +68,11 @@ class Recognition:
             return found
         spelled = {split: [replace(e, answer=spell(e.answer, column)) for e in es] for split, es in found.items()}
         usable = {split: [e for e in es if e.answer] for split, es in spelled.items()}
-        short = [split for split in SPLITS if len(usable[split]) < (FEWEST if split == "train" else 1)]
+        short = [split for split in SPLITS if len(usable[split]) < (MIN_UTTERANCES if split == "train" else 1)]
         if short:
             raise GdistError(
                 f"the probe `{self.name}` has too few transcripts in the split `{short[0]}`",
-                f"fill in the manifest's column `{column}`, or leave the probe away with --probes",
+                f"fill in the manifest's column `{column}`, or leave the probe out with --probes",
             )
         return usable
 
@@ -85,8 +86,8 @@ class Recognition:
             if control:
                 order = np.random.default_rng(seed).permutation(len(train))
                 wrong = [replace(e, answer=train[i].answer) for e, i in zip(train, order, strict=True)]
-                misled = self._fit(states, {**examples, "train": wrong}, symbols, seed)
-                edits, lengths = _errors(misled, states, examples["test"], symbols)
+                shuffled_fit = self._fit(states, {**examples, "train": wrong}, symbols, seed)
+                edits, lengths = _errors(shuffled_fit, states, examples["test"], symbols)
                 shuffled = float(edits.sum() / lengths.sum())
         value, low, high = mean_interval(edits_N, lengths_N)
         phones = any(len(symbol) > 1 for symbol in symbols)
@@ -97,7 +98,7 @@ class Recognition:
             low=low,
             high=high,
             higher_is_better=False,
-            chance=1.0,  # of saying nothing
+            chance=1.0,  # of empty output
             test_items=len(edits_N),
             train_items=len(train),
             classes=len(symbols),
@@ -139,7 +140,7 @@ class Recognition:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            if step % max(self.steps // LOOKS, 1) == 0:
+            if step % max(self.steps // CHECKS, 1) == 0:
                 now = (mix_K.detach().softmax(0), weight_VD.detach().clone(), bias_V.detach().clone())
                 edits_N, lengths = _errors(_Fit(0.0, rate, *now), states, examples["valid"], symbols)
                 fits.append(_Fit(float(edits_N.sum() / lengths.sum()), rate, *now))
@@ -147,7 +148,7 @@ class Recognition:
 
 
 def spell(answer: str, column: str) -> str:
-    """A transcript as symbols with a space between two; a space that is spoken of as one is ``|``.
+    """A transcript as symbols separated by spaces; the space between two words becomes the symbol ``|``.
 
     >>> spell("Log-in, incorrect.", "text")
     'l o g i n | i n c o r r e c t'
@@ -168,12 +169,12 @@ def _logits(states_KTD: Tensor, weights_K: Tensor, weight_VD: Tensor, bias_V: Te
 def _errors(
     fit: _Fit, states: Mapping[str, Tensor], examples: Sequence[Example], symbols: Sequence[str]
 ) -> tuple[Array, Array]:
-    """For each utterance the edits between the best path and the truth, and the truth's symbols."""
+    """For each utterance, the edits between best path and reference, and the reference's number of symbols."""
     edits, lengths = [], []
     for example in examples:
         best = _logits(states[example.id], fit.mix_K, fit.weight_VD, fit.bias_V).argmax(1).tolist()
-        said = [symbols[v - 1] for v, _ in groupby(best) if v]
-        truth = example.answer.split(" ")
-        edits.append(torchaudio.functional.edit_distance(said, truth))
-        lengths.append(len(truth))
+        recognized = [symbols[v - 1] for v, _ in groupby(best) if v]
+        reference = example.answer.split(" ")
+        edits.append(torchaudio.functional.edit_distance(recognized, reference))
+        lengths.append(len(reference))
     return np.array(edits, dtype=float), np.array(lengths, dtype=float)

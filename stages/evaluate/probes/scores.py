@@ -1,4 +1,4 @@
-"""What answers are worth: error rates, and how far they would scatter over other test items.
+"""Scores: error rates, and their intervals over resampled test items.
 
 Axes: N test items, P trials.
 """
@@ -13,11 +13,11 @@ RESAMPLES = 1000
 
 
 def interval(items: int, statistic: Callable[[Array], float], seed: int = 0) -> tuple[float, float]:
-    """95 % of the values that resampled test items give (percentile bootstrap).
+    """The interval of 95 % of the values that resampled test items give (percentile bootstrap).
 
     Args:
         items: N.
-        statistic: the value when item n counts ``count_N[n]`` times; NaN where it has none.
+        statistic: the value when item n counts ``count_N[n]`` times; NaN if it is undefined.
     """
     rng = np.random.default_rng(seed)
     draws = (statistic(rng.multinomial(items, np.full(items, 1 / items)).astype(float)) for _ in range(RESAMPLES))
@@ -27,7 +27,10 @@ def interval(items: int, statistic: Callable[[Array], float], seed: int = 0) -> 
 
 
 def mean_interval(values_N: Array, weights_N: Array | None = None) -> tuple[float, float, float]:
-    """The mean of N items' values and its interval; with ``weights_N`` of the ratio of sums, errors over symbols."""
+    """The mean of N items' values and its interval.
+
+    With ``weights_N`` it is the ratio of the sums instead, such as errors over symbols.
+    """
     bottom_N = np.ones(len(values_N)) if weights_N is None else weights_N
     top_N = np.asarray(values_N, dtype=float)
 
@@ -38,7 +41,7 @@ def mean_interval(values_N: Array, weights_N: Array | None = None) -> tuple[floa
 
 
 def equal_error_rate(scores_P: Array, same_P: npt.NDArray[np.bool_], counts_P: Array | None = None) -> float:
-    """Where as many impostors are let in as true speakers are turned away; between two thresholds, on the line.
+    """The error rate where false acceptances and false rejections are equally frequent, by linear interpolation.
 
     >>> equal_error_rate(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]))
     0.5
@@ -48,7 +51,7 @@ def equal_error_rate(scores_P: Array, same_P: npt.NDArray[np.bool_], counts_P: A
     own, others = (counts * same_P)[order], (counts * ~same_P)[order]
     if not own.sum() or not others.sum():
         return float("nan")
-    # Trials of equal score pass together.
+    # Trials with equal scores are accepted together.
     ends = np.append(np.flatnonzero(np.diff(scores_P[order])), len(order) - 1)
     missed = np.concatenate([[1.0], 1 - np.cumsum(own)[ends] / own.sum()])
     admitted = np.concatenate([[0.0], np.cumsum(others)[ends] / others.sum()])

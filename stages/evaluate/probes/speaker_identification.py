@@ -1,4 +1,4 @@
-"""Whose voice it is: SUPERB's speaker identification. Every voice is in every split, in takes of its own."""
+"""Whose voice it is: SUPERB's speaker identification. Every voice is in every split, in different takes."""
 
 from gdist.stages.evaluate.probes.linear import LinearProbe
 

@@ -1,9 +1,9 @@
-"""Whether two utterances are one voice: SUPERB's speaker verification.
+"""Whether two utterances have the same voice: SUPERB's speaker verification.
 
 Its head is an x-vector network (Snyder et al. 2018): a weighted sum over hidden states, time-delay layers, the mean
-and deviation over time, two linear layers; trained to tell the training voices apart with an additive margin
-(AM-softmax, arXiv 1801.05599), then used on voices it never heard: the cosine of two embeddings is a trial's score.
-Width and steps are cut to what a manifest with few voices can teach.
+and deviation over time, and two linear layers. It is trained to classify the training voices with an additive margin
+(AM-softmax, arXiv 1801.05599), then used on voices that do not occur in training: a trial's score is the cosine of
+two embeddings. Width and steps are reduced to what can be learned from a manifest with few voices.
 
 Axes: N utterances, K hidden states, T frames, D features, W width, E embedding, C voices, P trials.
 """
@@ -31,7 +31,7 @@ from gdist.stages.evaluate.probes.base import (
 from gdist.stages.evaluate.probes.scores import Array, equal_error_rate, interval
 
 Scored = tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""For each trial its score, whether it is one voice, and the places of its two utterances; the best score first"""
+"""For each trial its score, whether both have the same voice, and the indices of its utterances; best score first"""
 
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 BATCH = 32
@@ -55,7 +55,7 @@ class XVector(nn.Module):
         self.embed = nn.Sequential(nn.Linear(2 * WIDTH, EMBEDDING), nn.ReLU(), nn.Linear(EMBEDDING, EMBEDDING))
 
     def forward(self, states_NKTD: Tensor, num_frames_N: Tensor) -> Tensor:
-        """``[N, E]`` of unit length; frames of padding count nowhere."""
+        """``[N, E]`` of unit length; frames of padding are ignored."""
         mask_N1T = (torch.arange(states_NKTD.shape[2]) < num_frames_N[:, None])[:, None]
         mixed_NTD = torch.einsum("nktd,k->ntd", states_NKTD, self.mix_K.softmax(0))
         hidden_NWT = self.projection(mixed_NTD).transpose(1, 2) * mask_N1T
@@ -69,7 +69,7 @@ class XVector(nn.Module):
 
 @dataclass(frozen=True)
 class SpeakerVerification:
-    """Equal error rate over all pairs of test utterances of voices that training never heard."""
+    """Equal error rate over all pairs of test utterances, of voices that do not occur in training."""
 
     name: str = "asv"
     title: str = "speaker verification"
@@ -83,7 +83,7 @@ class SpeakerVerification:
         found = labelled(splits, self.label)
         if not any(found.values()):
             return found
-        # Voices of the test split may be unknown: that is the task. What is checked is what training needs.
+        # Voices of the test split need not occur in training: that is the task. So only the other splits are checked.
         known = [replace(e, answer=found["train"][0].answer) for e in found["test"]] if found["train"] else []
         check(self.name, found | {"test": known})
         return found
@@ -113,7 +113,7 @@ class SpeakerVerification:
     def _fold(self, fold: Examples, features: Features, seed: int, shuffle: bool) -> tuple[Scored, float, Tensor]:
         """The test trials' scores, the learning rate, and the layer weights."""
         states = features.frames
-        if shuffle:  # the trials' too: even an untrained network keeps voices apart
+        if shuffle:  # the trials' labels too: even an untrained network separates voices
             rng = np.random.default_rng(seed)
             fold = {split: _renamed(es, rng.permutation(len(es))) for split, es in fold.items()}
         fitted = [(self._train(states, fold["train"], rate, seed), rate) for rate in LEARNING_RATES]
@@ -131,7 +131,7 @@ class SpeakerVerification:
         optimizer = torch.optim.Adam([*model.parameters(), weight_CE], lr=rate)
         by_voice = [[e.id for e in train if e.answer == voice] for voice in voices]
         for _ in range(self.steps):
-            # Every voice as often as any other, however much it said.
+            # Every voice is equally likely, however many utterances it has.
             answer_N = torch.from_numpy(rng.integers(len(voices), size=BATCH))
             ids = [by_voice[voice][rng.integers(len(by_voice[voice]))] for voice in answer_N.tolist()]
             crops = []
@@ -152,7 +152,7 @@ def _renamed(examples: Sequence[Example], order: npt.NDArray[np.int64]) -> list[
 
 @torch.no_grad()
 def _trials(model: XVector, states: Mapping[str, Tensor], examples: Sequence[Example]) -> Scored:
-    """All pairs of utterances."""
+    """Score all pairs of utterances."""
     by_length = sorted(range(len(examples)), key=lambda i: states[examples[i].id].shape[1])
     embedding_NE = torch.zeros(len(examples), EMBEDDING)
     for first in range(0, len(by_length), BATCH):
@@ -161,7 +161,7 @@ def _trials(model: XVector, states: Mapping[str, Tensor], examples: Sequence[Exa
     one_P, other_P = np.triu_indices(len(examples), 1)
     voices = np.unique([example.answer for example in examples], return_inverse=True)[1]
     scores_P = (embedding_NE @ embedding_NE.T).numpy()[one_P, other_P]
-    order_P = np.argsort(-scores_P, kind="stable")  # once: resampling sorts again, and what is sorted is sorted fast
+    order_P = np.argsort(-scores_P, kind="stable")  # once: resampling sorts again, which is faster on sorted scores
     one_P, other_P = one_P[order_P], other_P[order_P]
     return scores_P[order_P], voices[one_P] == voices[other_P], one_P, other_P
 
@@ -173,7 +173,7 @@ def _padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _mean_over_folds(folds: Sequence[Scored], resample: bool = True) -> tuple[float, float, float]:
-    """The mean of the folds' error rates, each by its own threshold. Utterances are resampled: a trial has two."""
+    """The mean of the folds' error rates, each with its own threshold, and its interval over resampled utterances."""
 
     def mean(counts: Sequence[Array | None]) -> float:
         rates = [

@@ -1,4 +1,4 @@
-"""Evaluation: figures worked by hand, references that mean what they say, and a teacher that agrees with itself."""
+"""Evaluation: worked examples, correct references, and a teacher that agrees with itself."""
 
 import json
 from collections.abc import Callable
@@ -87,7 +87,7 @@ def test_an_evaluation(bench: Bench, trained: dict[str, Run], name: str) -> None
     assert [row["layer"] for row in result["layers"]] == [1, 2, 3]
     assert result["split"] == "test" and result["utterances"] == 8
     assert result["mean_cosine"] == pytest.approx(sum(row["cosine"] for row in result["layers"]) / 3)
-    # A reference of its own making: the student's h_0 in place of every layer, frame by frame.
+    # The reference computed independently: the student's h_0 in place of every layer, frame by frame.
     student = load_student(trained[name].folder).eval()
     cosines: list[torch.Tensor] = []
     for batch in bench.batches(bench.splits["test"]):
@@ -98,8 +98,8 @@ def test_an_evaluation(bench: Bench, trained: dict[str, Run], name: str) -> None
     assert result["references"]["copy_h0"][2]["cosine"] == pytest.approx(float(torch.cat(cosines).mean()), abs=1e-5)
 
 
-def test_a_student_is_judged_utterance_by_utterance(bench: Bench, trained: dict[str, Run]) -> None:
-    """How utterances are batched is nobody's business: padding changes no figure."""
+def test_a_student_is_evaluated_utterance_by_utterance(bench: Bench, trained: dict[str, Run]) -> None:
+    """How utterances are batched does not matter: padding changes no figure."""
     student = load_student(trained["gendistiller"].folder).eval()
     (batch,) = list(bench.batches(bench.splits["test"]))
     together = hidden_states(student, batch)
@@ -129,14 +129,14 @@ def test_the_command(trained: dict[str, Run], gdist: Callable[..., Result]) -> N
 
 
 def test_many_runs_side_by_side(trained: dict[str, Run], bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every name stands whole, and every probe's interval under its value."""
+    """Every name is shown in full, and every probe's interval is below its value."""
     probe = {"title": "keyword spotting", "metric": "accuracy", "higher_is_better": True, "chance": 0.1}
     probe |= {"value": 0.75, "low": 0.6875, "high": 0.8125, "test_items": 540, "shuffled": 0.125}
-    judged = evaluate(trained["gendistiller"], bench)
+    result = evaluate(trained["gendistiller"], bench)
     found = {"probes": {"ks": probe}}
-    judged |= found | {name: judged[name] | found for name in ("teacher", "log_mel")}
+    result |= found | {name: result[name] | found for name in ("teacher", "log_mel")}
     names = [f"gendistiller-with-a-long-name-{seed}" for seed in range(6)]
-    show([judged | {"run": name} for name in names])
+    show([result | {"run": name} for name in names])
     lines = capsys.readouterr().out.splitlines()
     for number, name in enumerate(names):
         assert f"  {number + 1}: {name}" in lines
@@ -147,10 +147,10 @@ def test_many_runs_side_by_side(trained: dict[str, Run], bench: Bench, capsys: p
 def test_what_probes_are_given(bench: Bench) -> None:
     """The mean over an utterance's frames, and the frames, each feature standardized over training speech."""
     entries = [*bench.splits["train"], *bench.splits["test"]]
-    heard = StateCollector({entry.id for entry in entries})
+    states = StateCollector({entry.id for entry in entries})
     for batch in bench.batches(entries):
-        heard.add(batch.hidden_BLTD, batch)
-    features = heard.features([e.id for e in bench.splits["train"]])
+        states.add(batch.hidden_BLTD, batch)
+    features = states.features([e.id for e in bench.splits["train"]])
     train_KTD = torch.cat([features.frames[e.id].float() for e in bench.splits["train"]], dim=1)
     assert train_KTD.mean(1).abs().max() < 2e-3
     assert (train_KTD.std(1) - 1).abs().max() < 1e-2

@@ -1,4 +1,4 @@
-"""Probes, on real speech and on made-up states: what is there is found, and shuffled labels find nothing."""
+"""Probes, on real speech and on artificial states: they find what is there, and with shuffled labels nothing."""
 
 import math
 from collections.abc import Mapping
@@ -81,18 +81,18 @@ def test_every_probe_has_its_suite() -> None:
 # --- which utterances a task is about ------------------------------------------------------------------------------
 
 
-def test_voices_of_a_fold_are_not_heard_in_its_training() -> None:
+def test_test_voices_of_a_fold_do_not_occur_in_its_training() -> None:
     examples = KEYWORD_SPOTTING.choose(entries())
     folds = speaker_folds(examples)
     assert len(folds) == FOLDS
     for fold in folds:
-        heard = {e.speaker for split in ("train", "valid") for e in fold[split]}
-        assert not heard & {e.speaker for e in fold["test"]} and len(heard) == len(VOICES) * 2 / 3
+        training_voices = {e.speaker for split in ("train", "valid") for e in fold[split]}
+        assert not training_voices & {e.speaker for e in fold["test"]} and len(training_voices) == len(VOICES) * 2 / 3
     assert sorted(e.id for fold in folds for e in fold["test"]) == sorted(e.id for e in examples["test"])
 
 
 @pytest.mark.parametrize("voices", [None, "of its own"])
-def test_splits_by_voice_and_nameless_voices_are_left_as_they_are(voices: str | None) -> None:
+def test_splits_by_voice_and_unknown_voices_are_left_unchanged(voices: str | None) -> None:
     test = [Example(f"t{i}", WORDS[i % 2], voices) for i in range(4)]
     examples = {
         "train": [Example(f"a{i}", WORDS[i % 2], voices and "ann") for i in range(4)],
@@ -126,11 +126,11 @@ def test_an_empty_split_is_refused(name: str, split: str) -> None:
 
 def test_one_class_is_refused() -> None:
     splits = {s: [replace(e, labels=e.labels | {"digit": "one"}) for e in es] for s, es in entries().items()}
-    with pytest.raises(GdistError, match=r"cannot tell one class apart.*'one'"):
+    with pytest.raises(GdistError, match=r"needs at least two classes.*'one'"):
         PROBES["ks"].choose(splits)
 
 
-def test_a_class_training_never_shows_is_refused() -> None:
+def test_a_class_that_training_lacks_is_refused() -> None:
     splits = entries()
     splits["test"][0].labels["speaker"] = "zoe"
     with pytest.raises(GdistError, match="zoe"):
@@ -140,13 +140,13 @@ def test_a_class_training_never_shows_is_refused() -> None:
     )
 
 
-def test_words_that_one_voice_alone_says_cannot_be_sought() -> None:
+def test_words_of_a_single_voice_cannot_be_queries() -> None:
     splits = {s: [replace(e, labels=e.labels | {"speaker": "ann"}) for e in es] for s, es in entries().items()}
     with pytest.raises(GdistError, match="no word in the split `valid` that two voices say"):
         QueryByExample().choose(splits)
 
 
-def test_phones_come_before_text() -> None:
+def test_phones_are_preferred_to_text() -> None:
     splits = {s: [replace(e, labels=e.labels | {"phones": "AH  B"}) for e in es] for s, es in entries().items()}
     assert {e.answer for e in Recognition().choose(splits)["test"]} == {"AH B"}
     few = {split: es[:3] for split, es in entries().items()}
@@ -154,7 +154,7 @@ def test_phones_come_before_text() -> None:
         Recognition().choose(few)
 
 
-def test_language_asks_for_a_second_of_speech() -> None:
+def test_language_needs_a_second_of_speech() -> None:
     splits = {s: [replace(e, num_samples=SAMPLE_RATE - 1) for e in es] for s, es in entries().items()}
     assert not any(LANGUAGE_IDENTIFICATION.choose(splits).values())
 
@@ -174,8 +174,8 @@ def test_spelling() -> None:
         ([0.9, 0.8, 0.3, 0.1], [True, True, False, False], 0.0),
         ([0.9, 0.8, 0.3, 0.1], [True, False, True, False], 0.5),
         ([0.9, 0.8, 0.3, 0.1], [False, False, True, True], 1.0),
-        ([0.5, 0.5, 0.5, 0.5], [True, False, True, False], 0.5),  # nothing to tell by
-        # The threshold below 6 lets 1 of 4 in and turns 2 of 4 away; below 5 it is 1 and 1.
+        ([0.5, 0.5, 0.5, 0.5], [True, False, True, False], 0.5),  # no information
+        # The threshold below 6 accepts 1 of 4 impostors and rejects 2 of 4 speakers; below 5 it is 1 and 1.
         ([8, 7, 6, 5, 4, 3, 2, 1], [True, True, False, True, False, True, False, False], 0.25),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_trial_that_counts_twice_is_two_trials() -> None:
     assert equal_error_rate(scores, same, counts.astype(float)) == pytest.approx(equal_error_rate(*twice))
 
 
-def test_an_interval_holds_what_the_formula_says() -> None:
+def test_an_interval_agrees_with_the_formula() -> None:
     """Accuracy 0.8 on 400 items has a standard error of 0.02: 95 % is ± 0.039."""
     value, low, high = mean_interval(np.array([1.0] * 320 + [0.0] * 80))
     assert value == 0.8
@@ -201,8 +201,11 @@ def test_an_interval_holds_what_the_formula_says() -> None:
 
 
 def test_warping_by_hand() -> None:
-    """A query of three frames. The first document holds it, stretched and shifted: at no cost. The second ends early:
-    its last frame (endless cost beyond) has to answer for the query's last two, the cheapest path is 0 + 0 + 1."""
+    """A query of three frames, and two documents.
+
+    The first document contains it, stretched and shifted, at no cost. The second ends early: its last frame (infinite
+    cost beyond) has to match the query's last two, and the cheapest path is 0 + 0 + 1.
+    """
     query, documents = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([[5.0, 0, 1, 1, 2, 5], [5.0, 0, 1, 9, 9, 9]])
     cost_IXJ = (query[:, None, None] - documents[None]).abs()
     cost_IXJ[:, 1, 3:] = torch.inf
@@ -228,7 +231,7 @@ def test_standardized_by_the_training_split_alone() -> None:
     assert torch.equal(constant["test"], torch.zeros(1, 3, 2))
 
 
-def test_the_files_are_one_a_probe() -> None:
+def test_there_is_one_file_per_probe() -> None:
     import gdist.stages.evaluate.probes
 
     shared = {"__init__", "base", "linear", "scores"}

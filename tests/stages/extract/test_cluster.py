@@ -216,7 +216,7 @@ def test_ctrl_c_in_a_terminal(tiny_teacher: Path, speech: Path, tmp_path: Path) 
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     *progress, last = stderr.strip().splitlines()
-    assert last == "interrupted; run the same command again to go on from here"
+    assert last == "interrupted; run the same command again to continue from here"
     assert all(line.startswith("extract: ") or not line for line in progress), stderr
     assert not (tmp_path / "extracting.json").exists(), "the lock is released"
 

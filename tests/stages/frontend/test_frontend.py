@@ -66,7 +66,7 @@ def test_a_batch_equals_its_utterances_alone(layout: str, lengths: list[int]) ->
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_lies_in_the_padding_is_never_heard(layout: str) -> None:
+def test_the_content_of_the_padding_has_no_effect(layout: str) -> None:
     frontend = make(LAYOUTS[layout])
     waveform_BS, num_samples_B = speechlike([2000, 4000])
     loud_BS = waveform_BS.clone()
@@ -135,7 +135,7 @@ def test_a_wide_positional_convolution_equals_torch_and_so_do_its_gradients(kern
     torch.testing.assert_close(ours, torch.autograd.grad(expected_BTD.sin().sum(), inputs))
 
 
-def test_a_remembered_spectrum_follows_its_weight() -> None:
+def test_a_cached_spectrum_follows_its_weight() -> None:
     conv = PositionConv(4, 64, groups=2)
     hidden_BTD = torch.randn(1, 70, 4, generator=torch.Generator().manual_seed(0))
 
@@ -280,12 +280,12 @@ def test_a_config_that_cannot_work_is_refused(field: str, value: Any) -> None:
         FrontendConfig(**{field: value})
 
 
-def test_every_field_has_something_impossible() -> None:
+def test_every_field_has_an_impossible_value() -> None:
     assert {field.name for field in dataclasses.fields(FrontendConfig)} == {field for field, _ in IMPOSSIBLE}
 
 
 @pytest.mark.parametrize(("kernel", "stride", "bias"), [(3, 2, False), (2, 2, True), (10, 5, True), (3, 1, False)])
-def test_a_convolution_learns_as_the_operator_does(kernel: int, stride: int, bias: bool) -> None:
+def test_a_convolution_has_the_gradients_of_the_operator(kernel: int, stride: int, bias: bool) -> None:
     """Its own backward pass against the operator's, in double, at lengths that leave samples over at the end."""
     torch.manual_seed(0)
     for length in (kernel, kernel + stride - 1, 23):

@@ -1,4 +1,4 @@
-"""Every family equals Hugging Face, utterance by utterance; and checkpoints that cannot serve are refused.
+"""Every family equals Hugging Face, utterance by utterance; and checkpoints that cannot be used are refused.
 
 Axes: B batch, S samples, T frames, D features.
 """
@@ -76,7 +76,7 @@ def assert_equals_hugging_face(folder: Path, waveform_BS: Tensor, num_samples_B:
     teachers.assert_equals_hugging_face(family, folder, waveform_BS, num_samples_B)
 
 
-def test_a_teacher_layer_does_the_same_in_a_student(tmp_path: Path) -> None:
+def test_a_teacher_layer_computes_the_same_in_a_student(tmp_path: Path) -> None:
     # Without position bias a student's layer is the teacher's, Base and Large.
     for layout in ("hubert-base", "hubert-large"):
         teacher = load_teacher(str(checkpoint(tmp_path / layout, layout, False)))
@@ -98,7 +98,7 @@ def test_the_bundled_teacher_on_real_speech() -> None:
     for path in recordings[:3]:
         speech_S, rate = soundfile.read(path, frames=40_000, dtype="float32")
         clips.append(torch.from_numpy(speech_S[: 30_000 - 4_321 * len(clips)]))
-        assert rate in (8_000, 16_000)  # the rate matters to no comparison here
+        assert rate in (8_000, 16_000)  # no comparison here depends on the rate
     if not clips:
         pytest.skip("the demo data is not installed")
     waveform_BS = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
@@ -146,7 +146,7 @@ def test_layers_without_onednn_equal_hugging_face_too(
     assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound([3000, 4000]))
 
 
-def test_long_utterances_are_attended_to_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_over_long_utterances_is_computed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gdist.stages.teachers.wavlm.UNPADDED", ())
     monkeypatch.setattr("gdist.stages.teachers.wavlm.BIAS_ELEMENTS", {"cpu": 2 * 4 * 12 * 12})  # two utterances
     assert_equals_hugging_face(checkpoint(tmp_path, "wavlm-base", False), *sound([4000, 3000, 4000, 1000, 2000]))
@@ -196,7 +196,7 @@ def test_old_checkpoints_load_whole(tmp_path: Path) -> None:
     assert torch.equal(folded, model.wavlm.encoder.pos_conv_embed.conv.weight)
 
 
-def test_without_a_preprocessor_the_usual_normalisation_is_taken_with_a_warning(
+def test_without_a_preprocessor_the_usual_normalization_is_assumed_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for layout, usual in (("wavlm-base", False), ("wavlm-large", True)):
@@ -206,7 +206,7 @@ def test_without_a_preprocessor_the_usual_normalisation_is_taken_with_a_warning(
         caplog.clear()
 
 
-def test_an_adapter_behind_the_encoder_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_adapter_after_the_encoder_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = checkpoint(tmp_path, do_normalize=False, add_adapter=True)
     with caplog.at_level(logging.WARNING):
         teacher = load_teacher(str(folder))
@@ -236,7 +236,7 @@ class TestRefusals:
             load_teacher(str(tmp_path))
 
     @pytest.mark.parametrize("text", ["{", "[]"])
-    def test_a_config_that_is_no_object(self, tmp_path: Path, text: str) -> None:
+    def test_a_config_that_is_not_an_object(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(TeacherError, match="JSON"):
             load_teacher(str(tmp_path))
@@ -266,7 +266,7 @@ class TestRefusals:
         with pytest.raises(TeacherError, match="weights"):
             load_teacher(str(folder))
 
-    def test_torn_weights(self, tmp_path: Path) -> None:
+    def test_truncated_weights(self, tmp_path: Path) -> None:
         folder = checkpoint(tmp_path)
         file = folder / "model.safetensors"
         file.write_bytes(file.read_bytes()[:-100])
@@ -284,7 +284,7 @@ class TestRefusals:
             load_teacher(self.change_weights(checkpoint(tmp_path), "encoder.layer_norm.weight", torch.ones(7)))
 
     def test_more_layers_than_the_config_says(self, tmp_path: Path) -> None:
-        with pytest.raises(TeacherError, match="knows nothing of"):
+        with pytest.raises(TeacherError, match="does not describe"):
             load_teacher(self.change_config(checkpoint(tmp_path), num_hidden_layers=2))
 
     def test_weights_that_are_not_finite(self, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`gdist train` by torchrun: real processes, one a rank, which talk over gloo."""
+"""`gdist train` by torchrun: real processes, one per rank, which communicate over gloo."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from typing import Any
 def torchrun(
     ranks: int, cache: Path | str, out: Path, settings: Mapping[str, Any], *more: str
 ) -> subprocess.Popen[str]:
-    """Start it; each rank is a process of its own with one thread."""
+    """Start a training run; each rank is a separate process with one thread."""
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "--no-python",

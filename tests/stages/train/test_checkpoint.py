@@ -1,4 +1,4 @@
-"""A checkpoint that is not this run's, in whatever part, is named and refused before any of it is used."""
+"""A checkpoint of which any part does not belong to this run is named and refused before any of it is used."""
 
 import json
 import shutil
@@ -40,13 +40,13 @@ def folder(stopped: Path, tmp_path: Path) -> Path:
 
 
 def refused(cache: Path, folder: Path, config: TrainConfig, *words: str) -> None:
-    """Training refuses the checkpoint with these words, and goes on as the message says."""
+    """Training refuses the checkpoint with a message that contains ``words``, and a hint to delete it."""
     with pytest.raises(RunError) as caught:
         run(cache, folder.parent.parent, config)
     for word in words:
         assert word in caught.value.message
     assert str(folder) in caught.value.message
-    assert caught.value.hint == f"delete {folder} to go on from the one before"
+    assert caught.value.hint == f"delete {folder} to continue from the one before"
     assert not (folder.parent.parent / "student").exists()
 
 
@@ -57,7 +57,7 @@ def edit(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Non
 
 
 def moment(tensors: dict[str, torch.Tensor], kind: str) -> str:
-    """The optimizer's tensor of the first matrix that learnt."""
+    """The optimizer's tensor of the first matrix that was trained."""
     return next(name for name, t in tensors.items() if name.endswith(f".{kind}") and (t.ndim > 1 or kind == "step"))
 
 
@@ -73,18 +73,18 @@ def poisoned(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        (lambda t: t.reshape(-1)[:1], "[1] of float32, and not ["),
-        (lambda t: torch.cat([t[None]] * 2), "of float32, and not ["),
-        (lambda t: t.double(), "of float64, and not ["),
+        (lambda t: t.reshape(-1)[:1], "[1] of float32, not ["),
+        (lambda t: torch.cat([t[None]] * 2), "of float32, not ["),
+        (lambda t: t.double(), "of float64, not ["),
         (lambda t: t * float("nan"), "not finite"),
         (lambda t: t * float("inf") + float("inf"), "not finite"),
         (lambda t: -t - 1, ""),
     ],
 )
-def test_moments_of_another_form(
+def test_moments_of_another_shape_or_dtype(
     tiny_cache: Path, folder: Path, config: TrainConfig, kind: str, how: Any, words: str
 ) -> None:
-    """Of the wrong size they would crash the process, or be read beyond their end."""
+    """Of the wrong size, they would crash the process or be read beyond their end."""
     if kind == "exp_avg" and not words:
         return  # a mean may be negative
     edit(folder / "optimizer.safetensors", change(kind, how))
@@ -92,19 +92,21 @@ def test_moments_of_another_form(
 
 
 @pytest.mark.parametrize("count", [0.0, 2.5, 7.0])
-def test_a_count_of_steps_that_cannot_be(tiny_cache: Path, folder: Path, config: TrainConfig, count: float) -> None:
+def test_an_impossible_count_of_steps(tiny_cache: Path, folder: Path, config: TrainConfig, count: float) -> None:
     edit(folder / "optimizer.safetensors", change("step", lambda t: torch.full_like(t, count)))
-    refused(tiny_cache, folder, config, f".step in optimizer.safetensors is {count:g}, and not a number from 1 to 6")
+    refused(
+        tiny_cache, folder, config, f".step in optimizer.safetensors is {count:g}, not a whole number from 1 to 6"
+    )
 
 
 @pytest.mark.parametrize("kind", ["exp_avg", "exp_avg_sq", "step"])
-def test_some_moments_are_none(tiny_cache: Path, folder: Path, config: TrainConfig, kind: str) -> None:
+def test_some_moments_are_missing(tiny_cache: Path, folder: Path, config: TrainConfig, kind: str) -> None:
     edit(folder / "optimizer.safetensors", lambda tensors: tensors.pop(moment(tensors, kind)))
     refused(tiny_cache, folder, config, "optimizer.safetensors lacks", f".{kind}")
 
 
-def test_a_parameter_without_moments_never_learnt(tiny_cache: Path, folder: Path, config: TrainConfig) -> None:
-    """All three absent is what an unused parameter looks like; no parameter with any is not."""
+def test_a_parameter_without_moments_was_never_used(tiny_cache: Path, folder: Path, config: TrainConfig) -> None:
+    """An unused parameter lacks all three moments. But at least one parameter must have some."""
 
     def forget(tensors: dict[str, torch.Tensor]) -> None:
         name = moment(tensors, "step").removesuffix(".step")
@@ -115,26 +117,29 @@ def test_a_parameter_without_moments_never_learnt(tiny_cache: Path, folder: Path
     kept = shutil.copytree(folder.parent.parent, folder.parent.parent.with_name("kept"))
     assert run(tiny_cache, kept, config)["steps"] == 9
     edit(folder / "optimizer.safetensors", dict.clear)
-    refused(tiny_cache, folder, config, "optimizer.safetensors is empty, after 6 steps")
+    refused(tiny_cache, folder, config, "optimizer.safetensors is empty after 6 steps")
 
 
 @pytest.mark.parametrize("name", ["nobody.exp_avg", "exp_avg", "extra", "frontend.exp_avg_max"])
-def test_optimizer_tensors_of_nobody(tiny_cache: Path, folder: Path, config: TrainConfig, name: str) -> None:
+def test_optimizer_tensors_of_no_parameter(tiny_cache: Path, folder: Path, config: TrainConfig, name: str) -> None:
     edit(folder / "optimizer.safetensors", lambda tensors: tensors.update({name: torch.zeros(3)}))
     refused(tiny_cache, folder, config, f"optimizer.safetensors has {name}, which this run does not have")
 
 
 @pytest.mark.parametrize("file", ["model", "average"])
-def test_weights_of_another_form(tiny_cache: Path, folder: Path, config: TrainConfig, file: str) -> None:
+def test_weights_of_another_shape_or_dtype(tiny_cache: Path, folder: Path, config: TrainConfig, file: str) -> None:
     path = folder / f"{file}.safetensors"
     whole = path.read_bytes()
     name = next(name for name, t in safetensors.torch.load_file(path).items() if t.ndim > 1)
     changes: list[tuple[Callable[[dict[str, torch.Tensor]], object], str]] = [
         (lambda t: t.update({name: t[name][:1]}), f"{name} in {file}.safetensors is [1, "),
-        (lambda t: t.update({name: t[name].half()}), "of float16, and not ["),
-        (lambda t: t.update({name: poisoned(float("nan"))(t[name])}), f"{name} in {file}.safetensors holds numbers"),
-        (lambda t: t.pop(name), f"{file}.safetensors lack {name}"),
-        (lambda t: t.update({"more": torch.zeros(1)}), f"{file}.safetensors have more, which this run"),
+        (lambda t: t.update({name: t[name].half()}), "of float16, not ["),
+        (
+            lambda t: t.update({name: poisoned(float("nan"))(t[name])}),
+            f"{name} in {file}.safetensors contains numbers",
+        ),
+        (lambda t: t.pop(name), f"{file}.safetensors lacks {name}"),
+        (lambda t: t.update({"more": torch.zeros(1)}), f"{file}.safetensors has more, which this run"),
     ]
     for damage, words in changes:
         path.write_bytes(whole)
@@ -144,11 +149,11 @@ def test_weights_of_another_form(tiny_cache: Path, folder: Path, config: TrainCo
 
 def test_an_average_of_another_count(tiny_cache: Path, folder: Path, config: TrainConfig) -> None:
     edit(folder / "average.safetensors", lambda t: t.update({"n_averaged": torch.tensor(0)}))
-    refused(tiny_cache, folder, config, "n_averaged in average.safetensors is 0, and not 6")
+    refused(tiny_cache, folder, config, "n_averaged in average.safetensors is 0, not 6")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"])
-def test_files_that_are_missing_or_torn(tiny_cache: Path, folder: Path, config: TrainConfig, name: str) -> None:
+def test_files_that_are_missing_or_truncated(tiny_cache: Path, folder: Path, config: TrainConfig, name: str) -> None:
     whole = (folder / name).read_bytes()
     for data in (None, b"", whole[: len(whole) // 2], b"\xff" * 100, b"[" * 100_000):
         (folder / name).unlink()
@@ -161,9 +166,9 @@ def test_files_that_are_missing_or_torn(tiny_cache: Path, folder: Path, config: 
     refused(tiny_cache, folder, config)
 
 
-def test_a_file_too_many(tiny_cache: Path, folder: Path, config: TrainConfig) -> None:
+def test_an_extra_file(tiny_cache: Path, folder: Path, config: TrainConfig) -> None:
     shutil.copy(folder / "model.safetensors", folder / "more.safetensors")
-    refused(tiny_cache, folder, config, "files have more, which this run does not have")
+    refused(tiny_cache, folder, config, "its folder has more, which this run does not have")
 
 
 STATE = {"loader": {"epoch": 1, "position": 2}, "seconds": 3.5, "step": 6}
@@ -174,9 +179,9 @@ STATE = {"loader": {"epoch": 1, "position": 2}, "seconds": 3.5, "step": 6}
     [
         ([], "state.json is []"),
         (None, "state.json is None"),
-        ({}, "state.json lack loader and 2 more"),
-        (STATE | {"extra": 1}, "state.json have extra"),
-        (STATE | {"step": 5}, "step in state.json is 5, and not 6"),
+        ({}, "state.json lacks loader and 2 more"),
+        (STATE | {"extra": 1}, "state.json has extra"),
+        (STATE | {"step": 5}, "step in state.json is 5, not 6"),
         (STATE | {"step": "6"}, "step in state.json is '6'"),
         (STATE | {"step": 6.0}, "step in state.json is 6.0"),
         (STATE | {"seconds": None}, "seconds in state.json is None"),
@@ -184,21 +189,19 @@ STATE = {"loader": {"epoch": 1, "position": 2}, "seconds": 3.5, "step": 6}
         (STATE | {"seconds": -1}, "seconds in state.json is -1"),
         (STATE | {"seconds": True}, "seconds in state.json is True"),
         (STATE | {"loader": 7}, "loader in state.json is 7"),
-        (STATE | {"loader": {"epoch": 1}}, "loader in state.json lack position"),
+        (STATE | {"loader": {"epoch": 1}}, "loader in state.json lacks position"),
         (STATE | {"loader": {"epoch": 1, "position": -1}}, "loader.position in state.json is -1"),
         (STATE | {"loader": {"epoch": 1.5, "position": 0}}, "loader.epoch in state.json is 1.5"),
         (STATE | {"loader": {"epoch": True, "position": 0}}, "loader.epoch in state.json is True"),
         (STATE | {"loader": {"epoch": 0, "position": 9999}}, "loader.position in state.json is 9999"),
     ],
 )
-def test_fields_that_cannot_be(
-    tiny_cache: Path, folder: Path, config: TrainConfig, state: object, words: str
-) -> None:
+def test_impossible_fields(tiny_cache: Path, folder: Path, config: TrainConfig, state: object, words: str) -> None:
     (folder / "state.json").write_text(json.dumps(state))
     refused(tiny_cache, folder, config, words)
 
 
-def test_going_on_from_the_one_before_ends_in_the_same_weights(
+def test_continuing_from_the_one_before_ends_in_the_same_weights(
     tiny_cache: Path, folder: Path, tmp_path: Path, config: TrainConfig
 ) -> None:
     edit(folder / "optimizer.safetensors", change("exp_avg", lambda t: t.reshape(-1)[:1]))

@@ -1,4 +1,4 @@
-"""Every field of every config and student, as people type it: the right value, or an error that names the field."""
+"""Every field of every config and student, as typed by users: it gets the right value, or an error names it."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from gdist.stages.train.config import TrainConfig, load_config
 from gdist.stages.train.student_store import build_student
 
 TEACHER = WavLMConfig(num_hidden_layers=12).to_dict()
-# For each type: what may be typed and what it then is; what may not.
+# For each type: what may be typed and the value it gives, then what may not be typed.
 RIGHT: dict[Any, list[tuple[str, Any]]] = {
     int: [("2", 2), (" 2 ", 2), ("+2", 2), ("0x2", 2)],
     float: [("0.5", 0.5), ("5e-1", 0.5), ("1", 1.0)],
@@ -40,7 +40,7 @@ WRONG: dict[Any, list[str]] = {
 
 
 def plain(hint: Any) -> tuple[Any, Any, bool]:
-    """(its type, its items' type, whether it may be none)."""
+    """(the field's type, its items' type, whether it may be none)."""
     optional = get_origin(hint) in (typing.Union, types.UnionType)
     if optional:
         (hint,) = (option for option in get_args(hint) if option is not type(None))
@@ -50,7 +50,7 @@ def plain(hint: Any) -> tuple[Any, Any, bool]:
 
 
 def fields() -> Iterator[tuple[str, str, Any]]:
-    """(student, table.field, type) of all there are."""
+    """(student, table.field, type) of every field."""
     for table, cls in get_type_hints(TrainConfig).items():
         if dataclasses.is_dataclass(cls):
             yield from (("gendistiller", f"{table}.{name}", hint) for name, hint in get_type_hints(cls).items())
@@ -60,7 +60,7 @@ def fields() -> Iterator[tuple[str, str, Any]]:
 
 
 FIELDS = list(fields())
-# What must be set beside a field for it to have any value.
+# What else must be set for a field to have its value.
 WITH = {"train.steps": ("train.warmup_steps=0",), "train.thaw_step": ("student.frontend=frozen",)}
 
 
@@ -69,7 +69,7 @@ def ids(case: tuple[str, str, Any]) -> str:
 
 
 def resolved(student: str, where: str, typed: str) -> Any:
-    """What the run's config has in the end; for a student, what the student has."""
+    """The value in the run's final config; for a student's field, the value in the student's config."""
     config = load_config(None, student, (*WITH.get(where, ()), f"{where}={typed}"))
     table, field = where.split(".")
     if table != "student":
@@ -84,8 +84,8 @@ def test_there_is_something_to_type() -> None:
 
 
 @pytest.mark.parametrize("case", FIELDS, ids=ids)
-def test_what_is_right_becomes_its_value(case: tuple[str, str, Any]) -> None:
-    """Values out of a field's range are refused by a message that names it; none becomes another value."""
+def test_a_right_value_is_taken(case: tuple[str, str, Any]) -> None:
+    """Values out of a field's range are refused by a message that names the field; no value becomes another."""
     student, where, hint = case
     kind, inner, optional = plain(hint)
     taken = 0
@@ -100,7 +100,7 @@ def test_what_is_right_becomes_its_value(case: tuple[str, str, Any]) -> None:
         found = list(found) if kind is list else found
         assert found == wanted and type(found) is type(wanted), typed
         assert kind is not list or all(type(item) is inner for item in found)
-    # Three are right for what has two ends or must divide something, and are tried one by one below.
+    # These values do not suit every field: some need two bounds or a divisor. RANGES below has values for those.
     assert taken or where in RANGES
     if optional:
         resolved(student, where, "none")
@@ -116,13 +116,13 @@ RANGES = {
 
 
 @pytest.mark.parametrize("where", RANGES)
-def test_fields_with_a_range_of_their_own(where: str) -> None:
+def test_fields_with_a_special_range(where: str) -> None:
     typed, value = RANGES[where]
     assert resolved("fithubert", where, typed) == value
 
 
 @pytest.mark.parametrize("case", FIELDS, ids=ids)
-def test_what_is_wrong_is_named(case: tuple[str, str, Any]) -> None:
+def test_a_wrong_value_is_named(case: tuple[str, str, Any]) -> None:
     student, where, hint = case
     kind, _, optional = plain(hint)
     for typed in WRONG.get(kind, ["neither", "1", "true", "[]", "", "{a = 1}"]):
@@ -135,19 +135,19 @@ def test_what_is_wrong_is_named(case: tuple[str, str, Any]) -> None:
 
 
 @pytest.mark.parametrize("typed", ["7", "[]", "{a = 1}", "true", "gendistilller"])
-def test_a_student_that_is_no_name(typed: str) -> None:
+def test_a_student_that_is_not_a_name(typed: str) -> None:
     with pytest.raises(ConfigError, match="there is no student"):
         load_config(None, None, (f"student.name={typed}",))
 
 
 @pytest.mark.parametrize("field", ["frontend", "initialize"])
 @pytest.mark.parametrize("typed", ["7", "[]", "{a = 1}", "true", "all"])
-def test_what_every_student_has(field: str, typed: str) -> None:
+def test_fields_that_every_student_has(field: str, typed: str) -> None:
     with pytest.raises(ConfigError, match=rf"student.{field} = .* not one of"):
         load_config(None, None, (f"student.{field}={typed}",))
 
 
-def test_a_spelling_is_no_other_config() -> None:
+def test_another_spelling_is_the_same_config() -> None:
     typed = [load_config(None, "distilhubert", (f"student.predict_layers={t}",)) for t in ("4,8", "[4, 8]", '"4,8"')]
     assert len({json.dumps(to_tables(config)) for config in typed}) == 1
 
@@ -160,7 +160,7 @@ def test_prices(field: str, tmp_path: Path) -> None:
             load_prices(tmp_path / "prices.toml")
 
 
-# What no student can have, though its type is right. Python's callers and config.json meet the same checks.
+# Values of the right type that no student can have. Python callers and config.json get the same checks.
 IMPOSSIBLE: list[tuple[str, Any]] = [
     ("hidden_size", 0), ("hidden_size", 32.0), ("hidden_size", True), ("num_attention_heads", 0),
     ("num_attention_heads", "2"), ("num_teacher_layers", 0), ("num_teacher_layers", 2.0), ("intermediate_size", 0),
@@ -179,7 +179,7 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize(("field", "value"), IMPOSSIBLE, ids=lambda part: str(part))
-def test_what_no_student_can_have(name: str, field: str, value: Any) -> None:
+def test_values_that_no_student_can_have(name: str, field: str, value: Any) -> None:
     cls: type[StudentConfig] = STUDENTS[name].config_class
     if field not in {f.name for f in dataclasses.fields(cls)}:
         pytest.skip("not a field of this student")
@@ -189,13 +189,13 @@ def test_what_no_student_can_have(name: str, field: str, value: Any) -> None:
         cls(**(small | {field: value}))
 
 
-def test_every_field_has_something_impossible() -> None:
+def test_every_field_has_an_impossible_value() -> None:
     tried = {field for field, _ in IMPOSSIBLE}
     assert {field for name in STUDENTS for field in student_fields(name)} <= tried
 
 
 @pytest.mark.parametrize(
-    ("student", "settings", "says"),
+    ("student", "settings", "message"),
     [
         ("fithubert", (), "they are 32 wide, its blocks 20"),
         ("armhubert", (), "they are 32 wide, its blocks 20"),
@@ -204,20 +204,20 @@ def test_every_field_has_something_impossible() -> None:
         ("gendistiller", ("student.num_layers=3",), "it has 3, and of the teacher's only 2 are here"),
         ("gendistiller", ("student.width=16",), "they are 32 wide, its blocks 16"),
         ("distilhubert", ("student.intermediate_size=48",), "dense.bias is 64 there, and 48 in the student"),
-        ("distilhubert", ("student.num_attention_heads=4",), "heads = 2, and student.num_attention_heads is 4"),
-        ("distilhubert", ("student.pre_norm=true",), "pre_norm = False, and student.pre_norm is True"),
+        ("distilhubert", ("student.num_attention_heads=4",), "heads = 2, but student.num_attention_heads is 4"),
+        ("distilhubert", ("student.pre_norm=true",), "pre_norm = False, but student.pre_norm is True"),
     ],
 )
-def test_layers_that_do_not_fit(tiny_cache: Path, student: str, settings: tuple[str, ...], says: str) -> None:
+def test_layers_that_do_not_fit(tiny_cache: Path, student: str, settings: tuple[str, ...], message: str) -> None:
     config = load_config(None, student, ("student.initialize=layers", *settings))
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         build_student(Cache.open(str(tiny_cache)), config)
     assert caught.value.message.startswith("student.initialize = layers")
     assert caught.value.hint is not None and "--set student.initialize=frontend" in caught.value.hint
 
 
 def test_layers_for_a_student_without_any(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A student of somebody's own, all convolutions: it would train from random weights without a word."""
+    """A user's own student made of convolutions only would silently train from random weights."""
     monkeypatch.setattr(STUDENTS["distilhubert"], "layers", lambda self: ())
     with pytest.raises(ConfigError, match="which has no Transformer layers"):
         build_student(Cache.open(str(tiny_cache)), load_config(None, "distilhubert", ("student.initialize=layers",)))

@@ -1,4 +1,4 @@
-"""Losses: worked by hand, blind to padding."""
+"""Losses: worked examples, and padding has no effect."""
 
 import math
 
@@ -58,6 +58,6 @@ def test_cosine_is_torchs_own() -> None:
 def test_learning_rate_by_hand() -> None:
     config = OptimConfig(steps=10, warmup_steps=4, lr=1.0)
     assert [learning_rate(config, step) for step in (1, 2, 4)] == [0.25, 0.5, 1.0]
-    # Six steps follow the peak; they fall by sevenths, so that the last one still moves the weights.
+    # Six steps follow the peak. The rate falls by sevenths, so that the last step still changes the weights.
     assert [learning_rate(config, step) for step in (5, 10)] == pytest.approx([6 / 7, 1 / 7])
     assert learning_rate(OptimConfig(steps=10, warmup_steps=0, lr=1.0, schedule="constant"), 10) == 1.0

@@ -1,4 +1,4 @@
-"""One training a run at a time: the second refuses while the first lives, and takes over when it is dead."""
+"""One training process per run: a second one refuses while the first is alive, and takes over when it is dead."""
 
 import fcntl
 import json
@@ -27,14 +27,22 @@ BEAT = 0.05
 
 
 def of_another_machine(folder: Path, token: str = "theirs", beat: int = 0) -> None:
-    told = {"token": token, "beat": beat, "pid": 1, "started": "0", "host": "far", "boot": "b", "since": "yesterday"}
-    (folder / OWNER).write_text(json.dumps(told))
+    record = {
+        "token": token,
+        "beat": beat,
+        "pid": 1,
+        "started": "0",
+        "host": "far",
+        "boot": "b",
+        "since": "yesterday",
+    }
+    (folder / OWNER).write_text(json.dumps(record))
 
 
-def test_it_is_held_named_and_given_back(tmp_path: Path) -> None:
+def test_it_is_owned_named_and_released(tmp_path: Path) -> None:
     with Owner(tmp_path, BEAT) as owner:
-        told = json.loads((tmp_path / OWNER).read_text())
-        assert told["pid"] == os.getpid() and told["since"][:2] == "20" and told["host"]
+        record = json.loads((tmp_path / OWNER).read_text())
+        assert record["pid"] == os.getpid() and record["since"][:2] == "20" and record["host"]
         time.sleep(3 * BEAT)
         owner.require()
         assert json.loads((tmp_path / OWNER).read_text())["beat"] >= 1
@@ -47,8 +55,8 @@ def test_it_is_held_named_and_given_back(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_of_many_at_once_one_is_let_in(tmp_path: Path) -> None:
-    """Over and over, so that some open the file that the one before is just taking away."""
+def test_of_many_at_once_one_becomes_the_owner(tmp_path: Path) -> None:
+    """Repeatedly, so that some open the file while the previous owner is deleting it."""
     inside, most, refused = 0, 0, 0
     guard = threading.Lock()
 
@@ -104,15 +112,15 @@ def test_a_stopped_process_still_owns_it_and_a_killed_one_does_not(tmp_path: Pat
         assert time.monotonic() - began < 1
 
 
-def test_a_silent_one_elsewhere_is_outwaited(tmp_path: Path) -> None:
-    """Another machine's, on a disk that does not pass locks on; or this one's, before it was started again."""
+def test_a_silent_owner_elsewhere_is_replaced_after_a_wait(tmp_path: Path) -> None:
+    """The file is another machine's, on a disk that does not share locks, or this machine's from before a reboot."""
     of_another_machine(tmp_path)
     began = time.monotonic()
     with Owner(tmp_path, BEAT):
         assert time.monotonic() - began > 3 * BEAT
 
 
-def test_one_elsewhere_that_gives_a_sign_is_left_in_peace(tmp_path: Path) -> None:
+def test_an_owner_elsewhere_that_shows_activity_stays_the_owner(tmp_path: Path) -> None:
     of_another_machine(tmp_path)
     threading.Timer(2 * BEAT, of_another_machine, (tmp_path,), {"beat": 1}).start()
     with pytest.raises(RunError, match="process 1 on far, since yesterday"):
@@ -121,13 +129,13 @@ def test_one_elsewhere_that_gives_a_sign_is_left_in_peace(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7"])
-def test_a_torn_file_owns_nothing(tmp_path: Path, text: str) -> None:
+def test_a_truncated_file_owns_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / OWNER).write_text(text)
     with Owner(tmp_path, BEAT) as owner:
         owner.require()
 
 
-def test_without_locks_the_file_alone_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_the_file_alone_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(file: int, how: int) -> None:
         raise OSError(95, "Operation not supported")
 
@@ -142,11 +150,13 @@ def test_without_locks_the_file_alone_tells(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_who_lost_it_writes_no_more_and_does_not_take_it_away(tiny_cache: Path, tmp_path: Path) -> None:
+def test_an_owner_that_lost_the_run_stops_writing_and_does_not_remove_the_file(
+    tiny_cache: Path, tmp_path: Path
+) -> None:
     for lose in (of_another_machine, lambda folder: (folder / OWNER).unlink()):
         with Owner(tmp_path, BEAT) as owner:
             lose(tmp_path)
-            time.sleep(3 * BEAT)  # its beats do not bring it back
+            time.sleep(3 * BEAT)  # its heartbeats do not restore it
             with pytest.raises(RunError, match="may no longer write"):
                 owner.require()
     (tmp_path / OWNER).unlink(missing_ok=True)
@@ -163,8 +173,10 @@ def test_who_lost_it_writes_no_more_and_does_not_take_it_away(tiny_cache: Path, 
 
 
 def test_two_real_trainings(tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
-    """The second refuses, also with another number of ranks, and harms nothing; reading goes on. Killed, the first is
-    followed at once."""
+    """The second refuses, also with another number of ranks, and changes nothing; reading still works.
+
+    When the first is killed, another can take over at once.
+    """
     steps, out = 400, tmp_path / "run"
     first = started(tiny_cache, out, steps)
     wait_for_step(out, 4, first)
@@ -175,10 +187,10 @@ def test_two_real_trainings(tiny_cache: Path, tmp_path: Path, gdist: Callable[..
         [*COMMAND, "train", "--cache", str(tiny_cache), "--out", str(out), *flags],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    said = f"another gdist train is at work on {out}: process {first.pid} on "
-    assert second.returncode == 1 and said in second.stderr and ", since 20" in second.stderr
+    message = f"another gdist train is at work on {out}: process {first.pid} on "
+    assert second.returncode == 1 and message in second.stderr and ", since 20" in second.stderr
     ranks = finish(torchrun(2, tiny_cache, out, SHORT | {"train.steps": steps, "train.log_every": 1}), 1)
-    assert ranks.count(f"error: {said}") == 2, "every rank says why"
+    assert ranks.count(f"error: {message}") == 2, "every rank says why"
     assert first.poll() is None
     assert "no finished student" in gdist("eval", out).stderr
     first.send_signal(signal.SIGKILL)
@@ -188,7 +200,7 @@ def test_two_real_trainings(tiny_cache: Path, tmp_path: Path, gdist: Callable[..
     third = started(tiny_cache, out, steps)
     began = time.monotonic()
     wait_for_step(out, seen + 1, third)
-    assert time.monotonic() - began < 30, "nobody is waited for"
+    assert time.monotonic() - began < 30, "there is no wait"
     third.kill()
     third.wait()
 

@@ -1,4 +1,4 @@
-"""Training in several processes, started by torchrun: one student, the same as a single process trains."""
+"""Training in several processes started by torchrun: they train the same student as a single process."""
 
 import json
 import shutil
@@ -20,7 +20,8 @@ from gdist.stages.train.config import TrainConfig, load_config
 from gdist.stages.train.train import train
 
 STEPS = SHORT | {"train.steps": 14, "train.log_every": 1, "train.validate_every": 7}
-# Coins, sampled layers and several batches a step: parameters that only some batches of a step, and some ranks, use.
+# Forcing, sampled layers and several batches per step: some batches of a step, and some ranks, use only some
+# parameters.
 MANY_PARTS = {
     "student.history": "mixed",
     "student.adapter_rank": 2,
@@ -36,9 +37,9 @@ def config(settings: dict[str, Any]) -> TrainConfig:
 
 
 def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
-    _, said = process.communicate(timeout=120)
-    assert code is None or process.returncode == code, said
-    return said
+    _, stderr = process.communicate(timeout=120)
+    assert code is None or process.returncode == code, stderr
+    return stderr
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -47,7 +48,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_interrupted_anywhere_and_resumed_in_two_ranks(tiny_cache: Path, tmp_path: Path) -> None:
-    """A rank is killed, then Ctrl-C reaches all: the weights are those of a run nobody touched, bit for bit."""
+    """A rank is killed, then Ctrl-C reaches all ranks: the weights equal an uninterrupted run's, bit for bit."""
     settings = STEPS | MANY_PARTS | {"train.steps": 18}
     whole = torchrun(2, tiny_cache, tmp_path / "whole", settings)
     out = tmp_path / "killed"
@@ -56,17 +57,19 @@ def test_interrupted_anywhere_and_resumed_in_two_ranks(tiny_cache: Path, tmp_pat
     ranks = [p for p in psutil.Process(killed.pid).children() if "gdist.stages.cli" in " ".join(p.cmdline())]
     assert len(ranks) == 2
     ranks[1].kill()
-    said = finish(killed, None)
+    stderr = finish(killed, None)
     assert (
-        killed.returncode != 0 and "rank 0 lost another rank" in said and "Traceback" not in said.split("torch/")[0]
+        killed.returncode != 0
+        and "rank 0 lost another rank" in stderr
+        and "Traceback" not in stderr.split("torch/")[0]
     )
     finish(whole)
 
     stopped = torchrun(2, tiny_cache, out, settings)
     wait_for_step(out, 8, stopped)
     stopped.send_signal(signal.SIGINT)
-    said = finish(stopped, None)
-    assert "stopping after this step" in said
+    stderr = finish(stopped, None)
+    assert "stopping after this step" in stderr
     last = Run(out).steps()[-1]
     assert 8 <= last < 18
     assert f"resuming {out} after step {last}" in finish(torchrun(2, tiny_cache, out, settings))
@@ -77,19 +80,21 @@ def test_interrupted_anywhere_and_resumed_in_two_ranks(tiny_cache: Path, tmp_pat
 
 
 def test_the_loss_of_two_ranks_is_that_of_one(tiny_cache: Path, tmp_path: Path) -> None:
-    """Also where one of them has no row, and a run begun by two is finished by one. One that is not finite, though
-    only one rank sees it, stops both."""
+    """Also where a rank has no row, and where one rank finishes a run that two began.
+
+    A loss that is not finite on one rank only stops both.
+    """
     wild = STEPS | {"train.lr": 1e30, "train.clip_norm": 1e30, "train.warmup_steps": 0}
     stopped = torchrun(2, tiny_cache, tmp_path / "wild", wild)
     settings = STEPS | MANY_PARTS | {"student.dropout": 0.0, "train.keep_every": 3}
     two = torchrun(2, tiny_cache, tmp_path / "two", settings, "--json")
     train(str(tiny_cache), tmp_path / "one", config(settings), show_progress=False)
-    out, said = two.communicate(timeout=120)
-    assert two.returncode == 0, said
-    assert json.loads(out)["steps"] == 14, "one rank speaks"
-    said = finish(stopped, 1)
-    assert said.count("error: the loss at step") == 2 and (
-        "utterances: digit-" in said or "utterances: prompt-" in said
+    out, stderr = two.communicate(timeout=120)
+    assert two.returncode == 0, stderr
+    assert json.loads(out)["steps"] == 14, "only one rank writes the result"
+    stderr = finish(stopped, 1)
+    assert stderr.count("error: the loss at step") == 2 and (
+        "utterances: digit-" in stderr or "utterances: prompt-" in stderr
     )
 
     other = tmp_path / "other"
@@ -105,8 +110,8 @@ def test_the_loss_of_two_ranks_is_that_of_one(tiny_cache: Path, tmp_path: Path) 
     for one, *others in zip(*rows, strict=True):
         for row in others:
             assert (row["kind"], row["step"]) == (one["kind"], one["step"])
-            # The very first step differs by rounding alone. Adam divides each gradient by its own size, also those
-            # that are rounding themselves: from there on weights differ by a little of the learning rate.
+            # The first step differs only by rounding. Adam divides each gradient by its own size, also gradients
+            # that are only rounding errors: from there on, weights differ by a small part of the learning rate.
             within = 2e-6 if one["step"] == 1 else 1e-3
             for name in {"loss", "cosine", "grad_norm", "audio_seconds"} & set(one):
                 assert row[name] == pytest.approx(one[name], rel=within), (row["step"], name)

@@ -1,4 +1,4 @@
-"""Training: from the cache alone, and to the same bits however often it is interrupted."""
+"""Training needs only the cache, and ends with the same bits however often it is interrupted."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ SHORT = {
 
 
 def short(student: str = "gendistiller", **fields: Any) -> TrainConfig:
-    """A run of a second or two; dropout stays on, since its randomness is what a resumed run may get wrong."""
+    """A run of a second or two; dropout stays on, because a resumed run may draw it wrongly."""
     settings = SHORT | {name.replace("__", "."): value for name, value in fields.items()}
     return load_config(None, student, tuple(f"{name}={json.dumps(value)}" for name, value in settings.items()))
 
@@ -53,13 +53,13 @@ def run(cache: Path, out: Path, config: TrainConfig) -> dict[str, Any]:
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock."""
+    """metrics.jsonl without the fields that depend on the clock."""
     timed = {"seconds", "step_seconds", "data_wait_fraction", "audio_seconds_per_second"}
     return [{key: row[key] for key in row if key not in timed} for row in Run(folder).read_metrics()]
 
 
 class Killed(BaseException):
-    """What SIGKILL looks like from inside: nothing may catch it."""
+    """Stands for SIGKILL inside the process: nothing may catch it."""
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -87,7 +87,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         ("armhubert", {"loss__name": "mse", "loss__layer_weights": [0.1, 0.1, 1.0], "augment__speech": 0.5}),
     ],
 )
-def test_killed_and_resumed_is_never_killed(
+def test_killed_and_resumed_equals_never_killed(
     tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: str, fields: dict[str, Any]
 ) -> None:
     config = short(student, **fields)
@@ -143,17 +143,17 @@ def test_a_real_process_killed_and_interrupted(tiny_cache: Path, tmp_path: Path)
     process = started(tiny_cache, out, steps)
     wait_for_step(out, 9, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "run the same command again" in said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again" in stderr
     stopped = Run(out).steps()[-1]
     assert stopped >= 9, "Ctrl-C saves where it stopped"
     process = started(tiny_cache, out, steps)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0 and f"resuming {out} after step {stopped}" in said
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"resuming {out} after step {stopped}" in stderr
     assert contents(tmp_path / "whole" / "student") == contents(out / "student")
 
 
-def test_a_student_learns_and_only_from_its_split(tiny_cache: Path, tmp_path: Path) -> None:
+def test_a_student_learns_only_from_its_split(tiny_cache: Path, tmp_path: Path) -> None:
     result = run(tiny_cache, tmp_path / "run", short(train__steps=60, train__log_every=10))
     rows = [row for row in Run(tmp_path / "run").read_metrics() if row["kind"] == "train"]
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
@@ -163,7 +163,7 @@ def test_a_student_learns_and_only_from_its_split(tiny_cache: Path, tmp_path: Pa
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
-def test_a_finished_run_stays_as_it_is(tiny_cache: Path, tmp_path: Path) -> None:
+def test_a_finished_run_does_not_change(tiny_cache: Path, tmp_path: Path) -> None:
     first = run(tiny_cache, tmp_path / "run", short())
     before = contents(tmp_path / "run" / "student") | contents(tmp_path / "run" / "checkpoints")
     assert run(tiny_cache, tmp_path / "run", short()) == first
@@ -176,7 +176,7 @@ def test_the_saved_config_repeats_the_run(tiny_cache: Path, tmp_path: Path) -> N
     assert contents(tmp_path / "first" / "student") == contents(tmp_path / "again" / "student")
 
 
-def test_noise_on_a_front_end_that_never_hears_is_refused() -> None:
+def test_noise_on_a_front_end_that_never_reads_audio_is_refused() -> None:
     with pytest.raises(ConfigError, match="starts from cached layer 0") as caught:
         load_config(None, None, ("student.frontend=frozen", "augment.noise=0.5"))
     assert caught.value.hint and "train.thaw_step" in caught.value.hint
@@ -223,12 +223,12 @@ def test_a_damaged_checkpoint_is_named(tiny_cache: Path, tmp_path: Path, monkeyp
 
 
 def test_a_frozen_front_end_needs_no_audio(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def deaf(self: Cache, spans: Any) -> Any:
+    def no_audio(self: Cache, spans: Any) -> Any:
         raise AssertionError("audio was read")
 
     config = short(student__frontend="frozen")
     with monkeypatch.context() as patch:
-        patch.setattr(Cache, "waveform", deaf)
+        patch.setattr(Cache, "waveform", no_audio)
         run(tiny_cache, tmp_path / "run", config)
     cache = Cache.open(str(tiny_cache))
     begun, trained = build_student(cache, config), build_student(cache, config)
@@ -242,39 +242,39 @@ def weights_at(out: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def test_the_front_end_thaws_at_its_step(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to there no audio is read and no weight of it moves; the run so far is that of a frozen one, bit for bit."""
+    """Until then no audio is read and its weights do not change: the run equals a frozen one's, bit for bit."""
     settings: dict[str, Any] = {
         "student__frontend": "frozen",
         "train__checkpoint_every": 1,
         "train__keep_checkpoints": 9,
     }
-    heard: list[int] = []
+    spans_read: list[int] = []
     original = Cache.waveform
 
-    def listening(self: Cache, spans: Any) -> Any:
-        heard.append(len(spans))
+    def counting_audio(self: Cache, spans: Any) -> Any:
+        spans_read.append(len(spans))
         return original(self, spans)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Cache, "waveform", listening)
+        patch.setattr(Cache, "waveform", counting_audio)
         run(tiny_cache, tmp_path / "frozen", short(**settings))
-        assert not heard
+        assert not spans_read
         run(tiny_cache, tmp_path / "thawed", short(**settings, train__thaw_step=5))
-        assert heard
+        assert spans_read
     begun, frozen, thawed = (
         weights_at(tmp_path / name, step) for name, step in (("thawed", 4), ("frozen", 9), ("thawed", 9))
     )
     same = weights_at(tmp_path / "frozen", 4)
     assert all(torch.equal(weight, same[name]) for name, weight in begun.items())
-    ear = [name for name in begun if name.startswith("frontend.")]
-    assert all(torch.equal(begun[name], frozen[name]) for name in ear)
-    assert any(not torch.equal(begun[name], thawed[name]) for name in ear)
+    frontend_names = [name for name in begun if name.startswith("frontend.")]
+    assert all(torch.equal(begun[name], frozen[name]) for name in frontend_names)
+    assert any(not torch.equal(begun[name], thawed[name]) for name in frontend_names)
 
 
 def test_few_layers_are_read_and_few_computed(
     tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step on one layer reads that one and the one it starts from, and audio only when that is layer 0."""
+    """A step on one layer reads that layer and the one it starts from, and audio only if that is layer 0."""
     monkeypatch.setattr("gdist.pipeline.loading.loader.RESIDENT_BYTES", 0)
     read: list[str] = []
     original = Cache._read
@@ -286,21 +286,21 @@ def test_few_layers_are_read_and_few_computed(
     monkeypatch.setattr(Cache, "_read", counting)
     cache, config = Cache.open(str(tiny_cache)), short(train__layers_per_step=1, student__dropout=0.0)
     learner = Learner(build_student(cache, config), config)
-    loader = Loader(cache, cache.entries, learner.objective.lesson, 8.0)
+    loader = Loader(cache, cache.entries, learner.objective.training_selection, 8.0)
     by_answer = {1: {"layers/01", "waveform"}, 2: {"layers/01", "layers/02"}, 3: {"layers/02", "layers/03"}}
     seen = set()
     for place, spans in enumerate(loader.epoch_batches(0)):
-        lesson = learner.objective.lesson(np.random.default_rng(place))
+        selection = learner.objective.training_selection(np.random.default_rng(place))
         read.clear()
-        learner.step(1, [loader.read(spans, lesson)])
-        (answer,) = lesson.plan.answers
+        learner.step(1, [loader.read(spans, selection)])
+        (answer,) = selection.plan.answers
         assert set(read) == by_answer[answer] and len(read) == 2
         seen.add(answer)
     assert seen == {1, 2, 3}
 
 
 def test_the_average_is_what_is_validated_and_kept(tiny_cache: Path, tmp_path: Path) -> None:
-    """By hand: the average begins as the first weights and moves a tenth of the way each step."""
+    """By hand: the average starts at the first weights and moves a tenth of the way at each step."""
     config = short(train__ema_decay=0.9, train__checkpoint_every=1, train__keep_checkpoints=9)
     run(tiny_cache, tmp_path / "run", config)
     kept = safetensors.torch.load_file(tmp_path / "run" / "student" / "model.safetensors")
@@ -315,15 +315,15 @@ def test_the_average_is_what_is_validated_and_kept(tiny_cache: Path, tmp_path: P
 
 
 def test_forcing_goes_from_the_teacher_to_the_student() -> None:
-    """Over ten steps: 1, 0.9, … and from the eleventh on what the history itself wants."""
+    """Over ten steps: 1, 0.9, … and from the eleventh on, the share that the history implies."""
     shares = [forced_share(OptimConfig(forcing_steps=10), step, 0.0) for step in (1, 2, 10, 11, 500)]
     assert shares == pytest.approx([1.0, 0.9, 0.1, 0.0, 0.0])
     assert forced_share(OptimConfig(forcing_steps=10), 6, 0.5) == pytest.approx(0.75)
     assert forced_share(OptimConfig(), 1, 0.3) == 0.3
 
 
-def test_a_student_forced_all_along_learns_as_the_teacher_forced_one(tiny_cache: Path) -> None:
-    """Coins that always fall for the teacher give what teacher forcing gives, though by other batches."""
+def test_forcing_every_layer_equals_teacher_forcing(tiny_cache: Path) -> None:
+    """A share of 1 gives what teacher forcing gives, although the batches are read differently."""
     cache = Cache.open(str(tiny_cache))
     losses = []
     for fields in (
@@ -333,19 +333,19 @@ def test_a_student_forced_all_along_learns_as_the_teacher_forced_one(tiny_cache:
         config = short(student__dropout=0.0, **fields)
         learner = Learner(build_student(cache, config), config)
         losses.append([learner.step(k + 1, [b])[0] for k, b in enumerate(itertools.islice(
-            Loader(cache, cache.entries, learner.objective.lesson, 8.0), 4
+            Loader(cache, cache.entries, learner.objective.training_selection, 8.0), 4
         ))])  # fmt: skip
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_layer_weights_weigh(tiny_cache: Path) -> None:
+def test_layer_weights_scale_the_loss(tiny_cache: Path) -> None:
     cache = Cache.open(str(tiny_cache))
     rows = []
     for weights in ([], [1.0, 1.0, 1.0], [0.0, 0.0, 3.0]):
         config = short(student__dropout=0.0, loss__layer_weights=weights)
         objective = Learner(build_student(cache, config), config).objective
-        lesson = objective.examination()
-        loss_K, _ = objective(next(Loader(cache, cache.entries, lesson, 8.0).once(lesson)))
+        selection = objective.validation_selection()
+        loss_K, _ = objective(next(Loader(cache, cache.entries, selection, 8.0).once(selection)))
         rows.append(loss_K.detach())
     assert torch.equal(rows[0], rows[1])
     torch.testing.assert_close(rows[2], rows[0] * torch.tensor([0.0, 0.0, 3.0]))
@@ -354,13 +354,13 @@ def test_layer_weights_weigh(tiny_cache: Path) -> None:
         Learner(build_student(cache, config), config)
 
 
-def test_sound_is_disturbed_in_training_only(tiny_cache: Path) -> None:
-    """Targets stay clean, validation hears clean speech, and the same step hears the same noise."""
+def test_audio_is_augmented_in_training_only(tiny_cache: Path) -> None:
+    """Targets stay clean, validation uses clean speech, and the same step gets the same noise."""
     cache = Cache.open(str(tiny_cache))
     config = short(augment__noise=1.0, student__dropout=0.0)
     learner, clean = (Learner(build_student(cache, c), c) for c in (config, short(student__dropout=0.0)))
-    lesson = learner.objective.examination()
-    batch = next(Loader(cache, cache.entries, lesson, 8.0).once(lesson))
+    selection = learner.objective.validation_selection()
+    batch = next(Loader(cache, cache.entries, selection, 8.0).once(selection))
     held = batch.hidden_BLTD.clone(), batch.waveform_BS.clone()  # type: ignore[union-attr]
     assert learner.validate([batch]) == clean.validate([batch])
     first = learner.step(1, [batch])[0]
@@ -370,13 +370,13 @@ def test_sound_is_disturbed_in_training_only(tiny_cache: Path) -> None:
 
 
 def test_gradients_of_several_batches_add_up(tiny_cache: Path) -> None:
-    """Twice the same batch is the same step as once, when nothing is random."""
+    """The same batch twice gives the same step as once, when nothing is random."""
     cache, config = Cache.open(str(tiny_cache)), short(student__dropout=0.0)
     weights = []
     for times in (1, 2):
         learner = Learner(build_student(cache, config), config)
-        lesson = learner.objective.examination()
-        batch = next(Loader(cache, cache.entries, lesson, 8.0).once(lesson))
+        selection = learner.objective.validation_selection()
+        batch = next(Loader(cache, cache.entries, selection, 8.0).once(selection))
         learner.step(1, [batch] * times)
         weights.append(learner.student.state_dict())
     for name in weights[0]:
@@ -388,7 +388,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_utterances(tiny_cache: Pa
         run(tiny_cache, tmp_path / "run", short(train__lr=1e30, train__clip_norm=1e30, train__warmup_steps=0))
 
 
-def test_training_wants_a_whole_cache(own_cache: Path, tmp_path: Path) -> None:
+def test_training_needs_a_complete_cache(own_cache: Path, tmp_path: Path) -> None:
     (own_cache / "receipts" / "00001.json").unlink()
     with pytest.raises(CacheError, match=r"1 of \d+ packs are missing") as caught:
         run(own_cache, tmp_path / "run", short())
@@ -418,7 +418,7 @@ def test_layers_that_are_not_cached_are_named(tiny_teacher: Path, speech: Path, 
         ("train.device=tpu", "no such kind of device|runs on cpu or cuda", "train.device = auto"),
         ("student.frontend=thawed", "trained, frozen", None),
         ("steps=3", r"table\.field=value", "--set train.steps"),
-        ("augment.speed=0.5", "would move frames against the cached targets", None),
+        ("augment.speed=0.5", "would move frames relative to the cached targets", None),
         ("train.thaw_step=5", "for a frozen front-end", "student.frontend=frozen"),
         ("train.ema_decay=1.0", "below 1", None),
     ],
