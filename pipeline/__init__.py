@@ -1,1 +1,1 @@
-"""How bytes move: manifests, audio, the cache, the loader, a run's directory. Knows no teacher and no student."""
+"""How bytes move: manifests, audio, the cache, the loader, a run's directory. No teacher or student is known here."""

@@ -1,8 +1,8 @@
-"""Audio as the teacher hears it: int16, mono, 16 kHz, decoded by soundfile and resampled by torchaudio's sinc filter.
+"""The teacher's input audio: int16, mono, 16 kHz, decoded by soundfile and resampled by torchaudio's sinc filter.
 
-Everything that is wrong with one file becomes an :class:`AudioError` with a short reason, which extraction keeps in
-the receipt. An object store that does not answer is another matter: it fails the run (a CacheError), because an
-outage must not be mistaken for a thousand bad recordings.
+Anything wrong with one file becomes an :class:`AudioError` with a short reason, which extraction records in the
+receipt. An object store that does not answer is different: it fails the run (a CacheError), because an outage must
+not be mistaken for a thousand bad recordings.
 """
 
 import io
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 FULL_SCALE = 32_768
 PEAK = 32_767  # the cache writes −32,768 where a waveform is missing, so no sample may have that value
-_BLOCK = 1 << 20  # samples decoded at a time: what a lying header promises is never allocated in one piece
-_UNKNOWN_LENGTH = 1 << 48  # libsndfile reports 2**63 − 1 where a FLAC was streamed without a sample count
+_BLOCK = 1 << 20  # samples decoded at a time, so that a wrong header cannot cause one huge allocation
+_UNKNOWN_LENGTH = 1 << 48  # libsndfile reports 2**63 − 1 for a FLAC that was streamed without a sample count
 _RANGE = 1 << 16  # bytes of an object fetched at a time to read its header
-_MAX_FILTER = 1 << 24  # values in a resampling filter; rates without a common factor need a phase per sample
+_MAX_FILTER = 1 << 24  # values in a resampling filter; rates without a common factor need one phase per sample
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself: samples per channel, sample rate in Hz, channels."""
+    """What a file's header says: samples per channel, sample rate in Hz, number of channels."""
 
     num_samples: int
     sample_rate: int
@@ -45,10 +45,10 @@ def read_header(path: str) -> Header:
     """Read a file's header, without its samples.
 
     Args:
-        path: a local path, or a URI, of whose object only the ranges that tell are fetched: mostly the first 64 KiB.
+        path: a local path or a URI. Of an object, only the ranges needed are fetched: mostly the first 64 KiB.
 
     Raises:
-        AudioError: missing, empty, a folder, undecodable, or of unknown length.
+        AudioError: the file is missing, empty, a folder, undecodable, or of unknown length.
         CacheError: the object store could not be reached.
     """
     with _open(path, header_only=True) as file:
@@ -58,19 +58,19 @@ def read_header(path: str) -> Header:
 def load_utterance(path: str, start: int, num_samples: int, sample_rate: int) -> NDArray[np.int16]:
     """Decode one segment to int16 mono at 16 kHz; only the segment is read.
 
-    Channels are averaged, and values rounded half to even and clipped to ±32,767. 16-bit mono at 16 kHz comes
-    through bit for bit, save that −32,768 becomes −32,767.
+    Channels are averaged; values are rounded half to even and clipped to ±32,767. 16-bit mono at 16 kHz is
+    preserved bit for bit, except that −32,768 becomes −32,767.
 
     Args:
         path: a local path or a URI.
         start, num_samples: the segment, in samples at ``sample_rate``.
-        sample_rate: what the manifest says of the file, in Hz; another rate in the file is an error.
+        sample_rate: the file's rate according to the manifest, in Hz; another rate in the file is an error.
 
     Returns:
         ``[resampled_length(num_samples, sample_rate)]``.
 
     Raises:
-        AudioError: anything wrong with the file, or with what the manifest says of it.
+        AudioError: something is wrong with the file, or with what the manifest says about it.
         CacheError: the object store could not be reached.
     """
     wave_S = _read_segment(path, start, num_samples, sample_rate)
@@ -84,14 +84,14 @@ def load_utterance(path: str, start: int, num_samples: int, sample_rate: int) ->
 
 
 def to_float(samples_S: NDArray[np.int16]) -> "Tensor":
-    """int16 samples → float32 in [−1, 1), as soundfile scales them: what teachers and students hear."""
+    """int16 samples → float32 in [−1, 1), as soundfile scales them: the input of teachers and students."""
     import torch
 
     return torch.from_numpy(samples_S).float() / FULL_SCALE
 
 
 def _read_segment(path: str, start: int, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
-    """The segment at the file's own rate: ``[num_samples]``, mean over channels, full scale is 1."""
+    """Read the segment at the file's own rate: ``[num_samples]``, mean over channels, full scale is 1."""
     import soundfile
 
     with _open(path) as file:
@@ -110,7 +110,7 @@ def _read_segment(path: str, start: int, num_samples: int, sample_rate: int) -> 
                 blocks.append(block_SC.mean(axis=1))
                 missing -= len(block_SC)
         except soundfile.SoundFileError as error:
-            # A FLAC cut short keeps its full length in the header, and fails only here.
+            # A FLAC that was cut short keeps its full length in the header and fails only here.
             raise AudioError(f"truncated or damaged: {_reason(error)}: {path}") from error
     if missing:
         raise AudioError(f"truncated: {num_samples - missing} of {num_samples} samples decode: {path}")
@@ -120,15 +120,15 @@ def _read_segment(path: str, start: int, num_samples: int, sample_rate: int) -> 
 def _resample(wave_S: NDArray[np.float64], sample_rate: int) -> NDArray[np.float64]:
     """Resample to 16 kHz in double precision, ten seconds at a time.
 
-    In single precision torchaudio's filter itself is off by more than one int16 step at some rates (11,025 Hz), and
-    its output is now and then a sample short of the exact length (441,102 samples at 44.1 kHz). In one piece it needs
-    up to 14 times the waveform's memory. Blocks that start on the filter's period, with its width of context on
-    either side, give the same values.
+    In single precision, torchaudio's filter itself is off by more than one int16 step at some rates (11,025 Hz), and
+    its output is sometimes one sample shorter than the exact length (441,102 samples at 44.1 kHz). In one piece it
+    needs up to 14 times the waveform's memory. Blocks that start on the filter's period, with the filter's width as
+    context on either side, give the same values.
     """
     import torch
 
     common = gcd(sample_rate, SAMPLE_RATE)
-    period, phases = sample_rate // common, SAMPLE_RATE // common  # so many samples in, so many out
+    period, phases = sample_rate // common, SAMPLE_RATE // common  # ``period`` samples in give ``phases`` samples out
     if period * phases > _MAX_FILTER:
         why = f"it would need a filter of {period * phases:,} values"
         raise AudioError(f"cannot resample {sample_rate} Hz to {SAMPLE_RATE} Hz: {why}")
@@ -153,14 +153,14 @@ def _resampler(sample_rate: int) -> Any:
 
 
 def _open(path: str, header_only: bool = False) -> Any:
-    """A soundfile.SoundFile ready to read, whose length is known."""
+    """Return a soundfile.SoundFile that is ready to read and whose length is known."""
     import soundfile
 
     source: Any = _existing(path.removeprefix("file://")) if not is_uri(path) else None
     if source is None:
         source = _Ranges(path) if header_only else io.BytesIO(_fetch(path))
     try:
-        with _failing_with_its_store(source):
+        with _raising_store_failures(source):
             file = soundfile.SoundFile(source)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless formats such as .raw
         if isinstance(source, str) and not os.access(source, os.R_OK):
@@ -174,7 +174,7 @@ def _open(path: str, header_only: bool = False) -> Any:
 
 def _existing(path: str) -> str:
     try:
-        status = os.stat(path)  # noqa: PTH116 — a str in, a str out
+        status = os.stat(path)  # noqa: PTH116 — paths stay str here
     except FileNotFoundError as error:
         raise AudioError(f"file not found: {path}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -196,7 +196,7 @@ def _object(uri: str) -> RemotePath:
     return path
 
 
-@lru_cache(maxsize=4)  # utterances that are segments of one object come one after another
+@lru_cache(maxsize=4)  # utterances that are segments of one object usually follow one another
 def _fetch(uri: str) -> bytes:
     try:
         data = _object(uri).read_bytes()
@@ -208,7 +208,7 @@ def _fetch(uri: str) -> bytes:
 
 
 class _Ranges(io.RawIOBase):
-    """An object as a file of which only the blocks that are read are fetched, each with one request."""
+    """An object as a file: only the blocks that are read are fetched, each with one request."""
 
     def __init__(self, uri: str) -> None:
         self._path, self._position = _object(uri), 0
@@ -235,14 +235,14 @@ class _Ranges(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """As much as the block at hand has; 0 at the end, and when the store fails (see ``failure``)."""
+        """Fill the buffer up to the end of the object; 0 at the end, and when the store fails (see ``failure``)."""
         block, offset = divmod(self._position, _RANGE)
         if self._position >= self._size or self.failure:
             return 0
         try:
             if block not in self._blocks:
                 self._blocks[block], _ = self._path.read_part(block * _RANGE, _RANGE)
-        # libsndfile calls this from C, where an exception would be printed and forgotten.
+        # libsndfile calls this from C, where an exception would be printed and lost.
         except Exception as error:
             self.failure = error
             return 0
@@ -255,8 +255,8 @@ class _Ranges(io.RawIOBase):
 
 
 @contextmanager
-def _failing_with_its_store(source: Any) -> Iterator[None]:
-    """What broke while libsndfile read from ``source`` says more than that it could not read on."""
+def _raising_store_failures(source: Any) -> Iterator[None]:
+    """Raise the store's own error where there is one: it says more than libsndfile's error about reading."""
     try:
         yield
     finally:
@@ -265,5 +265,5 @@ def _failing_with_its_store(source: Any) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """libsndfile's own words, without its prefix and full stop."""
+    """Return libsndfile's own text, without its prefix and final period."""
     return str(error).strip().removeprefix("Error : ").rstrip(".")

@@ -1,7 +1,7 @@
-"""Frozen dataclasses from TOML files and ``--set table.field=value``; a mistake is answered with "did you mean".
+"""Frozen dataclasses from TOML files and ``--set table.field=value``; typing mistakes get a "did you mean" hint.
 
 A config is a frozen dataclass whose fields are *tables*: frozen dataclasses of plain values, or ``dict`` for a table
-whose owner checks its keys later (a student's own fields). Defaults live in the dataclasses and nowhere else.
+whose owner checks its keys later (a student's own fields). Defaults are in the dataclasses and nowhere else.
 """
 
 import dataclasses
@@ -22,14 +22,18 @@ TomlTables = dict[str, dict[str, Any]]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the closest known one, or the list of them all."""
+    """Return a hint for an unknown name: the closest known name, or the list of all known names."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
 
 
 def read_toml(path: Path) -> TomlTables:
-    """The tables of a TOML file."""
+    """Return the tables of a TOML file.
+
+    Raises:
+        ConfigError: the file cannot be read, is not valid TOML, or has a field outside a table.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -38,7 +42,7 @@ def read_toml(path: Path) -> TomlTables:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
-        raise ConfigError(f"{path}: `{loose[0]}` stands outside a table", "put it under [train], [student], …")
+        raise ConfigError(f"{path}: `{loose[0]}` is outside any table", "put it under [train], [student], …")
     return tables
 
 
@@ -54,12 +58,12 @@ def parse_set(assignment: str) -> tuple[str, str, Any]:
 def _read(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]
-    except ValueError:  # no TOML, or a number of thousands of digits
+    except ValueError:  # not TOML, or a number with thousands of digits
         return text.strip()
 
 
 def merge(*layers: Mapping[str, Mapping[str, Any]]) -> TomlTables:
-    """TomlTables laid over one another; the later one wins field by field."""
+    """Merge TomlTables field by field; later layers win."""
     merged: TomlTables = {}
     for layer in layers:
         for table, fields in layer.items():
@@ -68,7 +72,11 @@ def merge(*layers: Mapping[str, Mapping[str, Any]]) -> TomlTables:
 
 
 def build[C](cls: type[C], tables: Mapping[str, Mapping[str, Any]]) -> C:
-    """An instance of the config ``cls``. Unknown tables and fields, and values of a wrong type, are ConfigErrors."""
+    """Build an instance of the config ``cls``.
+
+    Raises:
+        ConfigError: a table or a field is unknown, or a value has the wrong type.
+    """
     hints = get_type_hints(cls)
     unknown = [name for name in tables if name not in hints]
     if unknown:
@@ -92,15 +100,15 @@ def _build_table(cls: Any, table: str, fields: Mapping[str, Any]) -> Any:
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
-    """``value`` as type ``hint``: a plain type, a Literal, a list or tuple of these, or one of them or None.
+    """Convert ``value`` to type ``hint``: a plain type, a Literal, a list or tuple of these, or any of these or None.
 
-    A whole number serves as a float. A list may be typed ``4,8,12``, and one value stands for a list of one.
+    A whole number is accepted as a float. A list may be typed ``4,8,12``, and a single value as a list of one.
 
     Args:
         where: ``table.field``, for the message.
 
     Raises:
-        ConfigError: it is none; the message says what is wanted.
+        ConfigError: the value does not fit the type; the message says what is expected.
     """
     return _coerce(value, hint, where, "")
 
@@ -123,12 +131,13 @@ def _coerce(value: Any, hint: Any, where: str, otherwise: str) -> Any:
     if hint is float and type(value) in (int, float):
         return _finite(value, where)
     if type(value) is hint:
-        if hint is int and not -(2**63) <= value < 2**63:  # TOML has no others: a run's config could not be read back
-            raise ConfigError(f"{where} is too large for a number of 64 bits")
+        # TOML's integers have 64 bits: a run's config with a larger one could not be read back.
+        if hint is int and not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{where} is too large for a 64-bit integer")
         return value
-    wanted = f"list of {options[0].__name__}" if options else hint.__name__
+    expected = f"list of {options[0].__name__}" if options else hint.__name__
     quoted = f"""for a name made of digits, quote it twice: --set {where}='"{value}"'""" if hint is str else None
-    raise ConfigError(f"{where} = {value!r}: {type(value).__name__} given, {wanted} wanted{otherwise}", quoted)
+    raise ConfigError(f"{where} = {value!r}: expected {expected}{otherwise}, got {type(value).__name__}", quoted)
 
 
 def _finite(value: float, where: str) -> float:
@@ -136,31 +145,31 @@ def _finite(value: float, where: str) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
-    require(math.isfinite(number), f"{where} = {number}: a finite number is wanted")
+    require(math.isfinite(number), f"{where} = {number}: must be a finite number")
     return number
 
 
 def _items(value: Any, hint: Any) -> Iterable[Any]:
-    """The items of what is given for a list."""
+    """Return the items of a value given for a list."""
     if isinstance(value, str):
         return [part.strip() if hint is str else _read(part) for part in value.split(",")]
     return value if isinstance(value, (list, tuple)) else [value]
 
 
 def require(condition: bool, message: str, hint: str | None = None) -> None:
-    """Raise ConfigError unless ``condition``: one line a rule in ``__post_init__``."""
+    """Raise ConfigError unless ``condition`` holds: one line per rule in ``__post_init__``."""
     if not condition:
         raise ConfigError(message, hint)
 
 
 def to_tables(config: Any) -> TomlTables:
-    """The inverse of :func:`build`: plain tables, every field spelled out, None left away."""
+    """Invert :func:`build`: plain tables with every field spelled out, except those that are None."""
     tables = dataclasses.asdict(config)
     return {name: {k: v for k, v in fields.items() if v is not None} for name, fields in tables.items()}
 
 
 def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """TOML text of flat tables. JSON's scalars and lists are TOML's too, save for its way to escape emoji."""
+    """Write flat tables as TOML. JSON's scalars and lists are valid TOML too, except for how JSON escapes emoji."""
     lines: list[str] = []
     for name, fields in tables.items():
         lines += [
@@ -172,12 +181,12 @@ def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def signature(tables: Mapping[str, Any]) -> str:
-    """Twelve hex digits that identify a resolved config, whatever the order of its keys."""
+    """Return twelve hex digits that identify a resolved config, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line for each field that differs between two (nested) mappings: ``table.field: old → new``."""
+    """Return one line per field that differs between two (nested) mappings: ``table.field: old → new``."""
     lines: list[str] = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)

@@ -1,4 +1,4 @@
-"""Data goes to stdout, people read stderr; bars only on a terminal, plain lines now and then elsewhere."""
+"""Data goes to stdout, messages for people to stderr. Progress is a bar on a terminal, and plain lines elsewhere."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ _silent = False
 
 @contextmanager
 def silenced(silent: bool = True) -> Iterator[None]:
-    """For the length of a ``with``, nothing is said and no progress shown: of several ranks one speaks. Errors are
+    """Print no messages and no progress for the length of a ``with``: of several ranks, only one prints. Errors are
     still shown."""
     global _silent
     before, _silent = _silent, silent
@@ -31,25 +31,25 @@ def silenced(silent: bool = True) -> Iterator[None]:
 
 
 def people() -> Console:
-    """The console for people: stderr. Made anew each time, so that redirected streams are honoured."""
+    """Return the console for people: stderr. It is created on every call, so that redirected streams are honored."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str, style: str | None = None) -> None:
-    """One line for people. Brackets are shown as they are."""
+    """Print one line for people. Brackets are printed literally."""
     if not _silent:
         people().print(text, style=style, markup=False)
 
 
 def emit(result: dict[str, Any] | list[Any]) -> None:
-    """One JSON value on stdout: what ``--json`` prints."""
+    """Print one JSON value on stdout, as ``--json`` does."""
     sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table of results on stdout; numbers are right-aligned."""
-    # Text, not str: rich would take the brackets of a path for markup.
+    """Print a table of results on stdout; numbers are right-aligned."""
+    # Text, not str: rich would interpret the brackets in a path as markup.
     table = Table()
     for position, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if position == 0 else "right", overflow="fold")
@@ -58,23 +58,23 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120  # a pipe has no width; 80 would cut the columns
-    # A line of its own: as the table's title it would be wrapped to the width of the columns.
+    # On a separate line: as the table's title it would be wrapped to the width of the columns.
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(table)
 
 
 class Advance(Protocol):
-    """Report ``n`` more units done, and optionally a note such as the loss or the throughput."""
+    """Report that ``n`` more units are done, optionally with a note such as the loss or the throughput."""
 
     def __call__(self, n: float = 1, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress(title: str, total: float, unit: str, start: float = 0, enabled: bool = True) -> Iterator[Advance]:
-    """A bar with rate and time left on a terminal; a line every ten seconds elsewhere.
+    """Show progress: a bar with the time left on a terminal; elsewhere, one line every ten seconds.
 
     Args:
-        total, start: in ``unit``; ``start`` is what an earlier run had already done.
+        total, start: in ``unit``; ``start`` is the amount that an earlier run had already done.
     """
     if not enabled or _silent:
         yield lambda n=1, note="": None
@@ -87,7 +87,7 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
             TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
             TextColumn("ETA"),
             TimeRemainingColumn(compact=True),
-            # What is left of the line is the note's: where it is narrow, the note is cut and not the numbers.
+            # The note gets the rest of the line: on a narrow terminal the note is cut, not the numbers.
             TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         ]
         with Progress(*columns, console=console, expand=True) as bar:
@@ -111,7 +111,7 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
             return
         done += n
         now = time.monotonic()
-        finished = done >= total * (1 - 1e-9)  # a sum of seconds misses its total by a few bits
+        finished = done >= total * (1 - 1e-9)  # a sum of seconds differs from its total by a few bits
         if now - last >= PLAIN_LINE_SECONDS or finished:
             last = now
             rate = (done - start) / max(now - began, 1e-9)
@@ -122,7 +122,7 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
 
 
 def duration(seconds: float) -> str:
-    """``3725`` → ``1 h 02 min``."""
+    """Format seconds: ``3725`` → ``1 h 02 min``."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -132,7 +132,7 @@ def duration(seconds: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """``1_500_000`` → ``1.5 MB`` (powers of ten, as disks and buckets are sold)."""
+    """Format bytes: ``1_500_000`` → ``1.5 MB`` (powers of ten, as disks and buckets are sold)."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if num_bytes < 1000 or unit == "TB":
             break

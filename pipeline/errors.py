@@ -1,18 +1,18 @@
 """Every exception gdist raises on purpose, and the exit code each one becomes.
 
-    GdistError                  1   a known failure; the message says what was tried, why not, what to type next
+    GdistError                  1   a known failure; says what was attempted, why it cannot work, what to type next
     ├── UsageError              2   what the user typed or configured cannot work (also a ValueError)
     │   ├── ConfigError         2   unknown key, wrong type, value out of range
     │   └── ManifestError       2   a manifest that cannot be read or lacks a column
-    ├── AudioError              1   one utterance cannot be used; carries a short reason for the quarantine
+    ├── AudioError              1   one utterance cannot be used; has a short reason for the quarantine
     ├── TeacherError            1   a checkpoint that cannot be loaded or is not a supported family
     ├── CacheError              1   a cache that cannot be opened, created or written
-    │   ├── CacheMismatchError  1   the cache was made from other inputs; carries the differences
+    │   ├── CacheMismatchError  1   the cache was made from other inputs; lists the differences
     │   ├── CacheLockedError    1   another extraction is writing to it
     │   └── CacheDamagedError   1   bytes do not match their receipts
-    ├── ClusterError            1   workers or a scheduler that cannot be had, or were lost
+    ├── ClusterError            1   workers or a scheduler that are unavailable, unsuitable, or were lost
     ├── RunError                1   a training run's directory that cannot be used
-    ├── ExportError             1   an export that does not answer as its student does
+    ├── ExportError             1   an export whose output differs from its student's
     └── StoppedError          130   asked to stop (Ctrl-C); what was finished is kept
 
 Anything else that escapes is a bug in gdist and is shown with its traceback.
@@ -22,11 +22,11 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_QUARANTINED, EXIT_INTERRUPTED = 0, 1, 2,
 
 
 class GdistError(Exception):
-    """A failure we can explain.
+    """A failure that gdist can explain.
 
     Args:
         message: what was attempted and why it cannot work.
-        hint: what to do or type next; printed on a line of its own.
+        hint: what to do or type next; printed on a separate line.
     """
 
     exit_code = EXIT_FAILURE
@@ -55,7 +55,7 @@ class ManifestError(UsageError):
 
 
 class AudioError(GdistError):
-    """One utterance cannot be used. Extraction turns this into a quarantine entry and goes on."""
+    """One utterance cannot be used. Extraction turns this into a quarantine entry and continues."""
 
 
 class TeacherError(GdistError):
@@ -87,10 +87,10 @@ class RunError(GdistError):
 
 
 class ExportError(GdistError):
-    """What was exported does not answer as the student does."""
+    """The exported model's output differs from the student's."""
 
 
 class StoppedError(GdistError):
-    """Work was asked to stop, and did."""
+    """Work was asked to stop, and stopped."""
 
     exit_code = EXIT_INTERRUPTED

@@ -1,7 +1,7 @@
-"""What gdist writes into a local folder: whole, with the mode that the umask says, and never through a link.
+"""How gdist writes into a local folder: whole files, with the mode that the umask gives, and never through a link.
 
-A folder itself may be reached through links (a cache on a big disk). A link that lies below it may lead anywhere, to
-other people's files: what is behind it is read, and neither written nor deleted.
+The folder itself may be reached through links (a cache on a big disk). A link below it may lead anywhere, even to
+other people's files: gdist reads through such a link, but never writes or deletes through it.
 """
 
 import os
@@ -15,7 +15,7 @@ LINK_HINT = "put the real file or folder there, or link the whole folder instead
 
 
 def link_below(root: Path, path: Path) -> Path | None:
-    """The first symbolic link on the way from ``root`` (which may be one) down to ``path``, itself included."""
+    """Return the first symbolic link on the way from ``root`` (itself not checked) to ``path`` (itself checked)."""
     parts = path.relative_to(root).parts
     steps = (root.joinpath(*parts[: depth + 1]) for depth in range(len(parts)))
     return next((step for step in steps if step.is_symlink()), None)
@@ -23,35 +23,35 @@ def link_below(root: Path, path: Path) -> Path | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the name ``path`` at the end of the ``with`` and leaves nothing if that fails.
+    """Give a file to write to, which is renamed to ``path`` at the end of the ``with``; a failure leaves nothing.
 
-    What has the name ``path`` is replaced, also where it is a link: nothing is ever written through one.
+    Whatever has the name ``path`` is replaced. If that is a link, the link itself is: nothing is written through it.
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    staged.unlink(missing_ok=True)  # of a killed process that had our number
-    # "x" opens what was not there before, and so never what a link of that name leads to.
+    staged.unlink(missing_ok=True)  # left by a killed process that had the same process id
+    # "x" opens only a file that did not exist, and so never follows a link of that name.
     with staged.open("xb") as file:
         try:
             yield file
             file.close()
             staged.replace(path)
         except BaseException:
-            with suppress(OSError):  # what went wrong says more
+            with suppress(OSError):  # the first error says more
                 staged.unlink()
             raise
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """A temporary file in the same folder, then a rename."""
+    """Write ``text`` to a temporary file in the same folder, then rename it to ``path``."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def open_to_all(folder: Path) -> None:
-    """Give every file below ``folder`` the mode that the umask says. safetensors makes its own private.
+    """Give every file below ``folder`` the mode that the umask gives. safetensors makes its files private.
 
     Args:
-        folder: made by this process, so that its own mode tells the umask, which could only be asked by changing it.
+        folder: created by this process, so that its mode shows the umask, which cannot be read without changing it.
     """
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
@@ -60,9 +60,9 @@ def open_to_all(folder: Path) -> None:
 
 
 def foreign(folder: Path, ours: str) -> list[str]:
-    """What lies below ``folder`` and is not a plain file whose path there matches the pattern ``ours``.
+    """List everything below ``folder`` that is not a plain file whose relative path matches the pattern ``ours``.
 
-    Folders count where they are empty or links: then there is no file in them to tell whose they are.
+    A subfolder is listed only if it is empty or a link: otherwise the files in it show whose it is.
     """
     found = []
     for path in sorted(folder.rglob("*")):

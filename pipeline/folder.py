@@ -1,5 +1,4 @@
-"""A local folder that gdist owns: one process writes there, never through links, and only what gdist wrote is
-deleted."""
+"""A folder that gdist owns. One process writes there, never through links, and deletes only what gdist wrote."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +10,14 @@ from gdist.pipeline.errors import RunError
 from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
 from gdist.pipeline.owner import Owner
 
-TEMPORARY = r"|\..+\.tmp|\.tmp\w+"  # gdist's own and safetensors', where a process was killed
+TEMPORARY = r"|\..+\.tmp|\.tmp\w+"  # files of gdist and of safetensors, left behind when a process was killed
 
 
 class OwnFolder:
     """A folder and its owner.
 
     Attributes:
-        owner: who may write, while :meth:`owned`.
+        owner: the lock that shows that this process may write, within :meth:`owned`; else None.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,14 +29,15 @@ class OwnFolder:
         return self.folder.name
 
     def require_place(self) -> None:
-        """Raise RunError where something else lies."""
+        """Raise RunError where the folder contains something else."""
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Be the one process that trains here, for the length of the ``with``.
+        """Be the only process that trains here, for the length of the ``with``.
 
         Raises:
-            RunError: another one is at work; or the folder holds something else, or links at gdist's names.
+            RunError: another process is training here; or the folder contains something else, or links in place of
+                gdist's own files.
         """
         self.require_place()
         try:
@@ -48,11 +48,11 @@ class OwnFolder:
             yield
 
     def unwritable(self, error: OSError) -> RunError:
-        """What to raise where the folder cannot be written."""
+        """Return the error to raise where the folder cannot be written."""
         return RunError(f"cannot write the run {self.folder}: {error.strerror or error}", "choose another --out")
 
     def own(self, path: Path) -> Path:
-        """``path``, to be written or deleted; RunError where a link lies on the way from the run's folder to it."""
+        """Return ``path``, to be written or deleted; RunError where a link is on the way to it from the folder."""
         if link := link_below(self.folder, path):
             raise RunError(
                 f"{link} is a link (to {link.readlink()}); nothing is written or deleted through it", LINK_HINT
@@ -60,15 +60,18 @@ class OwnFolder:
         return path
 
     def write(self, name: str, text: str) -> None:
-        """One of the run's own documents, whole or not at all."""
+        """Write one of the run's own documents, whole or not at all."""
         write_atomically(self.own(self.folder / name), text)
 
     @contextmanager
     def replacing(self, final: Path, ours: str) -> Iterator[Path]:
-        """An empty folder to write to, which takes the name ``final`` at the end.
+        """Give an empty folder to write to, which is renamed to ``final`` at the end.
 
         Args:
-            ours: pattern of the files that gdist writes into it: nothing else is deleted, in ``final`` either.
+            ours: pattern of the files that gdist writes into it: nothing else is deleted, there or in ``final``.
+
+        Raises:
+            RunError: the folder cannot be written, or a link or another file is in the way.
         """
         if self.owner:
             self.owner.require()
@@ -86,20 +89,21 @@ class OwnFolder:
                 self.remove(final, ours)
                 staged.rename(final)
         except (OSError, safetensors.SafetensorError) as error:
-            hint = "free some space, or mend its permissions, and run the same command again: checkpoints are kept"
+            hint = "free some space, or fix its permissions, and run the same command again: checkpoints are kept"
             raise RunError(f"cannot write {final}: {getattr(error, 'strerror', None) or error}", hint) from error
 
     def remove(self, folder: Path, ours: str) -> None:
-        """Delete a folder of the run's with the files that gdist wrote there.
+        """Delete one of the run's folders, with the files that gdist wrote there.
 
         Raises:
-            RunError: it holds something else, or is a link; nothing is deleted.
+            RunError: it contains something else, or is a link; nothing is deleted.
         """
         if not self.own(folder).exists():
             return
         if others := foreign(folder, ours) if folder.is_dir() else [folder.name]:
             raise RunError(
-                f"{folder} holds {', '.join(others[:3])}, which gdist did not write", "move it away, and run again"
+                f"{folder} contains {', '.join(others[:3])}, which gdist did not write",
+                "move that elsewhere, and run the same command again",
             )
         for path in list(folder.iterdir()):
             path.unlink()

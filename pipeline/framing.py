@@ -5,7 +5,7 @@ receptive field of 400 samples at 16 kHz, without padding. Worked by hand:
 
     400 samples → 1 frame      719 samples → 1 frame      720 samples → 2 frames      399 samples → 0 frames
 
-``num_samples // 320`` is the usual mistake: it is one too many for a quarter of all lengths.
+``num_samples // 320`` is the usual mistake: it gives one frame too many for a quarter of all lengths.
 """
 
 SAMPLE_RATE = 16_000
@@ -15,7 +15,7 @@ FRAMES_PER_SECOND = SAMPLE_RATE // HOP
 
 
 def num_frames(num_samples: int) -> int:
-    """Frames the front-end yields for ``num_samples`` samples at 16 kHz; 0 when it is too short for one."""
+    """Frames the front-end yields for ``num_samples`` samples at 16 kHz; 0 when these are too few for one frame."""
     return 0 if num_samples < RECEPTIVE_FIELD else (num_samples - RECEPTIVE_FIELD) // HOP + 1
 
 
@@ -25,7 +25,7 @@ def num_samples_for(frames: int) -> int:
 
 
 def num_rows(num_samples: int) -> int:
-    """Rows of 320 samples that hold a waveform; up to two more than its frames, since frames overlap."""
+    """Rows of 320 samples that a waveform needs; up to two more than its frames, since frames overlap."""
     return -(-num_samples // HOP)
 
 
@@ -35,6 +35,6 @@ def resampled_length(num_samples: int, sample_rate: int) -> int:
 
 
 def crop_samples(start_frame: int, frames: int) -> tuple[int, int]:
-    """The samples ``[start, stop)`` that yield exactly frames ``[start_frame, start_frame + frames)``."""
+    """The samples ``[start, stop)`` that yield exactly the frames ``[start_frame, start_frame + frames)``."""
     start = start_frame * HOP
     return start, start + num_samples_for(frames)

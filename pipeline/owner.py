@@ -1,8 +1,8 @@
-"""One training a run at a time: a file in the run's folder that names its owner, and that the kernel locks.
+"""One training per run at a time: a file in the run's folder that names its owner, and that the kernel locks.
 
-The kernel lets go of the lock when the owner dies, however it dies, so a second training on the same machine refuses
-or takes over at once. Not every shared disk passes locks on to other machines. There the file itself tells: its owner
-keeps touching it, and whoever finds it watches for a sign of life. No clocks are compared.
+The kernel releases the lock when the owner dies, however it dies, so a second training on the same machine refuses or
+takes over at once. Not every shared disk passes locks on to other machines. There, the file itself shows whether its
+owner is alive: the owner keeps updating it, and a process that finds it watches for changes. No clocks are compared.
 """
 
 import errno
@@ -24,15 +24,15 @@ from gdist.pipeline.machine import alive, is_here, myself
 
 OWNER = "training.json"
 BEAT_SECONDS = 10.0
-PATIENCE_BEATS = 4  # a file that did not change for so long has lost its owner
-NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # what file systems without locks say
+PATIENCE_BEATS = 4  # after this many beats without a change, the file's owner counts as dead
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # errors of file systems without locks
 
 
 class Owner:
     """Own a run's folder for the length of a ``with``.
 
     Raises:
-        RunError: on entry, another process trains there; or the folder cannot be written.
+        RunError: on entry, another process is training there; or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, beat_seconds: float = BEAT_SECONDS) -> None:
@@ -64,24 +64,24 @@ class Owner:
     ) -> None:
         self._stop.set()
         self._beating.join()
-        with suppress(OSError):  # a file left behind is outwaited
+        with suppress(OSError):  # if the file stays, the next owner takes over once it stops changing
             if self._is_ours():
                 self.path.unlink()
         os.close(self._file)
 
     def require(self) -> None:
-        """Raise RunError where another process took over: before anything is written."""
+        """Raise RunError where another process took over; called before anything is written."""
         if not self._is_ours():
             raise RunError(
                 f"this process may no longer write to {self.folder}: {_named(self._read())} took over, or "
-                f"{self.path.name} was taken away",
-                "let the other one finish, or run the same command again; the checkpoints up to here are kept",
+                f"{self.path.name} was deleted",
+                "let the other process finish, or run the same command again; the checkpoints up to here are kept",
             )
 
     def _lock(self) -> tuple[int, bool]:
-        """The open file, and whether the kernel locks it for us (else this file system knows no locks)."""
+        """Return the open file, and whether the kernel locked it for us (if not, this file system has no locks)."""
         while True:
-            # A link of this name would lead elsewhere.
+            # O_NOFOLLOW: a link of this name would lead elsewhere.
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,30 +93,30 @@ class Owner:
                     return file, False
                 os.close(file)
                 raise
-            # The one before may have taken the file away between our opening and our locking it.
+            # The previous owner may have deleted the file between our opening and our locking it.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), self.path.lstat()):
                     return file, True
             os.close(file)
 
     def _wait_for_silence(self, locked: bool) -> None:
-        """Return when whoever the file names is dead."""
-        seen, silent_since, told = self._read(), time.monotonic(), False
+        """Return when the owner that the file names is dead; RunError when it is alive."""
+        seen, silent_since, announced = self._read(), time.monotonic(), False
         while seen and not (locked and is_here(seen)) and (living := alive(seen)) is not False:
             if living:
                 raise self._refusal(seen)
             if time.monotonic() - silent_since > PATIENCE_BEATS * self.beat_seconds:
                 return
-            if not told:
-                console.say(f"{_named(seen)} was at work on {self.folder}; watching whether it gives a sign of life")
-                told = True
+            if not announced:
+                console.say(f"{_named(seen)} was training in {self.folder}; waiting to see whether it is still alive")
+                announced = True
             time.sleep(self.beat_seconds / 10)
             if (now := self._read()) != seen and now:
                 raise self._refusal(now)
             seen = now
 
     def _write(self, beat: int) -> None:
-        # In place, since the lock is the file's and not the name's; and through to where other machines read it.
+        # In place, since the lock belongs to the file and not to its name; and synced, so that other machines see it.
         text = json.dumps(self._about | {"beat": beat}, indent=2).encode() + b"\n"
         os.pwrite(self._file, text, 0)
         os.ftruncate(self._file, len(text))
@@ -126,7 +126,7 @@ class Owner:
         beat = 0
         while not self._stop.wait(self.beat_seconds):
             beat += 1
-            with suppress(OSError):  # a disk that is gone for a moment is no reason to stop
+            with suppress(OSError):  # a disk that is briefly unavailable is no reason to stop
                 if not self._is_ours():
                     return
                 self._write(beat)
@@ -139,7 +139,7 @@ class Owner:
         return same and self._read().get("token", self._about["token"]) == self._about["token"]
 
     def _read(self) -> dict[str, Any]:
-        """Who owns the run; empty when nobody does, or the file was just being written."""
+        """Read who owns the run; empty when nobody does, or when the file was just being written."""
         try:
             document = json.loads(self.path.read_bytes())
         except (OSError, ValueError):
@@ -148,8 +148,8 @@ class Owner:
 
     def _refusal(self, seen: dict[str, Any]) -> RunError:
         return RunError(
-            f"another gdist train is at work on {self.folder}: {_named(seen)}",
-            "wait until it is done, stop it and run the same command again, or choose another --out",
+            f"another gdist train is using {self.folder}: {_named(seen)}",
+            "wait until it is done, or stop it and run the same command again, or choose another --out",
         )
 
 

@@ -3,14 +3,14 @@
     RUN/
       config.toml                the resolved config; `gdist train --recipe RUN/config.toml` repeats the run
       run.json                   provenance: signature, cache, versions, sizes
-      metrics.jsonl              one JSON object a report, in order of step
-      tensorboard/               the same as curves
+      metrics.jsonl              one JSON object per report, in order of step
+      tensorboard/               the same numbers as curves
       checkpoints/step-0000100/  model, optimizer and, where weights are averaged, average.safetensors; state.json
       student/                   the finished student, in Hugging Face's format
-      extensions/                copies of the user's own files that the run uses, as they were
-      training.json              while a training runs: who it is
+      extensions/                unchanged copies of the user's own files that the run uses
+      training.json              while a training is running: which process it is
 
-A checkpoint is written to a temporary folder and renamed: one that has its name is complete.
+A checkpoint is written to a temporary folder, which is then renamed: one that has its final name is complete.
 """
 
 import json
@@ -31,13 +31,13 @@ from gdist.pipeline.files import write_atomically
 from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.owner import OWNER
 
-# What may change between a run and its resumption without changing what is computed (the device: but for last bits).
+# Fields that may change when a run is resumed, without changing what is computed (the device: except the last bits).
 FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "device"}}
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
 CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
 STEP = re.compile(r"step-(\d{7,})")
 WRITTEN = ("config.toml", "run.json", "eval.json", "tensorboard", "student.tmp", "extensions", OWNER)
-# What lies there before config.toml does, where a process was killed: gdist's, and nobody's run yet.
+# Files that gdist writes before config.toml. Where a process was killed that early, the folder is not yet a run.
 BEGUN = re.compile(rf"run\.json|extensions|{re.escape(OWNER)}|\.(run\.json|config\.toml)\.\d+\.tmp")
 
 
@@ -55,10 +55,10 @@ class Run(OwnFolder):
         """Claim the folder for a config. Returns whether an earlier run of the same config is there to resume.
 
         Args:
-            extensions: the files that the user named, whose objects the run uses; copies stay in the folder.
+            extensions: the files that the user named, whose objects the run uses; copies are kept in the folder.
 
         Raises:
-            RunError: the folder holds a run of another config (the differences are printed) or something else.
+            RunError: the folder contains a run of another config (the differences are printed) or something else.
         """
         provenance = provenance | {"extensions": {each.name: each.record for each in extensions}}
         digests = {each.name: each.sha256 for each in extensions}
@@ -79,7 +79,7 @@ class Run(OwnFolder):
         return known
 
     def require_place(self) -> None:
-        """Raise RunError where there is something else than a run, or a part of it lies behind a link."""
+        """Raise RunError where the folder contains something other than a run, or a part of it is behind a link."""
         if not self.folder.exists():
             return
         try:
@@ -88,15 +88,15 @@ class Run(OwnFolder):
             raise self.unwritable(error) from error
         begun = all(map(BEGUN.fullmatch, names)) and ("run.json" in names or "extensions" not in names)
         if "config.toml" not in names and not begun:
-            raise RunError(f"{self.folder} is not empty and holds no run", "choose another --out")
+            raise RunError(f"{self.folder} is not empty and contains no run", "choose another --out")
         parts = (self.student, self.checkpoints, self.metrics, *map(self.folder.joinpath, WRITTEN))
-        for part in parts:  # now, and not when the work of hours is to be written
+        for part in parts:  # now, not after hours of work, when the results are to be written
             self.own(part)
 
     def _require_same(self, tables: TomlTables, provenance: dict[str, Any]) -> None:
         changed = differences(_without_free_fields(self.tables()), _without_free_fields(tables))
         before = self.provenance()
-        if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move, and stay the same
+        if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move without changing
             changed.append(f"cache: {before.get('cache')} → {provenance.get('cache')} (not the same content)")
         for name, record in provenance["extensions"].items():
             try:
@@ -105,38 +105,38 @@ class Run(OwnFolder):
                 changed.append(error.message)
         if changed:
             lines = "\n".join(f"  {line}" for line in changed)
-            raise RunError(f"{self.folder} holds a run of another config:\n{lines}", "choose another --out")
+            raise RunError(f"{self.folder} contains a run of another config:\n{lines}", "choose another --out")
 
     def require_same_file(self, name: str, sha256: str | None) -> None:
-        """Raise RunError unless the run used the very file behind ``name``; the run's folder has a copy of that."""
+        """Raise RunError unless ``name`` refers to the same file that the run used; the run's folder has a copy."""
         recorded = self.provenance().get("extensions", {}).get(name, {}).get("sha256")
         if recorded != sha256:
             file, _, what = name.partition(":")
             raise RunError(
-                f"{file} is not the file that {self.folder} was trained with: it has changed since",
+                f"{file} is not the file that {self.folder} was trained with: it has changed since then",
                 f"name the run's own copy, {self.extensions / file}:{what}, or choose another --out",
             )
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """A run that exists."""
+        """Open a run that exists; RunError where there is none."""
         if not (folder / "config.toml").exists():
             raise RunError(f"no run at {folder}: it has no config.toml", f"gdist train --cache URI --out {folder}")
         return cls(folder)
 
     def tables(self) -> TomlTables:
-        """The resolved config."""
+        """Read the resolved config."""
         return read_toml(self.folder / "config.toml")
 
     def provenance(self) -> dict[str, Any]:
-        """What :meth:`begin` recorded."""
+        """Read what :meth:`begin` recorded."""
         document: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
         return document
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
-        """Steps that have a complete checkpoint, ascending."""
+        """List the steps that have a complete checkpoint, ascending."""
         if not self.checkpoints.is_dir():
             return []
         found = (STEP.fullmatch(path.name) for path in self.checkpoints.iterdir() if path.is_dir())
@@ -145,12 +145,14 @@ class Run(OwnFolder):
     def save(
         self, step: int, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], keep: int, every: int = 0
     ) -> None:
-        """Write a checkpoint whole or not at all, then drop all but the newest ``keep`` and each ``every``-th step.
-        One that holds other people's files is not dropped.
+        """Write a checkpoint whole or not at all, then delete all except the newest ``keep`` and every ``every``-th
+        step. A checkpoint that contains other people's files is not deleted.
 
         Args:
             files: name → tensors; each becomes ``name.safetensors``.
-            state: what else :meth:`load` shall give back; JSON-able.
+            state: what else :meth:`load` returns; JSON-serializable.
+            keep: how many of the newest checkpoints stay.
+            every: checkpoints at multiples of this step stay too; 0 for none.
         """
         with self.replacing(self.checkpoint(step), CHECKPOINT_FILES) as staged:
             for name, tensors in files.items():
@@ -165,10 +167,14 @@ class Run(OwnFolder):
                 try:
                     self.remove(self.checkpoint(old), CHECKPOINT_FILES)
                 except RunError as error:
-                    say(f"a checkpoint is kept: {error.message}", style="yellow")
+                    say(f"kept an old checkpoint: {error.message}", style="yellow")
 
     def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """(files, state) of the checkpoint at ``step``, as they were saved."""
+        """Load (files, state) of the checkpoint at ``step``, as they were saved.
+
+        Raises:
+            RunError: the checkpoint cannot be read.
+        """
         folder = self.checkpoint(step)
         try:
             paths = sorted(folder.glob("*.safetensors"))
@@ -180,13 +186,13 @@ class Run(OwnFolder):
             ) from error
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Return the folder of a step's checkpoint."""
         return self.checkpoints / f"step-{step:07d}"
 
     # --- metrics ------------------------------------------------------------------------------------------------
 
     def rewind_metrics(self, step: int) -> None:
-        """Drop what was reported after ``step``: those steps will be taken again."""
+        """Drop the rows reported after ``step``: those steps will be repeated."""
         kept = [row for row in self.read_metrics() if row["step"] <= step]
         self.write(self.metrics.name, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -196,7 +202,7 @@ class Run(OwnFolder):
             file.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of metrics.jsonl; a torn last line is from a killed process and does not count."""
+        """Read every whole line of metrics.jsonl; a torn last line comes from a killed process and is ignored."""
         if not self.metrics.exists():
             return []
         rows = []

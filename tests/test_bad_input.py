@@ -1,4 +1,4 @@
-"""Whatever is wrong with what the user gives: a message that says so, the documented exit code, and no loss."""
+"""Anything wrong in the user's input: a message that says so, the documented exit code, and no lost work."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def noise(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray[Any
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two good recordings among everything that can be wrong with a recording."""
+    """Two good recordings, and one recording for each thing that can be wrong."""
     folder = tmp_path_factory.mktemp("bad") / "audio"
     folder.mkdir()
     soundfile.write(folder / "good.wav", noise(1.5), RATE)
@@ -61,7 +61,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def manifest(folder: Path) -> Path:
-    """All of it in one table, and two paths that lead nowhere."""
+    """All of them in one table, and two paths that do not exist."""
     (folder / "dir").mkdir(exist_ok=True)
     names = [*sorted(path.stem for path in folder.iterdir()), "gone"]
     paths = [next((p.name for p in folder.glob(f"{name}*")), "gone.wav") for name in names]
@@ -111,7 +111,7 @@ class TestRecordings:
 
     @pytest.mark.parametrize("name", EXPECTED)
     def test_each_alone(self, gdist: Gdist, tiny_teacher: Path, manifest: Path, tmp_path: Path, name: str) -> None:
-        """Nothing at all can be used: still no crash, and the cache says why it is empty."""
+        """No utterance can be used: there is still no crash, and the cache says why it is empty."""
         table = pq.read_table(manifest)
         alone = manifest.with_name(f"only-{name}.parquet")
         pq.write_table(table.filter(pa.array([v == name for v in table["id"].to_pylist()])), alone)
@@ -154,7 +154,7 @@ class TestRecordings:
     def test_files_that_vanish_between_plan_and_pass(
         self, gdist: Gdist, tiny_teacher: Path, folder: Path, tmp_path: Path
     ) -> None:
-        """Lengths come from the manifest, so nothing is looked at before the pack's turn."""
+        """Lengths come from the manifest, so no file is opened before its pack is extracted."""
         shutil.copy(folder / "good.wav", tmp_path / "a.wav")
         shutil.copy(folder / "good.wav", tmp_path / "b.wav")
         gdist("manifest", "build", tmp_path, "--out", tmp_path / "m.parquet")
@@ -244,7 +244,7 @@ class TestTheCache:
     def test_a_disk_that_fills_up(
         self, gdist: Gdist, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
     ) -> None:
-        """What was written before stays, and the same command goes on from there."""
+        """What was written before stays, and the same command continues from there."""
         with mounted(tmp_path / "disk", "size=1m") as disk:
             run = command(tiny_teacher, speech, disk / "c")
             run[run.index(4096)] = 512
@@ -265,7 +265,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("more", "words"),
         [
-            (["--encoding", "fp61"], ["unknown encoding 'fp61'", "did you mean `fp16`?"]),
+            (["--encoding", "fp61"], ["there is no encoding 'fp61'", "did you mean `fp16`?"]),
             (["--layers", "0,9"], ["--layers '0,9'", "this teacher has layers 0 to 3"]),
             (["--layers", "top"], ["'top' is not a layer", "for example --layers all"]),
             (["--precision", "fp8"], ["--precision", "fp32"]),
@@ -291,7 +291,7 @@ class TestOptions:
             ("train.stpes=5", ["unknown field `train.stpes`", "did you mean `train.steps`?"]),
             ("trian.steps=5", ["unknown table [trian]", "did you mean `train`?"]),
             ("train.steps", ["is not table.field=value"]),
-            ("train.steps=many", ["train.steps = 'many'", "int wanted"]),
+            ("train.steps=many", ["train.steps = 'many'", "expected int, got str"]),
             ("train.steps=0", ["train.steps = 0", "1 or more"]),
         ],
     )

@@ -1,4 +1,4 @@
-"""What the documentation shows in Python is run as it stands there, and what there is beside it."""
+"""The Python examples in the documentation are run as they are written, along with the rest of that interface."""
 
 import doctest
 import re
@@ -44,7 +44,7 @@ def test_examples(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_readmes_example(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The block under "In Python", on the cache and the run at hand."""
+    """The block under "In Python", run on this cache and this run."""
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     here = {r'"s3://[^"]*"': '"cache"', "runs/gendistiller": "runs/first", '"84-121123-0000"': "name", r"\b9\b": "3"}
@@ -72,10 +72,10 @@ class TestCache:
     def test_what_it_does_not_hold(self, tiny_cache: Path) -> None:
         cache = Cache.open(str(tiny_cache))
         name = next(iter(cache.utterances))
-        with pytest.raises(CacheError, match="does not hold layer 9"):
+        with pytest.raises(CacheError, match="does not contain layer 9"):
             cache.layer(name, 9)
         for ask in (lambda: cache.layer("nobody", 1), lambda: cache.audio("nobody")):
-            with pytest.raises(CacheError, match="holds no utterance 'nobody'"):
+            with pytest.raises(CacheError, match="contains no utterance 'nobody'"):
                 ask()
 
     def test_what_could_not_be_used_says_why(self, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ class TestBatches:
                 alone_TD = cache.layer(name, 3)
                 assert batch.hidden(3)[row, : len(alone_TD)].equal(alone_TD)
                 assert not batch.hidden(3)[row, len(alone_TD) :].any()
-        with pytest.raises(UsageError, match=r"the batch does not hold layer 1, only \[3\]"):
+        with pytest.raises(UsageError, match=r"the batch does not contain layer 1, only \[3\]"):
             next(iter(Batches(cache, [3]))).hidden(1)
         ids = {name for batch in Batches(cache, [0], None) for name in batch.ids}
         assert ids == cache.utterances.keys()
@@ -119,11 +119,11 @@ class TestBatches:
     @pytest.mark.parametrize("how", ["fork", "spawn"])
     def test_workers_are_refused(self, tiny_cache: Path, how: str) -> None:
         batches = Batches(str(tiny_cache), [0])
-        with pytest.raises(UsageError, match="not read in worker processes"):
+        with pytest.raises(UsageError, match="cannot be read in worker processes"):
             list(DataLoader(batches, batch_size=None, num_workers=1, timeout=60, multiprocessing_context=how))
 
     def test_what_cannot_be_read(self, tiny_cache: Path) -> None:
-        with pytest.raises(CacheError, match=r"does not hold layers \[7\]; it holds \[0, 1, 2, 3\]"):
+        with pytest.raises(CacheError, match=r"does not contain layers \[7\]; it contains \[0, 1, 2, 3\]"):
             Batches(str(tiny_cache), [0, 7])
         with pytest.raises(CacheError, match=r"no utterance .* in the split test"):
             Batches(str(tiny_cache), [0], "test", data=DataConfig(test_split="nowhere"))

@@ -1,4 +1,4 @@
-"""What is pinned is what is allowed: the lock is resolved by hand, after pyproject.toml has changed."""
+"""The pinned versions are allowed ones: the lock is updated by hand, after pyproject.toml has changed."""
 
 import re
 import tomllib

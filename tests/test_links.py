@@ -1,4 +1,4 @@
-"""Links inside a cache, a run or an export lead to other people's files: these are never written nor deleted."""
+"""Links inside a cache, a run or an export may lead to other people's files: those are never written or deleted."""
 
 import json
 import os
@@ -26,7 +26,7 @@ Gdist = Callable[..., Result]
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """Somebody's folder, with files of the very names that a cache and a run have."""
+    """Another person's folder, with files of the same names as in a cache and a run."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     for name in ("config.json", "frontend.safetensors", "zarr.json", "00000.json", "thesis.tex", "model.safetensors"):
@@ -61,7 +61,7 @@ class TestCache:
     @pytest.mark.parametrize(
         "name", ["layers/01", "layers/01/c", "layers/01/c/0", "receipts/00001.json", "zarr.json"]
     )
-    def test_nor_behind_one_further_down(
+    def test_restart_deletes_nothing_behind_a_deeper_link(
         self, tiny_teacher: Path, speech: Path, own_cache: Path, elsewhere: Path, name: str
     ) -> None:
         kept = elsewhere / "kept"
@@ -86,7 +86,7 @@ class TestCache:
             extracted(tiny_teacher, speech, cache)
         assert contents(elsewhere) == before and LOCK not in contents(cache)
 
-    def test_a_planning_file_of_somebodys_is_no_leave_to_delete(
+    def test_a_foreign_planning_file_does_not_permit_deleting(
         self, tiny_teacher: Path, speech: Path, tmp_path: Path, own_cache: Path
     ) -> None:
         folder = tmp_path / "papers"
@@ -103,7 +103,7 @@ class TestCache:
             extracted(tiny_teacher, speech, own_cache)
         assert (own_cache / PLANNING).read_text() == "mine"
 
-    def test_other_files_and_links_beside_a_cache_stay(
+    def test_other_files_and_links_next_to_a_cache_stay(
         self, tiny_teacher: Path, speech: Path, own_cache: Path, tiny_cache: Path, elsewhere: Path
     ) -> None:
         (own_cache / "notes").symlink_to(elsewhere)
@@ -201,7 +201,7 @@ class TestRun:
         run(tiny_cache, killed, short())
         assert contents(elsewhere) == before
 
-    def test_a_checkpoint_that_is_a_link_is_read_and_neither_written_nor_dropped(
+    def test_a_checkpoint_that_is_a_link_is_read_and_neither_written_nor_deleted(
         self, tiny_cache: Path, killed: Path, tmp_path: Path, elsewhere: Path
     ) -> None:
         shutil.move(killed / "checkpoints" / "step-0000006", elsewhere / "six")
@@ -232,7 +232,7 @@ class TestRun:
             note.parent.mkdir(exist_ok=True)
             note.write_text("mine")
         (killed / "checkpoints" / "step-0000006-copy2").mkdir()
-        with pytest.raises(RunError, match=r"step-0000009\.tmp holds notes\.txt, which gdist did not write"):
+        with pytest.raises(RunError, match=r"step-0000009\.tmp contains notes\.txt, which gdist did not write"):
             run(tiny_cache, killed, short())
         shutil.rmtree(notes[1].parent)
         run(tiny_cache, killed, short(train__keep_checkpoints=1))
@@ -317,7 +317,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def test_whose_a_folder_is(tmp_path: Path) -> None:
+def test_foreign_files_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "ours").write_text("")
     assert foreign(tmp_path, "a/ours") == []

@@ -1,4 +1,4 @@
-"""Extraction's memory holds a few packs, whatever the length of the corpus."""
+"""Extraction keeps a few packs in memory, whatever the length of the corpus."""
 
 import json
 import os
@@ -37,8 +37,8 @@ print(json.dumps(peaks))
 """
 
 
-def test_peak_memory_does_not_follow_the_corpus(speech: Path, tmp_path: Path) -> None:
-    """The second half of a corpus adds less than two packs to what the first half took, caches and heap filled."""
+def test_peak_memory_does_not_grow_with_the_corpus(speech: Path, tmp_path: Path) -> None:
+    """The second half of a corpus adds less than two packs to the first half's peak, with caches and heap full."""
     teacher = make_teacher(tmp_path / "teacher", hidden_size=DIM, num_hidden_layers=LAYERS - 1)
     manifest = Manifest.read(speech)
     rows = [row | {"id": f"{row['id']}-{turn}"} for turn in range(42) for row in manifest.table.to_pylist()]

@@ -1,5 +1,5 @@
-"""Every file gets the mode that the umask says: in a group's folder the group can read, and nobody else's business
-is opened."""
+"""Every file gets the mode that the umask gives: in a group's folder the group can read it, and under a private umask
+nobody else can."""
 
 import stat
 import subprocess

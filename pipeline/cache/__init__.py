@@ -1,4 +1,4 @@
-"""The cache: its plan, its layout, its bytes, and how they are checked. ``Cache.open(uri)`` is where to begin."""
+"""The cache: its plan, its layout, its bytes, and how they are checked. Start with ``Cache.open(uri)``."""
 
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.layout import Entry

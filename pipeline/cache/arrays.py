@@ -1,7 +1,7 @@
-"""Zarr, and nothing else knows it: the arrays' metadata, one shard to bytes and back, reads of row ranges.
+"""The only module that uses zarr: the arrays' metadata, one shard to bytes and back, reads of row ranges.
 
 An array is [rows, width], sharded by pack and chunked by 128 rows. A shard is encoded in memory and written by the
-caller as one object, so that its digest is known and two writers can never share one.
+caller as one object, so that its digest is known and two writers never share a shard.
 """
 
 import json
@@ -22,12 +22,13 @@ from gdist.pipeline.storage.objects import Storage
 
 ZSTD_LEVEL = 1  # activations hardly compress (some 15 % in fp16); level 1 already flattens the padding
 
-# Object stores are all latency: many requests in flight, not zarr's default of ten. The fused pipeline decodes chunks
-# without a task each: whole packs came three times as fast as with zarr's default here, with the same bytes.
+# Object stores are dominated by latency: many requests in flight, not zarr's default of ten. The fused pipeline
+# decodes chunks without one task per chunk: whole packs are three times as fast as with zarr's default, same bytes.
 zarr.config.set({"async.concurrency": 64, "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})
 
-# On a disk: while one decompresses, others fetch; twice as fast from a cold disk as one alone. From the page cache it
-# is no faster where others want the cores, and takes some 7 % more of them. In a bucket they share the latency.
+# On a disk, some threads fetch while another decompresses: twice as fast from a cold disk as one thread. From the
+# page cache it is no faster when the cores are busy, and takes some 7 % more of them. In a bucket, they share the
+# latency.
 THREADS, BUCKET_THREADS = 4, 16
 
 Empty = Callable[[tuple[int, int], np.dtype[Any]], np.ndarray[Any, Any]]
@@ -35,7 +36,7 @@ Empty = Callable[[tuple[int, int], np.dtype[Any]], np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """What one array of the cache looks like. ``fill_value`` marks rows never written."""
+    """Shape and type of one array of the cache. ``fill_value`` marks rows that were never written."""
 
     width: int
     dtype: str
@@ -44,7 +45,7 @@ class ArraySpec:
     pack_rows: int
 
     def create(self, store: Store, name: str | None, packs: int) -> zarr.Array[Any]:
-        """The (empty) array of ``packs`` packs in ``store``."""
+        """Create the (empty) array of ``packs`` packs in ``store``."""
         return zarr.create_array(
             store,
             name=name,
@@ -60,17 +61,17 @@ class ArraySpec:
         )
 
     def empty_pack(self) -> np.ndarray[Any, Any]:
-        """One pack's rows, all marked as never written."""
+        """Return one pack's rows, all marked as never written."""
         return np.full((self.pack_rows, self.width), self.fill_value, dtype=self.dtype)
 
 
 def shard_key(name: str, pack: int) -> str:
-    """The object that holds ``pack``'s rows of array ``name``."""
+    """Return the key of the object that contains ``pack``'s rows of array ``name``."""
     return f"{name}/c/{pack}/0"
 
 
 def metadata(specs: dict[str, ArraySpec], packs: int, attributes: dict[str, Any]) -> dict[str, bytes]:
-    """Key → JSON of every ``zarr.json``: the root group (with consolidated metadata), groups and arrays."""
+    """Return key → JSON of every ``zarr.json``: the root group (with consolidated metadata), groups and arrays."""
     objects: dict[str, Buffer] = {}
     store = MemoryStore(objects)
     zarr.create_group(store, attributes=attributes)
@@ -84,22 +85,22 @@ def metadata(specs: dict[str, ArraySpec], packs: int, attributes: dict[str, Any]
 
 
 class _Caught(MemoryStore):
-    """Keeps what is written as it comes. Zarr's own store copies it twice, in case the writer changes it later; of a
-    shard that is 50 MB of fresh memory each time, and took longer than compressing it."""
+    """A store that keeps what is written without copying it. Zarr's own store copies it twice, in case the writer
+    changes it later; for a shard that is 50 MB of fresh memory each time, and took longer than compressing it."""
 
     def set_sync(self, key: str, value: Buffer) -> None:
         self._store_dict[key] = value
 
 
 def encode_shard(spec: ArraySpec, rows: np.ndarray[Any, Any]) -> memoryview:
-    """One pack's rows → the shard object's bytes. Same rows, same bytes."""
+    """Encode one pack's rows as the shard object's bytes. Same rows, same bytes."""
     objects: dict[str, Buffer] = {}
     spec.create(_Caught(objects), None, 1)[:] = rows
     return memoryview(objects["c/0/0"].as_numpy_array()).cast("B")
 
 
 def damaged_rows(spec: ArraySpec, shard: bytes, ranges: Sequence[Rows]) -> list[int]:
-    """Which of the row ranges (relative to the pack) cannot be decoded from a shard's bytes: their positions."""
+    """Return the positions of the row ranges (relative to the pack) that cannot be decoded from a shard's bytes."""
     objects: dict[str, Buffer] = {}
     array = spec.create(MemoryStore(objects), None, 1)
     objects["c/0/0"] = default_buffer_prototype().buffer.from_bytes(shard)
@@ -107,17 +108,17 @@ def damaged_rows(spec: ArraySpec, shard: bytes, ranges: Sequence[Rows]) -> list[
     for position, (start, stop) in enumerate(ranges):
         try:
             array[start:stop]
-        # Damage can surface anywhere in the decoder (checksum, zstd, index), as any exception; each means the same.
+        # Damage can surface anywhere in the decoder (checksum, zstd, index), as any exception; all mean the same.
         except Exception:
             bad.append(position)
     return bad
 
 
 class Reader:
-    """Row ranges of a cache's arrays. Opening reads one object: the consolidated metadata.
+    """Reads row ranges of a cache's arrays. Opening reads one object: the consolidated metadata.
 
     Args:
-        threads: that fetch and decompress at a time; None for what suits the store.
+        threads: how many threads fetch and decompress at a time; None for the number that suits the store.
     """
 
     def __init__(self, storage: Storage, threads: int | None = None) -> None:
@@ -128,13 +129,13 @@ class Reader:
         self._others: dict[str, zarr.Array[Any]] = {}
 
     def read(self, name: str, ranges: Sequence[Rows], empty: Empty = np.empty) -> np.ndarray[Any, Any]:
-        """Rows of array ``name``, the ranges one after another: [sum of lengths, width].
+        """Read rows of array ``name``, the ranges one after another: [sum of lengths, width].
 
         Args:
-            empty: makes the array that is returned, of a shape and a type.
+            empty: allocates the array that is returned, given its shape and type.
 
         Raises:
-            ValueError, zarr's own errors: some of it is missing or torn.
+            ValueError, zarr's own errors: some of the rows are missing or torn.
             CacheError: the store does not answer.
         """
         layout = self.layouts[name]
@@ -145,7 +146,7 @@ class Reader:
         return rows
 
     def _read_with_zarr(self, name: str, ranges: Sequence[Rows]) -> np.ndarray[Any, Any]:
-        """Any codecs, some 0.3 ms a chunk slower."""
+        """Read with any codecs, some 0.3 ms per chunk slower."""
         if name not in self._others:
             array = zarr.open_array(ObjectStore(self._storage.store, read_only=True), path=name, mode="r")
             self._others[name] = array
@@ -154,6 +155,6 @@ class Reader:
 
 
 def parse(metadata_json: bytes) -> dict[str, Any]:
-    """A ``zarr.json`` as a mapping."""
+    """Parse a ``zarr.json``."""
     document: dict[str, Any] = json.loads(metadata_json)
     return document

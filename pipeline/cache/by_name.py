@@ -1,4 +1,4 @@
-"""A cache as a notebook asks for it: one utterance, by its name.
+"""A cache as used in a notebook: one utterance, by its id.
 
 Axes: T frames, D features, S samples.
 """
@@ -12,23 +12,15 @@ import numpy as np
 from torch import Tensor
 
 from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.ledger import Ledger
 from gdist.pipeline.errors import CacheError
 
 Span = tuple[Entry, int, int]
 """(utterance, first frame within it, number of frames)"""
 
 
-class ByName(ABC):
-    """What :class:`gdist.pipeline.cache.Cache` has for people, on top of what it has for loaders."""
-
-    entries: list[Entry]
-
-    @property
-    @abstractmethod
-    def uri(self) -> str: ...
-
-    @abstractmethod
-    def quarantine(self, pack: int | None = None) -> dict[str, str]: ...
+class ByName(Ledger, ABC):
+    """The methods of :class:`gdist.pipeline.cache.Cache` for people, in addition to those for loaders."""
 
     @abstractmethod
     def hidden(
@@ -40,34 +32,34 @@ class ByName(ABC):
 
     @cached_property
     def utterances(self) -> dict[str, Entry]:
-        """Id → its lengths and labels, in the order of the manifest."""
+        """Id → the utterance's lengths and labels, in the order of the manifest."""
         return {entry.id: entry for entry in self.entries}
 
     def layer(self, utterance: str, layer: int) -> Tensor:
-        """One hidden state of one utterance, float32 [T, D]; layer 0 is what the first Transformer layer was given.
+        """Read one layer of one utterance, float32 [T, D]; layer 0 is the first Transformer layer's input.
 
         Raises:
-            CacheError: the cache does not hold the utterance, or the layer, or the utterance could not be used.
+            CacheError: the cache does not contain the utterance or the layer, or the utterance could not be used.
             CacheDamagedError: its bytes are missing or torn.
         """
         return self.hidden(layer, [self._whole(utterance)])[0]
 
     def audio(self, utterance: str) -> np.ndarray[Any, np.dtype[np.int16]]:
-        """The samples the teacher heard of one utterance, int16 [S] at 16 kHz. Raises as :meth:`layer` does."""
+        """Read the teacher's input samples of one utterance, int16 [S] at 16 kHz. Raises as :meth:`layer` does."""
         return self.waveform([self._whole(utterance)])[0]
 
     def _whole(self, utterance: str) -> Span:
         entry = self.utterances.get(utterance)
         if entry is None:
-            raise CacheError(f"{self.uri} holds no utterance {utterance!r}", "cache.utterances has all their ids")
-        if entry.pack not in self._left_out:
-            self._left_out[entry.pack] = self.quarantine(entry.pack)
-        reason = entry.problem or self._left_out[entry.pack].get(utterance)
+            raise CacheError(f"{self.uri} contains no utterance {utterance!r}", "cache.utterances lists all ids")
+        if entry.pack not in self._quarantines:
+            self._quarantines[entry.pack] = self.quarantine(entry.pack)
+        reason = entry.problem or self._quarantines[entry.pack].get(utterance)
         if reason is not None:
             raise CacheError(f"utterance {utterance} of {self.uri} could not be used: {reason}")
         return entry, 0, entry.num_frames
 
     @cached_property
-    def _left_out(self) -> dict[int, dict[str, str]]:
-        """Pack → its quarantine, of the packs that were asked for."""
+    def _quarantines(self) -> dict[int, dict[str, str]]:
+        """Pack → its quarantine, for the packs read so far."""
         return {}

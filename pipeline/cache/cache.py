@@ -1,10 +1,10 @@
-"""The cache, format 1: everything stage two needs, in one store. See docs/cache-format.md.
+"""The cache, format 1: everything that training needs, in one store. See docs/cache-format.md.
 
     plan    → every offset, shape and metadata document, written before the teacher runs; the root document last
     commit  → one task: its shards, whole, then its receipt, create-only
     read    → ranges of rows of a few layers; what is missing or torn is an error, never zeros
 
-Axes: T frames (rows), C chunks, D features, S samples, W numbers stored a row.
+Axes: T frames (rows), C chunks, D features, S samples, W numbers stored per row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,6 @@ from gdist.pipeline.cache import arrays, plan, planning
 from gdist.pipeline.cache.arrays import Empty
 from gdist.pipeline.cache.by_name import ByName, Span
 from gdist.pipeline.cache.encodings import Tables
-from gdist.pipeline.cache.ledger import Ledger
 from gdist.pipeline.cache.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, layer_name, plan_key
 from gdist.pipeline.cache.shards import Rows
 from gdist.pipeline.config import differences
@@ -31,10 +30,10 @@ from gdist.pipeline.storage.locations import folder_of, in_shell, scheme_of
 from gdist.pipeline.storage.objects import Storage
 
 
-class Cache(Ledger, ByName):
-    """An open cache. Made by :meth:`open` or :meth:`create`.
+class Cache(ByName):
+    """An open cache. Use :meth:`open` or :meth:`create` to get one.
 
-    What is planned and done is the :class:`Ledger`'s; what is stored is read here.
+    Its base, the ledger, keeps track of what is planned and done; this class reads what is stored.
     """
 
     def __init__(self, storage: Storage, gdist: dict[str, Any], index: bytes) -> None:
@@ -48,11 +47,11 @@ class Cache(Ledger, ByName):
         """Open for reading.
 
         Args:
-            checksum: of the root document as it was at some time; a cache that grew since is opened as it was then.
+            checksum: of the root document at an earlier time; a cache that has grown since is opened as it was then.
 
         Raises:
-            CacheError: there is none, or it never had that root.
-            CacheDamagedError: what describes it is damaged.
+            CacheError: there is no cache, or it never had that root document.
+            CacheDamagedError: a document that describes the cache is damaged.
         """
         storage = Storage(uri)
         gdist = planning.read_root(storage)
@@ -65,12 +64,12 @@ class Cache(Ledger, ByName):
             older = (planning.read_root(storage, plan_key(generation)) for generation in range(gdist["generation"]))
             gdist = next((root for root in older if root and root["checksum"] == checksum), None)
             if gdist is None:
-                raise CacheError(f"the cache at {uri} is not the one that was asked for, nor did it grow from it")
+                raise CacheError(f"the cache at {uri} is not the requested one, and did not grow from it")
         return cls(storage, gdist, planning.read_index(storage, gdist))
 
     @classmethod
     def find(cls, uri: str) -> "Cache | None":
-        """:meth:`open`, or None where no cache is yet."""
+        """Open as :meth:`open` does; None where there is no cache yet."""
         if scheme_of(uri) == "file" and not folder_of(uri).is_dir():
             return None
         storage = Storage(uri)
@@ -79,11 +78,11 @@ class Cache(Ledger, ByName):
 
     @classmethod
     def create(cls, uri: str, planned: Plan) -> "Cache":
-        """Write the plan, add to the cache that is there, or open the one that the same plan made before (resume).
+        """Write the plan, add to the existing cache, or open the one that the same plan created before (resume).
 
         Raises:
-            CacheMismatchError: a cache is there and was made from other inputs; the differences are printed.
-            CacheError: the place holds something else, or cannot be written.
+            CacheMismatchError: the existing cache was made from other inputs; the differences are printed.
+            CacheError: the place contains something else, or cannot be written.
         """
         storage = Storage(uri, create=True)
         gdist = planning.read_root(storage)
@@ -101,12 +100,12 @@ class Cache(Ledger, ByName):
         return cls.open(uri)
 
     def document(self, name: str) -> bytes:
-        """A file of ``teacher/``, checked against the root document."""
+        """Read a file of ``teacher/``, checked against the root document."""
         return planning.read_document(self.storage, self.gdist, f"teacher/{name}")
 
     @cached_property
     def tables(self) -> dict[int, Tables]:
-        """Layer → what its encoding learnt when the cache was planned; empty for most encodings."""
+        """Layer → the tables that its encoding learned when the cache was planned; empty for most encodings."""
         tables: dict[int, dict[str, Tensor]] = {layer: {} for layer in self.layers}
         for key in self.gdist["objects"]:
             if key.startswith("teacher/tables"):
@@ -116,7 +115,7 @@ class Cache(Ledger, ByName):
         return dict(tables)
 
     def tables_on(self, layer: int, device: str) -> Tables:
-        """One layer's :attr:`tables` on a device, where they stay."""
+        """Return one layer's :attr:`tables` on a device, where they stay."""
         if (layer, device) not in self._tables:
             self._tables[layer, device] = {name: table.to(device) for name, table in self.tables[layer].items()}
         return self._tables[layer, device]
@@ -126,22 +125,24 @@ class Cache(Ledger, ByName):
     def hidden(
         self, layer: int, spans: Sequence[Span], device: str = "cpu", out: Sequence[Tensor] | None = None
     ) -> list[Tensor]:
-        """Hidden states of one layer.
+        """Read hidden states of one layer.
 
         Args:
-            spans: (utterance, first frame within it, number of frames) each.
-            device: where they are decoded; what travels there is as small as what is stored.
-            out: one float32 [T, D] a span, on ``device``, to decode into; pieces of a batch, say.
+            layer: one of :attr:`layers`.
+            spans: each is (utterance, first frame within it, number of frames).
+            device: where they are decoded; only their stored form is copied there.
+            out: one float32 [T, D] per span, on ``device``, to decode into, such as parts of a batch.
 
         Returns:
-            one float32 [T, D] a span, on ``device``; ``out`` where it was given.
+            one float32 [T, D] per span, on ``device``; ``out`` where it was given.
 
         Raises:
+            CacheError: the layer is not stored, or the store does not answer.
             CacheDamagedError: a span is missing or torn; the message names the utterance and the layer.
         """
         if layer not in self.layers:
             raise CacheError(
-                f"{self.uri} does not hold layer {layer} (it holds {self.layers})", "extract that layer too"
+                f"{self.uri} does not contain layer {layer} (it contains {self.layers})", "extract that layer too"
             )
         chunk_frames = self.identity["chunk_frames"]
         ranges = [(entry.start_frame + first, entry.start_frame + first + n) for entry, first, n in spans]
@@ -151,27 +152,32 @@ class Cache(Ledger, ByName):
         for folder, part in self.encoding.parts(self.identity["dim"]).items():
             wanted = chunks if part.per_chunk else ranges
             rows = self._read(layer_name(layer, folder), wanted, spans, empty)
-            # A row is written whole or not at all, so its first number tells. Asked here, a GPU is not waited for.
+            # A row is written whole or not at all, so its first number is enough. Checked here, not on a GPU.
             first_W = rows[:, 0]
             unwritten = np.isnan(first_W) if part.fill_value != part.fill_value else first_W == part.fill_value
             if unwritten.any():
-                held = np.repeat(np.arange(len(spans)), [stop - start for start, stop in wanted])
-                entry = spans[held[unwritten.argmax()]][0]
+                span_of_row = np.repeat(np.arange(len(spans)), [stop - start for start, stop in wanted])
+                entry = spans[span_of_row[unwritten.argmax()]][0]
                 raise self.damaged(layer_name(layer, folder), f"utterance {entry.id} is missing from it")
             stored[folder] = torch.from_numpy(rows).to(device, non_blocking=True)
         chunk_T, before = [], 0
         for (start, stop), (first_chunk, last_chunk) in zip(ranges, chunks, strict=True):
             chunk_T.append(torch.arange(start, stop) // chunk_frames + (before - first_chunk))
             before += last_chunk - first_chunk
-        how = (stored, torch.cat(chunk_T).to(device, non_blocking=True), self.tables_on(layer, device))
+        inputs = (stored, torch.cat(chunk_T).to(device, non_blocking=True), self.tables_on(layer, device))
         if out is None:
-            return list(torch.split(self.encoding.decode(*how), [n for _, _, n in spans]))
-        self.encoding.decode_into(out, *how)
+            return list(torch.split(self.encoding.decode(*inputs), [n for _, _, n in spans]))
+        self.encoding.decode_into(out, *inputs)
         return list(out)
 
     def waveform(self, spans: Sequence[Span]) -> list[np.ndarray[Any, Any]]:
-        """The int16 samples at 16 kHz behind the same spans: exactly those that yield the span's frames, and up to
-        the utterance's very end when the span reaches its last frame."""
+        """Read the int16 samples at 16 kHz of the same spans: exactly those that yield a span's frames, and all up to
+        the utterance's end when the span reaches its last frame.
+
+        Raises:
+            CacheError: the store does not answer.
+            CacheDamagedError: a span is missing or torn; the message names the utterance.
+        """
         ranges, cuts = [], []
         for entry, first, frames in spans:
             start, stop = framing.crop_samples(first, frames)
@@ -202,12 +208,12 @@ class Cache(Ledger, ByName):
             if self._reader is None:
                 self._reader = arrays.Reader(self.storage)
             return self._reader.read(name, ranges, empty)
-        except CacheError:  # the store does not answer, which is no damage
+        except CacheError:  # the store does not answer, which is not damage
             raise
-        # zarr raises ValueError, RuntimeError and codec errors of its own; all mean that these rows cannot be had.
+        # zarr raises ValueError, RuntimeError and its own codec errors; all mean that these rows cannot be read.
         except Exception as error:
             self.storage.require_reachable(error, name)
-            if len(spans) > 1:  # one by one, to find whose they are
+            if len(spans) > 1:  # one by one, to find which utterance is torn
                 return np.concatenate(
                     [self._read(name, [rows], [span]) for rows, span in zip(ranges, spans, strict=True)]
                 )
@@ -215,7 +221,7 @@ class Cache(Ledger, ByName):
 
 
 def _pinned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Page-locked memory, from which a GPU fetches by itself. torch keeps it until that is done."""
+    """Allocate page-locked memory, which a GPU copies from asynchronously. torch keeps it until the copy is done."""
     like = torch.from_numpy(np.empty(0, dtype))
     pinned: np.ndarray[Any, Any] = torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
     return pinned

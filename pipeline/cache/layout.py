@@ -1,12 +1,12 @@
 """Which rows of the cache belong to which utterance: decided before the teacher runs, from sample counts alone.
 
-A *pack* is ``pack_frames`` rows, the unit of work, of writing and of commitment. An utterance lies whole in one pack
-and starts on a chunk boundary, so no chunk has two owners. Worked by hand, with chunks of 128 and packs of 256 rows:
+A *pack* is ``pack_frames`` rows: the unit of work, of writing and of commits. An utterance is whole in one pack and
+starts on a chunk boundary, so no chunk has two owners. Worked by hand, with chunks of 128 and packs of 256 rows:
 
-    samples   frames   rows held   pack   start_frame
+    samples   frames   rows used   pack   start_frame
      16,000       49         128      0             0
      64,000      199         256      1           256      (128 rows are left in pack 0: too few)
-        300        0           0      1           512      (too short for one frame: quarantined, holds no row)
+        300        0           0      1           512      (too short for one frame: quarantined, uses no row)
      16,000       49         128      2           512
 """
 
@@ -31,7 +31,7 @@ class Entry:
         start_frame: its first row, in every layer and in the waveform.
         num_frames: hidden-state rows; 0 when it cannot be used (too short, too long, unreadable when planned).
         num_samples: at 16 kHz.
-        problem: why it got no rows, for its quarantine record; None when it has rows.
+        problem: why it has no rows, for its quarantine record; None when it has rows.
         labels: the manifest's label columns.
     """
 
@@ -45,7 +45,7 @@ class Entry:
 
     @property
     def num_rows(self) -> int:
-        """Rows of 320 samples that hold the waveform."""
+        """Rows of 320 samples that the waveform needs."""
         return framing.num_rows(self.num_samples) if self.num_frames else 0
 
 
@@ -59,8 +59,8 @@ def place(
     """Give each (id, samples at 16 kHz, known problem or None) its rows, in the order given.
 
     Args:
-        max_samples: longer utterances get no rows; neither do those too short for one frame.
-        first_pack: where to begin; the packs before it are other utterances'.
+        max_samples: longer utterances get no rows; neither do those that are too short for one frame.
+        first_pack: where to begin; the packs before it belong to other utterances.
     """
     pack_samples = pack_frames * framing.HOP
     entries: list[Entry] = []
@@ -72,7 +72,7 @@ def place(
         held = 0 if problem else -(-framing.num_rows(samples) // chunk_frames) * chunk_frames
         if next_row % pack_frames + held > pack_frames:
             next_row = (next_row // pack_frames + 1) * pack_frames
-        # A row on a pack's far edge already belongs to the next pack; an utterance without rows stays behind.
+        # The row after a pack's last already belongs to the next pack; an utterance without rows stays in this one.
         pack = (
             next_row // pack_frames
             if held or next_row % pack_frames
@@ -96,10 +96,10 @@ def _unusable(samples: int, max_samples: int, pack_samples: int) -> str | None:
 
 
 def to_table(entries: Sequence[Entry], labels: pa.Table | None = None) -> pa.Table:
-    """The index: one row an utterance, the label columns of the manifest beside.
+    """Build the index: one row per utterance, including the manifest's label columns.
 
     Raises:
-        ManifestError: a label column has the name of one of the index's own.
+        ManifestError: a label column has the name of one of the index's own columns.
     """
     columns = {
         "id": pa.array([e.id for e in entries], pa.string()),
@@ -120,7 +120,7 @@ def to_table(entries: Sequence[Entry], labels: pa.Table | None = None) -> pa.Tab
 
 
 def from_table(table: pa.Table) -> list[Entry]:
-    """The inverse of :func:`to_table`."""
+    """Invert :func:`to_table`."""
     own = ("id", "pack", "start_frame", "num_frames", "num_samples", "problem")
     rows = table.select(own).to_pylist()
     labels = table.drop_columns(list(own)).to_pylist() if table.num_columns > len(own) else [{} for _ in rows]

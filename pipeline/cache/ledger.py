@@ -1,4 +1,4 @@
-"""What of a cache is planned, and what is done: tasks, and the receipts that say that their shards are there.
+"""What is planned in a cache and what is done: tasks, and the receipts that show that their shards are written.
 
 commit  → one task: its shards, whole, then its receipt, create-only
 """
@@ -19,8 +19,8 @@ from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, sha256, unseal
 
-# Shards encoded and written at a time. A disk is fed by few; each of a bucket's connections carries some 90 MB/s, and
-# a GPU makes ten times that.
+# Shards encoded and written at a time. A few saturate a disk; each connection to a bucket transfers some 90 MB/s, and
+# a GPU produces ten times that.
 WRITERS, BUCKET_WRITERS = 4, 16
 
 
@@ -31,7 +31,7 @@ class Ledger:
         gdist: the root document's description (format, identity, about, packs, objects, …).
         entries: one per utterance, in the order they were planned.
         tasks: the units of work, each with a receipt once it is done.
-        guard: called before anything is committed; raises when this process may no longer write.
+        guard: called before anything is committed; it raises when this process may no longer write.
     """
 
     def __init__(self, storage: Storage, gdist: dict[str, Any], index: bytes) -> None:
@@ -55,7 +55,7 @@ class Ledger:
 
     @property
     def layers(self) -> list[int]:
-        """Layers stored, ascending."""
+        """The stored layers, ascending."""
         return list(self.identity["layers"])
 
     @property
@@ -63,20 +63,20 @@ class Ledger:
         return int(self.gdist["packs"])
 
     def pack_entries(self, pack: int) -> list[Entry]:
-        """The utterances of one pack."""
+        """Return the utterances of one pack."""
         return self._by_pack.get(pack, [])
 
     def arrays_of(self, task: Task) -> list[str]:
-        """The arrays whose shards a task writes."""
+        """Return the arrays whose shards a task writes."""
         return plan.layer_arrays(self.identity, task.layers) + [WAVEFORM] * task.waveform
 
     def todo(self) -> list[Task]:
-        """Tasks without a receipt. One listing, no object is read."""
+        """Return the tasks without a receipt. This needs one listing and reads no object."""
         keys = self.storage.objects("receipts")
         return [task for task in self.tasks if task.receipt not in keys]
 
     def done(self) -> set[int]:
-        """Packs that are complete: each of their tasks has its receipt."""
+        """Return the packs that are complete: each of their tasks has its receipt."""
         return set(range(self.packs)) - {task.pack for task in self.todo()}
 
     def commit(
@@ -89,13 +89,16 @@ class Ledger:
         """Write one task's shards whole, then its receipt. Returns the receipt.
 
         Args:
-            rows: array name → the pack's rows, encoded; emptied as they are written, for the memory's sake.
+            rows: array name → the pack's rows, encoded; emptied as they are written, to save memory.
             quarantine: utterance id → why it cannot be used.
-            statistics: what ``gdist inspect`` shows of the pack; free-form, JSON-able and deterministic.
+            statistics: what ``gdist inspect`` shows about the pack; free-form, JSON-serializable and deterministic.
+
+        Raises:
+            CacheError: the task is already done with other bytes, or the store cannot be written.
         """
         names = self.arrays_of(task)
         assert set(rows) == set(names), "a pack is written whole"
-        written = self.receipt(task)  # what is done is compared, never written again
+        written = self.receipt(task)  # a task that is done is compared, never written again
         self.guard()
 
         def write(name: str) -> tuple[str, dict[str, Any]]:
@@ -107,7 +110,7 @@ class Ledger:
         with ThreadPoolExecutor(WRITERS if self.storage.folder else BUCKET_WRITERS) as pool:
             objects = dict(pool.map(write, names))
         self.guard()
-        # No times in here: the same inputs give the same receipt, byte for byte.
+        # A receipt contains no times: the same inputs give the same receipt, byte for byte.
         receipt = {
             "pack": task.pack,
             "utterances": len(self.pack_entries(task.pack)),
@@ -126,7 +129,7 @@ class Ledger:
         return receipt
 
     def receipt(self, task: Task) -> dict[str, Any] | None:
-        """What was committed for ``task``; None when it is not done."""
+        """Return what was committed for ``task``; None when it is not done."""
         try:
             data = self.storage.get(task.receipt)
         except FileNotFoundError:
@@ -140,7 +143,7 @@ class Ledger:
         return receipt
 
     def receipts(self) -> list[dict[str, Any]]:
-        """The receipts of all tasks that are done, read in parallel."""
+        """Return the receipts of all tasks that are done, read in parallel."""
         todo = set(self.todo())
         with ThreadPoolExecutor(16) as pool:
             found = pool.map(self.receipt, [task for task in self.tasks if task not in todo])
@@ -149,12 +152,12 @@ class Ledger:
     def broken_packs(
         self, names: Sequence[str], receipts: Iterable[Mapping[str, Any]] | None = None
     ) -> dict[int, str]:
-        """Packs that were committed, and of which an object is gone or has another size than its receipt says; each
-        with the reason. Found from a listing an array, no data is read: what kept its size passes.
+        """Return pack → reason for the committed packs of which an object is missing or has another size than its
+        receipt says. This needs one listing per array and reads no data: damage that keeps the size is not found.
 
         Args:
             names: arrays to look at, such as :func:`plan.layer_arrays` of some layers.
-            receipts: what :meth:`receipts` gave, where they were read before.
+            receipts: the result of :meth:`receipts`, if it was called before.
         """
         with ThreadPoolExecutor(16) as pool:
             listings = list(pool.map(lambda name: self.storage.objects(f"{name}/c"), names))
@@ -169,7 +172,7 @@ class Ledger:
         return dict(sorted(broken.items()))
 
     def quarantine(self, pack: int | None = None) -> dict[str, str]:
-        """Utterance id → why it cannot be used, of all tasks that are done (of one pack)."""
+        """Return utterance id → why it cannot be used, for all tasks that are done (or those of one pack)."""
         if pack is None:
             receipts = self.receipts()
         else:
@@ -177,16 +180,16 @@ class Ledger:
         return quarantined(receipts)
 
     def tasks_of(self, pack: int) -> list[Task]:
-        """The tasks of one pack: the first, and one for each time that layers were added."""
+        """Return the tasks of one pack: the first, and one for each time that layers were added."""
         return self._tasks_by_pack[pack]
 
     def damaged(self, what: str, why: str) -> CacheDamagedError:
-        """What to raise where something of the cache cannot be read."""
+        """Return the error to raise where a part of the cache cannot be read."""
         return CacheDamagedError(
             f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {in_shell(self.uri)} --repair"
         )
 
 
 def quarantined(receipts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Utterance id → why it cannot be used, of what these receipts cover."""
+    """Return utterance id → why it cannot be used, for everything that these receipts cover."""
     return {name: reason for receipt in receipts for name, reason in receipt["quarantine"].items()}

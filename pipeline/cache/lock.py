@@ -1,8 +1,8 @@
-"""One extraction a cache at a time: a lock object that its owner keeps touching.
+"""One extraction per cache at a time: a lock object that its owner keeps updating.
 
-A second extraction refuses while the first gives signs of life, and takes over when it gives none. No clocks are
-compared: whoever finds a lock watches whether it changes. An owner that was killed on the same machine is known to
-be dead at once.
+A second extraction refuses while the first is alive, and takes over when it is not. No clocks are compared: a
+process that finds a lock watches whether it changes. An owner that was killed on the same machine is detected at
+once.
 """
 
 import json
@@ -20,7 +20,7 @@ from gdist.pipeline.machine import alive, myself
 from gdist.pipeline.storage.objects import Storage, canonical
 
 BEAT_SECONDS = 10.0
-PATIENCE_BEATS = 4  # a lock that did not change for so long has lost its owner
+PATIENCE_BEATS = 4  # after this many beats without a change, the lock's owner counts as dead
 
 
 class Lock:
@@ -48,7 +48,9 @@ class Lock:
     ) -> None:
         self._stop.set()
         self._beating.join()
-        with suppress(CacheError):  # what went wrong above says more; a lock left behind is outwaited
+        with suppress(
+            CacheError
+        ):  # an earlier error says more; if the lock stays, the next owner waits, then takes over
             if owner(self.storage).get("token") == self.token:
                 self.storage.delete([LOCK])
 
@@ -59,7 +61,7 @@ class Lock:
         beat = 0
         while not self._stop.wait(self.beat_seconds):
             beat += 1
-            # A bucket that cannot be reached for a moment is no reason to stop: commits find out for themselves.
+            # A bucket that is briefly unreachable is no reason to stop: commits check the lock themselves.
             with suppress(CacheError):
                 if owner(self.storage).get("token") != self.token:
                     return
@@ -67,15 +69,15 @@ class Lock:
 
     def _wait_for_silence(self) -> None:
         seen, silent_since = owner(self.storage), time.monotonic()
-        told = False
+        announced = False
         while seen and alive(seen) is not False:
             if time.monotonic() - silent_since > PATIENCE_BEATS * self.beat_seconds:
                 return
             if alive(seen):
                 raise self._refusal(seen)
-            if not told:
-                console.say("another extraction's lock lies on the cache; watching whether it gives a sign of life")
-                told = True
+            if not announced:
+                console.say("another extraction holds the cache's lock; waiting to see whether it is still alive")
+                announced = True
             time.sleep(self.beat_seconds / 10)
             if (now := owner(self.storage)) != seen and now:
                 raise self._refusal(now)
@@ -89,18 +91,18 @@ class Lock:
 
 
 def require_token(storage: Storage, token: str) -> None:
-    """Raise CacheLockedError unless the lock is still the one with ``token``: before anything is committed."""
+    """Raise CacheLockedError unless the lock still has ``token``; called before anything is committed."""
     seen = owner(storage)
     if seen.get("token") != token:
-        who = f"process {seen.get('pid')} on {seen.get('host')}" if seen else "the one that held its lock has ended"
+        who = f"process {seen.get('pid')} on {seen.get('host')}" if seen else "the one that held the lock has ended"
         raise CacheLockedError(
             f"this process may no longer write to {storage.uri}: another extraction took over ({who})",
-            "let the other one finish; what was committed is kept",
+            "let the other extraction finish; what was committed is kept",
         )
 
 
 def owner(storage: Storage) -> dict[str, Any]:
-    """Who holds the lock; empty when nobody does."""
+    """Read who holds the lock; empty when nobody does."""
     try:
         document: dict[str, Any] = json.loads(storage.get(LOCK))
     except (FileNotFoundError, ValueError):

@@ -1,7 +1,7 @@
-"""The cache before its first byte: every document that describes it, from the manifest and the teacher alone.
+"""The plan of a cache: every document that describes it, made from the manifest and the teacher alone.
 
-A later plan may add packs (the manifest grew) and layers: it replaces index and root, and whoever reads by the old
-root goes on with its copies.
+A later plan may add packs (the manifest grew) and layers: it replaces the index and the root document. Processes that
+opened the cache with the old root continue with the copies of both.
 """
 
 import io
@@ -24,7 +24,7 @@ FORMAT = 1
 
 ROOT, INDEX, WAVEFORM = "zarr.json", "index.parquet", "waveform"
 
-HOLDER = ("attributes", "gdist")  # where the root document's seal lies
+HOLDER = ("attributes", "gdist")  # where the root document's seal is
 
 NO_SAMPLE = -32_768  # fills the waveform where nothing was written; audio is clipped to ±32,767
 
@@ -34,8 +34,8 @@ class Task:
     """The unit of work: some layers of one pack, written and committed together.
 
     Attributes:
-        waveform: the pack is new, so its audio belongs to it too; else the audio is there, and layers are added.
-        receipt: the object whose presence says that it is done.
+        waveform: whether the pack is new, so that its audio is part of the task; else only layers are added.
+        receipt: the object whose presence shows that the task is done.
     """
 
     pack: int
@@ -46,16 +46,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """A cache before its first byte, or before it grows.
+    """A cache before its first byte is written, or before it grows.
 
     Attributes:
-        identity: JSON-able description of the inputs; two plans with the same identity give the same bytes.
+        identity: JSON-serializable description of the inputs; two plans with the same identity give the same bytes.
             Has at least ``layers``, ``dim``, ``encoding``, ``chunk_frames``, ``pack_frames``.
         about: versions of the software, names, the device: recorded, not compared.
-        entries: one an utterance; those of ``before`` first, as they were.
+        entries: one per utterance; those of ``before`` come first, unchanged.
         labels: the manifest's label columns, row for row.
         teacher_files: name → bytes, stored under ``teacher/``.
-        before: the root's description that this plan adds to; None for a new cache.
+        before: the description in the root document that this plan adds to; None for a new cache.
     """
 
     identity: dict[str, Any]
@@ -67,22 +67,22 @@ class Plan:
 
     @property
     def packs(self) -> int:
-        """How many packs there will be; at least one, so that quarantine records have a receipt to lie in."""
+        """How many packs there will be; at least one, so that there is a receipt for quarantine records."""
         return max((entry.pack for entry in self.entries), default=0) + 1
 
     @property
     def generation(self) -> int:
-        """0 for the first plan of a cache, one more for each that adds to it."""
+        """0 for the first plan of a cache, one more for each plan that adds to it."""
         return 0 if self.before is None else int(self.before["generation"]) + 1
 
     @property
     def new_layers(self) -> list[int]:
-        """Layers that ``before`` does not have; all of a new cache."""
+        """Layers that ``before`` does not have; all layers for a new cache."""
         old = self.before["identity"]["layers"] if self.before else []
         return [layer for layer in self.identity["layers"] if layer not in old]
 
     def additions(self) -> list[dict[str, Any]]:
-        """What the cache is made of: rectangles of packs × layers, in the order they were planned."""
+        """Return what the cache is made of: rectangles of packs × layers, in the order they were planned."""
         layers = self.identity["layers"]
         if self.before is None:
             return [{"packs": [0, self.packs], "layers": layers, "waveform": True}]
@@ -96,11 +96,11 @@ class Plan:
 
     @property
     def adds_nothing(self) -> bool:
-        """Whether the cache holds (or will, once finished) all of it already."""
+        """Whether the existing cache already contains everything (or will, once it is finished)."""
         return self.before is not None and self.identity == self.before["identity"]
 
     def documents(self) -> dict[str, bytes]:
-        """Key → bytes of everything that exists before the first pack, the root document last."""
+        """Return key → bytes of everything that exists before the first pack, the root document last."""
         specs = array_specs(self.identity)
         metadata = arrays.metadata(specs, self.packs, {})
         buffer = io.BytesIO()
@@ -125,12 +125,12 @@ class Plan:
 
 
 def layer_name(layer: int, folder: str = "layers") -> str:
-    """An array of a layer; 0 is the first Transformer layer's input."""
+    """Return the name of a layer's array; layer 0 is the first Transformer layer's input."""
     return f"{folder}/{layer:02d}"
 
 
 def layer_arrays(identity: Mapping[str, Any], layers: Sequence[int]) -> list[str]:
-    """The arrays that some layers are stored in."""
+    """Return the arrays that some layers are stored in."""
     folders = encoding(identity["encoding"]).parts(identity["dim"])
     return [layer_name(layer, folder) for folder in folders for layer in layers]
 
@@ -140,7 +140,7 @@ def _receipt_name(pack: int, number: int, addition: Mapping[str, Any]) -> str:
 
 
 def receipt_of(gdist: Mapping[str, Any], pack: int, array: str) -> str:
-    """The receipt that covers one array's shard of ``pack``."""
+    """Return the key of the receipt that covers one array's shard of ``pack``."""
     layer = None if array == WAVEFORM else int(array.rpartition("/")[2])
     for number, addition in enumerate(gdist["additions"]):
         if pack in range(*addition["packs"]) and (
@@ -151,17 +151,17 @@ def receipt_of(gdist: Mapping[str, Any], pack: int, array: str) -> str:
 
 
 def plan_key(generation: int) -> str:
-    """The copy of the root document, which stays when the cache grows."""
+    """Return the key of the root document's copy, which stays when the cache grows."""
     return f"plans/{generation:05d}.json"
 
 
 def index_key(generation: int) -> str:
-    """The copy of the index, which stays when the cache grows."""
+    """Return the key of the index's copy, which stays when the cache grows."""
     return f"plans/{generation:05d}.parquet"
 
 
 def tasks(gdist: Mapping[str, Any]) -> list[Task]:
-    """All the work there is, in order."""
+    """Return all tasks of a cache, in order."""
     return [
         Task(pack, tuple(addition["layers"]), addition["waveform"], _receipt_name(pack, number, addition))
         for number, addition in enumerate(gdist["additions"])
@@ -170,11 +170,11 @@ def tasks(gdist: Mapping[str, Any]) -> list[Task]:
 
 
 def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:
-    """The encoding of a cache.
+    """Return the encoding of a cache.
 
     Raises:
-        ConfigError: it is a file's, which the user has to name.
-        CacheMismatchError: the file that was named is another than the cache was extracted with.
+        ConfigError: it comes from a file, which the user has to name.
+        CacheMismatchError: the named file is not the one that the cache was extracted with.
     """
     name, recorded = identity["encoding"], identity.get("encoding_sha256")
     found = ENCODINGS.find(name, f"the cache at {uri} is stored in {name}")
@@ -183,13 +183,13 @@ def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:
         file = name.partition(":")[0]
         raise CacheMismatchError(
             f"{file} is not the file that the cache at {uri} was extracted with",
-            f"the cache keeps that file as teacher/{file}: look at it, and name a copy of it",
+            f"the cache has a copy of that file, teacher/{file}: review it, and name a copy of it",
         )
     return found
 
 
 def array_specs(identity: Mapping[str, Any]) -> dict[str, ArraySpec]:
-    """Name → shape and type of every array of a cache."""
+    """Return name → shape and type of every array of a cache."""
     chunk, pack = identity["chunk_frames"], identity["pack_frames"]
     specs = {
         layer_name(layer, folder): ArraySpec(

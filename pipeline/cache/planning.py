@@ -1,11 +1,11 @@
 """A plan in a store: written before the teacher runs, replaced by one that adds to it, removed, and read again.
 
-    planning   a marker, first: what lies here without a root document is ours, and may be replaced
+    planning   a marker, first: without a root document, everything here belongs to gdist and may be replaced
     …          index, array metadata, the teacher's files; under plans/ a second copy of the index and of the root
-    zarr.json  the root document: there is a complete plan
-               and the marker is taken away
+    zarr.json  the root document: the plan is complete
+               and the marker is deleted
 
-So a process may be killed at any point, and a folder that is not ours is never written to.
+So a process may be killed at any point, and a folder that does not belong to gdist is never written to.
 """
 
 import re
@@ -32,16 +32,16 @@ FOLDERS = {"layers", "plans", "receipts", "scales", "teacher", "waveform"}  # al
 
 
 def is_ours(key: str) -> bool:
-    """Whether a cache has objects of this name."""
+    """Whether a cache may have an object of this name."""
     return OURS.fullmatch(key) is not None
 
 
 def require_place(storage: Storage) -> None:
-    """Raise CacheError where something lies that is not a cache and not the beginning of one."""
+    """Raise CacheError where the place contains something that is neither a cache nor the beginning of one."""
     keys = [key for key in storage.found() if key != LOCK]
     if keys and ROOT not in keys and not _planning(storage):
         raise CacheError(
-            f"{storage.uri} is not empty and holds no cache (it has {keys[0]})", "choose another --cache"
+            f"{storage.uri} is not empty and contains no cache (it has {keys[0]})", "choose another --cache"
         )
 
 
@@ -49,20 +49,20 @@ def begin(storage: Storage, plan: Plan) -> None:
     """Write a plan where there is no root document.
 
     Raises:
-        CacheError: something else lies there, and is left untouched; or the place cannot be written.
+        CacheError: the place contains something else, which is left untouched; or it cannot be written.
     """
     require_place(storage)
     documents = plan.documents()
     storage.require_no_links(documents)
-    _clear(storage, storage.found())  # of a plan that was killed, perhaps with other inputs
+    _clear(storage, storage.found())  # remains of a killed plan, possibly with other inputs
     for key, data in documents.items():
         storage.put(key, data)
     storage.delete([PLANNING])
 
 
 def extend(storage: Storage, plan: Plan) -> None:
-    """Replace the plan by one that adds to it. Of what the old one describes only the index and the arrays' metadata
-    are touched, after the root: gdist reads the copies of the one under plans/ and of the others in the root."""
+    """Replace the plan by one that adds to it. Of the old plan's other documents, only the index and the arrays'
+    metadata are overwritten, after the root: gdist reads the index's copy in plans/ and the metadata in the root."""
     documents = plan.documents()
     late = [key for key in documents if key.endswith(f"/{ROOT}") or key == INDEX]
     storage.require_no_links(documents)
@@ -74,7 +74,7 @@ def extend(storage: Storage, plan: Plan) -> None:
 
 
 def settle(storage: Storage, gdist: Mapping[str, Any]) -> None:
-    """Finish what an :func:`extend` or a :func:`begin` left undone when it was killed after writing the root."""
+    """Finish an :func:`extend` or a :func:`begin` that was killed after it had written the root."""
     if not _planning(storage):
         return
     for key, data in restorable(storage, gdist).items():
@@ -83,7 +83,7 @@ def settle(storage: Storage, gdist: Mapping[str, Any]) -> None:
 
 
 def restorable(storage: Storage, gdist: Mapping[str, Any]) -> dict[str, bytes]:
-    """The planned documents that follow from the root alone, or have a sound copy beside them."""
+    """Return the planned documents that follow from the root alone, or that have an undamaged copy."""
     documents = arrays.metadata(array_specs(gdist["identity"]), gdist["packs"], {})
     del documents[ROOT]
     with suppress(CacheDamagedError):
@@ -93,15 +93,19 @@ def restorable(storage: Storage, gdist: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def remove(storage: Storage) -> None:
-    """Delete the cache there, and nothing but a cache: other people's files beside it stay."""
+    """Delete the cache, and nothing else: other people's files next to it stay.
+
+    Raises:
+        CacheError: there is no cache, or a link is in it; nothing is deleted then.
+    """
     keys = [key for key in storage.found() if key != LOCK]
     try:
         known = _planning(storage) or read_root(storage) is not None
     except CacheDamagedError:
-        known = {INDEX, f"{WAVEFORM}/{ROOT}"} <= set(keys)  # its root is damaged, but a cache it was
+        known = {INDEX, f"{WAVEFORM}/{ROOT}"} <= set(keys)  # its root is damaged, but it was a cache
     if keys and not known:
         raise CacheError(
-            f"--restart: {storage.uri} holds no cache, so nothing there is deleted", "choose another --cache"
+            f"--restart: {storage.uri} contains no cache, so nothing there is deleted", "choose another --cache"
         )
     if keys:
         _clear(storage, keys)
@@ -111,7 +115,7 @@ _MARK = b"gdist is at work here; without a zarr.json beside it, this is not a ca
 
 
 def _planning(storage: Storage) -> bool:
-    """Whether gdist's marker lies there. CacheError where something else has its name, which is left alone."""
+    """Whether gdist's marker is there; CacheError where something else has its name, which is left alone."""
     try:
         mark = storage.get(PLANNING)
     except FileNotFoundError:
@@ -125,10 +129,10 @@ def _planning(storage: Storage) -> bool:
 
 
 def _clear(storage: Storage, keys: list[str]) -> None:
-    """Leave nothing of a cache but the marker. The root goes first: half a cache must not pass for a whole one.
+    """Delete a cache except the marker. The root goes first: half a cache must not look like a whole one.
 
     Raises:
-        CacheError: a link lies where a cache has a file or a folder; nothing is deleted then.
+        CacheError: a link is in place of one of the cache's files or folders; nothing is deleted then.
     """
     storage.require_no_links(key for key in keys if key.split("/")[0] in FOLDERS or is_ours(key))
     storage.put(PLANNING, _MARK)
@@ -138,7 +142,12 @@ def _clear(storage: Storage, keys: list[str]) -> None:
 
 
 def read_root(storage: Storage, key: str = ROOT) -> dict[str, Any] | None:
-    """The root document's gdist description; None when there is no root document."""
+    """Return the gdist description in the root document; None when there is no root document.
+
+    Raises:
+        CacheDamagedError: the root document is damaged, or describes no cache.
+        CacheError: it has another cache format.
+    """
     try:
         data = storage.get(key)
     except FileNotFoundError:
@@ -156,7 +165,7 @@ def read_root(storage: Storage, key: str = ROOT) -> dict[str, Any] | None:
 
 
 def read_index(storage: Storage, gdist: Mapping[str, Any]) -> bytes:
-    """The index, or its copy where it is damaged or that of a later plan."""
+    """Return the index, or its copy where the index is damaged or belongs to a later plan."""
     try:
         return read_document(storage, gdist, INDEX)
     except CacheDamagedError:
@@ -166,7 +175,7 @@ def read_index(storage: Storage, gdist: Mapping[str, Any]) -> bytes:
 
 
 def read_document(storage: Storage, gdist: Mapping[str, Any], key: str) -> bytes:
-    """One of the planned documents, checked against its digest in the root."""
+    """Return one of the planned documents; CacheDamagedError unless it matches its digest in the root."""
     try:
         data = storage.get(key)
     except FileNotFoundError as error:

@@ -1,10 +1,10 @@
-"""Rows of a shard straight from its bytes: what zarr reads, without zarr's Python between one chunk and the next.
+"""Rows of a shard straight from its bytes: what zarr reads, without zarr's Python code between two chunks.
 
 A shard is its chunks one after another, each zstd and then the crc32c of that, and an index at the end: offset and
-length of every chunk, and the crc32c of those (zarr's ``sharding_indexed``). Writing stays zarr's, and so does
-whatever is stored in another way: :func:`layout_of` knows this one only.
+length of every chunk, and the crc32c of those (zarr's ``sharding_indexed``). zarr itself still writes, and reads
+everything that is stored in another way: :func:`layout_of` accepts only this one.
 
-Nothing that is missing or torn reads as zeros: all of it is a ValueError.
+Nothing that is missing or torn reads as zeros: it always raises ValueError.
 """
 
 import math
@@ -26,9 +26,9 @@ from gdist.pipeline.storage.objects import Storage
 Rows = tuple[int, int]  # [start, stop)
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-INDICES = 4096  # of 2 kB; eight packs of 14 arrays are what a training reads from at a time
+INDICES = 4096  # indices kept, of 2 kB each; a training reads from eight packs of 14 arrays at a time
 PIECES = 8  # chunks that a thread takes at a time
-RUN_BYTES = 1 << 20  # read at a time from a disk, so that what is decompressed still lies in the processor's cache
+RUN_BYTES = 1 << 20  # bytes read at a time from a disk, so that they are still in the processor's cache to decompress
 ABSENT = 2**64 - 1  # offset and length of a chunk that was never written
 _CRC_BYTES = 4
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -37,7 +37,7 @@ zstd = Zstd()
 
 @dataclass(frozen=True)
 class Layout:
-    """Of an array whose shards can be read here."""
+    """The layout of an array whose shards can be read here."""
 
     dtype: np.dtype[Any]
     width: int
@@ -46,7 +46,7 @@ class Layout:
 
     @property
     def chunk_bytes(self) -> int:
-        """Of a chunk, once it is decompressed."""
+        """Size of a decompressed chunk."""
         return self.chunk_rows * self.width * self.dtype.itemsize
 
     @property
@@ -55,7 +55,7 @@ class Layout:
 
 
 def layout_of(document: Mapping[str, Any]) -> Layout | None:
-    """What an array's ``zarr.json`` says; None where only zarr itself knows how to read that."""
+    """Return the layout that an array's ``zarr.json`` describes; None where only zarr itself can read it."""
     try:
         (sharding,) = document["codecs"]
         inner = sharding["configuration"]
@@ -82,14 +82,14 @@ def layout_of(document: Mapping[str, Any]) -> Layout | None:
 
 
 def _names(codecs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Codecs in order; one whose numbers are big-endian is none that is known."""
+    """Return the codecs' names in order, without big-endian codecs, which are not supported here."""
     endians = [codec.get("configuration", {}).get("endian", "little") for codec in codecs]
     return [codec["name"] for codec, endian in zip(codecs, endians, strict=True) if endian == "little"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Rows of one chunk: where its bytes lie in the shard, which of its rows are asked for, where those go."""
+    """Rows of one chunk: where its bytes are in the shard, which of its rows to read, and where to put them."""
 
     start: int
     stop: int
@@ -99,11 +99,11 @@ class _Piece:
 
 
 class ShardReader:
-    """Row ranges of arrays with a known :class:`Layout`, for any number of threads.
+    """Reads row ranges of arrays with a known :class:`Layout`; any number of threads may use it.
 
     Args:
-        threads: that fetch and decompress at a time. zstd releases the interpreter, so two cores decompress 1.8 times
-            as much as one; but the cores of a training on CPUs are taken, and a GPU's are not.
+        threads: how many threads fetch and decompress at a time. zstd releases the GIL, so two cores decompress 1.8
+            times as much as one; but training on CPUs keeps the cores busy, and training on a GPU does not.
     """
 
     def __init__(self, storage: Storage, threads: int) -> None:
@@ -116,21 +116,21 @@ class ShardReader:
         """Fill ``rows`` with the ranges of array ``name``, one after another.
 
         Raises:
-            ValueError: some of it is missing or torn.
+            ValueError: some of the rows are missing or torn.
             CacheError: the store does not answer.
         """
         assert rows.dtype == layout.dtype and rows.flags.c_contiguous
         try:
             self._fill(name, layout, ranges, rows)
         except ValueError:
-            self._index.cache_clear()  # perhaps a repair replaced the shard since its index was read
+            self._index.cache_clear()  # a repair may have replaced the shard since its index was read
             self._fill(name, layout, ranges, rows)
 
     def _fill(self, name: str, layout: Layout, ranges: Sequence[Rows], rows: np.ndarray[Any, Any]) -> None:
         shards: dict[int, list[tuple[int, int, int]]] = {}
         row = 0
         for start, stop in ranges:
-            while start < stop:  # once, unless a range goes over the edge of its pack
+            while start < stop:  # once, unless a range crosses the end of its pack
                 pack, first = divmod(start, layout.pack_rows)
                 last = min(first + stop - start, layout.pack_rows)
                 shards.setdefault(pack, []).append((first, last, row))
@@ -139,7 +139,7 @@ class ShardReader:
         def shard(item: tuple[int, list[tuple[int, int, int]]]) -> list[tuple[str, list[_Piece]]]:
             key = f"{name}/c/{item[0]}/0"
             pieces = self._pieces(key, layout, item[1])
-            # A bucket gets one request a shard; on a disk there is nothing to save, and threads can share a shard.
+            # A bucket gets one request per shard; on a disk that saves nothing, and threads can share a shard.
             size = len(pieces) if self.storage.folder is None or self._pool is None else PIECES
             return [(key, list(some)) for some in batched(pieces, size)]
 
@@ -152,11 +152,11 @@ class ShardReader:
         if self._pool is None:
             return [function(item) for item in items]
         futures = [self._pool.submit(function, item) for item in items]
-        wait(futures)  # all, also where one fails: none may still write into the rows afterwards
+        wait(futures)  # for all, even if one fails: none may still write into the rows afterwards
         return [future.result() for future in futures]
 
     def _read_index(self, key: str, size: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-        """[chunks, 2] of a shard, offsets and lengths; checked."""
+        """Read and check a shard's index: offsets and lengths, [chunks, 2]."""
         try:
             tail, shard_size = self.storage.get_tail(key, size)
         except FileNotFoundError as error:
@@ -168,11 +168,11 @@ class ShardReader:
         if (there > shard_size).any() or (there.sum(axis=1) > shard_size - size).any():
             raise ValueError("the shard's index points past its end")
         if (there[:, 1] <= _CRC_BYTES).any():
-            raise ValueError("the shard's index holds a chunk of no bytes")
+            raise ValueError("the shard's index has an empty chunk")
         return index
 
     def _pieces(self, key: str, layout: Layout, wanted: Iterable[tuple[int, int, int]]) -> list[_Piece]:
-        """Of one shard, in the order of their bytes."""
+        """Return the pieces of one shard, in the order of their bytes."""
         index = self._index(key, layout.index_bytes)
         pieces = []
         for first, last, row in wanted:
@@ -210,7 +210,7 @@ class ShardReader:
         if crc32c(packed) != int.from_bytes(data[-_CRC_BYTES:].tobytes(), "little"):
             raise ValueError("a chunk does not match its checksum")
         if _content_size(packed[:14].tobytes()) != layout.chunk_bytes:  # the decoder would leave the rest as it was
-            raise ValueError(f"a chunk does not hold {layout.chunk_bytes} bytes")
+            raise ValueError(f"a chunk does not have {layout.chunk_bytes} bytes")
         count = piece.last - piece.first
         place = rows[piece.row : piece.row + count]
         whole = place if count == layout.chunk_rows else self._scratch(layout.chunk_bytes)
@@ -229,7 +229,7 @@ class ShardReader:
 
 
 def _content_size(head: bytes) -> int:
-    """What a zstd frame says it holds (RFC 8878, section 3.1.1.1); −1 where it does not, or is none.
+    """Return the content size that a zstd frame states (RFC 8878, section 3.1.1.1); −1 if none, or not a frame.
 
     By hand: 28 b5 2f fd | a0 (4 bytes of size, one segment) | 00 00 03 00 is a frame of 0x30000 bytes.
     """

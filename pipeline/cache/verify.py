@@ -1,7 +1,7 @@
 """Read every byte of a cache and compare it with its seals: the plan's documents, the receipts, every shard.
 
-A shard's digest tells that it is damaged; the checksum of each inner chunk, which has one owner, tells whose data it
-is.
+A shard's digest shows whether it is damaged; the checksum of each inner chunk, which has one owner, shows whose data
+is affected.
 """
 
 from collections.abc import Collection, Container
@@ -27,7 +27,7 @@ class Damage:
     Attributes:
         pack, array: (3, ``layers/05``) for a shard, (3, None) for a receipt, (None, ``layers/05``) for an array's
             metadata, which serves every utterance, and (None, None) for the other documents.
-        utterances: those of the pack whose data is affected; empty when only rows without an owner are.
+        utterances: the utterances of the pack whose data is affected; empty when only rows without an owner are.
     """
 
     object: str
@@ -50,11 +50,11 @@ class Damage:
 
 
 def verify(cache: Cache, advance: Advance, tasks: Collection[Task] | None = None) -> dict[str, Any]:
-    """The fields of ``gdist verify --json``: ok, packs, packs_missing, bad.
+    """Return the fields of ``gdist verify --json``: ok, packs, packs_missing, bad.
 
     Args:
-        advance: told after every task.
-        tasks: whose shards to read, where the others are known to be sound; None reads all.
+        advance: called after every task.
+        tasks: the tasks whose shards are read, where the others are known to be undamaged; None for all.
     """
     bad: list[Damage] = []
     for key in cache.gdist["objects"]:
@@ -72,9 +72,9 @@ def verify(cache: Cache, advance: Advance, tasks: Collection[Task] | None = None
         except CacheDamagedError as error:
             bad.append(Damage(key, error.message.split(": ", 1)[-1]))
     todo = set(cache.todo())
-    there = [task for task in (cache.tasks if tasks is None else tasks) if task not in todo]
+    finished = [task for task in (cache.tasks if tasks is None else tasks) if task not in todo]
     with ThreadPoolExecutor(THREADS) as pool:
-        for damages in pool.map(lambda task: _verify_task(cache, task), there):
+        for damages in pool.map(lambda task: _verify_task(cache, task), finished):
             bad += damages
             advance(1)
     missing = sorted({task.pack for task in todo})
@@ -109,14 +109,14 @@ def _verify_task(cache: Cache, task: Task) -> list[Damage]:
 
 
 def _stored(cache: Cache, pack: int, quarantine: Container[str]) -> tuple[str, ...]:
-    """The utterances of a pack that have data."""
+    """Return the utterances of a pack that have data."""
     return tuple(e.id for e in cache.pack_entries(pack) if e.num_frames and e.id not in quarantine)
 
 
 def _torn(cache: Cache, pack: int, name: str, shard: bytes, quarantine: Container[str]) -> tuple[str, ...]:
-    """The utterances whose chunks in a damaged shard no longer decode."""
+    """Return the utterances whose chunks in a damaged shard no longer decode."""
     spec = cache.specs[name]
-    base, frames = pack * cache.identity["pack_frames"], cache.identity["pack_frames"] // spec.pack_rows  # a row's
+    base, frames = pack * cache.identity["pack_frames"], cache.identity["pack_frames"] // spec.pack_rows  # per row
     entries = [entry for entry in cache.pack_entries(pack) if entry.num_frames and entry.id not in quarantine]
     held = [(e.start_frame - base, e.start_frame - base + max(e.num_frames, e.num_rows)) for e in entries]
     ranges = [(start // frames, -(-stop // frames)) for start, stop in held]

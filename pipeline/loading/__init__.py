@@ -1,4 +1,4 @@
-"""From the cache to batches: ``Batches`` for loops of one's own."""
+"""From the cache to batches: ``Batches`` for your own training loops."""
 
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.dataset import Batches

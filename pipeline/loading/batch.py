@@ -1,4 +1,4 @@
-"""What a loader gives: some utterances' hidden states and audio, padded, and what was asked for.
+"""What a loader yields: hidden states and audio of some utterances, padded, and the selection that was read.
 
 Axes: B batch, L layers, T frames, D features, S samples.
 """
@@ -18,14 +18,14 @@ from gdist.pipeline.errors import UsageError
 
 @dataclass(frozen=True)
 class Selection:
-    """What is read of each utterance of a batch: cached layers, ascending, and whether the audio too."""
+    """What is read of each utterance in a batch: cached layers, ascending, and whether its audio is read too."""
 
     layers: tuple[int, ...]
     waveforms: bool = True
 
 
 Choose = Callable[[np.random.Generator], Selection]
-"""Decides what a batch reads, by a generator that depends on (seed, epoch, position) alone."""
+"""Decides what a batch reads, from a generator that depends on (seed, epoch, position) alone."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ class Batch:
     """Utterances or crops of them, padded at the end: this rank's rows of the batch.
 
     Attributes:
-        ids, speakers: of the rows here; ``all_ids``: of the rows of all ranks.
-        waveform_BS: float32 in [−1, 1), zeros past each length; None when only hidden states were asked for.
+        ids, speakers: of this rank's rows; ``all_ids``: of the rows of all ranks.
+        waveform_BS: float32 in [−1, 1), zeros past each length; None when the selection has no waveforms.
+        num_samples_B, num_frames_B: the length of each row, without padding.
         hidden_BLTD: float32, the layers of ``selection``, in its order; zeros past each length.
-        rows: where the rows here stand among those of all ranks.
-        total_frames: of the rows of all ranks, the damaged ones too.
-        idle: there was no row for this rank. It holds one of silence, so that every rank takes the same steps, and
-            ``num_frames_B`` counts it as one frame; whoever averages must leave it out, by ``frames``.
-        position: (epoch, batches of that epoch consumed when this one is), the loader's state after it.
+        rows: the positions of this rank's rows among those of all ranks.
+        total_frames: of the rows of all ranks, damaged ones included.
+        idle: there was no row for this rank. The batch has one row of silence instead, so that every rank takes the
+            same steps. ``num_frames_B`` counts it as one frame; averages must leave it out by using ``frames``.
+        position: (epoch, batches of that epoch consumed once this batch is): the loader's state after it.
     """
 
     ids: tuple[str, ...]
@@ -58,32 +59,32 @@ class Batch:
 
     @property
     def frames(self) -> int:
-        """Frames to learn from in the rows here."""
+        """Frames to learn from in this rank's rows."""
         return 0 if self.idle else int(self.num_frames_B.sum())
 
     @property
     def audio_seconds(self) -> float:
-        """Of all ranks."""
+        """Seconds of audio in the rows of all ranks."""
         return self.total_frames / framing.FRAMES_PER_SECOND
 
     @property
-    def mask_BT(self) -> Tensor:  # noqa: N802  axes of a tensor, as everywhere
-        """True where a frame belongs to its utterance."""
+    def mask_BT(self) -> Tensor:  # noqa: N802  named by its axes, like every tensor
+        """True where a frame belongs to its utterance, False where it is padding: [B, T]."""
         return torch.arange(self.hidden_BLTD.shape[2]) < self.num_frames_B[:, None]
 
     def hidden(self, layer: int) -> Tensor:
-        """One of the layers read, [B, T, D]."""
+        """Return one of the layers that were read, [B, T, D]; UsageError when it was not read."""
         if layer not in self.selection.layers:
-            raise UsageError(f"the batch does not hold layer {layer}, only {list(self.selection.layers)}")
+            raise UsageError(f"the batch does not contain layer {layer}, only {list(self.selection.layers)}")
         return self.hidden_BLTD[:, self.selection.layers.index(layer)]
 
 
 class Buffers:
-    """Memory of batches that nobody holds any more, for the next ones: its pages are there already, where fresh
-    memory of that size is faulted in page by page, which took a third of reading.
+    """Memory of batches that are no longer in use, for the next batches. Its pages are already mapped, whereas fresh
+    memory of that size is faulted in page by page, which took a third of the reading time.
 
     Args:
-        count: kept at most; what is asked for beyond that is fresh, and goes again.
+        count: how many buffers are kept at most; further ones are allocated and freed each time.
     """
 
     def __init__(self, count: int) -> None:
@@ -92,7 +93,7 @@ class Buffers:
         self._lock = threading.Lock()
 
     def take(self, shape: tuple[int, ...], device: str) -> Tensor:
-        """A float32 tensor of any content. It is free again once no tensor, view or gradient refers to it."""
+        """Return an uninitialized float32 tensor. It is free again once no tensor, view or gradient refers to it."""
         size = math.prod(shape)
         if torch.device(device).type != "cpu":  # CUDA's allocator keeps what is freed
             return torch.empty(shape, device=device)
@@ -110,6 +111,6 @@ class Buffers:
 
 
 def _holders(tensor: Tensor) -> int:
-    """How many tensors, views and gradients' saved ones among them, share its memory."""
+    """Count the tensors that share this memory, including views and tensors saved for gradients."""
     storage = tensor.untyped_storage()
-    return int(torch._C._storage_Use_Count(storage._cdata)) - 1  # less the one that is asked here
+    return int(torch._C._storage_Use_Count(storage._cdata)) - 1  # without ``storage`` itself

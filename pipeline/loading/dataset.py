@@ -1,4 +1,4 @@
-"""Training batches as a torch dataset, for loops of one's own."""
+"""Training batches as a torch dataset, for your own training loops."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -15,21 +15,21 @@ from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entr
 class Batches(IterableDataset[Batch]):
     """The batches of one epoch for each pass over it, in the order in which `gdist train` would read them.
 
-    Each pass is the next epoch; set ``epoch`` to repeat one. Batches are whole already and read ahead by threads, so
-    a DataLoader around it takes ``batch_size=None`` and ``num_workers=0``.
+    Each pass is the next epoch; set ``epoch`` to repeat one. Threads assemble whole batches and read ahead, so a
+    DataLoader around this dataset takes ``batch_size=None`` and ``num_workers=0``.
 
     Args:
-        cache: an open cache, or where it is.
-        layers: hidden states to read, ascending; all that are stored when None.
-        split: whose utterances: "train", "valid" or "test", as ``data`` tells them apart; all when None.
+        cache: an open cache, or its location.
+        layers: hidden states to read; all that are stored when None. Batches have them in ascending order.
+        split: which utterances: "train", "valid" or "test", as ``data`` defines them; all when None.
         data: which utterances, and how much of each, as in a run's [data] table.
-        batch_seconds: audio a batch, padding included.
-        waveforms: read the audio too.
+        batch_seconds: seconds of audio per batch, padding included.
+        waveforms: whether to read the audio too.
         seed: of the order and of the crops.
         device: where hidden states are decoded.
 
     Raises:
-        CacheError: the cache does not hold a layer, or no utterance of the split.
+        CacheError: the cache does not contain a layer, or no utterance of the split can be used.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Batches(IterableDataset[Batch]):
         selection = Selection(tuple(sorted(cache.layers if layers is None else layers)), waveforms)
         absent = [layer for layer in selection.layers if layer not in cache.layers]
         if absent:
-            raise CacheError(f"the cache at {cache.uri} does not hold layers {absent}; it holds {cache.layers}")
+            raise CacheError(f"the cache at {cache.uri} does not contain layers {absent}; it contains {cache.layers}")
         entries = usable_entries(cache, data.skip_missing, selection.layers)
         entries = entries if split is None else choose_splits(entries, data)[split]
         if not entries:
@@ -73,18 +73,18 @@ class Batches(IterableDataset[Batch]):
         count = len(self._loader.epoch_batches(epoch))
         self._loader.load_state_dict({"epoch": epoch, "position": 0})
         for batch in self._loader:
-            if batch.position[0] != epoch:  # the last ones were damaged, and left out
+            if batch.position[0] != epoch:  # the last batches were damaged and left out
                 return
             yield batch
             if batch.position[1] == count:
                 return
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise UsageError(*_NO_WORKERS)  # workers that are not forked are sent a copy
+        raise UsageError(*_NO_WORKERS)  # a worker that is not forked would receive a pickled copy
 
 
 _NO_WORKERS = (
-    "batches are not read in worker processes: each would read all of them, and what reads from the store does not "
-    "survive a fork; threads of this process read ahead already",
+    "batches cannot be read in worker processes: each worker would read all of them, and the store's reader does not "
+    "survive a fork; threads of this process already read ahead",
     "DataLoader(batches, batch_size=None, num_workers=0)",
 )

@@ -1,9 +1,9 @@
 """Batches from the cache, in an order that is a pure function of (seed, epoch).
 
-Packs are permuted, utterances shuffled within a window of packs (so that reads stay near each other), then grouped
-by length into batches of so many seconds. Each rank reads its share of every batch's rows. Threads read ahead, a few
-batches at most. The state is (epoch, position), the same for every rank and any number of them: resuming costs
-nothing.
+Packs are permuted. Utterances are shuffled within a window of packs (so that reads stay near each other), then
+grouped by length into batches of a given number of seconds. Each rank reads its share of every batch's rows. Threads
+read at most a few batches ahead. The state is (epoch, position), the same for every rank and any number of ranks:
+resuming costs nothing.
 
 Axes: B batch, L layers, T frames, D features, S samples.
 """
@@ -30,7 +30,7 @@ from gdist.pipeline.storage.locations import in_shell
 
 WINDOW_PACKS = 8
 PREFETCH = 3  # batches read ahead of the one in use
-READERS, BUCKET_READERS = 1, 3  # threads that read them; a bucket is all waiting
+READERS, BUCKET_READERS = 1, 3  # threads that read them; with a bucket, they mostly wait
 RESIDENT_BYTES = 2_000_000_000  # a selection smaller than this is read once and kept in memory
 
 
@@ -38,12 +38,17 @@ class Loader:
     """An endless iterator of training batches; :meth:`once` passes over the utterances a single time, in order.
 
     Args:
-        choose: which layers, and whether audio, are read for a batch; a :class:`Selection` where all read the same.
-        layers: all that may ever be chosen, the selection's when None: where they fit, what was read stays in memory.
-        batch_seconds: audio a batch, of all ranks together and padding included.
-        device: where hidden states are decoded: only what is stored travels there.
-        rank, world: of a batch's rows, sorted by length, this process reads every ``world``-th from ``rank`` on.
-        skip_damaged: leave damaged utterances out, and say so, instead of raising.
+        cache: the open cache.
+        entries: the utterances to read.
+        choose: decides which layers are read for a batch, and whether audio is; or one :class:`Selection` for all.
+        batch_seconds: seconds of audio per batch, of all ranks together and padding included.
+        crop_seconds: longer utterances are cropped to this length; 0 keeps them whole.
+        seed: of the order and of the crops.
+        rank, world: this process reads every ``world``-th of a batch's rows, sorted by length, starting at ``rank``.
+        device: where hidden states are decoded; only their stored form is copied there.
+        skip_damaged: leave out damaged utterances with a message, instead of raising.
+        layers: all layers that ``choose`` may ever name; None for the selection's, or all that are stored. If all of
+            them fit into memory, what was read stays there.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class Loader:
         self._resident: dict[tuple[str, int], Any] | None = {} if resident else None
 
     def state_dict(self) -> dict[str, int]:
-        """Where the consumer stands; batches that were only read ahead do not count."""
+        """Return the consumer's position; batches that were only read ahead do not count."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -84,7 +89,7 @@ class Loader:
         self.epoch, self.position = state["epoch"], state["position"]
 
     def epoch_batches(self, epoch: int) -> list[list[Span]]:
-        """All batches of an epoch, for all ranks: a pure function of (entries, seed, epoch)."""
+        """Return all batches of an epoch, for all ranks: a pure function of (entries, seed, epoch)."""
         rng = np.random.default_rng([self.seed, epoch])
         packs = rng.permutation(sorted({e.pack for e in self.entries}))
         window_of = {int(pack): place // WINDOW_PACKS for place, pack in enumerate(packs)}
@@ -94,7 +99,7 @@ class Loader:
         batches: list[list[Span]] = []
         for _, members in sorted(windows.items()):
             spans = [self._crop(members[i], rng) for i in rng.permutation(len(members))]
-            # Within a shuffled window, like lengths go together; the noise keeps the same ones from meeting forever.
+            # Within a shuffled window, similar lengths share a batch; the noise varies which ones share it.
             noisy = np.array([frames for _, _, frames in spans]) * rng.uniform(0.9, 1.1, len(spans))
             grouped = group([spans[i] for i in np.argsort(noisy, kind="stable")], self.batch_frames)
             batches += [grouped[i] for i in rng.permutation(len(grouped))]
@@ -132,7 +137,7 @@ class Loader:
             pool.shutdown(cancel_futures=True)
 
     def _upcoming(self, epoch: int, position: int) -> Iterator[tuple[list[Span], Selection, tuple[int, int]]]:
-        """Every batch from a position on, for all ranks, and what is read for it."""
+        """Yield every batch from a position on, for all ranks, with what is read for it."""
         while True:
             batches = self.epoch_batches(epoch)
             for place in range(position, len(batches)):
@@ -154,14 +159,18 @@ class Loader:
         )
 
     def once(self, selection: Selection, entries: Sequence[Entry] | None = None) -> Iterator[Batch]:
-        """Every utterance (or each of ``entries``) whole, exactly once, longest first: this rank's share."""
+        """Yield this rank's share of every utterance (or each of ``entries``): whole, exactly once, longest first."""
         spans: list[Span] = [(e, 0, e.num_frames) for e in (self.entries if entries is None else entries)]
         for spans_of_batch in group(sorted(spans, key=lambda span: -span[2]), self.batch_frames):
             if (batch := self._read_share(spans_of_batch, selection, (0, 0))) is not None:
                 yield batch
 
     def read(self, spans: Sequence[Span], selection: Selection, position: tuple[int, int] = (0, 0)) -> Batch:
-        """Read and pad the rows of one batch."""
+        """Read and pad the rows of one batch.
+
+        Raises:
+            CacheDamagedError: a row is damaged, unless ``skip_damaged``.
+        """
         try:
             return self._assemble(spans, selection, position)
         except CacheDamagedError:
@@ -217,7 +226,7 @@ class Loader:
         )
 
     def _hidden(self, layer: int, spans: Sequence[Span], out: Sequence[Tensor]) -> None:
-        """One layer of each span, into the batch."""
+        """Read one layer of each span into the batch."""
         if self._resident is None:
             self.cache.hidden(layer, spans, self.device, out)
             return

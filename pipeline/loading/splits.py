@@ -1,4 +1,4 @@
-"""Which utterances of a cache are trained on, watched and judged: usable ones, by split."""
+"""Which utterances of a cache are used for training, validation and testing: the usable ones, by split."""
 
 import fnmatch
 import hashlib
@@ -22,11 +22,11 @@ class DataConfig:
         train_split, valid_split, test_split: patterns for the manifest's ``split`` column, comma-separated
             (``train*`` matches LibriSpeech's train-clean-100). Where nothing matches ``valid_split``, a fixed
             ``valid_fraction`` of the training utterances is held out, chosen by a hash of their ids.
-        crop_seconds: longer utterances are cropped in training; 0 keeps them whole. A crop starts where a chunk of
-            the cache does, so that nothing is read in vain, and the last one may be shorter. The cached frames saw
-            the whole utterance, the cropped student does not.
-        skip_missing: do without packs that are not there, or not whole, instead of refusing the cache.
-        skip_damaged: do without utterances that turn out to be damaged when they are read.
+        crop_seconds: longer utterances are cropped in training; 0 keeps them whole. A crop starts on a chunk
+            boundary of the cache, so that nothing is read unnecessarily, and the last crop may be shorter. The
+            teacher computed the cached frames from the whole utterance; the student sees only the crop.
+        skip_missing: leave out packs that are missing or incomplete, instead of refusing the cache.
+        skip_damaged: leave out utterances that turn out to be damaged when they are read.
     """
 
     train_split: str = "train*"
@@ -39,11 +39,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.crop_seconds >= 0, f"data.crop_seconds = {self.crop_seconds}: must be 0 (whole) or more")
-        require(0 < self.valid_fraction < 1, f"data.valid_fraction = {self.valid_fraction}: must lie between 0 and 1")
+        require(0 < self.valid_fraction < 1, f"data.valid_fraction = {self.valid_fraction}: must be between 0 and 1")
 
 
 def data_config(tables: TomlTables) -> DataConfig:
-    """The part of a run's resolved config that says which utterances it learns from."""
+    """Return the part of a run's resolved config that says which utterances the run uses."""
     return build(_DataOnly, {"data": tables.get("data", {})}).data
 
 
@@ -53,20 +53,20 @@ class _DataOnly:
 
 
 def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[int] | None = None) -> list[Entry]:
-    """Utterances whose data is in the cache: committed, not quarantined, and their objects as large as they were.
+    """Return the utterances whose data is in the cache: committed, not quarantined, with objects of the right size.
 
     Args:
-        layers: that will be read, beside the audio; None is all.
+        layers: the layers that will be read, in addition to the audio; None for all.
 
     Raises:
         CacheError: packs are missing, unless ``skip_missing``.
-        CacheDamagedError: objects of committed packs are gone or cut short, unless ``skip_missing``.
+        CacheDamagedError: objects of committed packs are missing or cut short, unless ``skip_missing``.
     """
     done = cache.done()
     if len(done) < cache.packs and not skip_missing:
         raise CacheError(
             f"the cache at {cache.uri} is unfinished: {cache.packs - len(done)} of {cache.packs} packs are missing",
-            "run the same `gdist extract` again to finish it, or --set data.skip_missing=true to do without them",
+            "run the same `gdist extract` again to finish it, or use --set data.skip_missing=true to leave them out",
         )
     receipts = cache.receipts()
     names = [*layer_arrays(cache.identity, cache.layers if layers is None else layers), WAVEFORM]
@@ -75,7 +75,7 @@ def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[in
         pack, reason = next(iter(broken.items()))
         raise CacheDamagedError(
             f"{len(broken)} of {cache.packs} packs of the cache at {cache.uri} are damaged; pack {pack}: {reason}",
-            f"gdist verify {in_shell(cache.uri)} --repair, or --set data.skip_missing=true to do without them",
+            f"gdist verify {in_shell(cache.uri)} --repair, or --set data.skip_missing=true to leave them out",
         )
     left_out = quarantined(receipts)
     usable = done - broken.keys()
@@ -83,8 +83,8 @@ def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[in
 
 
 def choose_splits(entries: Sequence[Entry], config: DataConfig) -> dict[str, list[Entry]]:
-    """``train``, ``valid`` and ``test`` utterances. Without a ``split`` column all are for training but the held-out
-    fraction."""
+    """Choose the ``train``, ``valid`` and ``test`` utterances. Without a ``split`` column, all are for training
+    except the held-out fraction."""
 
     def matching(patterns: str) -> list[Entry]:
         wanted = [pattern.strip() for pattern in patterns.split(",")]

@@ -1,1 +1,1 @@
-"""The manifest: a table of utterances, what may stand in it, and what it is built from."""
+"""The manifest: a table of utterances, its schema, and the sources it is built from."""

@@ -2,9 +2,9 @@
 
     id           string, unique             path      string: relative to the manifest's folder, absolute, or a URI
     start        int64, null: 0             num_samples   int64, null: to the end; both count samples at sample_rate
-    sample_rate  int32, null: not known     any other column is a label and keeps its type
+    sample_rate  int32, null: unknown       any other column is a label and keeps its type
 
-Only ``id`` and ``path`` must be there; the other three are added as nulls, so a table in memory has all five.
+Only ``id`` and ``path`` are required; the other three are added as nulls, so a table in memory has all five.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ COLUMNS = {
 
 
 def conformed(table: pa.Table, where: str) -> pa.Table:
-    """The table with the schema's columns first and of the schema's types; ManifestError where it breaks a rule."""
+    """Put the schema's columns first, cast to the schema's types; ManifestError where the table breaks a rule."""
     names = table.column_names
     if missing := {"id", "path"} - set(names):
         raise ManifestError(
@@ -45,9 +45,9 @@ def conformed(table: pa.Table, where: str) -> pa.Table:
         twice = _repeated(columns["id"].to_pylist())
         more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
         raise ManifestError(f"{where}: ids are not unique: {', '.join(twice[:3])}{more}", "give each row its own id")
-    for name, least in (("start", 0), ("num_samples", 0), ("sample_rate", 1)):
-        if (low := pc.min(columns[name]).as_py()) is not None and low < least:
-            raise ManifestError(f"{where}: {name} is {low} in some row; it must be {least} or more")
+    for name, minimum in (("start", 0), ("num_samples", 0), ("sample_rate", 1)):
+        if (low := pc.min(columns[name]).as_py()) is not None and low < minimum:
+            raise ManifestError(f"{where}: {name} is {low} in some row; it must be {minimum} or more")
     return pa.table(columns | {name: table[name] for name in names if name not in COLUMNS})
 
 
@@ -55,22 +55,22 @@ def _cast(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
     wanted = COLUMNS[name]
     if name not in table.column_names:
         return pa.chunked_array([pa.nulls(len(table), wanted)])
-    held = table[name].type
-    value_type = held.value_type if pa.types.is_dictionary(held) else held
+    given = table[name].type
+    value_type = given.value_type if pa.types.is_dictionary(given) else given
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    # pandas makes a column of integers with gaps floating; the safe cast refuses what is not whole.
+    # pandas turns a column of integers with gaps into floats; the safe cast refuses values that are not whole.
     number = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
     try:
         if any(test(value_type) for test in (text if wanted == pa.string() else number)):
             return table[name].cast(wanted)
-        reason = f"it is {held}"
+        reason = f"it is {given}"
     except pa.ArrowInvalid as error:
         reason = str(error)
     raise ManifestError(f"{where}: the column {name} must be {wanted}: {reason}")
 
 
 def from_rows(rows: Iterable[ManifestRow], where: str) -> pa.Table:
-    """A manifest's table from a source's rows; labels get the types their values have."""
+    """Build a manifest's table from a source's rows; labels get the types of their values."""
     listed = list(rows)
     if not listed:
         raise ManifestError(f"{where} lists no utterances")
@@ -81,14 +81,14 @@ def from_rows(rows: Iterable[ManifestRow], where: str) -> pa.Table:
             values = pa.array([row.get(name) for row in listed], COLUMNS.get(name))
             columns[name] = values.cast(pa.string()) if pa.types.is_null(values.type) else values
     except (pa.ArrowException, TypeError) as error:
-        raise ManifestError(f"{where}: the column {name} mixes types, or has none we keep: {error}") from error
+        raise ManifestError(f"{where}: the column {name} mixes types, or has an unsupported one: {error}") from error
     except UnicodeEncodeError as error:
         raise ManifestError(f"{where}: not UTF-8: {error.object!r}", "rename the file") from error
     return conformed(pa.table(columns), where)
 
 
 def with_columns(table: pa.Table, **values: Sequence[object]) -> pa.Table:
-    """The table with the values of some columns replaced; their types and places stay."""
+    """Replace the values of some columns; their types and positions stay."""
     for name, column in values.items():
         index = table.column_names.index(name)
         table = table.set_column(index, name, pa.array(column, table.schema.field(name).type))

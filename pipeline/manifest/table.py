@@ -1,4 +1,4 @@
-"""The utterance table, a Parquet file: what to listen to, and what is known about it (manifest_schema.py).
+"""The utterance table, a Parquet file: which audio to use, and what is known about it (schema.py).
 
 Read it, write it, build it from audio or another tool's manifest, and check it before the teacher runs.
 """
@@ -26,9 +26,9 @@ from gdist.pipeline.manifest.sources import SOURCES, detect
 from gdist.pipeline.storage.locations import in_shell, join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
 
-THREADS = 32  # waiting for disks and object stores, most of them
+THREADS = 32  # most of them wait for disks and object stores
 
-type Progress = Callable[[int], None]  # called with how many more utterances are done
+type Progress = Callable[[int], None]  # called with the number of utterances just finished
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The table, and the folder (a path, or a URI) its relative paths start from.
+    """The table, and the folder (a path or a URI) that its relative paths start from.
 
-    ``problems`` lists what :meth:`measured` (so also :func:`build`) could not read; those rows stay, with nulls.
+    ``problems`` lists what :meth:`measured` (and so :func:`build`) could not read; those rows stay, with nulls.
     """
 
     table: pa.Table
@@ -72,15 +72,18 @@ class Manifest:
         try:
             table = pq.ParquetFile(path.open("rb") if isinstance(path, RemotePath) else path).read()
         except FileNotFoundError as error:
-            hint = f"make one: gdist manifest build AUDIO_FOLDER --out {in_shell(path)}"
+            hint = f"build one: gdist manifest build AUDIO_FOLDER --out {in_shell(path)}"
             raise ManifestError(f"no manifest at {path}", hint) from error
         except (OSError, pa.ArrowException) as error:
-            hint = f"make one of audio or another tool's file: gdist manifest build {in_shell(path)} --out M.parquet"
+            hint = (
+                f"build one from audio or another tool's file: gdist manifest build {in_shell(path)} --out M.parquet"
+            )
             raise ManifestError(f"cannot read {path} as a Parquet manifest", hint) from error
         return cls(conformed(table, str(path)), _root(path))
 
     def write(self, path: str | Place) -> None:
-        """Write to ``path``, whole or not at all. Same table, same bytes; relative paths start from its folder."""
+        """Write to ``path``, whole or not at all. Same table, same bytes; relative paths start from the folder of
+        ``path``."""
         path = place(path)
         root = _root(path)
         table = self.table if root == self.root else self._moved(root)
@@ -98,16 +101,16 @@ class Manifest:
 
     @property
     def label_columns(self) -> list[str]:
-        """The columns beyond the five of the schema, in the table's order."""
+        """The columns other than the five of the schema, in the table's order."""
         return [name for name in self.table.column_names if name not in COLUMNS]
 
     def take(self, rows: Sequence[int], labels: Sequence[str] | None = None) -> Self:
-        """These rows, in this order, with all label columns or only ``labels``."""
+        """Return these rows, in this order, with all label columns or only ``labels``."""
         columns = [*COLUMNS, *(self.label_columns if labels is None else labels)]
         return replace(self, table=self.table.select(columns).take(list(rows)), problems=())
 
     def utterances(self) -> list[Utterance]:
-        """Every row, in order, with its path resolved."""
+        """Return every row, in order, with its path resolved."""
         labels = self.table.select(self.label_columns).to_pylist() or [{} for _ in range(len(self.table))]
         rows = zip(*(self.table[name].to_pylist() for name in COLUMNS), labels, strict=True)
         return [
@@ -115,7 +118,7 @@ class Manifest:
         ]
 
     def fingerprint(self) -> str:
-        """sha256 of names, types and values: the same wherever the manifest lies and whichever Parquet holds it."""
+        """Return the sha256 of names, types and values: independent of the file's place and its Parquet encoding."""
         digest, step = hashlib.sha256(), 1 << 16
         for name in sorted(self.table.column_names):
             column = self.table[name]
@@ -147,10 +150,10 @@ class Manifest:
     def split(self, seconds: float) -> "Manifest":
         """Cut utterances longer than ``seconds`` into equal consecutive segments: ID-0000, ID-0001, …
 
-        The pieces lose their ``text``, which was the whole's. Utterances of unknown length stay as they are.
+        The pieces lose their ``text``, which belongs to the whole. Utterances of unknown length stay as they are.
         """
         if not seconds >= 1:
-            raise UsageError(f"cannot split utterances every {seconds} s", "give at least 1 second")
+            raise UsageError(f"cannot split utterances every {seconds} s", "use 1 second or more")
         rows: list[int] = []
         changed: dict[str, list[object]] = {name: [] for name in ("id", "start", "num_samples", "text")}
         for row, u in enumerate(self.utterances()):
@@ -174,7 +177,7 @@ class Manifest:
         return path if is_uri(path) else os.path.normpath(os.path.join(self.root, path))  # noqa: PTH118
 
     def _moved(self, root: str) -> pa.Table:
-        """The table as it has to be when it lies in ``root``: absolute paths stay, relative ones start from there."""
+        """Return the table for a manifest in ``root``: absolute paths stay, relative paths start from there."""
         paths: list[str] = self.table["path"].to_pylist()
         absolute = [is_uri(p) or os.path.isabs(p) for p in paths]  # noqa: PTH117
         moved = [p if whole else _relative(self._resolve(p), root) for p, whole in zip(paths, absolute, strict=True)]
@@ -196,10 +199,10 @@ def build(
     nulls and an entry in ``problems``: extraction will quarantine it.
 
     Args:
-        kind: a key of ``SOURCES``, or ``auto`` to tell by content.
+        kind: a key of ``SOURCES``, or ``auto`` to detect it from the content.
         split_seconds: cut longer utterances into segments of at most this length.
         absolute_paths: store absolute paths, so that the manifest can be moved without the audio. By default paths
-            are relative to the manifest's folder, and both are moved together.
+            are relative to the manifest's folder, so that both can be moved together.
 
     Raises:
         ManifestError: ``src`` is missing, of no known kind, empty, or contradicts itself.
@@ -208,7 +211,7 @@ def build(
     src = src.resolve() if isinstance(src, Path) else src
     found = detect(src) if kind == "auto" else SOURCES.use(kind)
     if src.is_dir() != SOURCES.find(found, f"--kind {kind}").reads_folders:
-        raise ManifestError(f"{src} is not what --kind {found} reads", "leave --kind away to tell by content")
+        raise ManifestError(f"{src} is not what --kind {found} reads", "leave out --kind to detect it")
     root = _root(out)
     table = from_rows(SOURCES[found].rows(src), str(src))
     if not absolute_paths:
@@ -221,7 +224,7 @@ def build(
 
 
 def check(manifest: Manifest, *, audio: bool = False, progress: Progress | None = None) -> list[Problem]:
-    """What extraction would quarantine, told by the headers, and with ``audio`` by decoding every utterance."""
+    """Find what extraction would quarantine, from the headers, and with ``audio`` by decoding every utterance."""
     header = cache(_header)
 
     def reason(u: Utterance) -> str | None:
@@ -253,7 +256,7 @@ def _root(path: Place) -> str:
 
 
 def _relative(path: str, root: str) -> str:
-    """``path`` (absolute, or a URI) from ``root``, where both are of one bucket or both of this machine."""
+    """Return ``path`` (absolute, or a URI) relative to ``root``, if both are in one bucket or on this machine."""
     if is_uri(root):
         return path.removeprefix(f"{root}/")
     return path if is_uri(path) else os.path.relpath(path, root)
@@ -264,7 +267,7 @@ def _past_the_end(stop: int, header: Header) -> str:
 
 
 def _header(path: str) -> Header | str:
-    """The header, or why there is none."""
+    """Return the header, or the reason why there is none."""
     try:
         return read_header(path)
     except AudioError as error:
@@ -272,7 +275,7 @@ def _header(path: str) -> Header | str:
 
 
 def _in_threads[T, R](work: Callable[[T], R], items: Sequence[T], progress: Progress | None) -> list[R]:
-    """``work`` over ``items``, in order. Decoders and object stores release the GIL, so threads are enough."""
+    """Map ``work`` over ``items``, in order. Decoders and object stores release the GIL, so threads are enough."""
     results = []
     with ThreadPoolExecutor(THREADS) as pool:
         for result in pool.map(work, items):

@@ -1,1 +1,1 @@
-"""Where bytes lie: folders and buckets, and the paths that name them."""
+"""Where bytes are stored: folders and buckets, and the paths that name them."""

@@ -1,10 +1,10 @@
-"""Buckets: where they are, who asks, how long to wait, what to try again, and what to tell people when it fails.
+"""Buckets: where they are, whose credentials are used, how long to wait, what to retry, how failures are explained.
 
 obstore reads endpoint, region and keys from the environment; profiles in ~/.aws, private certificates and the number
 of tries are added here. docs/buckets.md lists the variables.
 
-A request is lost when nothing comes back for :func:`patience` seconds. For an upload the answer begins only once all
-of it is sent, so its limit grows with its size; without that, a line slower than expected could never finish a shard.
+A request is lost when nothing comes back for :func:`patience` seconds. The answer to an upload begins only once all
+of it is sent, so its limit grows with its size; otherwise a slow connection could never finish a shard.
 """
 
 import configparser
@@ -27,7 +27,7 @@ from gdist.pipeline.errors import UsageError
 from gdist.pipeline.storage.locations import GOOGLE, PLACES, S3, WEB, Location
 
 CONNECT_SECONDS = 10.0
-SLOWEST_UPLOAD = 256 * 1024  # bytes a second of one upload; slower, and its first try is given up
+SLOWEST_UPLOAD = 256 * 1024  # bytes per second of one upload; the first try of a slower one is given up
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 20.0
 _PROFILE_KEYS = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key",
          "aws_session_token": "session_token", "region": "region", "endpoint_url": "endpoint"}  # fmt: skip
@@ -35,21 +35,21 @@ _STATUS = re.compile(r"status code: (\d{3})([^:\n]*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _PLACE = re.compile(r"Error performing \w+ (https?://[^/\s]+)")
 _CAUSES = (
-    (re.compile(r'error: "failed to lookup address information: ([^"]+)"'), "the host name is not known ({})"),
+    (re.compile(r'error: "failed to lookup address information: ([^"]+)"'), "the host name is unknown ({})"),
     (re.compile(r'kind: \w+,\s+message: "([^"]+)"'), "{}"),
     (re.compile(r"kind: (Timeout|Connect),\s+source.*TimedOut", re.DOTALL), "no answer in time"),
-    (re.compile(r"(IncompleteMessage|UnexpectedEof|IncompleteBody)"), "the connection was closed half-way"),
+    (re.compile(r"(IncompleteMessage|UnexpectedEof|IncompleteBody)"), "the connection was closed halfway"),
 )
 _GENERIC = re.compile(r"^Generic \w+ error: ")
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for what.
+    """How long to wait, and how often to try.
 
     Attributes:
-        silence: seconds without an answer before a request is lost.
-        tries: of one request, the first included.
+        silence: seconds without an answer before a request counts as lost.
+        tries: how often one request is sent at most, the first time included.
     """
 
     silence: float = 60.0
@@ -57,22 +57,23 @@ class Patience:
 
     @property
     def in_all(self) -> float:
-        """Seconds after which a request that keeps failing is not tried again."""
+        """Seconds after which a request that keeps failing is no longer retried."""
         return 5 * self.silence
 
     @property
     def at_first(self) -> float:
-        """The same for a server that never answered anything yet: most likely its address is wrong."""
+        """The same for a server that has never answered: most likely its address is wrong."""
         return self.silence / 2
 
     def for_upload(self, size: int, tries: int) -> float:
-        """Seconds an upload of ``size`` bytes may take on its n-th try, counted from 0; doubled every time."""
-        rounded = 1 << max(size - 1, 1).bit_length()  # few different limits: each needs connections of its own
+        """Seconds an upload of ``size`` bytes may take on its n-th try, counted from 0; the part for its size doubles
+        with every try."""
+        rounded = 1 << max(size - 1, 1).bit_length()  # few different limits: each needs its own connections
         return self.silence + (rounded << tries) / SLOWEST_UPLOAD
 
 
 def patience() -> Patience:
-    """From GDIST_STORE_TIMEOUT (seconds) and AWS_MAX_ATTEMPTS."""
+    """Read the limits from GDIST_STORE_TIMEOUT (seconds) and AWS_MAX_ATTEMPTS."""
     return Patience(
         _number("GDIST_STORE_TIMEOUT", Patience.silence, 0.1), int(_number("AWS_MAX_ATTEMPTS", Patience.tries, 1))
     )
@@ -91,10 +92,10 @@ def _number(name: str, default: float, least: float) -> float:
 
 
 class Bucket:
-    """The stores of one URI: one that zarr reads through, and those whose requests are repeated here.
+    """The obstore stores of one URI: one that zarr reads through, and those whose requests are repeated here.
 
-    obstore repeats reads well enough, a body that breaks off too. It does not repeat a create-only put after a lost
-    answer, nor a listing that breaks off, and it signs all tries with the credentials of the first.
+    obstore itself repeats reads well, including those whose body breaks off. It does not repeat a create-only put
+    whose answer was lost, or a listing that breaks off, and it signs all tries with the credentials of the first.
     """
 
     def __init__(self, uri: str) -> None:
@@ -106,7 +107,8 @@ class Bucket:
         self._plain = self._open(self.patience.silence, 1)
 
     def repeat[T](self, request: Callable[[Any], T], size: int = 0) -> T:
-        """The result of ``request(store)``, tried again while what fails may pass. ``size``: bytes it uploads."""
+        """Return the result of ``request(store)``, retried while the failure may be temporary. ``size``: bytes it
+        uploads."""
         began, lost, limits = time.monotonic(), 0, self.patience
         for tries in range(1, limits.tries + 1):
             try:
@@ -115,9 +117,9 @@ class Bucket:
                 text = str(error)
                 self.reached |= "status code: " in text or "body" in text
                 elapsed = time.monotonic() - began
-                # One silence may be bad luck, so there are two tries, however long they take.
+                # One lost answer may be bad luck, so there are at least two tries, however long they take.
                 spent = tries > 1 and elapsed >= (limits.in_all if self.reached else limits.at_first)
-                if not passing(error) or tries == limits.tries or spent:
+                if not is_temporary(error) or tries == limits.tries or spent:
                     error.add_note(f"{tries} {'try' if tries == 1 else 'tries'} in {elapsed:.1f} s")
                     raise
                 lost += "TimedOut" in text
@@ -142,8 +144,8 @@ class Bucket:
         client: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=min(CONNECT_SECONDS, self.patience.silence)),
             "read_timeout": timedelta(seconds=seconds),
-            "timeout": timedelta(days=1),  # of a whole request; what matters is whether it still moves
-            # Other tools accept a plain-HTTP endpoint (MinIO, a test server) without a further switch; so do we.
+            "timeout": timedelta(days=1),  # for a whole request; what matters is whether data still arrives
+            # Other tools accept a plain-HTTP endpoint (MinIO, a test server) without a further option; so does gdist.
             "allow_http": True,
         }
         if bundle := os.environ.get("AWS_CA_BUNDLE"):
@@ -167,7 +169,7 @@ class Bucket:
 
 
 def _store(location: Location, options: dict[str, Any]) -> Any:
-    """obstore's store of what lies below ``location``, whose key is its prefix as it stands."""
+    """Open obstore's store for everything below ``location``; its key is used unchanged as the store's prefix."""
     scheme, bucket, prefix = location.scheme, location.bucket, location.key or None
     if scheme in WEB:
         return HTTPStore(f"{location.root}/{quote(location.key)}", **options)
@@ -183,7 +185,7 @@ def _store(location: Location, options: dict[str, Any]) -> Any:
 
 
 def _settings() -> dict[str, Any]:
-    """What the profile in ~/.aws adds to the environment, which counts for more, as in other tools."""
+    """Read what the profile in ~/.aws adds to the environment. The environment wins, as in other tools."""
     environment = os.environ
     profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE")
     given = {
@@ -203,7 +205,7 @@ def _settings() -> dict[str, Any]:
         try:
             parser.read(path, encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError, OSError) as error:
-            raise UsageError(f"cannot read {path}: {first_line(error)}", f"mend it, or set {variable}") from error
+            raise UsageError(f"cannot read {path}: {first_line(error)}", f"fix it, or set {variable}") from error
         if parser.has_section(section):
             found |= dict(parser.items(section))
     if profile and not found:
@@ -231,17 +233,17 @@ def _read(path: str, variable: str) -> str:
 # --- what went wrong ------------------------------------------------------------------------------------------------
 
 
-def passing(error: Exception) -> bool:
+def is_temporary(error: Exception) -> bool:
     """Whether the same request may succeed a little later: a busy server or a broken connection, not a refusal."""
     text = str(error)
     if status := _STATUS.search(text):
-        # S3 says 400 RequestTimeout when an upload stalls on its way.
+        # S3 answers 400 RequestTimeout when an upload stalls.
         return status[1].startswith("5") or status[1] in ("408", "429") or "<Code>RequestTimeout<" in text
     return "HTTP error: " in text
 
 
 def explain(error: Exception) -> str:
-    """One line: what the server said, or what became of the connection."""
+    """Explain an error in one line: what the server said, or what happened to the connection."""
     text = str(error)
     place = f" from {found[1]}" if (found := _PLACE.search(text)) else ""
     tries = f" ({', '.join(error.__notes__)})" if getattr(error, "__notes__", None) else ""
@@ -256,7 +258,7 @@ def explain(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, without the pages that follow and obstore's "Generic S3 error: " before it."""
+    """Return the first line of an exception's text, without the "Generic S3 error: " that obstore puts before it."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return _GENERIC.sub("", line).removesuffix(': <?xml version="1.0" encoding="utf-8"?>')
 
@@ -265,7 +267,7 @@ AGAIN = "run the same command again: finished packs are kept"
 
 
 def hint(error: Exception) -> str | None:
-    """What to do about it, where that can be told."""
+    """Suggest what to do about an error; None where gdist has no suggestion."""
     text = str(error)
     code = found[1] if (found := _CODE.search(text)) else ""
     if code in ("ExpiredToken", "RequestExpired", "ExpiredTokenException", "TokenRefreshRequired"):
@@ -273,7 +275,7 @@ def hint(error: Exception) -> str | None:
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"):
         return "check the credentials in the environment: the server does not know them, or the secret is wrong"
     if code == "NoSuchBucket":
-        return "there is no such bucket (or AWS_ENDPOINT_URL points elsewhere): make it, or choose another place"
+        return "there is no such bucket (or AWS_ENDPOINT_URL points elsewhere): create it, or choose another place"
     if "redirect" in text or code in (
         "PermanentRedirect",
         "AuthorizationHeaderMalformed",
@@ -281,15 +283,15 @@ def hint(error: Exception) -> str | None:
     ):
         how = "curl -sI https://BUCKET.s3.amazonaws.com | grep region"
         return f"the bucket is in another region: export AWS_REGION=… (to see which: {how})"
-    # Without credentials in the environment the metadata server is asked, which answers inside the cloud only.
+    # Without credentials in the environment, obstore asks the metadata server, which answers only inside the cloud.
     refused = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError)
     if "169.254." in text or "metadata.google" in text:
-        return "check the credentials, none were found: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        return "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     if isinstance(error, refused):
-        return "check the credentials in the environment, and what their owner may do (list, get, put, delete) there"
+        return "check the credentials in the environment, and whether they permit list, get, put and delete there"
     if isinstance(error, obstore.exceptions.InvalidPathError):
         return "rename or delete that object (rclone or the provider's console can), or choose another place"
-    if passing(error) and "status code" in text:
+    if is_temporary(error) and "status code" in text:
         return f"the object store is overloaded or out of order; later, {AGAIN}"
     if "error sending request" in text or "body error" in text:
         return f"check the network and AWS_ENDPOINT_URL, then {AGAIN}"

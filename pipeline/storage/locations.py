@@ -1,8 +1,8 @@
 """Locations, as they are typed: each is kept character for character, or it is refused before anything is read.
 
 Two locations that differ are two places, except that a slash at the end changes nothing. Names are not decoded
-(``%20`` is three characters of a name), ``#`` and ``?`` begin nothing, spaces stay. So stores are made from a bucket
-and a prefix (buckets.py), never from a URL, of which obstore would drop some parts and decode others.
+(``%20`` is three characters of a name), ``#`` and ``?`` have no special meaning, and spaces stay. So stores are made
+from a bucket and a prefix (buckets.py), never from a URL, because obstore would drop or decode some parts of it.
 """
 
 import os
@@ -22,7 +22,7 @@ _URI = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL | re.IGNORECASE)
 _BUCKET = re.compile(r"(?!\.+$)[\w$.-]+", re.ASCII)
 _AZURE_ACCOUNT = re.compile(r"(.+)@([a-z0-9]+)\.dfs\.core\.windows\.net")
 _HOST = re.compile(r"([\w.-]+|\[[0-9a-f:]+\])(:\d+)?", re.ASCII)
-# Control characters, bytes that are not UTF-8, and what XML cannot say, in which servers list and delete.
+# Control characters, bytes that are not UTF-8, and what XML cannot contain: servers list and delete in XML.
 _UNKEPT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -31,9 +31,9 @@ class Location:
     """A place in an object store.
 
     Attributes:
-        bucket: or the container, or the server.
-        key: of an object, or what the keys of all objects below begin with; no slash at either end, and "" for all.
-        account: Azure's, where it is part of the location.
+        bucket: the bucket, the container, or the server.
+        key: an object's key, or the prefix of the keys of all objects below; no slash at either end, and "" for all.
+        account: Azure's storage account, where it is part of the location.
     """
 
     scheme: str
@@ -43,20 +43,20 @@ class Location:
 
     @classmethod
     def parse(cls, uri: str) -> "Location":
-        """``s3://BUCKET/a/b`` → its parts; UsageError where they cannot be kept exactly."""
+        """Parse ``s3://BUCKET/a/b`` into its parts; UsageError where they cannot be kept exactly."""
         scheme, _, rest = uri.partition("://")
         authority, _, key = rest.partition("/")
         key = key.removesuffix("/")
         if scheme not in (*S3, *GOOGLE, *AZURE, *WEB, "memory"):
             known = scheme.lower() in ("file", "memory", *S3, *GOOGLE, *AZURE, *WEB)
             hint = f"type {scheme.lower()}://{rest}" if known else f"a cache is {PLACES}"
-            _refuse(uri, f"there is no {scheme}:// here", hint)
+            _refuse(uri, f"{scheme}:// is not supported", hint)
         account = _AZURE_ACCOUNT.fullmatch(authority) if scheme in AZURE else None
         bucket, owner = account.groups() if account else (authority, "")
         if not (_HOST if scheme in WEB else _BUCKET).fullmatch(bucket):
             of = "server" if scheme in WEB else "bucket"
             allowed = "letters, digits, dots, hyphens and underscores"
-            why = f"{bucket!r} is no name of a {of}: those have {allowed}" if bucket else f"it names no {of}"
+            why = f"{bucket!r} is not the name of a {of}: names have {allowed}" if bucket else f"it names no {of}"
             _refuse(uri, why, f"a cache is {PLACES}")
         _require_kept(uri, scheme, key)
         return cls(scheme, bucket, key, owner)
@@ -69,15 +69,15 @@ class Location:
 
 
 def scheme_of(uri: str) -> str:
-    """``s3``, ``memory``, … and ``file`` for a plain path."""
+    """Return ``s3``, ``memory``, …, or ``file`` for a plain path."""
     return found[1] if (found := _URI.match(uri)) else "file"
 
 
 def local_path(uri: str) -> Path:
-    """The path behind a plain path or a ``file://`` URI, of which ``file://`` is left out and all else is kept.
+    """Return the path of a plain path or a ``file://`` URI: ``file://`` is removed and everything else is kept.
 
     Raises:
-        UsageError: it is empty, means another machine, or was meant for a shell.
+        UsageError: it is empty, means another machine, or contains what only a shell would replace.
     """
     path = uri.removeprefix("file://")
     if not path:
@@ -85,28 +85,28 @@ def local_path(uri: str) -> Path:
     if "\0" in path:
         _refuse(repr(uri), "it has a NUL character, which no path may have", "use a name without it")
     if path != uri and not path.startswith("/"):
-        _refuse(uri, "after file:// comes a path that begins with a slash", f"type file://{Path(path).absolute()}")
+        _refuse(uri, "the path after file:// must begin with a slash", f"type file://{Path(path).absolute()}")
     if path.startswith("~"):
-        home = os.path.expanduser(path)  # noqa: PTH111 — which would raise for a user that there is not
+        home = os.path.expanduser(path)  # noqa: PTH111 — Path.expanduser would raise for an unknown user
         meant = f"type {home}, or " if home != path else "type "
-        _refuse(uri, "shells replace a ~ at the beginning, gdist does not", f"{meant}./{path} if it is called that")
+        _refuse(uri, "shells replace a ~ at the beginning, gdist does not", f"{meant}./{path} if that is its name")
     return Path(path)
 
 
 def folder_of(uri: str) -> Path:
-    """:func:`local_path`, absolute."""
+    """Return :func:`local_path` as an absolute path."""
     return local_path(uri).absolute()
 
 
 def in_shell(location: object) -> str:
-    """As it is typed in a command: with quotes where a shell would take a part of it for something else."""
+    """Return a location as it is typed in a command: with quotes where a shell would interpret a part of it."""
     return shlex.quote(str(location))
 
 
 def join(uri: str, below: str) -> str:
-    """What a relative path in a file of the folder ``uri`` names. Its dots are resolved, and nothing else changes.
+    """Resolve a relative path, found in a file of the folder ``uri``. Only ``.`` and ``..`` are resolved.
 
-    What climbs out of the bucket or has empty parts is left so, and refused when it is parsed.
+    A path that leaves the bucket or has empty parts is returned as such, and refused when it is parsed.
     """
     scheme, _, rest = uri.partition("://")
     parts = rest.removesuffix("/").split("/")
@@ -119,7 +119,7 @@ def join(uri: str, below: str) -> str:
 
 
 def _require_kept(uri: str, scheme: str, key: str) -> None:
-    """UsageError for what a store, or obstore on the way to it, would change or take for something else."""
+    """Raise UsageError where a store, or obstore on the way to it, would change or reinterpret the key."""
     before = uri.removesuffix("/").removesuffix(key)
     if found := _UNKEPT.search(key):
         byte = "\ud800" <= found[0] <= "\udfff"
@@ -128,18 +128,18 @@ def _require_kept(uri: str, scheme: str, key: str) -> None:
     parts = key.split("/") if key or uri.endswith("//") else []
     if "" in parts:
         shorter = "/".join(filter(None, parts))
-        _refuse(uri, "it has a name of no characters, between two slashes", f"type {before}{shorter}")
+        _refuse(uri, "it has an empty name between two slashes", f"type {before}{shorter}")
     if {".", ".."} & set(parts):
         resolved = posixpath.normpath(f"/{key}").lstrip("/")
-        _refuse(uri, "keys of objects have no . and .. to go up by", f"if that is meant, type {before}{resolved}")
+        _refuse(uri, "object keys cannot contain . or .. as a name", f"if that is meant, type {before}{resolved}")
     if scheme in WEB and (odd := re.search(r"[%?#]", key)):
-        why = f"{odd[0]} means something in web addresses, and gdist asks for plain paths only"
+        why = f"{odd[0]} has a special meaning in web addresses, and gdist supports plain paths only"
         typed = unquote(key)
         plain = typed != key and not re.search(r"[%?#]", typed)
         _refuse(uri, why, f"type {before}{typed}" if plain else "copy the file to a folder or a bucket")
     if scheme in AZURE and (odd := re.search(r"\\|\.(?=/|$)", key)):
-        why = "a backslash for a slash" if odd[0] == "\\" else "no dot at the end of a name"
-        _refuse(uri, f"Azure takes {why}", "use a name without it")
+        why = "treats a backslash as a slash" if odd[0] == "\\" else "does not allow a dot at the end of a name"
+        _refuse(uri, f"Azure {why}", "use a name without it")
 
 
 def _refuse(shown: str, why: str, hint: str) -> NoReturn:

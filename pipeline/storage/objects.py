@@ -1,7 +1,7 @@
-"""Where a cache's objects lie: a folder, a bucket or memory, through obstore; and JSON documents that carry a seal.
+"""Where a cache's objects are: a folder, a bucket or memory, through obstore; and JSON documents with a seal.
 
-Every write is one whole object: on disk a temporary file and a rename, in a bucket one put. Nothing is ever seen
-half-written.
+Every write is one whole object: on disk a temporary file and a rename, in a bucket one put. Readers never see a
+half-written object.
 """
 
 import errno
@@ -52,13 +52,13 @@ class Storage:
                 self.store = self.bucket.reading
 
     def get(self, key: str) -> bytes:
-        """The whole object; FileNotFoundError when it is not there."""
+        """Return the whole object; FileNotFoundError when there is none."""
         with self._explained("read", key, missing_is_fine=True):
             return self._repeat(lambda store: bytes(store.get(key).bytes()))
 
     def get_part(self, key: str, start: int, length: int) -> tuple[bytes, int]:
-        """Up to ``length`` bytes from ``start`` on, which lies within the object, and the whole object's size: one
-        request. FileNotFoundError when it is not there."""
+        """Return up to ``length`` bytes from ``start``, which must be within the object, and the whole object's size,
+        in one request. FileNotFoundError when there is no such object."""
 
         def request(store: Any) -> tuple[bytes, int]:
             result = obstore.get(store, key, options={"range": (start, start + length)})
@@ -73,12 +73,12 @@ class Storage:
             except obstore.exceptions.BaseError as error:
                 out_of_range = start == 0 and "range" in str(error).lower()
                 if out_of_range and not self._repeat(lambda store: obstore.head(store, key)["size"]):
-                    return b"", 0  # nothing has no first byte: stores refuse the range
+                    return b"", 0  # an empty object has no first byte: stores refuse the range
                 raise
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, int]:
-        """The last ``length`` bytes (of a shorter object all) and the whole object's size: one request.
-        FileNotFoundError when it is not there."""
+        """Return the last ``length`` bytes (of a shorter object, all) and the whole object's size, in one request.
+        FileNotFoundError when there is no such object."""
 
         def request(store: Any) -> tuple[bytes, int]:
             result = obstore.get(store, key, options={"range": {"suffix": length}})
@@ -97,11 +97,11 @@ class Storage:
             except obstore.exceptions.BaseError:
                 if self._size(key):
                     raise
-                return b"", 0  # nothing has no last byte: stores refuse the range
+                return b"", 0  # an empty object has no last byte: stores refuse the range
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Buffer]:
-        """The bytes of each [start, stop), in order; what lies past the object's end is not there. Each is good until
-        the next is asked for. FileNotFoundError when there is no such object, ValueError when one of them begins past
+        """Yield the bytes of each [start, stop), in order, cut off at the object's end. Each buffer is valid until
+        the next one is requested. FileNotFoundError when there is no such object, ValueError when a range begins past
         its end."""
         with self._explained("read", key, missing_is_fine=True):
             if self.folder is None:
@@ -111,11 +111,11 @@ class Storage:
                 except obstore.exceptions.BaseError as error:
                     if (size := self._size(key)) > max(starts):
                         raise
-                    raise ValueError(f"the object has {size} bytes only") from error
+                    raise ValueError(f"the object has only {size} bytes") from error
                 yield from parts
                 return
             with (self.folder / key).open("rb", buffering=0) as file:
-                # Memory that was used before: to have the kernel make pages takes longer than to read cached ones.
+                # Memory is reused: having the kernel provide new pages takes longer than reading cached ones.
                 size = max(stop - start for start, stop in ranges)
                 if len(getattr(self._own, "memory", b"")) < size:
                     self._own.memory = bytearray(size)
@@ -127,14 +127,14 @@ class Storage:
         return self._repeat(lambda store: int(obstore.head(store, key)["size"]))
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write one whole object, over an older one if need be."""
+        """Write one whole object, replacing an older one if there is one."""
         self.require_no_links([key])
         with self._explained("write", key):
-            # One request, however large: the parts of an upload that was killed would stay, unseen and paid for.
+            # One request, however large: the parts of a killed multipart upload would stay, unseen and paid for.
             self._repeat(lambda store: obstore.put(store, key, data, use_multipart=False), len(data))
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Create-only write: False when the object is there already, which is then left as it was."""
+        """Create an object; False when there is one already, which is then left unchanged."""
         tries = 0
         self.require_no_links([key])
 
@@ -152,9 +152,9 @@ class Storage:
             return True
 
     def objects(self, prefix: str = "") -> dict[str, dict[str, Any]]:
-        """Key → {size, last_modified} of every object under ``prefix``, in order of key.
+        """Return key → {size, last_modified} of every object under ``prefix``, in order of key.
 
-        An object "PATH/", which consoles make for an empty folder, is no object below PATH.
+        An object "PATH/", which consoles create for an empty folder, does not count as an object below PATH.
         """
         with self._explained("list", prefix):
             found = self._repeat(lambda store: obstore.list(store, prefix=prefix or None).collect())
@@ -163,15 +163,15 @@ class Storage:
         }
 
     def found(self) -> list[str]:
-        """Every key here, in order: what may be deleted. On a disk links are keys themselves, and not followed."""
+        """List every key, in order: what may be deleted. On a disk, a link counts as a key and is not followed."""
         if self.folder is None:
             return list(self.objects())
         with self._explained("list", ""):
             return sorted(key for key in _walk(self.folder) if not _STAGED.search(key))
 
     def require_no_links(self, keys: Iterable[str]) -> None:
-        """Raise CacheError where a link lies on the way to one of ``keys``: it may lead to other people's files, so
-        nothing is written or deleted there. Reading follows links, and so does the way to the folder itself."""
+        """Raise CacheError where a link is on the way to one of ``keys``: it may lead to other people's files, so
+        nothing is written or deleted there. Reading follows links, also on the way to the folder itself."""
         if self.folder is None:
             return
         for key in keys:
@@ -181,11 +181,11 @@ class Storage:
                 )
 
     def delete(self, keys: list[str]) -> None:
-        """Delete objects, the first before all others; one that is not there is fine."""
+        """Delete objects, the first before all others; missing ones are ignored."""
         self.require_no_links(keys)
         for first, some in enumerate([keys[:1], *(keys[i : i + 1000] for i in range(1, len(keys), 1000))]):
             with self._explained("delete", some[0] if some else ""):
-                if self.bucket and first and self.bucket.location.scheme in S3:  # a thousand a request
+                if self.bucket and first and self.bucket.location.scheme in S3:  # a thousand per request
                     self._repeat(partial(obstore.delete, paths=some))
                     continue
                 for key in some:
@@ -196,7 +196,7 @@ class Storage:
         """Remove the temporary files that a killed process left on a local disk. Returns how many there were.
 
         Args:
-            ours: whether a key is one that gdist writes; other people's files may be called ``notes#1`` too.
+            ours: whether a key is one that gdist writes; other people's files may also have names like ``notes#1``.
         """
         if self.folder is None:
             return 0
@@ -211,14 +211,14 @@ class Storage:
         return staged
 
     def require_reachable(self, error: Exception, key: str) -> None:
-        """Raise what :meth:`get` would raise, where ``error`` (of a reader through ``store``) is the store's own: a
-        server that does not answer is not damage."""
+        """Raise what :meth:`get` would raise, if ``error`` (from a reader that uses ``store``) is an error of the
+        store: a server that does not answer is not damage."""
         if isinstance(error, obstore.exceptions.BaseError):
             with self._explained("read", key):
                 raise error
 
     def _repeat[T](self, request: Callable[[Any], T], size: int = 0) -> T:
-        """What ``request`` gives; in a bucket tried again while that makes sense. ``size``: bytes it uploads."""
+        """Return the result of ``request``, which is retried in a bucket. ``size``: bytes it uploads."""
         return self.bucket.repeat(request, size) if self.bucket else request(self.store)
 
     @contextmanager
@@ -231,17 +231,17 @@ class Storage:
                 raise CacheError(f"{what}: {explain(error)}", hint(error)) from error
             if missing_is_fine:
                 raise
-            raise CacheError(f"{what}: it is not there") from error
+            raise CacheError(f"{what}: it does not exist") from error
         except OSError as error:
             raise CacheError(f"{what}: {error.strerror or first_line(error)}", HINTS.get(error.errno or 0)) from error
         except obstore.exceptions.BaseError as error:
-            # obstore reports what the operating system said as text.
+            # obstore reports the operating system's error as text only.
             local = next((hint for code, hint in HINTS.items() if os.strerror(code) in str(error)), None)
             raise CacheError(f"{what}: {explain(error)}", hint(error) or local) from error
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """The key of every file below, and of every link: ``walk`` counts these as files, and follows none."""
+    """Yield the key of every file and every link below: ``walk`` counts links as files and follows none."""
     for at, _, names in folder.walk():
         yield from ((at / name).relative_to(folder).as_posix() for name in names)
 
@@ -249,14 +249,14 @@ def _walk(folder: Path) -> Iterator[str]:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # /proc, an unmounted share: there is a parent, and it takes no folders
-        raise OSError(errno.EACCES, "no folder can be made there") from error
+    except FileNotFoundError as error:  # /proc, an unmounted share: the parent exists but accepts no folders
+        raise OSError(errno.EACCES, "no folder can be created there") from error
 
 
 HINTS = {
     errno.ENOSPC: "free some space and run the same command again: finished packs are kept",
-    errno.EACCES: "choose a place you may write to, or mend its permissions",
-    errno.EPERM: "choose a place you may write to, or mend its permissions",
+    errno.EACCES: "choose a place you may write to, or fix its permissions",
+    errno.EPERM: "choose a place you may write to, or fix its permissions",
     errno.EROFS: "the file system is mounted read-only; choose another place",
     errno.ENOTDIR: "a part of the path is a file; choose another place",
     errno.EEXIST: "a file of that name is in the way; choose another place",
@@ -264,24 +264,28 @@ HINTS = {
 
 
 def sha256(data: bytes | memoryview) -> str:
-    """Hex digest of an object's bytes."""
+    """Return the hex digest of an object's bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def canonical(document: dict[str, Any]) -> bytes:
-    """The one JSON text of a document: sorted keys, two spaces, UTF-8, a newline at the end."""
+    """Return a document's canonical JSON text: sorted keys, two spaces, UTF-8, a newline at the end."""
     return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def seal(document: dict[str, Any], holder: dict[str, Any]) -> bytes:
-    """The text of ``document`` with ``holder["checksum"]`` (a mapping inside it) set to the rest's digest."""
+    """Return the text of ``document`` with ``holder["checksum"]`` set to the digest of everything else.
+
+    Args:
+        holder: a mapping inside ``document``, or ``document`` itself.
+    """
     holder["checksum"] = ""
     holder["checksum"] = sha256(canonical(document))
     return canonical(document)
 
 
 def unseal(data: bytes, path_to_holder: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The document behind :func:`seal`; CacheDamagedError when a single byte is not what was sealed."""
+    """Return the document that :func:`seal` wrote; CacheDamagedError when a single byte has changed."""
     try:
         document: dict[str, Any] = json.loads(data)
         holder: Any = document

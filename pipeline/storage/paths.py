@@ -1,4 +1,4 @@
-"""Where manifests and audio lie: a path on this machine, or an object of a bucket that answers to the same calls."""
+"""Where manifests and audio are: a path on this machine, or an object in a bucket that has the same methods."""
 
 import io
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ def _storage(root: str) -> Storage:
 
 @dataclass(frozen=True)
 class RemotePath:
-    """An object of a bucket, or all that lies below a "folder" of it: as much of pathlib.Path as manifests need.
+    """An object in a bucket, or everything below a "folder" of it: as much of pathlib.Path as manifests need.
 
     Attributes:
         root: the bucket, ``s3://BUCKET``.
-        key: the object's, without a slash in front.
+        key: the object's key, without a leading slash.
     """
 
     root: str
@@ -34,7 +34,7 @@ class RemotePath:
 
     @classmethod
     def parse(cls, uri: str) -> "RemotePath":
-        """``s3://BUCKET/a/b`` → bucket and key; UsageError where they cannot be kept as they are typed."""
+        """Parse ``s3://BUCKET/a/b`` into bucket and key; UsageError where they cannot be kept as typed."""
         location = Location.parse(uri)
         return cls(location.root, PurePosixPath(location.key))
 
@@ -69,7 +69,7 @@ class RemotePath:
     def relative_to(self, other: "RemotePath") -> PurePosixPath:
         return self.key.relative_to(other.key)
 
-    @cached_property  # telling the kind of a source and reading it ask for the same listing
+    @cached_property  # detecting the kind of a source and reading it need the same listing
     def files(self) -> "list[RemotePath]":
         """Every object below, in the order in which a folder is walked: a folder's own files come first."""
 
@@ -97,7 +97,7 @@ class RemotePath:
         return _storage(self.root).get(str(self.key))
 
     def read_part(self, start: int, length: int) -> tuple[bytes, int]:
-        """A range of the bytes, and how many there are in all."""
+        """Return a range of the bytes, and the size of the whole object."""
         return _storage(self.root).get_part(str(self.key), start, length)
 
     def write_bytes(self, data: bytes) -> None:
@@ -111,7 +111,7 @@ type Place = Path | RemotePath
 
 
 def place(path: "str | Place") -> Place:
-    """A path or a URI, as something that can be read."""
+    """Turn a path or a URI into something that can be read."""
     if isinstance(path, str):
         return RemotePath.parse(path) if is_uri(path) else local_path(path)
     return path

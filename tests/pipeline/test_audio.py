@@ -1,4 +1,4 @@
-"""Decoding and resampling, on small real files; and everything that can be wrong with one."""
+"""Decoding and resampling, on small real files; and everything that can be wrong with a file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_read_header(wav: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])
-def test_16_bits_at_16_khz_come_through_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+def test_16_bits_at_16_khz_are_preserved_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     path = tmp_path_factory.mktemp("exact") / name
 
     @settings(max_examples=30, deadline=None)
@@ -82,13 +82,13 @@ def test_resampling_equals_torchaudio_in_one_piece(wav: Callable[..., str], rate
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 5_000), st.sampled_from(RATES))
-def test_the_length_is_the_planned_one(tmp_path_factory: pytest.TempPathFactory, samples: int, rate: int) -> None:
+def test_the_length_is_as_planned(tmp_path_factory: pytest.TempPathFactory, samples: int, rate: int) -> None:
     path = tmp_path_factory.getbasetemp() / "length.wav"
     soundfile.write(path, noise(samples), rate)
     assert len(load_utterance(str(path), 0, samples, rate)) == resampled_length(samples, rate)
 
 
-def test_the_length_is_the_planned_one_where_torchaudio_is_a_sample_short(wav: Callable[..., str]) -> None:
+def test_the_length_is_as_planned_where_torchaudio_gives_one_sample_less(wav: Callable[..., str]) -> None:
     wave = noise(441_102)
     assert torchaudio.functional.resample(torch.from_numpy(wave), 44_100, 16_000).shape == (160_037,)
     assert len(load_utterance(wav(wave, 44_100), 0, 441_102, 44_100)) == resampled_length(441_102, 44_100) == 160_038
@@ -136,7 +136,7 @@ def test_a_flac_cut_short_keeps_its_header_and_fails_on_reading(wav: Callable[..
         load_utterance(str(path), 0, 160_000, 16_000)
 
 
-def test_a_segment_before_the_cut_is_as_good_as_ever(wav: Callable[..., str]) -> None:
+def test_a_segment_before_the_cut_still_decodes(wav: Callable[..., str]) -> None:
     path = Path(wav(noise(160_000), name="a.flac"))
     before = load_utterance(str(path), 500, 4_000, 16_000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -160,7 +160,7 @@ def test_a_streamed_flac_does_not_say_how_long_it_is(wav: Callable[..., str]) ->
         read_header(str(path))
 
 
-def test_samples_that_are_not_numbers_are_counted_and_placed(wav: Callable[..., str]) -> None:
+def test_samples_that_are_not_numbers_are_counted_and_located(wav: Callable[..., str]) -> None:
     wave = noise(2_000, channels=2)
     wave[1_200, 1], wave[1_500, 0] = np.nan, np.inf
     path = wav(wave, 8_000, "FLOAT")
@@ -169,7 +169,7 @@ def test_samples_that_are_not_numbers_are_counted_and_placed(wav: Callable[..., 
     assert len(load_utterance(path, 0, 1_000, 8_000)) == 2_000
 
 
-def test_another_sample_rate_than_the_manifests(wav: Callable[..., str]) -> None:
+def test_a_sample_rate_that_differs_from_the_manifest(wav: Callable[..., str]) -> None:
     with pytest.raises(AudioError, match="sample rate is 8000 Hz, the manifest says 16000 Hz"):
         load_utterance(wav(noise(800), 8_000), 0, 800, 16_000)
 

@@ -1,4 +1,4 @@
-"""Configs: from tables to dataclasses and back, and what a mistake is answered with."""
+"""Configs: from tables to dataclasses and back, and the messages that mistakes get."""
 
 import tomllib
 from dataclasses import dataclass, field
@@ -75,27 +75,27 @@ class TestBuild:
             ("trian.steps=5", r"unknown table \[trian\]", "did you mean `train`?"),
             ("train.step=5", "unknown field `train.step`", "did you mean `train.steps`?"),
             ("train.zzz=5", "unknown field `train.zzz`", "known: betas, layers, lr, resume, schedule, steps"),
-            ("train.steps=5.5", "train.steps = 5.5: float given, int wanted", None),
-            ("train.steps=true", "train.steps = True: bool given, int wanted", None),
-            ("train.lr=fast", "train.lr = 'fast': str given, float wanted", None),
-            ("train.resume=1", "train.resume = 1: int given, bool wanted", None),
+            ("train.steps=5.5", "train.steps = 5.5: expected int, got float", None),
+            ("train.steps=true", "train.steps = True: expected int, got bool", None),
+            ("train.lr=fast", "train.lr = 'fast': expected float, got str", None),
+            ("train.resume=1", "train.resume = 1: expected bool, got int", None),
             ("train.schedule=cosine", "train.schedule = 'cosine': not one of linear, constant", None),
             (
                 "train.betas=fast",
-                "train.betas = 'fast': str given, float wanted",
+                "train.betas = 'fast': expected float, got str",
                 LIST,
             ),
             (
                 "train.betas=0.9,",
-                "train.betas = '': str given, float wanted",
+                "train.betas = '': expected float, got str",
                 LIST,
             ),
-            ('train.betas=["0.5"]', "train.betas = '0.5': str given", LIST),
-            ("train.layers=2.5", "train.layers = 2.5: float given, int wanted or none", None),
-            ("train.lr=inf", "train.lr = inf: a finite number is wanted", None),
-            (f"train.lr={'9' * 400}", "train.lr = inf: a finite number is wanted", None),
-            (f"train.steps={'9' * 20}", "train.steps is too large", None),
-            (f"train.steps={'9' * 5000}", "train.steps = '9+': str given, int wanted", None),
+            ('train.betas=["0.5"]', "train.betas = '0.5': expected float, got str", LIST),
+            ("train.layers=2.5", "train.layers = 2.5: expected int or none, got float", None),
+            ("train.lr=inf", "train.lr = inf: must be a finite number", None),
+            (f"train.lr={'9' * 400}", "train.lr = inf: must be a finite number", None),
+            (f"train.steps={'9' * 20}", "train.steps is too large for a 64-bit integer", None),
+            (f"train.steps={'9' * 5000}", "train.steps = '9+': expected int, got str", None),
             ("train.steps=0", "train.steps = 0: must be 1 or more", "--set train.steps=1"),
         ],
     )
@@ -106,7 +106,7 @@ class TestBuild:
         assert caught.value.exit_code == 2
 
     @pytest.mark.parametrize("text", ["train.steps", "steps=5", ".steps=5", "train.=5", "=5", ""])
-    def test_what_is_no_assignment(self, text: str) -> None:
+    def test_not_an_assignment(self, text: str) -> None:
         with pytest.raises(ConfigError, match=r"is not table.field=value"):
             parse_set(text)
 
@@ -140,9 +140,9 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         ("text", "message"),
-        [("steps = 5", "`steps` stands outside a table"), ("[train", "is not valid TOML"), (None, "cannot read")],
+        [("steps = 5", "`steps` is outside any table"), ("[train", "is not valid TOML"), (None, "cannot read")],
     )
-    def test_files_that_cannot_serve(self, tmp_path: Path, text: str | None, message: str) -> None:
+    def test_files_that_cannot_be_read(self, tmp_path: Path, text: str | None, message: str) -> None:
         path = tmp_path / "recipe.toml"
         if text is not None:
             path.write_text(text)
@@ -150,13 +150,13 @@ class TestFiles:
             read_toml(path)
 
 
-def test_a_signature_knows_values_and_not_their_order() -> None:
+def test_a_signature_depends_on_values_and_not_on_their_order() -> None:
     one, other = {"a": {"x": 1, "y": 2}, "b": {}}, {"b": {}, "a": {"y": 2, "x": 1}}
     assert signature(one) == signature(other) == "95832a1dfcff"
     assert signature(one) != signature({"a": {"x": 1, "y": 3}, "b": {}})
 
 
-def test_differences_go_into_tables() -> None:
+def test_differences_descend_into_tables() -> None:
     old = {"teacher": {"family": "wavlm", "layers": [0, 1]}, "dim": 32, "gone": 1}
     new = {"teacher": {"family": "hubert", "layers": (0, 1)}, "dim": 32}
     assert differences(old, new) == ["gone: 1 → None", "teacher.family: wavlm → hubert"]

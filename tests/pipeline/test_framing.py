@@ -38,7 +38,7 @@ def test_num_frames_is_the_length_after_seven_convolutions(samples: int) -> None
 
 
 @given(st.integers(1, 3_000))
-def test_num_samples_for_is_the_least(frames: int) -> None:
+def test_num_samples_for_is_the_minimum(frames: int) -> None:
     least = num_samples_for(frames)
     assert num_frames(least) == frames
     assert num_frames(least - 1) == frames - 1

@@ -1,8 +1,8 @@
 """What a manifest is built from: folders of audio and other tools' manifests.
 
 To add a kind, write one file with a subclass of :class:`Source` and add its row to ``SOURCES``; `--kind` follows
-from the table, and :class:`gdist.stages.testing.ManifestSuite` checks it. A kind is told by its content, in the
-table's order: the least particular stands last.
+from the table, and :class:`gdist.stages.testing.ManifestSuite` checks it. A kind is detected from the content,
+in the table's order: the most general comes last.
 """
 
 from typing import Any
@@ -22,10 +22,10 @@ __all__ = ["SOURCES", "Source", "detect"]
 
 
 def _accept(found: Any) -> Source:
-    """A row of ``SOURCES``: a source, or a class that makes one without arguments."""
+    """Make a row of ``SOURCES`` from a source, or from a class that makes one without arguments."""
     made = found() if isinstance(found, type) and issubclass(found, Source) else found
     if not isinstance(made, Source):
-        raise TypeError("a kind of manifest is a subclass of gdist.pipeline.manifest.sources.Source")
+        raise TypeError("a kind of manifest must be a subclass of gdist.pipeline.manifest.sources.Source")
     return made
 
 
@@ -38,10 +38,10 @@ SOURCES: Registry[Source] = Registry(
 
 
 def detect(src: Place) -> str:
-    """The kind of ``src``, told by its content.
+    """Detect the kind of ``src`` from its content.
 
     Raises:
-        ManifestError: it is of no kind that gdist knows.
+        ManifestError: it is missing, empty, or of no kind that gdist knows.
     """
     if src.is_dir():
         return next(
@@ -67,6 +67,6 @@ def detect(src: Place) -> str:
         if not source.reads_folders and source.recognizes(src, first, second):
             return name
     raise ManifestError(
-        f"cannot tell what {src} is; its first line is {first[:60]!r}",
-        f"say it with --kind: {', '.join(SOURCES)}",
+        f"cannot detect what {src} is; its first line is {first[:60]!r}",
+        f"name its kind with --kind: {', '.join(SOURCES)}",
     )

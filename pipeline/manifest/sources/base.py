@@ -1,7 +1,7 @@
 """What a source of manifests is, and how it reads names and text: never audio.
 
-A source yields one row per utterance: ``id``, ``path`` (absolute, or a URI), where they are known ``start``,
-``num_samples`` and ``sample_rate`` in samples and Hz, and its labels.
+A source yields one row per utterance: ``id``, ``path`` (absolute, or a URI), its labels, and where they are known
+``start``, ``num_samples`` and ``sample_rate``, in samples and Hz.
 """
 
 import gzip
@@ -46,8 +46,8 @@ class Source(ABC):
     """One kind of source.
 
     Attributes:
-        name: what ``gdist manifest build --kind`` takes.
-        reads_folders: it is built from a folder, and not from a file.
+        name: the value of ``gdist manifest build --kind``.
+        reads_folders: whether it is built from a folder rather than a file.
         summary: what it is, for ``--help``.
     """
 
@@ -65,7 +65,7 @@ class Source(ABC):
 
     @abstractmethod
     def recognizes(self, src: Place, first: str, second: str) -> bool:
-        """Whether ``src`` is of this kind, where nobody said which it is.
+        """Whether ``src`` is of this kind, where the user did not name one.
 
         Args:
             first, second: the first two lines of a file; empty for a folder.
@@ -102,7 +102,7 @@ def is_audio(path: Place) -> bool:
 
 @contextmanager
 def readable(src: Place) -> Iterator[None]:
-    """Turns what can go wrong while reading a text file into a ManifestError that names it."""
+    """Turn any failure to read a text file into a ManifestError that names the file."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -113,7 +113,7 @@ def readable(src: Place) -> Iterator[None]:
 
 
 def lines(src: Place) -> Iterator[str]:
-    """Lines without their ends, of text or gzipped text; blank lines at the end do not count."""
+    """Yield the lines of text or gzipped text, without line ends; blank lines at the end do not count."""
     blank = 0
     with readable(src), src.open("rb") as raw, gzip.open(raw) if src.suffix == ".gz" else raw as file:
         for line in io.TextIOWrapper(file, encoding="utf-8-sig", newline=""):
@@ -124,7 +124,7 @@ def lines(src: Place) -> Iterator[str]:
 
 
 def located(path: str, beside: Place) -> str:
-    """A path from another tool: such tools mean the current directory; beside the manifest is the next best guess."""
+    """Resolve another tool's path: from the current directory, as such tools do, else from the manifest's folder."""
     if is_uri(path):
         return path
     here = Path(path).absolute()
@@ -132,6 +132,6 @@ def located(path: str, beside: Place) -> str:
 
 
 def below(folder: Place, path: str) -> str:
-    """What a path in a file of ``folder`` means: an absolute one is of this machine, wherever the file lies."""
+    """Resolve a path in a file of ``folder``: an absolute path is on this machine, wherever the file is."""
     local = isinstance(folder, Path) or os.path.isabs(path)  # noqa: PTH117
     return os.path.normpath(os.path.join(str(folder), path)) if local else join(str(folder), path)  # noqa: PTH118

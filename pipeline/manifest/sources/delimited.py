@@ -19,10 +19,10 @@ class Delimited(Source):
     summary = "a CSV, or a TSV with a header, with the columns id and path"
 
     def rows(self, src: Place) -> Iterator[ManifestRow]:
-        """CSV, or TSV with a header, whose columns are the manifest's.
+        """Read a CSV, or a TSV with a header, whose columns are the manifest's.
 
-        Empty cells are null; paths start from its folder. A column becomes integers where every value is one and is
-        written as one (007 stays text).
+        Empty cells are null; paths start from the table's folder. A column becomes integers if every value is an
+        integer and is written as one (007 stays text).
         """
         found = list(lines(src))
         delimiter = "\t" if found and "\t" in found[0] and "," not in found[0] else ","
@@ -41,12 +41,14 @@ class Delimited(Source):
         if missing := {"id", "path"} - set(names):
             raise ManifestError(
                 f"{src} lacks the column {' and '.join(sorted(missing))}; it has: {', '.join(names) or 'none'}",
-                "its first line names the columns: id,path, and if you like start,num_samples,sample_rate and labels",
+                "its first line names the columns: id,path, and optionally start,num_samples,sample_rate and labels",
             )
         integers = [name for name in names if name not in _TEXT and all(_is_integer(row[name]) for row in rows)]
         for name in set(_INTEGERS) & set(names) - set(integers):
             odd = next(row[name] for row in rows if not _is_integer(row[name]))
-            raise ManifestError(f"{src}: the column {name} counts samples and holds {odd!r}", "write whole numbers")
+            raise ManifestError(
+                f"{src}: the column {name} contains {odd!r}", "it counts samples: write whole numbers"
+            )
         for row in rows:
             path = str(row["path"] or "")
             located = path if is_uri(path) or not path else below(src.parent, path)

@@ -17,13 +17,13 @@ class Fairseq(Source):
     summary = "a fairseq .tsv, with its .wrd or .ltr"
 
     def rows(self, src: Place) -> Iterator[ManifestRow]:
-        """wav2vec's .tsv: the root, then ``path<TAB>num_samples``; text from a .wrd or .ltr of the same name."""
+        """Read wav2vec's .tsv: the root, then ``path<TAB>num_samples``; text from a .wrd or .ltr of the same name."""
         root, *rest = list(lines(src)) or [""]
         audio = located(root, src.parent)
         if not is_uri(audio) and not Path(audio).is_dir():
             raise ManifestError(
-                f"{src}: its first line says the audio is in {root!r}, which is not there",
-                "mend the first line to name the folder the other lines' paths are relative to",
+                f"{src}: its first line says the audio is in {root!r}, which does not exist",
+                "change the first line to the folder that the paths in the other lines are relative to",
             )
         texts = _texts(src, len(rest))
         for number, line in enumerate(rest, start=2):
@@ -49,7 +49,7 @@ def _texts(src: Place, count: int) -> list[str] | None:
         if (beside := src.with_suffix(suffix)).is_file():
             texts = list(lines(beside))
             if len(texts) != count:
-                raise ManifestError(f"{beside} has {len(texts)} lines for {count} utterances", "remove or mend it")
+                raise ManifestError(f"{beside} has {len(texts)} lines for {count} utterances", "remove or fix it")
             # .ltr spells words as letters: "H I | T H E R E |"
             return texts if suffix == ".wrd" else [t.replace(" ", "").replace("|", " ").strip() for t in texts]
     return None

@@ -16,7 +16,7 @@ class Folder(Source):
     summary = "any folder of audio files"
 
     def rows(self, src: Place) -> Iterator[ManifestRow]:
-        """The id is the path below ``src`` without its suffix, which is kept where two would collide."""
+        """List the audio. The id is the path below ``src``; its suffix is kept only where two ids would collide."""
         names = [relative(path, src) for path in walk(src) if is_audio(path)]
         stems = Counter(name.with_suffix("") for name in names)
         if not names:
@@ -32,5 +32,5 @@ class Folder(Source):
 def no_audio(src: Place) -> ManifestError:
     others = Counter(path.suffix.lower() or path.name for path in walk(src)).most_common(3)
     found = f"found {', '.join(f'{count} × {suffix}' for suffix, count in others)}; " if others else ""
-    hint = f"{found}readable are {' '.join(sorted(AUDIO_SUFFIXES))}; convert others: ffmpeg -i IN -ar 16000 OUT.flac"
+    hint = f"{found}gdist reads {' '.join(sorted(AUDIO_SUFFIXES))}; convert others: ffmpeg -i IN -ar 16000 OUT.flac"
     return ManifestError(f"no audio below {src}", hint)

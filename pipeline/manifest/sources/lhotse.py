@@ -17,7 +17,7 @@ class Lhotse(Source):
     summary = "lhotse recordings or cuts, JSONL or JSONL.gz"
 
     def rows(self, src: Place) -> Iterator[ManifestRow]:
-        """Recordings or cuts; labels are text, speaker and language, where a cut has one supervision."""
+        """Read recordings or cuts; labels are text, speaker and language, where a cut has one supervision."""
         for number, line in enumerate(lines(src), start=1):
             try:
                 entry = json.loads(line)
@@ -34,7 +34,7 @@ class Lhotse(Source):
                 reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise ManifestError(
                     f"{src}, line {number}: not a lhotse recording, or a cut of one: {reason}",
-                    "give recordings.jsonl.gz, or cuts that are segments of one recording: "
+                    "use recordings.jsonl.gz, or cuts that are segments of one recording: "
                     "`lhotse cut simple -r recordings.jsonl.gz -s supervisions.jsonl.gz cuts.jsonl.gz`",
                 ) from error
             yield row
@@ -49,7 +49,7 @@ def _path(recording: dict[str, Any], beside: Place) -> str:
         kinds = ", ".join(source["type"] for source in recording["sources"])
         raise ValueError(f"its sources are {kinds}; gdist reads one file or URL")
     if recording.get("transforms"):
-        raise ValueError("its recording is transformed on the fly; gdist reads files as they are")
+        raise ValueError("its recording is transformed on the fly; gdist reads the files unchanged")
     return located(source["source"], beside)
 
 

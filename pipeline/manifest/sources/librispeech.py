@@ -19,7 +19,7 @@ class LibriSpeech(Source):
     summary = "LibriSpeech's tree, or a part of it"
 
     def rows(self, src: Place) -> Iterator[ManifestRow]:
-        """LibriSpeech, or a part of it: SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTT.flac beside SPEAKER-CHAPTER.trans.txt.
+        """Read LibriSpeech, or a part of it: SPEAKER-CHAPTER-UTT.flac next to SPEAKER-CHAPTER.trans.txt.
 
         Labels: speaker, chapter, text, and split (the subset's folder, such as train-clean-100, where there is one).
         """

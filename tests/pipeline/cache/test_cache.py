@@ -1,4 +1,4 @@
-"""The store itself, without a teacher: what is committed reads back bit for bit, and nothing else passes for data."""
+"""The store itself, without a teacher: what is committed reads back bit for bit, and nothing else counts as data."""
 
 import copy
 import itertools
@@ -58,7 +58,7 @@ def waveform_of(entry: Entry) -> np.ndarray[Any, Any]:
 
 
 def pack_rows(cache: Cache, pack: int) -> Rows:
-    """What a pack holds, as :meth:`Cache.commit` takes it."""
+    """A pack's rows, as :meth:`Cache.commit` takes them."""
     rows = {name: spec.empty_pack() for name, spec in cache.specs.items()}
     for entry in cache.pack_entries(pack):
         start = entry.start_frame - pack * PACK
@@ -162,8 +162,8 @@ class TestReadingBack:
         assert [e.labels["speaker"] for e in again.entries] == [f"s{i % 2}" for i in range(len(SAMPLES))]
         assert again.document("frontend.safetensors") == b"F"
 
-    def test_a_layer_that_is_not_there(self, cache: Cache) -> None:
-        with pytest.raises(CacheError, match=r"does not hold layer 1 \(it holds \[0, 2\]\)"):
+    def test_a_layer_that_is_not_stored(self, cache: Cache) -> None:
+        with pytest.raises(CacheError, match=r"does not contain layer 1 \(it contains \[0, 2\]\)"):
             cache.hidden(1, [(cache.entries[0], 0, 1)])
 
     def test_other_readers_of_zarr_understand_it(self, cache: Cache) -> None:
@@ -178,8 +178,8 @@ class TestReadingBack:
         assert np.isnan(layer[entry.start_frame + entry.num_frames]).all()
 
 
-class TestNothingPassesForData:
-    """Whatever is lost, a read of the utterance names it; reads of the others go on."""
+class TestNothingElseIsTakenForData:
+    """Whatever is lost, a read of the utterance names it; reads of the others still work."""
 
     @pytest.mark.parametrize("array", ["layers/00", "layers/02", WAVEFORM])
     @pytest.mark.parametrize("damage", ["missing", "empty", "torn", "flipped", "receipt"])
@@ -214,7 +214,7 @@ class TestNothingPassesForData:
         read(other)
 
     def test_rows_never_written(self, tmp_path: Path) -> None:
-        """A pack whose task forgot an utterance: its rows hold the fill value."""
+        """A pack whose task forgot an utterance: its rows contain the fill value."""
         cache = Cache.create(str(tmp_path), make_plan())
         for pack in range(cache.packs):
             cache.commit(
@@ -249,15 +249,16 @@ class TestNothingPassesForData:
         with pytest.raises(CacheDamagedError, match=f"teacher/{name} is missing"):
             cache.document(name)
 
-    def test_a_receipt_of_another_pack_is_none(self, cache: Cache) -> None:
+    def test_a_receipt_of_another_pack_does_not_count(self, cache: Cache) -> None:
         receipts = Path(cache.uri) / "receipts"
         (receipts / "00001.json").write_bytes((receipts / "00000.json").read_bytes())
         with pytest.raises(CacheDamagedError, match=r"receipts/00001.json .* it is the receipt of pack 0"):
             cache.receipt(task_of(cache, 1))
 
-    def test_a_future_format_is_not_guessed_at(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_future_format_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as future:
             future.setattr("gdist.pipeline.cache.plan.FORMAT", 2)
+            future.setattr("gdist.pipeline.cache.planning.FORMAT", 2)
             filled(tmp_path)
         with pytest.raises(CacheError, match="has cache format 2; this gdist reads format 1"):
             Cache.open(str(tmp_path))
@@ -266,13 +267,13 @@ class TestNothingPassesForData:
 
 
 class TestBrokenPacks:
-    """What a listing and the receipts tell before a training begins."""
+    """What a listing and the receipts show before training begins."""
 
     def test_none(self, cache: Cache) -> None:
         assert cache.broken_packs([*cache.specs]) == {}
 
     @pytest.mark.parametrize("encoding", ["fp16", "int8"])
-    def test_gone_and_cut_short(self, tmp_path: Path, encoding: str) -> None:
+    def test_missing_and_cut_short(self, tmp_path: Path, encoding: str) -> None:
         filled(tmp_path, encoding)
         cache = Cache.open(str(tmp_path))
         (tmp_path / "layers/02/c/1/0").unlink()
@@ -294,8 +295,8 @@ class TestBrokenPacks:
         (tmp_path / "layers/00/c/1/0").unlink()
         assert cache.broken_packs([*cache.specs]) == {1: "layers/00/c/1/0 is missing"}
 
-    def test_layers_of_like_names(self, tmp_path: Path) -> None:
-        """A listing of layers/1 must not tell of layers/10."""
+    def test_layers_with_similar_names(self, tmp_path: Path) -> None:
+        """A listing of layers/1 must not include layers/10."""
         cache = filled(tmp_path)
         (tmp_path / "layers/00/c/1/00").write_bytes(b"other people's")
         assert cache.broken_packs([*cache.specs]) == {}
@@ -333,8 +334,8 @@ class TestCommit:
             cache.commit(task_of(cache, 0), rows, {}, {"frames": 1})
         assert contents(Path(cache.uri)) == before
 
-    def test_losing_the_race_to_other_bytes_is_told(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The other process's receipt appears between our look and our own."""
+    def test_losing_the_race_to_other_bytes_is_reported(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The other process's receipt appears between our check and our own receipt."""
         rows = pack_rows(cache, 0)
         rows["layers/02"][0, 0] += 1
         looks = iter([None])
@@ -370,7 +371,7 @@ class TestPlanning:
         assert again.done() == set(range(again.packs))
         assert contents(Path(cache.uri)) == before
 
-    def test_other_software_is_no_other_input(self, cache: Cache) -> None:
+    def test_other_software_is_not_another_input(self, cache: Cache) -> None:
         again = Cache.create(cache.uri, replace(make_plan(), about={"gdist": "99"}))
         assert again.gdist == cache.gdist, "the cache tells what it was made with"
 
@@ -385,13 +386,13 @@ class TestPlanning:
 
     @pytest.mark.parametrize("name", ["notes.txt", "index.parquet", "teacher/config.json", "waveform/c/0/0"])
     def test_a_foreign_folder_is_left_untouched(self, tmp_path: Path, name: str) -> None:
-        """Even where its files have the names that ours would have."""
+        """Even where its files have the names that gdist's would have."""
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("mine")
         (tmp_path / "draft#1").write_text("mine too")
-        with pytest.raises(CacheError, match=f"is not empty and holds no cache \\(it has {name}\\)"):
+        with pytest.raises(CacheError, match=f"is not empty and contains no cache \\(it has {name}\\)"):
             Cache.create(str(tmp_path), make_plan())
-        with pytest.raises(CacheError, match="holds no cache, so nothing there is deleted"):
+        with pytest.raises(CacheError, match="contains no cache, so nothing there is deleted"):
             remove(Storage(str(tmp_path)))
         assert contents(tmp_path) == {name: b"mine", "draft#1": b"mine too"}
 
@@ -403,8 +404,8 @@ class TestPlanning:
                 act()
         assert contents(tmp_path) == before
 
-    def test_a_plan_killed_anywhere_is_made_anew(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """… with other inputs, too: nothing of the half-made plan stays."""
+    def test_a_plan_killed_anywhere_is_made_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """… with other inputs, too: nothing of the unfinished plan stays."""
         whole = contents(Path(filled(tmp_path / "whole").uri))
         for lives in itertools.count():
             folder = tmp_path / str(lives)
@@ -468,8 +469,8 @@ class TestPlanning:
         assert receipt is not None and receipt["quarantine"] == {"u0": plan.entries[0].problem}
 
 
-def test_the_fill_of_the_waveform_is_no_sample() -> None:
-    """Audio is clipped to ±32,767, so the least int16 is free to say that nothing was written."""
+def test_the_fill_value_of_the_waveform_is_not_a_sample() -> None:
+    """Audio is clipped to ±32,767, so the minimum of int16 is free to mark what was never written."""
     from gdist.pipeline.audio import PEAK
 
     assert -PEAK > NO_SAMPLE == np.iinfo(np.int16).min

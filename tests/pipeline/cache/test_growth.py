@@ -1,4 +1,4 @@
-"""A cache that grows: new utterances become new packs, new layers new arrays, and what was there is not touched."""
+"""A cache that grows: new utterances become new packs, new layers new arrays, and existing data is not touched."""
 
 import itertools
 import shutil
@@ -29,7 +29,7 @@ def sound(folder: Path) -> bool:
 
 
 def immutable(folder: Path) -> dict[str, bytes]:
-    """Everything but the documents that describe the cache as a whole."""
+    """Everything except the documents that describe the cache as a whole."""
     whole = ("zarr.json", "index.parquet")
     return {key: data for key, data in contents(folder).items() if not key.endswith(whole)}
 
@@ -67,7 +67,7 @@ class TestUtterances:
         extracted(tiny_teacher, speech, folder)
         assert contents(folder) == again
 
-    def test_whoever_opened_the_old_plan_goes_on(
+    def test_a_process_that_opened_the_old_plan_continues(
         self, tiny_teacher: Path, speech: Path, first: Path, tmp_path: Path
     ) -> None:
         folder = tmp_path / "c"
@@ -100,7 +100,7 @@ class TestUtterances:
         assert result["packs_resumed"] == Cache.open(str(tmp_path / "c")).gdist["additions"][0]["packs"][1] - 1
         assert sound(tmp_path / "c")
 
-    def test_utterances_that_changed_or_went_are_refused(
+    def test_changed_or_missing_utterances_are_refused(
         self, tiny_teacher: Path, speech: Path, first: Path, tmp_path: Path
     ) -> None:
         folder = tmp_path / "c"
@@ -117,7 +117,7 @@ class TestUtterances:
             extracted(tiny_teacher, tmp_path / "moved.parquet", folder)
         assert contents(folder) == before
 
-    def test_a_new_label_column_is_taken_along(self, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
+    def test_a_new_label_column_is_added(self, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
         folder = tmp_path / "c"
         extracted(tiny_teacher, part_of(speech, range(30), tmp_path / "bare.parquet", ["speaker"]), folder)
         before = immutable(folder)
@@ -128,7 +128,7 @@ class TestUtterances:
 
 
 class TestLayers:
-    def test_added_layers_are_those_of_all_at_once(
+    def test_added_layers_equal_those_of_one_extraction(
         self, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
     ) -> None:
         folder = tmp_path / "c"
@@ -191,7 +191,7 @@ class TestLayers:
 def test_killed_anywhere_while_it_grows(
     tiny_teacher: Path, speech: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the same command again it ends in the same bytes; until then the old plan or the new one can be read."""
+    """The same command again ends in the same bytes; until then the old plan or the new one can be read."""
     extracted(tiny_teacher, first, tmp_path / "start", layers="0,1")
     checksum = Cache.open(str(tmp_path / "start")).gdist["checksum"]
 
@@ -217,10 +217,10 @@ def test_killed_anywhere_while_it_grows(
     assert lives > 40
 
 
-def test_a_run_goes_on_with_the_cache_it_was_begun_on(
+def test_a_run_continues_with_the_cache_it_started_from(
     tiny_teacher: Path, speech: Path, first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Resumed after the cache grew: the same student, bit for bit, as where it did not grow."""
+    """Resumed after the cache grew: the same student, bit for bit, as if it had not grown."""
     from test_train import short
 
     from gdist.stages.train.train import train

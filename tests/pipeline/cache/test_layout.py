@@ -1,4 +1,4 @@
-"""Where utterances lie: the worked example, and what must hold of any corpus."""
+"""Where utterances are placed: the worked example, and what must hold for any corpus."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ Lengths = list[tuple[str, int, str | None]]
 
 @st.composite
 def corpora(draw: st.DrawFn) -> Lengths:
-    """Names, sample counts around every edge that matters, and now and then a problem known beforehand."""
+    """Names, sample counts around every edge that matters, and sometimes a problem known beforehand."""
     edges = [0, 399, 400, 719, 720, CHUNK * 320, CHUNK * 320 + 1, PACK * 320, PACK * 320 + 1]
     samples = draw(st.lists(st.sampled_from(edges) | st.integers(0, PACK * 320 + 1000), max_size=40))
     problems = st.sampled_from([None, None, None, "file not found"])
@@ -29,7 +29,7 @@ def placed(lengths: Lengths) -> list[Entry]:
 
 
 def chunks(entry: Entry) -> range:
-    """The chunks that hold an utterance's rows, hidden states and waveform alike."""
+    """The chunks with an utterance's rows, of hidden states and waveform alike."""
     rows = max(entry.num_frames, entry.num_rows)
     return range(entry.start_frame // CHUNK, -(-(entry.start_frame + rows) // CHUNK)) if rows else range(0)
 
@@ -54,7 +54,7 @@ def test_no_chunk_has_two_owners(lengths: Lengths) -> None:
 
 
 @given(corpora())
-def test_utterances_lie_whole_in_their_pack_on_a_chunk_boundary(lengths: Lengths) -> None:
+def test_utterances_are_whole_in_their_pack_on_a_chunk_boundary(lengths: Lengths) -> None:
     for entry in placed(lengths):
         if entry.num_frames:
             assert entry.start_frame % CHUNK == 0
@@ -82,7 +82,7 @@ def test_every_utterance_has_its_frames_or_a_reason(lengths: Lengths) -> None:
 
 
 @given(corpora(), corpora())
-def test_appending_never_moves_what_is_there(lengths: Lengths, more: Lengths) -> None:
+def test_appending_never_moves_existing_utterances(lengths: Lengths, more: Lengths) -> None:
     assert placed(lengths + more)[: len(lengths)] == placed(lengths)
 
 

@@ -1,4 +1,4 @@
-"""One extraction a cache at a time: the second refuses while the first lives, and takes over when it is dead."""
+"""One extraction per cache at a time: the second refuses while the first is alive, and takes over when it is dead."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def of_another_machine(storage: Storage, token: str = "theirs", beat: int = 0) -
     storage.put(LOCK, canonical({"token": token, "beat": beat, "pid": 1, "started": "0", "host": "far", "boot": "b"}))
 
 
-def test_it_is_held_and_given_back(storage: Storage) -> None:
+def test_it_is_held_and_released(storage: Storage) -> None:
     with Lock(storage, BEAT) as lock:
         assert owner(storage)["token"] == lock.token
         require_token(storage, lock.token)
@@ -41,7 +41,7 @@ def test_it_is_held_and_given_back(storage: Storage) -> None:
     assert owner(storage) == {} and LOCK not in storage.objects()
 
 
-def test_it_is_given_back_after_a_failure(storage: Storage) -> None:
+def test_it_is_released_after_a_failure(storage: Storage) -> None:
     with pytest.raises(ValueError, match="bad"), Lock(storage, BEAT):
         raise ValueError("bad")
     assert LOCK not in storage.objects()
@@ -54,8 +54,8 @@ def test_a_living_process_here_is_not_disturbed(storage: Storage) -> None:
         pass
 
 
-def test_a_dead_process_here_is_known_at_once(storage: Storage) -> None:
-    """Also where its number was given to another process since."""
+def test_a_dead_process_here_is_detected_at_once(storage: Storage) -> None:
+    """Even if its process id now belongs to another process."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     with Lock(storage):
@@ -68,7 +68,7 @@ def test_a_dead_process_here_is_known_at_once(storage: Storage) -> None:
         assert time.monotonic() - began < 1
 
 
-def test_a_silent_one_elsewhere_is_outwaited(storage: Storage) -> None:
+def test_a_silent_owner_elsewhere_is_replaced(storage: Storage) -> None:
     of_another_machine(storage)
     began = time.monotonic()
     with Lock(storage, BEAT) as lock:
@@ -76,7 +76,7 @@ def test_a_silent_one_elsewhere_is_outwaited(storage: Storage) -> None:
         assert owner(storage)["token"] == lock.token
 
 
-def test_one_elsewhere_that_gives_a_sign_is_left_in_peace(storage: Storage) -> None:
+def test_an_owner_elsewhere_that_is_alive_is_not_disturbed(storage: Storage) -> None:
     of_another_machine(storage)
     threading.Timer(2 * BEAT, of_another_machine, (storage,), {"beat": 1}).start()
     with pytest.raises(CacheLockedError, match="process 1 on far"):
@@ -84,7 +84,7 @@ def test_one_elsewhere_that_gives_a_sign_is_left_in_peace(storage: Storage) -> N
     assert owner(storage)["token"] == "theirs"
 
 
-def test_who_lost_it_neither_commits_nor_takes_it_away(storage: Storage) -> None:
+def test_an_owner_that_lost_it_neither_commits_nor_deletes_it(storage: Storage) -> None:
     with Lock(storage, BEAT) as lock:
         of_another_machine(storage)
         with pytest.raises(CacheLockedError, match="another extraction took over"):
@@ -93,7 +93,7 @@ def test_who_lost_it_neither_commits_nor_takes_it_away(storage: Storage) -> None
     assert owner(storage)["token"] == "theirs"
 
 
-def test_a_torn_lock_is_no_lock(storage: Storage) -> None:
+def test_a_torn_lock_does_not_count(storage: Storage) -> None:
     storage.put(LOCK, b"{")
     with Lock(storage, BEAT) as lock:
         assert owner(storage)["token"] == lock.token

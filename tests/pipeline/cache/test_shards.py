@@ -31,7 +31,7 @@ LAYOUT = Layout(np.dtype("float16"), DIM, CHUNK, PACK)
 
 
 def rows_of(name: str) -> np.ndarray[Any, Any]:
-    """What array ``name`` holds."""
+    """The rows of array ``name``."""
     spec, rng = SPECS[name], np.random.default_rng(sorted(SPECS).index(name))
     values = rng.integers(0, 200, (PACKS * PACK, spec.width))
     values[::7] = 3  # some chunks compress well
@@ -73,7 +73,7 @@ def some_rows(draw: st.DrawFn) -> Rows:
     return start, draw(st.integers(start, PACKS * PACK))
 
 
-class TestItReadsWhatZarrReads:
+class TestSameRowsAsZarr:
     @pytest.mark.parametrize("place", ["folder", "memory"])
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(name=st.sampled_from(sorted(SPECS)), ranges=st.lists(some_rows(), min_size=1, max_size=6),
@@ -81,7 +81,7 @@ class TestItReadsWhatZarrReads:
     def test_any_ranges(
         self, folder: Path, memory: Storage, place: str, name: str, ranges: list[Rows], threads: int, small_runs: bool
     ) -> None:
-        """In any order, over each other, over packs, of no rows at all."""
+        """In any order, overlapping, across packs, and empty."""
         storage = Storage(str(folder)) if place == "folder" else memory
         reader = Reader(storage, threads)
         assert reader.layouts[name] is not None
@@ -95,12 +95,12 @@ class TestItReadsWhatZarrReads:
         assert read.tobytes() == expected.tobytes()
         assert np.array_equal(read, np.concatenate([rows_of(name)[start:stop] for start, stop in ranges]))
 
-    def test_into_memory_of_the_callers(self, folder: Path) -> None:
+    def test_into_the_callers_memory(self, folder: Path) -> None:
         mine = np.zeros((9, DIM), np.float16)
         read = Reader(Storage(str(folder))).read("fp16-layers", [(3, 12)], lambda shape, dtype: mine)
         assert read is mine and np.array_equal(mine, rows_of("fp16-layers")[3:12])
 
-    def test_an_index_is_read_once_and_chunks_that_touch_in_one_piece(
+    def test_an_index_is_read_once_and_adjacent_chunks_in_one_piece(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         storage = Storage(str(folder))
@@ -166,7 +166,7 @@ class TestOtherWaysToStore:
         assert layout_of({}) is None and layout_of({"codecs": None}) is None
 
     def test_zarr_reads_it(self, tmp_path: Path) -> None:
-        """An array of the same name whose chunks are compressed in another way, by someone else."""
+        """An array of the same name whose chunks are compressed in another way, by another program."""
         import zarr
 
         group = zarr.open_group(tmp_path, mode="w")
@@ -220,13 +220,13 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes | None], str]] = {
     "an offset past the end": (lambda s: reindexed(s, lambda i: i.__setitem__((0, 0), 10**6)), "past its end"),
     "a length past the end": (lambda s: reindexed(s, lambda i: i.__setitem__((0, 1), 2**63)), "past its end"),
     "sums that overflow": (lambda s: reindexed(s, lambda i: i.__setitem__(0, (2**64 - 2, 2))), "past its end"),
-    "no bytes": (lambda s: reindexed(s, lambda i: i.__setitem__((0, 1), 0)), "a chunk of no bytes"),
-    "too few for a checksum": (lambda s: reindexed(s, lambda i: i.__setitem__((0, 1), 3)), "a chunk of no bytes"),
+    "no bytes": (lambda s: reindexed(s, lambda i: i.__setitem__((0, 1), 0)), "has an empty chunk"),
+    "too few for a checksum": (lambda s: reindexed(s, lambda i: i.__setitem__((0, 1), 3)), "has an empty chunk"),
     "a byte of the chunk": (lambda s: flipped(s, 9), "a chunk does not match its checksum"),
     "another chunk's length": (lambda s: reindexed(s, lambda i: i.__setitem__((0, 1), i[0, 1] - 1)), "its checksum"),
-    "too little in it": (lambda s: with_first_chunk(s, Zstd().encode(bytes(BYTES - 2))), f"not hold {BYTES} bytes"),
-    "too much in it": (lambda s: with_first_chunk(s, Zstd().encode(bytes(BYTES + 2))), f"not hold {BYTES} bytes"),
-    "not zstd": (lambda s: with_first_chunk(s, b"gdist" * 9), f"not hold {BYTES} bytes"),
+    "too little in it": (lambda s: with_first_chunk(s, Zstd().encode(bytes(BYTES - 2))), f"not have {BYTES} bytes"),
+    "too much in it": (lambda s: with_first_chunk(s, Zstd().encode(bytes(BYTES + 2))), f"not have {BYTES} bytes"),
+    "not zstd": (lambda s: with_first_chunk(s, b"gdist" * 9), f"not have {BYTES} bytes"),
     "half a frame": (lambda s: with_first_chunk(s, Zstd().encode(b"ab" * (BYTES // 2))[:-2]), "be decompressed"),
 }
 
@@ -234,7 +234,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes | None], str]] = {
 class TestDamage:
     @pytest.mark.parametrize("place", ["folder", "memory"])
     @pytest.mark.parametrize("what", DAMAGE)
-    def test_it_is_told(self, folder: Path, tmp_path: Path, place: str, what: str) -> None:
+    def test_it_is_reported(self, folder: Path, tmp_path: Path, place: str, what: str) -> None:
         """And the rest of the array is read as before, from the same reader."""
         damage, message = DAMAGE[what]
         if place == "folder":
@@ -254,7 +254,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("place", ["folder", "memory"])
     def test_while_it_is_open(self, folder: Path, tmp_path: Path, place: str) -> None:
-        """What was read is remembered, and never in place of what is there now: a repair, then a loss."""
+        """An index that was read is kept, but never used in place of a newer one: a repair, then a loss."""
         storage = Storage(str(tmp_path), create=True) if place == "folder" else Storage(f"memory://{uuid.uuid4()}")
         write(storage)
         reader, key, other = Reader(storage), "fp16-layers/c/1/0", rows_of("fp16-layers")[PACK : 2 * PACK] * 3
@@ -273,7 +273,7 @@ class TestDamage:
         with pytest.raises(ValueError, match="its shard is missing"):
             reader.read("fp16-layers", [(PACK, 2 * PACK)])
 
-    def test_what_the_store_says_is_not_damage(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_error_of_the_store_is_not_damage(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object, **__: object) -> Any:
             raise PermissionError(13, "Permission denied")
 
@@ -288,12 +288,12 @@ class TestDamage:
 
 @given(st.integers(0, 70_000), st.booleans())
 @settings(max_examples=50, deadline=None)
-def test_what_a_frame_holds(size: int, checksum: bool) -> None:
+def test_the_content_size_of_a_frame(size: int, checksum: bool) -> None:
     frame = Zstd(level=1, checksum=checksum).encode(bytes(size))
     assert _content_size(frame[:14]) == size
 
 
-def test_what_a_frame_holds_by_hand() -> None:
+def test_the_content_size_of_a_frame_by_hand() -> None:
     assert _content_size(bytes.fromhex("28b52ffd a0 00000300")) == 0x30000
     assert _content_size(bytes.fromhex("28b52ffd 20 07")) == 7
     assert _content_size(bytes.fromhex("28b52ffd 60 0100")) == 257

@@ -1,4 +1,4 @@
-"""One byte flipped in any object of a cache: `gdist verify` says so, and says whose it is."""
+"""One byte flipped in any object of a cache: `gdist verify` reports it, and whose data it is."""
 
 import json
 import random
@@ -28,7 +28,7 @@ def flipped(data: bytes, position: int) -> bytes:
 
 
 def owner_of(cache: Cache, shard: bytes, pack: int, position: int) -> set[str] | None:
-    """Whose a byte of a shard is, by the shard's own index and the table; None in the index, which is everyone's."""
+    """The owner of a byte of a shard, by the shard's index and the table; None in the index, which all share."""
     rows, chunk = cache.identity["pack_frames"], cache.identity["chunk_frames"]
     index = shard[-(rows // chunk * CHUNK_INDEX_BYTES + 4) :]
     for number in range(rows // chunk):
@@ -89,7 +89,7 @@ def test_one_byte_in_every_object(gdist: Gdist, own_cache: Path) -> None:
 
 
 def test_every_byte_of_an_utterance_is_its_own(gdist: Gdist, own_cache: Path) -> None:
-    """Through one shard, a byte in every chunk: the blame goes to exactly the owner, and reads agree."""
+    """Through one shard, one byte in every chunk: exactly its owner is reported, and reads agree."""
     cache = Cache.open(str(own_cache))
     path = own_cache / "layers/02/c/3/0"
     data = path.read_bytes()
@@ -138,7 +138,7 @@ def test_lost_shards(gdist: Gdist, own_cache: Path, key: str, damage: str) -> No
     assert f"to repair it: gdist verify {own_cache} --repair" in result.stderr.replace("\n", "")
 
 
-def test_the_advice_to_mend_it_holds(
+def test_the_suggested_repair_works(
     gdist: Gdist, own_cache: Path, tiny_cache: Path, tiny_teacher: Path, speech: Path
 ) -> None:
     (own_cache / "layers/03/c/2/0").write_bytes(b"torn")
@@ -161,7 +161,7 @@ def test_missing_packs(gdist: Gdist, own_cache: Path) -> None:
 
 @pytest.mark.parametrize("key", ["zarr.json", "index.parquet"])
 @pytest.mark.parametrize("damage", ["flipped", "missing", "empty"])
-def test_documents_without_which_nothing_opens(gdist: Gdist, own_cache: Path, key: str, damage: str) -> None:
+def test_documents_that_opening_requires(gdist: Gdist, own_cache: Path, key: str, damage: str) -> None:
     (own_cache / "plans/00000.parquet").unlink()  # the index's copy, which would do
     path = own_cache / key
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Batches from the cache: an order that can be computed, kept, shared out and taken up again."""
+"""Batches from the cache: an order that can be computed, saved, shared among ranks and resumed."""
 
 import threading
 from collections import Counter
@@ -61,13 +61,13 @@ class TestOrder:
         list(islice(used, 7))
         assert used.epoch_batches(5) == make(cache).epoch_batches(5)
 
-    def test_each_utterance_once_an_epoch(self, cache: Cache) -> None:
+    def test_each_utterance_once_per_epoch(self, cache: Cache) -> None:
         one = make(cache)
         for epoch in range(3):
             ids = [entry.id for batch in one.epoch_batches(epoch) for entry, _, _ in batch]
             assert Counter(ids) == Counter(entry.id for entry in cache.entries)
 
-    def test_batches_are_within_their_seconds_and_of_like_lengths(self, cache: Cache) -> None:
+    def test_batches_are_within_their_seconds_and_of_similar_lengths(self, cache: Cache) -> None:
         one = make(cache, batch_seconds=6.0)
         batches = one.epoch_batches(0)
         for batch in batches:
@@ -93,7 +93,7 @@ class TestOrder:
 class TestState:
     @pytest.mark.parametrize("world", [1, 2, 3])
     def test_it_resumes_in_the_middle_of_an_epoch(self, cache: Cache, world: int) -> None:
-        """At any step, also on an epoch's edge, and from the state of rank 0 for every rank."""
+        """At any step, even at an epoch's end, and from the state of rank 0 for every rank."""
         per_epoch = len(make(cache).epoch_batches(0))
         steps = 2 * per_epoch + 3
         for rank in range(world):
@@ -107,7 +107,7 @@ class TestState:
                     assert same(batch, expected)
 
     def test_it_resumes_on_another_number_of_ranks(self, cache: Cache) -> None:
-        """One state serves any number: together they go on with the very rows that one alone would have taken."""
+        """One state serves any number: together they continue with exactly the rows that one rank would have read."""
         alone = list(islice(make(cache), 12))
         before = make(cache, rank=1, world=2)
         list(islice(before, 5))
@@ -127,13 +127,13 @@ class TestState:
         assert one.state_dict() == {"epoch": 0, "position": 1}
         stream.close()
 
-    def test_a_fresh_loader_begins_at_the_beginning(self, cache: Cache) -> None:
+    def test_a_new_loader_starts_at_the_beginning(self, cache: Cache) -> None:
         assert make(cache).state_dict() == {"epoch": 0, "position": 0}
 
 
 class TestRanks:
     @pytest.mark.parametrize("world", [2, 3, 5])
-    def test_they_share_each_batchs_rows_out(self, cache: Cache, world: int) -> None:
+    def test_they_share_each_batchs_rows(self, cache: Cache, world: int) -> None:
         alone = list(islice(make(cache), 20))
         shares = [list(islice(make(cache, rank=rank, world=world), 20)) for rank in range(world)]
         assert any(batch.idle for share in shares for batch in share)  # some batch is one long utterance
@@ -144,7 +144,7 @@ class TestRanks:
             assert sum(part.frames for part in parts) == batch.frames
             assert all(part.position == batch.position for part in parts)
 
-    def test_a_rank_without_a_row_holds_silence(self, cache: Cache) -> None:
+    def test_a_rank_without_a_row_gets_silence(self, cache: Cache) -> None:
         batch = next(b for b in islice(make(cache, rank=4, world=5), 20) if b.idle)
         assert batch.frames == 0 and batch.ids == () and batch.num_frames_B.tolist() == [1]
         assert batch.waveform_BS is not None and batch.waveform_BS.shape == (1, 400) and not batch.waveform_BS.any()
@@ -153,7 +153,7 @@ class TestRanks:
 
 class TestSelection:
     def test_each_batch_reads_what_is_chosen_for_it(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-        """By a generator that depends on seed, epoch and position: in another order, or on another rank, the same."""
+        """The generator depends on seed, epoch and position: in another order or on another rank, the same."""
         monkeypatch.setattr(loader, "RESIDENT_BYTES", 0)
         read: list[int] = []
         original = Cache.hidden
@@ -263,13 +263,13 @@ class TestTheReaderThread:
         stream.close()
         assert threading.active_count() <= before
 
-    def test_nothing_to_read_is_no_endless_wait(self, cache: Cache) -> None:
+    def test_nothing_to_read_does_not_wait_forever(self, cache: Cache) -> None:
         with pytest.raises(AssertionError):
             next(iter(Loader(cache, [], READ, 5.0)))
 
 
 class TestBuffers:
-    def test_memory_is_used_again_once_nobody_holds_it(self) -> None:
+    def test_memory_is_reused_once_it_is_free(self) -> None:
         buffers = Buffers(2)
         first = buffers.take((3, 4), "cpu")
         address, view = first.data_ptr(), first[1:, 2]
@@ -285,7 +285,7 @@ class TestBuffers:
         again = buffers.take((2, 5), "cpu")
         assert again.shape == (2, 5) and again.data_ptr() == address
 
-    def test_no_more_are_kept_than_asked_for_and_small_ones_give_way(self) -> None:
+    def test_no_more_are_kept_than_the_limit_and_small_ones_are_replaced(self) -> None:
         buffers = Buffers(1)
         small = buffers.take((4,), "cpu")
         assert buffers.take((4,), "cpu").data_ptr() != small.data_ptr()
@@ -297,7 +297,7 @@ class TestBuffers:
 class TestDamage:
     @staticmethod
     def damaged(folder: Path, position: int = -1) -> tuple[Cache, Entry]:
-        """A cache of which one utterance's layer 3 is torn: a flipped byte in the middle of its chunk."""
+        """A cache in which one utterance's layer 3 is torn: a flipped byte in the middle of its chunk."""
         cache = Cache.open(str(folder))
         victim = cache.entries[position]
         shard = folder / f"layers/03/c/{victim.pack}/0"
@@ -332,13 +332,13 @@ class TestDamage:
         said = capsys.readouterr().err
         assert list(one.damaged) == [victim.id] and said.count(f"{victim.id}:") == 1 and "data.skip_damaged" in said
 
-    def test_when_nothing_is_left_that_is_said(self, own_cache: Path) -> None:
+    def test_a_message_when_nothing_is_left(self, own_cache: Path) -> None:
         cache, victim = self.damaged(own_cache)
         with pytest.raises(CacheDamagedError, match="every utterance to train on is damaged"):
             next(iter(Loader(cache, [victim], READ, 5.0, skip_damaged=True)))
 
-    def test_ranks_count_its_frames_alike(self, own_cache: Path) -> None:
-        """No rank knows what another found damaged: the mean is over the frames that were planned."""
+    def test_all_ranks_count_its_frames_equally(self, own_cache: Path) -> None:
+        """No rank knows what another rank found damaged: the mean is over the planned frames."""
         cache, victim = self.damaged(own_cache)
         planned = [[e.id for e, _, _ in spans] for spans in make(cache).epoch_batches(0)]
         place = next(i for i, ids in enumerate(planned) if victim.id in ids)
@@ -409,7 +409,7 @@ class TestSplits:
         }  # fmt: skip
 
     def test_no_labels_at_all(self) -> None:
-        """Everything trains, but a fixed share that a hash of the name chooses."""
+        """Everything is for training, except a fixed share that a hash of the id chooses."""
         entries = self.entries(*[None] * 200)
         splits = choose_splits(entries, DataConfig(valid_fraction=0.05))
         assert (len(splits["train"]), len(splits["valid"]), len(splits["test"])) == (190, 10, 0)
@@ -441,13 +441,13 @@ class TestSplits:
 
 
 @given(st.lists(st.integers(1, 400), max_size=60), st.integers(1, 800))
-def test_groups_hold_what_they_may(lengths: list[int], batch_frames: int) -> None:
+def test_groups_stay_within_their_limit(lengths: list[int], batch_frames: int) -> None:
     entry = Entry("u", 0, 0, 400, 400)
     groups = group([(entry, 0, n) for n in lengths], batch_frames)
     assert [n for batch in groups for _, _, n in batch] == lengths
     assert all(len(b) == 1 or len(b) * max(n for _, _, n in b) <= batch_frames for b in groups)
 
 
-def test_to_float_is_what_the_teacher_heard(cache: Cache) -> None:
+def test_to_float_is_the_teachers_input(cache: Cache) -> None:
     (samples,) = cache.waveform([(cache.entries[0], 0, cache.entries[0].num_frames)])
     assert np.array_equal((to_float(samples) * 32_768).numpy(), samples)

@@ -1,4 +1,4 @@
-"""The utterance table: its rules, every source it is built from, its check, and the set that ships."""
+"""The utterance table: its rules, the sources it is built from, its check, and the speech that ships."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def stored(tmp_path: Path) -> Callable[[pa.Table], Path]:
 
 
 class TestTheTable:
-    def test_the_least_manifest(self, stored: Callable[[pa.Table], Path], tmp_path: Path) -> None:
+    def test_the_smallest_manifest(self, stored: Callable[[pa.Table], Path], tmp_path: Path) -> None:
         first, _ = Manifest.read(stored(table())).utterances()
         assert (first.id, first.path, first.start) == ("a", str(tmp_path.resolve() / "a.wav"), 0)
         assert (first.num_samples, first.sample_rate, first.labels) == (None, None, {})
@@ -59,7 +59,7 @@ class TestTheTable:
         assert [manifest.table.schema.field(name).type for name in labels] == [v.type for v in labels.values()]
         assert manifest.utterances()[0].labels == {"digit": 1, "tags": ["x"], "ok": True}
 
-    def test_columns_of_kindred_types_are_cast(self, stored: Callable[[pa.Table], Path]) -> None:
+    def test_columns_of_similar_types_are_cast(self, stored: Callable[[pa.Table], Path]) -> None:
         ids = pa.array(["a", "b"], pa.large_string()).dictionary_encode()
         content = table(id=ids, num_samples=pa.array([8.0, None]), sample_rate=pa.array([8_000, 8_000], pa.uint16()))
         manifest = Manifest.read(stored(content))
@@ -148,7 +148,7 @@ class TestTheTable:
     @pytest.mark.parametrize(
         "other", [table(), table(speaker=["s", "t"]), table(speaker=["é", "s"]), table(speaker=["s", None])]
     )
-    def test_the_fingerprint_tells_tables_apart(self, other: pa.Table) -> None:
+    def test_the_fingerprint_distinguishes_tables(self, other: pa.Table) -> None:
         assert Manifest(other, "/").fingerprint() != Manifest(table(speaker=["s", "é"]), "/").fingerprint()
 
 
@@ -186,7 +186,7 @@ class TestSplitting:
 
     @pytest.mark.parametrize("seconds", [0.0, -3.0, float("nan")])
     def test_not_a_length(self, seconds: float) -> None:
-        with pytest.raises(UsageError, match="at least 1 second"):
+        with pytest.raises(UsageError, match="1 second or more"):
             Manifest(table(), "/").split(seconds)
 
 
@@ -336,7 +336,7 @@ class TestBuildFromFolders:
         assert manifest.utterances()[0].labels["split"] is None
         assert manifest.table.schema.field("split").type == pa.string()
 
-    def test_no_audio_names_what_there_is(self, tmp_path: Path) -> None:
+    def test_no_audio_names_what_was_found(self, tmp_path: Path) -> None:
         (tmp_path / "a.m4a").touch()
         with pytest.raises(ManifestError, match=r"no audio below .*\n.*found 1 × .m4a.*ffmpeg"):
             build(tmp_path, tmp_path / "m.parquet")
@@ -431,7 +431,7 @@ class TestBuildFromFiles:
             ({"source": "command"}, "its sources are command"),
         ],
     )
-    def test_lhotse_cuts_that_gdist_would_hear_wrongly(
+    def test_lhotse_cuts_that_gdist_would_read_wrongly(
         self, tmp_path: Path, change: dict[str, object], message: str
     ) -> None:
         recording = self.recording("r.wav")
@@ -469,7 +469,7 @@ class TestBuildFromFiles:
         [
             ("id,file\na,b\n", "lacks the column path; it has: id, file"),
             ("id,path\na,b,c\n", "line 2: expected 2 cells"),
-            ("id,path,start\na,b,1.5\n", "the column start counts samples and holds '1.5'"),
+            ("id,path,start\na,b,1.5\n", "the column start contains '1.5'"),
             ("id,path\n", "lists no utterances"),
             ("id,path\na,\n", "path is empty in 1 of 1 rows"),
         ],
@@ -489,7 +489,7 @@ class TestBuildFromFiles:
             (
                 "notes.txt",
                 b"hello\nworld\n",
-                "cannot tell what .* is; its first line is 'hello'\n.*--kind: librispeech, f",
+                "cannot detect what .* is; its first line is 'hello'\n.*--kind: librispeech, f",
             ),
             ("binary", b"\xff\xfe\x00\x01", "it is not UTF-8 text"),
             ("cuts.jsonl.gz", b"\x1f\x8b\x08\x00short", "cannot read"),
@@ -505,7 +505,7 @@ class TestBuildFromFiles:
             build(tmp_path / name, tmp_path / "out.parquet")
 
     def test_a_kind_that_does_not_fit(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"no such kind of source\n.*csv, fairseq, folder, lhotse, librispeech"):
+        with pytest.raises(UsageError, match=r"kind of source 'kaldi'\n.*csv, fairseq, folder, lhotse, librispeech"):
             build(tmp_path, tmp_path / "m.parquet", "kaldi")
         for kind in SOURCES.own.keys() - {"folder", "librispeech"}:
             with pytest.raises(ManifestError, match=f"not what --kind {kind} reads"):
@@ -570,6 +570,6 @@ class TestTheDemo:
         shipped = Manifest.read(demo_folder() / "demo.parquet")
         assert built.utterances() == shipped.utterances()
 
-    def test_its_papers_lie_beside_it(self) -> None:
+    def test_its_documents_are_next_to_it(self) -> None:
         for name in ("LICENSES.md", "PROVENANCE.md", "teacher-nano/config.json", "teacher-nano/model.safetensors"):
             assert (demo_folder() / name).is_file()

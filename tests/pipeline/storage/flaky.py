@@ -1,12 +1,12 @@
-"""A real HTTP proxy that misbehaves on demand, to stand between gdist and an S3 server. A process of its own:
+"""A real HTTP proxy that misbehaves on demand, for use between gdist and an S3 server, in its own process:
 
     python tests/flaky.py PORT UPSTREAM_PORT
 
-It does what networks and object stores do: answers 503, resets connections, stays silent, stalls half-way through a
-body. What it does is told by rules, the first that matches deciding; see :class:`Rule`.
+It does what networks and object stores do: answers 503, resets connections, stays silent, stalls halfway through a
+body. Rules say what it does, and the first one that matches applies; see :class:`Rule`.
 
-    POST /-/rules   a JSON list of rules, in place of the old ones; the log starts anew
-    GET  /-/log     what went through since: method, path, bytes up and down, the fault done to it, seconds
+    POST /-/rules   a JSON list of rules, which replaces the old ones; the log is emptied
+    GET  /-/log     what has passed since then: method, path, bytes up and down, the fault done to it, seconds
 """
 
 import asyncio
@@ -37,7 +37,7 @@ WINDOW = 64 * 1024  # bytes in flight: small, so that a stalled upload is notice
 
 @dataclass
 class Rule:
-    """What to do to which requests.
+    """Which requests to disturb, and how.
 
     Attributes:
         method, path: regular expressions; the path has no host, and has its query.
@@ -64,7 +64,7 @@ class Rule:
         self._random = random.Random(self.seed)
 
     def applies(self, method: str, path: str) -> str | None:
-        """The fault for this request; None when the rule is not for it."""
+        """The fault for this request; None when the rule does not apply."""
         if not (re.search(self.method, method) and re.search(self.path, path)) or self.times == 0:
             return None
         if self._random.random() >= self.rate:
@@ -75,7 +75,7 @@ class Rule:
 
 
 class Proxy:
-    """One listening port before one upstream port."""
+    """One listening port in front of one upstream port."""
 
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
@@ -90,7 +90,7 @@ class Proxy:
         await server.serve_forever()
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Requests of one client connection, one after another."""
+        """Serve the requests of one client connection, one after another."""
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -119,7 +119,7 @@ class Proxy:
     async def request(
         self, method: str, path: str, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Forward one request, or do to it what the rules say."""
+        """Forward one request, or disturb it as the rules say."""
         began, length = time.monotonic(), _length(head)
         record: dict[str, Any] = {"method": method, "path": path, "fault": None, "up": length, "down": 0}
         self.log.append(record)
@@ -162,7 +162,7 @@ class Proxy:
         return await self.forever(writer)
 
     async def forever(self, writer: asyncio.StreamWriter) -> None:
-        """Say nothing until the client has had enough."""
+        """Send nothing until the client gives up."""
         while not writer.transport.is_closing():
             if _gone(writer):
                 writer.transport.abort()
@@ -170,7 +170,7 @@ class Proxy:
         raise ConnectionResetError
 
     async def forward(self, head: bytes, body: bytes) -> bytes:
-        """The upstream's whole answer, as one that leaves the client's connection open."""
+        """Return the upstream's whole answer, as one that leaves the client's connection open."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.upstream)
         try:
             lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
@@ -191,7 +191,7 @@ def _length(head: bytes) -> int:
 
 
 def _gone(writer: asyncio.StreamWriter) -> bool:
-    """Whether the client closed its end, which asyncio does not notice while it is told not to read."""
+    """Whether the client closed its end, which asyncio does not notice while reading is paused."""
     info = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     established = 1
     return bool(info[0] != established)

@@ -1,4 +1,4 @@
-"""A real S3 server behind a proxy that misbehaves: runs go on to the same bytes, and what fails says why."""
+"""A real S3 server behind a proxy that misbehaves: runs finish with the same bytes, and failures say why."""
 
 import json
 import os
@@ -34,7 +34,7 @@ TIMEOUT = "0.5"  # what a user may set too: seconds of silence before a request 
 
 
 class Flaky:
-    """Moto's S3 server and the proxy before it (flaky.py), each in a process of its own."""
+    """Moto's S3 server and the proxy in front of it (flaky.py), each in its own process."""
 
     def __init__(self, log: Path) -> None:
         self.log_file = log.open("wb")
@@ -59,7 +59,7 @@ class Flaky:
                 time.sleep(0.1)
 
     def does(self, *rules: dict[str, Any]) -> None:
-        """From now on the proxy does this, and its log starts anew."""
+        """From now on the proxy does this; its log starts empty."""
         data = json.dumps(rules).encode()
         urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/-/rules", data), timeout=5).close()
 
@@ -146,11 +146,11 @@ SILENT = ["silence", "silence-after", "stall-upload"]
 OF_READS = ["status", "reset", "silence", "cut-download", "stall-download"]
 
 
-class TestTheRunGoesOn:
+class TestTheRunContinues:
     def test_each_fault_at_each_kind_of_request(
         self, flaky: Flaky, gdist: Gdist, tiny_teacher: Path, speech: Path, tiny_cache: Path
     ) -> None:
-        """Each fault of uploads at a shard, the loud ones at a receipt too; documents and listings have theirs."""
+        """Each upload fault at a shard, the loud ones at a receipt too; documents and listings have their own."""
         uri = f"s3://{BUCKET}/each"
         rules: list[dict[str, Any]] = [
             {"fault": "reset-after", "method": "PUT", "path": r"/each/zarr\.json"},
@@ -171,7 +171,7 @@ class TestTheRunGoesOn:
 
     @pytest.mark.parametrize("fault", OF_READS)
     def test_reads_and_listings(self, flaky: Flaky, fault: str) -> None:
-        """The body too, which obstore's own retries leave out of listings."""
+        """A fault in the body too: obstore's own retries do not cover the body of a listing."""
         storage = Storage(f"s3://{BUCKET}/reads")
         flaky.does()
         storage.put("k", b"0123456789")
@@ -185,7 +185,7 @@ class TestTheRunGoesOn:
     def test_all_of_it_at_random(
         self, flaky: Flaky, gdist: Gdist, tiny_teacher: Path, speech: Path, tiny_cache: Path
     ) -> None:
-        """Every tenth request fails in one way or another; then the cache is verified over the same line."""
+        """Every tenth request fails in one way or another; then the cache is verified over the same connection."""
         uri = f"s3://{BUCKET}/random"
         flaky.does({"faults": [*LOUD, "cut-download"], "rate": 0.1, "seed": 1})
         assert gdist(*extract(tiny_teacher, speech, uri)).exit_code == 0
@@ -195,7 +195,7 @@ class TestTheRunGoesOn:
         assert stored(uri) == contents(tiny_cache)
 
     def test_reading_batches(self, flaky: Flaky, cache_uri: str, tiny_cache: Path) -> None:
-        """Ranges of chunks, which zarr reads by itself."""
+        """Ranges of chunks, which zarr reads itself."""
         here, there = Cache.open(str(tiny_cache)), Cache.open(cache_uri)
         flaky.does(*({"fault": f, "path": f"layers/03/c/{pack}/", "times": 1} for pack, f in enumerate(OF_READS)))
         for pack in range(len(OF_READS)):
@@ -206,7 +206,7 @@ class TestTheRunGoesOn:
         assert flaky.faults() == OF_READS
 
     def test_a_large_object(self, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
-        """More than sockets buffer: the body really stops half-way; and each object is one request."""
+        """More than sockets buffer: the body really stops halfway; and each object is one request."""
         monkeypatch.setattr("gdist.pipeline.storage.buckets.SLOWEST_UPLOAD", 64 << 20)
         storage = Storage(f"s3://{BUCKET}/large")
         data = np.random.default_rng(0).bytes(12_000_000)
@@ -222,8 +222,8 @@ class TestTheRunGoesOn:
             assert storage.get("stall-upload") == data
             assert len(flaky.saw()) == 2
 
-    def test_a_slow_line_is_not_a_stall(self, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An upload gets time for its size, and twice as much after each time-out; a download only has to move."""
+    def test_a_slow_connection_is_not_a_stall(self, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An upload gets time for its size, twice as much after each time-out; a download only has to keep moving."""
         monkeypatch.setattr("gdist.pipeline.storage.buckets.SLOWEST_UPLOAD", 8 << 20)
         storage, data = Storage(f"s3://{BUCKET}/slow"), bytes(8 << 20)
         storage.put("reached", b"")
@@ -241,7 +241,7 @@ class TestTheRunGoesOn:
 
     @pytest.mark.parametrize("fault", LOUD + SILENT)
     def test_create_only_puts(self, flaky: Flaky, fault: str) -> None:
-        """Whether the lost try arrived or not: ours is there once, and nobody else's is written over."""
+        """Whether the lost try arrived or not: our object is there once, and no other object is overwritten."""
         storage = Storage(f"s3://{BUCKET}/create-{fault}")
         flaky.does({"fault": fault, "method": "PUT", "times": 1})
         assert storage.put_new("k", b"first")
@@ -264,7 +264,11 @@ class TestTheRunGoesOn:
 REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"status": 403, "code": "ExpiredToken"}, "403 Forbidden ExpiredToken", "the credentials have expired"),
     ({"status": 403, "code": "InvalidAccessKeyId"}, "InvalidAccessKeyId", "the server does not know them"),
-    ({"status": 403, "code": "AccessDenied", "method": "PUT"}, "AccessDenied", "what their owner may do"),
+    (
+        {"status": 403, "code": "AccessDenied", "method": "PUT"},
+        "AccessDenied",
+        "whether they permit list, get, put and delete",
+    ),
     ({"status": 301, "code": "PermanentRedirect"}, "redirect", "export AWS_REGION="),
     ({"status": 400, "code": "AuthorizationHeaderMalformed"}, "Malformed", "export AWS_REGION="),
     ({}, "503 Service Unavailable SlowDown", "overloaded"),
@@ -273,7 +277,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-class TestWhatFailsSaysWhy:
+class TestFailuresSayWhy:
     def test_and_the_run_resumes(
         self,
         flaky: Flaky,
@@ -283,7 +287,7 @@ class TestWhatFailsSaysWhy:
         speech: Path,
         tiny_cache: Path,
     ) -> None:
-        """From the third pack on everything is refused, for one reason after another; then the last one is mended."""
+        """From the third pack on everything is refused, for one reason after another; then the last one is fixed."""
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
         uri = f"s3://{BUCKET}/refused"
         until_then = {
@@ -307,7 +311,7 @@ class TestWhatFailsSaysWhy:
         ("endpoint", "words"),
         [
             ("http://127.0.0.1:1", "Connection refused at http://127.0.0.1:1 ("),
-            ("http://nowhere.invalid", "the host name is not known"),
+            ("http://nowhere.invalid", "the host name is unknown"),
         ],
     )
     @pytest.mark.parametrize("command", ["inspect", "verify", "extract", "train"])
@@ -350,7 +354,7 @@ class TestWhatFailsSaysWhy:
             assert caught.value.hint and caught.value.hint.startswith("there is no such bucket")
 
     @pytest.mark.parametrize(("name", "value"), [("GDIST_STORE_TIMEOUT", "soon"), ("AWS_MAX_ATTEMPTS", "0")])
-    def test_settings_that_make_no_sense(self, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    def test_invalid_settings(self, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
         monkeypatch.setenv(name, value)
         with pytest.raises(UsageError, match=f"{name}={value}: must be a number"):
             Storage(f"s3://{BUCKET}/x")
@@ -391,7 +395,7 @@ class TestCredentials:
         storage.put("k", b"y")
         assert flaky.saw()[0]["path"] == f"/{BUCKET}/profile/k"
 
-    def test_the_environment_counts_for_more(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_wins(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "E")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "e")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
@@ -420,7 +424,7 @@ class TestCredentials:
             for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
                 monkeypatch.delenv(f"AWS_{name}")
             monkeypatch.setenv(variable, "true")
-            with pytest.raises(CacheError, match="403"):  # moto lets nobody anonymous in: it was asked unsigned
+            with pytest.raises(CacheError, match="403"):  # moto refuses anonymous requests: this one was unsigned
                 Storage(f"s3://{BUCKET}/anonymous").get("k")
             return
         monkeypatch.delenv("AWS_ENDPOINT_URL")
@@ -435,7 +439,7 @@ class TestCredentials:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six recordings in two folders, cut from the speech that ships, and what must not count as one."""
+    """Six recordings in two folders, cut from the speech that ships, and files that must not count as recordings."""
     folder = tmp_path_factory.mktemp("corpus")
     source = demo_folder() / "audio" / "prompts-en.flac"
     for place, name in enumerate(("b/2.flac", "b/10.wav", "a.flac", "b/c/1.flac", "z.ogg", "b/c/0.flac")):
@@ -512,7 +516,7 @@ class TestManifests:
             (["check", f"s3://{BUCKET}/corpus/table.csv"], "as a Parquet manifest"),
         ],
     )
-    def test_what_is_not_there(
+    def test_what_does_not_exist(
         self, flaky: Flaky, gdist: Gdist, corpus_uri: str, arguments: list[str], words: str
     ) -> None:
         result = gdist("manifest", *arguments)
@@ -527,7 +531,7 @@ class TestAudio:
     def test_a_header_is_a_range(
         self, flaky: Flaky, tmp_path: Path, name: str, subtype: str | None, most: int
     ) -> None:
-        """So many requests of 64 KiB, of two minutes of audio."""
+        """That many requests of 64 KiB each, for two minutes of audio."""
         path, uri = tmp_path / f"long.{name}", f"s3://{BUCKET}/headers/{name}-{subtype}"
         noise = np.random.default_rng(0).standard_normal(120 * 16_000) / 8
         soundfile.write(path, noise, 16_000, format=name, subtype=subtype)
@@ -540,7 +544,7 @@ class TestAudio:
             segment = (32_000, 16_000, 16_000)
             assert np.array_equal(load_utterance(uri, *segment), load_utterance(str(path), *segment))
 
-    def test_what_is_no_audio(self, flaky: Flaky, corpus_uri: str) -> None:
+    def test_what_is_not_audio(self, flaky: Flaky, corpus_uri: str) -> None:
         Storage(corpus_uri).put("empty.flac", b"")
         for name, words in (
             ("gone.flac", "file not found"),
@@ -551,7 +555,7 @@ class TestAudio:
                 read_header(f"{corpus_uri}/{name}")
 
     def test_an_outage_is_not_bad_audio(self, flaky: Flaky, tmp_path: Path) -> None:
-        """Half-way through a header too, where libsndfile asks and cannot be told why there is nothing."""
+        """Halfway through a header too, where libsndfile reads and cannot be given the reason for a failure."""
         soundfile.write(tmp_path / "a.ogg", np.random.default_rng(0).standard_normal(1_000_000) / 8, 16_000)
         Storage(f"s3://{BUCKET}/outage").put("a.ogg", (tmp_path / "a.ogg").read_bytes())
         flaky.does({"times": 1}, {"fault": "status"})
@@ -566,7 +570,7 @@ class TestCommands:
     def test_train_and_eval(
         self, flaky: Flaky, gdist: Gdist, cache_uri: str, tiny_cache: Path, tmp_path: Path
     ) -> None:
-        """From the bucket over a bad line, as from the folder."""
+        """From the bucket over a bad connection, with the same results as from the folder."""
         settings = SHORT | {"train.steps": 2}
         options = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
         found = []
@@ -582,7 +586,7 @@ class TestCommands:
     def test_two_trainings_at_once_while_packs_are_added(
         self, flaky: Flaky, gdist: Gdist, tiny_teacher: Path, speech: Path, tmp_path: Path
     ) -> None:
-        """Both end in the students that a cache left alone gives: each reads what was there when it began."""
+        """Both end with the students that an unchanged cache gives: each reads what was there when it began."""
         manifest = Manifest.read(speech)
         half = tmp_path / "half.parquet"
         Manifest(manifest.table.take(list(range(0, 30, 2))), manifest.root).write(half)

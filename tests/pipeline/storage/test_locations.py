@@ -1,6 +1,6 @@
 """A location is what was typed, character for character, or it is refused: on every store, as others see it.
 
-What lies in the bucket is told by boto3, and what lies in a folder by the operating system.
+boto3 reports what is in the bucket, and the operating system what is in a folder.
 """
 
 import os
@@ -50,7 +50,7 @@ PATHS = [
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """boto3, talking to a real S3 server over HTTP, whom gdist finds in the environment."""
+    """boto3, talking to a real S3 server over HTTP, which gdist finds through the environment."""
     boto3 = pytest.importorskip("boto3")
     pytest.importorskip("moto.server")
     endpoint = f"http://127.0.0.1:{free_port()}"
@@ -86,7 +86,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def names_on(scheme: str) -> list[str]:
-    """Those that are not refused there."""
+    """The names that are not refused there."""
     return [name for name in NAMES if scheme not in AZURE or not ("\\" in name or name.endswith("."))]
 
 
@@ -97,10 +97,10 @@ def keys_in(s3: Any, prefix: str) -> list[str]:
 
 
 def round_trip(base: str, names: list[str], seen: Callable[[], list[str]] | None) -> None:
-    """Write objects below each name, look whether others see what was typed, and do all that is done to objects.
+    """Write objects below each name, check that others see what was typed, and do all that gdist does to objects.
 
     Args:
-        seen: the paths of all objects below ``base``, told by someone else.
+        seen: the paths of all objects below ``base``, as reported by another program.
     """
     stores = {name: Storage(f"{base}/{name}", create=True) for name in names}
     for name, storage in stores.items():
@@ -110,7 +110,7 @@ def round_trip(base: str, names: list[str], seen: Callable[[], list[str]] | None
         assert sorted(seen()) == sorted(f"{name}/{key}" for name in names for key in ("layers/k", "new"))
     for name, storage in stores.items():
         data = name.encode()
-        assert storage.get("layers/k") == data  # so no other name's object came to lie over it
+        assert storage.get("layers/k") == data  # so no other name's object replaced it
         assert storage.get_part("layers/k", 0, 1) == (data[:1], len(data))
         assert storage.get_tail("layers/k", 1) == (data[-1:], len(data))
         assert [bytes(part) for part in storage.get_ranges("layers/k", [(0, 1)])] == [data[:1]]
@@ -202,7 +202,7 @@ class TestEveryCharacter:
         assert [unquote(path) for path in asked] == [f"/bucket/{key}" for key in (f"{path}/k", *names_on(scheme))]
 
     def test_of_a_web_server(self, tmp_path: Path) -> None:
-        """Audio may lie there. In its addresses three characters mean something else, and are refused."""
+        """Audio may be there. In web addresses three characters have another meaning, and are refused."""
         (tmp_path / "a").mkdir()
         for name in NAMES:
             (tmp_path / "a" / name).write_bytes(name.encode())
@@ -218,7 +218,7 @@ class TestEveryCharacter:
             below = Storage(f"{url}/a")
             for name in NAMES:
                 if set("%?#") & set(name):
-                    with pytest.raises(UsageError, match="means something in web addresses"):
+                    with pytest.raises(UsageError, match="has a special meaning in web addresses"):
                         RemotePath.parse(f"{url}/a/{name}")
                 else:
                     assert RemotePath.parse(f"{url}/a/{name}").read_bytes() == name.encode()
@@ -245,40 +245,40 @@ class _serving:  # noqa: N801 — reads as a statement
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 REFUSED = [
-    ("s3://b/a//c", "a name of no characters", "type s3://b/a/c"),
-    ("s3://b//a", "a name of no characters", "type s3://b/a"),
-    ("s3://b/a//", "a name of no characters", "type s3://b/a"),
-    ("s3://b//", "a name of no characters", "type s3://b/"),
-    ("s3://b/a/../c", "no . and ..", "type s3://b/c"),
-    ("s3://b/./a", "no . and ..", "type s3://b/a"),
-    ("s3://b/a/..", "no . and ..", "type s3://b/"),
-    ("s3://b/..", "no . and ..", "type s3://b/"),
+    ("s3://b/a//c", "an empty name between two slashes", "type s3://b/a/c"),
+    ("s3://b//a", "an empty name between two slashes", "type s3://b/a"),
+    ("s3://b/a//", "an empty name between two slashes", "type s3://b/a"),
+    ("s3://b//", "an empty name between two slashes", "type s3://b/"),
+    ("s3://b/a/../c", "object keys cannot contain . or ..", "type s3://b/c"),
+    ("s3://b/./a", "object keys cannot contain . or ..", "type s3://b/a"),
+    ("s3://b/a/..", "object keys cannot contain . or ..", "type s3://b/"),
+    ("s3://b/..", "object keys cannot contain . or ..", "type s3://b/"),
     ("s3://b/a\nc", "the control character U+000A", "use a name without it"),
     ("s3://b/a\udcff", "a byte that is not UTF-8", "use a name without it"),
-    ("S3://b/a", "there is no S3:// here", "type s3://b/a"),
-    ("FILE:///a", "there is no FILE:// here", "type file:///a"),
-    ("s4://b/a", "there is no s4:// here", "s3://BUCKET/PATH"),
+    ("S3://b/a", "S3:// is not supported", "type s3://b/a"),
+    ("FILE:///a", "FILE:// is not supported", "type file:///a"),
+    ("s4://b/a", "s4:// is not supported", "s3://BUCKET/PATH"),
     ("s3://", "it names no bucket", "s3://BUCKET/PATH"),
     ("s3:///a", "it names no bucket", "s3://BUCKET/PATH"),
     ("memory://", "it names no bucket", "memory://NAME"),
-    ("s3://b#1", "'b#1' is no name of a bucket", "s3://BUCKET/PATH"),
-    ("s3://b?a=1/x", "'b?a=1' is no name of a bucket", "s3://BUCKET/PATH"),
-    ("s3://b%41/x", "'b%41' is no name of a bucket", "s3://BUCKET/PATH"),
-    ("s3:// b/x", "' b' is no name of a bucket", "s3://BUCKET/PATH"),
-    ("s3://bé/x", "'bé' is no name of a bucket", "s3://BUCKET/PATH"),
-    ("s3://../x", "'..' is no name of a bucket", "s3://BUCKET/PATH"),
-    ("s3://user@host/x", "'user@host' is no name of a bucket", "s3://BUCKET/PATH"),
-    ("s3://b:80/x", "'b:80' is no name of a bucket", "s3://BUCKET/PATH"),
-    ("abfs://user@elsewhere.org/x", "is no name of a bucket", "az://CONTAINER/PATH"),
-    ("https://user:password@host/x", "is no name of a server", "s3://BUCKET/PATH"),
-    ("https://host/a%20b.wav", "% means something in web addresses", "type https://host/a b.wav"),
-    ("https://host/a?b=c", "? means something in web addresses", "copy the file"),
-    ("az://b/a\\c", "Azure takes a backslash for a slash", "use a name without it"),
-    ("az://b/a./c", "no dot at the end of a name", "use a name without it"),
+    ("s3://b#1", "'b#1' is not the name of a bucket", "s3://BUCKET/PATH"),
+    ("s3://b?a=1/x", "'b?a=1' is not the name of a bucket", "s3://BUCKET/PATH"),
+    ("s3://b%41/x", "'b%41' is not the name of a bucket", "s3://BUCKET/PATH"),
+    ("s3:// b/x", "' b' is not the name of a bucket", "s3://BUCKET/PATH"),
+    ("s3://bé/x", "'bé' is not the name of a bucket", "s3://BUCKET/PATH"),
+    ("s3://../x", "'..' is not the name of a bucket", "s3://BUCKET/PATH"),
+    ("s3://user@host/x", "'user@host' is not the name of a bucket", "s3://BUCKET/PATH"),
+    ("s3://b:80/x", "'b:80' is not the name of a bucket", "s3://BUCKET/PATH"),
+    ("abfs://user@elsewhere.org/x", "is not the name of a bucket", "az://CONTAINER/PATH"),
+    ("https://user:password@host/x", "is not the name of a server", "s3://BUCKET/PATH"),
+    ("https://host/a%20b.wav", "% has a special meaning in web addresses", "type https://host/a b.wav"),
+    ("https://host/a?b=c", "? has a special meaning in web addresses", "copy the file"),
+    ("az://b/a\\c", "Azure treats a backslash as a slash", "use a name without it"),
+    ("az://b/a./c", "Azure does not allow a dot at the end of a name", "use a name without it"),
     ("", "it names no folder", "type ."),
     ("file://", "it names no folder", "type ."),
-    ("file://a/b", "a path that begins with a slash", f"type file://{Path.cwd()}/a/b"),
-    ("~/a", "shells replace a ~", "or ./~/a if it is called that"),
+    ("file://a/b", "must begin with a slash", f"type file://{Path.cwd()}/a/b"),
+    ("~/a", "shells replace a ~", "or ./~/a if that is its name"),
     ("~nobody-of-that-name/a", "shells replace a ~", "type ./~nobody-of-that-name/a"),
     ("a\0b", "a NUL character", "use a name without it"),
 ]
@@ -362,14 +362,14 @@ class TestCaches:
     def test_the_neighbour_survives_a_restart(
         self, s3: Any, gdist: Gdist, tiny_teacher: Path, speech: Path, tiny_cache: Path
     ) -> None:
-        """`run#1`, then `--restart` at `run#2` and others: all these were one place, and the first one's end."""
+        """`run#1`, then `--restart` at `run#2` and others: once all one place, which lost the first."""
         first = f"s3://{BUCKET}/run#1"
         extracted(tiny_teacher, speech, first)
         whole = {f"run#1/{key}" for key in contents(tiny_cache)}
         assert set(keys_in(s3, "run")) == whole
         for other in ("run#2", "run?2", "run", "run ", "run%231"):
             uri = f"s3://{BUCKET}/{other}"
-            Storage(uri).put("zarr.json", Storage(first).get("zarr.json"))  # a cache, by its look: one to be deleted
+            Storage(uri).put("zarr.json", Storage(first).get("zarr.json"))  # looks like a cache that may be deleted
             fixed = ["--pack-frames", PACK_FRAMES, "--device", "cpu", "--json"]
             result = gdist(
                 "extract", "--teacher", tiny_teacher, "--manifest", speech, "--cache", uri, "--restart", *fixed
@@ -383,11 +383,11 @@ class TestCaches:
         extracted(tiny_teacher, speech, f"{first}/")  # finds all done: the same place
         assert set(keys_in(s3, "run#1")) == whole
 
-    def test_a_marker_of_an_empty_folder_is_in_nobodys_way(self, s3: Any) -> None:
+    def test_a_marker_of_an_empty_folder_is_no_obstacle(self, s3: Any) -> None:
         s3.put_object(Bucket=BUCKET, Key="made in a console/", Body=b"")
         assert not Storage(f"s3://{BUCKET}/made in a console").objects()
 
-    def test_what_others_put_there_and_cannot_be_told_apart_is_refused(self, s3: Any) -> None:
+    def test_foreign_keys_that_cannot_be_distinguished_are_refused(self, s3: Any) -> None:
         s3.put_object(Bucket=BUCKET, Key="theirs-odd/a//b", Body=b"")
         with pytest.raises(CacheError, match=r"cannot list .*theirs-odd.*a//b") as caught:
             Storage(f"s3://{BUCKET}/theirs-odd").objects()
@@ -409,7 +409,7 @@ class TestManifests:
         assert sorted(u.path.rpartition("/")[2] for u in manifest.utterances()) == sorted(f"{n}.flac" for n in names)
         assert not check(manifest)
 
-    def test_a_path_that_cannot_be_kept_is_one_utterances_problem(self, s3: Any, speech: Path) -> None:
+    def test_a_path_that_cannot_be_kept_affects_one_utterance_only(self, s3: Any, speech: Path) -> None:
         wav = Path(Manifest.read(speech).utterances()[0].path).read_bytes()
         s3.put_object(Bucket=BUCKET, Key="one/x/a.flac", Body=wav)
         paths = ["x/a.flac", "x//a.flac", "../../one/x/a.flac", "x/a.flac/", f"s3://{BUCKET}/one/./x/a.flac",
@@ -419,12 +419,17 @@ class TestManifests:
         )
         problems = {problem.id: problem.reason for problem in check(manifest)}
         assert list(problems) == [str(i) for i in range(1, len(paths))]
-        for id, why in (("1", "no characters"), ("2", "no . and .."), ("3", "is a directory"), ("5", "no S3://")):
+        for id, why in (
+            ("1", "an empty name"),
+            ("2", "cannot contain . or .."),
+            ("3", "is a directory"),
+            ("5", "S3:// is not supported"),
+        ):
             assert why in problems[id]
 
 
 @pytest.mark.parametrize("name", ["run #1", "it's", "$HOME", "a&b", "*"])
-def test_a_command_that_is_told_can_be_pasted(name: str, tmp_path: Path) -> None:
+def test_a_suggested_command_can_be_pasted(name: str, tmp_path: Path) -> None:
     uri = str(tmp_path / name)
     Storage(uri, create=True)
     with pytest.raises(CacheError) as caught:
@@ -436,5 +441,5 @@ def test_composed_and_decomposed_are_two_names() -> None:
     assert unicodedata.normalize("NFC", "e\u0301") == "é"
     assert Location.parse("s3://b/é") != Location.parse("s3://b/e\u0301")
     assert {*string.printable} - {*string.whitespace, "/"} | {" "} == set(PRINTABLE)
-    with pytest.raises(AudioError, match="no name of a bucket"):
+    with pytest.raises(AudioError, match="is not the name of a bucket"):
         read_header("s3://a b/c.wav")

@@ -1,4 +1,4 @@
-"""Objects in folders and in memory, documents under seal, and the places that cannot be written."""
+"""Objects in folders and in memory, sealed documents, and places that cannot be written."""
 
 import os
 import uuid
@@ -26,7 +26,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 
 class TestObjects:
-    def test_what_is_put_is_got(self, storage: Storage) -> None:
+    def test_what_is_put_can_be_read(self, storage: Storage) -> None:
         storage.put("layers/00/c/0/0", b"old and longer")
         storage.put("layers/00/c/0/0", b"new")
         storage.put("empty", b"")
@@ -42,7 +42,7 @@ class TestObjects:
         with pytest.raises(FileNotFoundError):
             storage.get("nothing/here")
 
-    def test_listing_is_sorted_and_knows_sizes(self, storage: Storage) -> None:
+    def test_listing_is_sorted_and_has_sizes(self, storage: Storage) -> None:
         for key in ("b/2", "b/10", "a", "bb/1"):
             storage.put(key, b"x" * len(key))
         assert {key: meta["size"] for key, meta in storage.objects().items()} == {
@@ -54,7 +54,7 @@ class TestObjects:
         assert list(storage.objects()) == ["a", "b/10", "b/2", "bb/1"]
         assert list(storage.objects("b")) == ["b/10", "b/2"]
 
-    def test_deleting_what_is_not_there_is_fine(self, storage: Storage) -> None:
+    def test_deleting_a_missing_object_is_fine(self, storage: Storage) -> None:
         storage.put("a", b"x")
         storage.put("b", b"x")
         storage.delete(["nothing", "a", "a"])
@@ -84,8 +84,8 @@ class TestObjects:
         assert not Storage(f"memory://{name}-other").objects()
 
 
-class TestPlacesThatCannotServe:
-    def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
+class TestPlacesThatCannotBeUsed:
+    def test_a_file_is_not_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
         with pytest.raises(CacheError, match=r"cannot open .*file: File exists") as caught:
             Storage(str(tmp_path / "file"), create=True)
@@ -97,23 +97,23 @@ class TestPlacesThatCannotServe:
         assert caught.value.hint == "a part of the path is a file; choose another place"
         assert (tmp_path / "file").read_text() == "mine"
 
-    def test_reading_makes_no_folder(self, tmp_path: Path) -> None:
+    def test_reading_creates_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(CacheError, match="there is no such folder"):
             Storage(str(tmp_path / "nothing"))
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
-    def test_where_no_folder_can_be_made(self) -> None:
-        with pytest.raises(CacheError, match="no folder can be made there") as caught:
+    def test_where_no_folder_can_be_created(self) -> None:
+        with pytest.raises(CacheError, match="no folder can be created there") as caught:
             Storage("/proc/gdist", create=True)
-        assert caught.value.hint == "choose a place you may write to, or mend its permissions"
+        assert caught.value.hint == "choose a place you may write to, or fix its permissions"
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-    def test_a_folder_of_someone_else(self, tmp_path: Path) -> None:
+    def test_a_folder_of_another_user(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
         with pytest.raises(CacheError, match="Permission denied") as caught:
             Storage(str(tmp_path), create=True).put("k", b"x")
-        assert caught.value.hint == "choose a place you may write to, or mend its permissions"
+        assert caught.value.hint == "choose a place you may write to, or fix its permissions"
 
     def test_a_full_disk(self, tmp_path: Path) -> None:
         with mounted(tmp_path / "full", "size=64k") as folder:
@@ -141,7 +141,7 @@ class TestHints:
     @pytest.mark.parametrize(
         ("text", "hint"),
         [
-            ("Error performing PUT http://169.254.169.254/latest/api/token in 2s", "check the credentials"),
+            ("Error performing PUT http://169.254.169.254/latest/api/token in 2s", "no credentials were found"),
             ("Server returned 404 Not Found: <Code>NoSuchBucket</Code>", "there is no such bucket"),
             ("HTTP error: error sending request", "check the network"),
             ("Unable to copy data to file: No space left on device (os error 28)", "free some space"),
@@ -171,11 +171,11 @@ def sealed() -> bytes:
 
 
 class TestSeals:
-    def test_what_is_sealed_comes_back(self, sealed: bytes) -> None:
+    def test_what_is_sealed_reads_back(self, sealed: bytes) -> None:
         document = unseal(sealed)
         assert document.pop("checksum") and document == DOCUMENT
 
-    def test_the_seal_may_lie_inside(self) -> None:
+    def test_the_seal_may_be_inside(self) -> None:
         holder: dict[str, Any] = {"format": 1}
         data = seal({"attributes": {"gdist": holder}, "zarr_format": 3}, holder)
         assert unseal(data, ("attributes", "gdist"))["attributes"]["gdist"] == holder

@@ -46,7 +46,7 @@ def test_it_is_owned_named_and_released(tmp_path: Path) -> None:
         time.sleep(3 * BEAT)
         owner.require()
         assert json.loads((tmp_path / OWNER).read_text())["beat"] >= 1
-        with pytest.raises(RunError, match=rf"is at work on .*: process {os.getpid()} on .*, since 20") as caught:
+        with pytest.raises(RunError, match=rf"is using .*: process {os.getpid()} on .*, since 20") as caught:
             Owner(tmp_path).__enter__()
         assert "choose another --out" in str(caught.value.hint)
     assert not list(tmp_path.iterdir())
@@ -187,7 +187,7 @@ def test_two_real_trainings(tiny_cache: Path, tmp_path: Path, gdist: Callable[..
         [*COMMAND, "train", "--cache", str(tiny_cache), "--out", str(out), *flags],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    message = f"another gdist train is at work on {out}: process {first.pid} on "
+    message = f"another gdist train is using {out}: process {first.pid} on "
     assert second.returncode == 1 and message in second.stderr and ", since 20" in second.stderr
     ranks = finish(torchrun(2, tiny_cache, out, SHORT | {"train.steps": steps, "train.log_every": 1}), 1)
     assert ranks.count(f"error: {message}") == 2, "every rank says why"

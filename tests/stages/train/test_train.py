@@ -413,7 +413,7 @@ def test_layers_that_are_not_cached_are_named(tiny_teacher: Path, speech: Path, 
         ("student.name=gendistller", "gendistller", "gendistiller"),
         ("loss.name=huber", "huber", "known: l1, l1_cos, l1_logcos, mse"),
         ("train.steps=0", "1 or more", None),
-        ("train.steps=many", "str given, int wanted", None),
+        ("train.steps=many", "expected int, got str", None),
         ("train.precision=fp8", "fp32, bf16", None),
         ("train.device=tpu", "no such kind of device|runs on cpu or cuda", "train.device = auto"),
         ("student.frontend=thawed", "trained, frozen", None),
@@ -433,7 +433,7 @@ def test_mistakes_in_a_config(tiny_cache: Path, tmp_path: Path, setting: str, me
 
 def test_a_folder_of_something_else_is_left_alone(tiny_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(RunError, match="holds no run"):
+    with pytest.raises(RunError, match="contains no run"):
         run(tiny_cache, tmp_path, short())
     assert contents(tmp_path) == {"thesis.tex": b"mine"}
 
