@@ -1,139 +1,46 @@
-"""What is not gdist's own: objects of a file that the user names, ``FILE.py:NAME``, or of an installed package.
+"""Tables of what goes by a name: gdist's own rows, and those that files of the user's own and installed packages add.
 
-A file is run only because the user typed its path: never because a cache, a run or an export names it. Its bytes are
-kept as they were when it was run, so what is recorded and copied is what ran. It is one file: what it imports is
-installed, so that its digest tells all of it.
+A file is named by its path, ``FILE.py:NAME`` (own_files.py); a package announces what it has by entry points.
 """
 
-import hashlib
 import importlib.metadata
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from gdist.pipeline.config import did_you_mean
 from gdist.pipeline.errors import ConfigError
+from gdist.pipeline.own_files import Extension, extension_behind, forget_names, is_reference
 
-_PREFIX = "gdist_extension_"
-_run: dict[str, "Extension"] = {}  # module → the file behind it
+__all__ = ["Extension", "Registry", "enter", "extension_behind", "forget", "instance", "is_reference", "use"]
+
+_tables: list["Registry[Any]"] = []
 
 
-@dataclass(frozen=True)
-class Extension:
-    """An object of a file.
+def instance(found: Any, of: type = object) -> Any:
+    """``found`` itself, or what it makes without arguments where it is a class derived from ``of``.
 
-    Attributes:
-        name: ``FILE.py:NAME`` without the folders: what configs, runs and caches record.
-        path: where the file was read.
-        source: its bytes.
+    Raises:
+        TypeError: it cannot be made so.
     """
-
-    name: str
-    path: Path
-    source: bytes
-
-    @classmethod
-    def read(cls, reference: str) -> "Extension":
-        """The object that ``reference``, ``path/to/FILE.py:NAME``, names; nothing is run yet.
-
-        Raises:
-            ConfigError: it names no object, or no file that can be read.
-        """
-        file, _, name = reference.rpartition(":")
-        if not file.endswith(".py") or not name.isidentifier():
-            raise ConfigError(
-                f"{reference} names a file and no object in it", f"FILE.py:NAME, as in {reference}:MyClass"
-            )
-        path = Path(file).expanduser().absolute()
-        try:
-            return cls(f"{path.name}:{name}", path, path.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror or error}", "check the path") from error
-
-    @property
-    def file_name(self) -> str:
-        return self.name.partition(":")[0]
-
-    @property
-    def sha256(self) -> str:
-        """Of the file, in hex."""
-        return hashlib.sha256(self.source).hexdigest()
-
-    @property
-    def record(self) -> dict[str, str]:
-        """What a run or a cache notes of it."""
-        return {"path": str(self.path), "sha256": self.sha256}
-
-    def load(self) -> Any:
-        """Run the file, once in a process, and give the object.
-
-        Raises:
-            ConfigError: the file cannot be run, or has no such object.
-        """
-        name = self.name.partition(":")[2]
-        found = vars(self._module())
-        if name not in found:
-            own = [key for key, value in found.items() if getattr(value, "__module__", "") == self.module_name]
-            raise ConfigError(f"{self.path} has no {name}", did_you_mean(name, own) if own else None)
-        return found[name]
-
-    @property
-    def module_name(self) -> str:
-        """The same for the same bytes, in every process."""
-        return f"{_PREFIX}{self.sha256[:12]}_{self.path.stem}"
-
-    def _module(self) -> ModuleType:
-        known = sys.modules.get(self.module_name)
-        if known is not None:
-            return known
-        module = ModuleType(self.module_name)
-        module.__file__ = str(self.path)
-        sys.modules[self.module_name] = module  # dataclasses and pickle look a class's module up there
-        _run[self.module_name] = self
-        try:
-            exec(compile(self.source, str(self.path), "exec"), vars(module))
-        except Exception as error:
-            del sys.modules[self.module_name], _run[self.module_name]
-            lines = [
-                frame.lineno
-                for frame in traceback.extract_tb(error.__traceback__)
-                if frame.filename == str(self.path)
-            ]
-            where = f", line {lines[-1]}" if lines else ""
-            hint = (
-                "an extension is one file, and what it imports is installed"
-                if isinstance(error, ImportError)
-                else None
-            )
-            raise ConfigError(f"cannot run {self.path}{where}: {type(error).__name__}: {error}", hint) from error
-        return module
-
-
-def is_reference(name: str) -> bool:
-    """Whether ``name`` is an object of a file rather than a row of a table."""
-    return ".py:" in name or name.endswith(".py")
-
-
-def extension_behind(module: str) -> Extension | None:
-    """The file that the module of this name was made from, if it was a file that a user named."""
-    return _run.get(module)
+    if not (isinstance(found, type) and issubclass(found, of)):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise TypeError(f"{found.__name__}() cannot be made without arguments: {error}") from error
 
 
 class Registry[T](Mapping[str, T]):
-    """A table of things that go by a name: gdist's rows, those of installed packages, those of files that were named.
+    """A table of things that go by a name: gdist's rows, those of files that were named, those of installed packages.
 
     Args:
         noun: what a row is, for messages: ``student``.
         group: the entry points by which installed packages announce theirs: ``gdist.students``.
-        rows: gdist's own.
+        rows: gdist's own, which no package can replace.
         accept: makes a row of what a file or a package offers, or raises TypeError, which says what is wanted.
-        key: the name of a row that a file holds, where that is not ``FILE.py:NAME``.
+        key: the name that a row has to have, where that is not anyone's to choose.
     """
 
     def __init__(
@@ -145,27 +52,31 @@ class Registry[T](Mapping[str, T]):
         key: Callable[[T], str] | None = None,
     ) -> None:
         self.noun, self.group, self.own, self._accept, self._key = noun, group, dict(rows), accept, key
-        self._extensions: dict[str, Extension] = {}
-        self._loaded: dict[str, T] = {}
+        self._of_files: dict[str, tuple[Extension, T]] = {}
+        self._of_packages: dict[str, T] = {}
+        _tables.append(self)
 
     def __getitem__(self, name: str) -> T:
-        if name in self.own and name not in self._extensions:
+        if name in self._of_files:
+            return self._of_files[name][1]
+        if name in self.own:
             return self.own[name]
-        if name not in self._loaded:
-            self._loaded[name] = self._announced_row(self._announced[name])
-        return self._loaded[name]
+        if name not in self._of_packages:
+            self._of_packages[name] = self._announced_row(self._announced[name])
+        return self._of_packages[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self.own, **dict.fromkeys(self._extensions), **dict.fromkeys(self._announced)})
+        return iter({**self.own, **self._of_files, **self._announced})
 
     def __len__(self) -> int:
         return len(list(iter(self)))
 
-    def find(self, name: str, said: str) -> T:
+    def find(self, name: str, said: str, copy: str = "path/to") -> T:
         """The row called ``name``.
 
         Args:
             said: how the name was given, for the message: ``--student lstm``.
+            copy: the folder in which the file lies that is wanted, where that is known.
 
         Raises:
             ConfigError: there is none; or it is an object of a file that nobody named in this command.
@@ -174,10 +85,10 @@ class Registry[T](Mapping[str, T]):
             return self[name]
         if is_reference(name):
             raise ConfigError(
-                f"{said}: gdist runs a file only when you name it, and this command did not",
-                f"--use path/to/{name}",
+                f"{said}: gdist runs a file only when you name it, and this command did not", f"--use {copy}/{name}"
             )
-        raise ConfigError(f"{said}: there is no {self.noun} {name!r}", did_you_mean(name, self))
+        hint = "one in a file of yours is FILE.py:NAME" if {":", "/"} & {*name} else did_you_mean(name, self)
+        raise ConfigError(f"{said}: there is no such {self.noun}", hint)
 
     def use(self, typed: str) -> str:
         """The name by which what the user typed is known from now on: a row's as it is, a file's without folders.
@@ -185,32 +96,34 @@ class Registry[T](Mapping[str, T]):
         Raises:
             ConfigError: the file cannot be run, or what it holds is no such thing.
         """
-        if not is_reference(typed) or typed in self._extensions:
+        if not is_reference(typed):
             return typed
         extension = Extension.read(typed)
-        return self._keep(extension, self._row(extension.load(), typed))
+        return self._keep(extension, self._row(extension.load(), extension.name))
+
+    def enter(self, extension: Extension) -> None:
+        """Make a row of what a file holds.
+
+        Raises:
+            TypeError: it is no thing of this table.
+            ConfigError: the file cannot be run.
+        """
+        self._keep(extension, self._accept(extension.load()))
+
+    def forget(self) -> None:
+        """Leave out what files held."""
+        self._of_files.clear()
 
     def extension(self, name: str) -> Extension | None:
         """The file behind a row, where there is one."""
-        return self._extensions.get(name)
+        return self._of_files[name][0] if name in self._of_files else None
 
-    def record(self, name: str) -> dict[str, str] | None:
-        """Where a row comes from that is not gdist's own: a file and its digest, or a package and its version."""
-        if name in self._extensions:
-            return self._extensions[name].record
-        if name in self.own or name not in self._announced:
-            return None
-        package = self._announced[name].dist
-        return None if package is None else {"package": package.name, "version": package.version}
-
-    def takes(self, extension: Extension) -> bool:
-        """Make a row of what a file holds, if it is a thing of this table."""
-        try:
-            row = self._accept(extension.load())
-        except TypeError:
-            return False
-        self._keep(extension, row)
-        return True
+    def package(self, name: str) -> dict[str, str]:
+        """The installed package that a row comes from, and its version; empty for gdist's own and for files."""
+        if name in self._of_files or name in self.own or name not in self._announced:
+            return {}
+        package = self._announced[name][0].dist
+        return {} if package is None else {"package": package.name, "version": package.version}
 
     @contextmanager
     def lent(self, name: str, found: Any) -> Iterator[T]:
@@ -228,7 +141,7 @@ class Registry[T](Mapping[str, T]):
 
     def _keep(self, extension: Extension, row: T) -> str:
         name = self._key(row) if self._key else extension.name
-        self._extensions[name], self._loaded[name] = extension, row
+        self._of_files[name] = extension, row
         return name
 
     def _row(self, found: Any, origin: str) -> T:
@@ -238,28 +151,42 @@ class Registry[T](Mapping[str, T]):
             raise ConfigError(f"{origin} is no {self.noun}: {error}") from error
 
     @cached_property
-    def _announced(self) -> dict[str, importlib.metadata.EntryPoint]:
-        points: dict[str, importlib.metadata.EntryPoint] = {}
+    def _announced(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        points: dict[str, list[importlib.metadata.EntryPoint]] = {}
         for point in importlib.metadata.entry_points(group=self.group):
-            other = points.get(point.name)
-            if other is not None and other.value != point.value:
-                raise ConfigError(
-                    f"two installed packages announce a {self.noun} {point.name!r}: {other.value} and {point.value}",
-                    "uninstall one of them",
-                )
-            points[point.name] = point
+            points.setdefault(point.name, []).append(point)
         return points
 
-    def _announced_row(self, point: importlib.metadata.EntryPoint) -> T:
+    def _announced_row(self, points: list[importlib.metadata.EntryPoint]) -> T:
+        point, *others = points
         package = point.dist.name if point.dist else point.value
+        if others:
+            names = " and ".join(sorted(p.dist.name if p.dist else p.value for p in points))
+            raise ConfigError(
+                f"several installed packages announce a {self.noun} {point.name!r}: {names}", "uninstall all but one"
+            )
         try:
             found = point.load()
         except Exception as error:
             raise ConfigError(
-                f"the {self.noun} {point.name!r} of the package {package} cannot be loaded: {error}",
+                f"the {self.noun} {point.name!r} of the package {package} cannot be loaded: "
+                f"{type(error).__name__}: {error}",
                 f"reinstall or uninstall {package}",
             ) from error
-        return self._row(found, f"{point.name!r} of the package {package}")
+        row = self._row(found, f"{point.name!r} of the package {package}")
+        if self._key is not None and self._key(row) != point.name:
+            raise ConfigError(
+                f"the package {package} announces the {self.noun} {self._key(row)!r} as {point.name!r}",
+                f"in its entry points, call it {self._key(row)}",
+            )
+        return row
+
+
+def forget() -> None:
+    """Begin a command: what an earlier one of this process named is not known to it."""
+    forget_names()
+    for table in _tables:
+        table.forget()
 
 
 def use(references: Iterable[str], *registries: Registry[Any]) -> None:
@@ -274,6 +201,12 @@ def use(references: Iterable[str], *registries: Registry[Any]) -> None:
 def enter(extensions: Iterable[Extension], *registries: Registry[Any]) -> None:
     """:func:`use` of files that were read before, perhaps by another process."""
     for extension in extensions:
-        if not any(registry.takes(extension) for registry in registries):
-            nouns = [f"a {registry.noun}" for registry in registries]
-            raise ConfigError(f"{extension.name} is not {' or '.join(nouns)}, which is what this command takes")
+        refusals = []
+        for registry in registries:
+            try:
+                registry.enter(extension)
+                break
+            except TypeError as error:
+                refusals.append(f"  it is no {registry.noun}: {error}")
+        else:
+            raise ConfigError("\n".join([f"this command cannot use {extension.name}", *refusals]))

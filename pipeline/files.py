@@ -41,10 +41,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary file in the same folder, then rename it to ``path``."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to a temporary file in the same folder, then rename it to ``path``; text becomes UTF-8."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def open_to_all(folder: Path) -> None:

@@ -59,9 +59,9 @@ class OwnFolder:
             )
         return path
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Write one of the run's own documents, whole or not at all."""
-        write_atomically(self.own(self.folder / name), text)
+        write_atomically(self.own(self.folder / name), content)
 
     @contextmanager
     def replacing(self, final: Path, ours: str) -> Iterator[Path]:

@@ -72,7 +72,7 @@ class Run(OwnFolder):
             self.write("run.json", json.dumps(provenance | {"signature": signature(marked)}, indent=2))
             for each in extensions:
                 self.own(self.extensions).mkdir(exist_ok=True)
-                self.write(f"extensions/{each.file_name}", each.source.decode())
+                self.write(f"extensions/{each.file_name}", each.source)
             self.write("config.toml", to_toml(tables))
         except OSError as error:
             raise self.unwritable(error) from error
@@ -98,14 +98,17 @@ class Run(OwnFolder):
         before = self.provenance()
         if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move without changing
             changed.append(f"cache: {before.get('cache')} → {provenance.get('cache')} (not the same content)")
+        hint = "choose another --out"
         for name, record in provenance["extensions"].items():
-            try:
-                self.require_same_file(name, record["sha256"])
-            except RunError as error:
-                changed.append(error.message)
+            if name in before.get("extensions", {}):  # where it is not, the config says so
+                try:
+                    self.require_same_file(name, record["sha256"])
+                except RunError as error:
+                    changed.append(error.message)
+                    hint = error.hint or hint
         if changed:
             lines = "\n".join(f"  {line}" for line in changed)
-            raise RunError(f"{self.folder} contains a run of another config:\n{lines}", "choose another --out")
+            raise RunError(f"{self.folder} contains a run of another config:\n{lines}", hint)
 
     def require_same_file(self, name: str, sha256: str | None) -> None:
         """Raise RunError unless ``name`` refers to the same file that the run used; the run's folder has a copy."""
@@ -116,6 +119,15 @@ class Run(OwnFolder):
                 f"{file} is not the file that {self.folder} was trained with: it has changed since then",
                 f"name the run's own copy, {self.extensions / file}:{what}, or choose another --out",
             )
+
+    @property
+    def use_options(self) -> str:
+        """What a command line about this run has to say, for people to type: ``" --use …"`` for each of its files."""
+        try:
+            names = self.provenance().get("extensions", {})
+        except (OSError, ValueError):
+            return ""
+        return "".join(f" --use {self.extensions / name}" for name in names)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":

@@ -54,13 +54,13 @@ def encodings_command(uses: Sequence[str], as_json: bool) -> int:
     use(uses, ENCODINGS)
     rows = [
         {
-            "name": kind.name,
+            "name": name,
             "bytes_per_value": kind.bytes_per_value,
             "relative_error": kind.relative_error,
             "largest": kind.largest,
             "description": (type(kind).__doc__ or "").split("\n")[0],
         }
-        for kind in ENCODINGS.values()
+        for name, kind in ENCODINGS.items()
     ]
     if as_json:
         console.emit(rows)

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED, GdistError
+from gdist.pipeline.extensions import forget
 
 use_option = click.option(
     "--use",
@@ -31,6 +32,7 @@ def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.
     def wrap(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
+            forget()
             try:
                 code = function(*args, **kwargs)
             except GdistError as error:

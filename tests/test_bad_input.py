@@ -265,7 +265,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("more", "words"),
         [
-            (["--encoding", "fp61"], ["there is no encoding 'fp61'", "did you mean `fp16`?"]),
+            (["--encoding", "fp61"], ["--encoding fp61: there is no such encoding", "did you mean `fp16`?"]),
             (["--layers", "0,9"], ["--layers '0,9'", "this teacher has layers 0 to 3"]),
             (["--layers", "top"], ["'top' is not a layer", "for example --layers all"]),
             (["--precision", "fp8"], ["--precision", "fp32"]),

@@ -56,7 +56,8 @@ def under(package: str) -> set[str]:
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.errors", "pipeline.console", "pipeline.framing", "pipeline.files", "pipeline.machine"),
     ("pipeline.config", "pipeline.owner"),
-    ("pipeline.extensions", "pipeline.folder"),
+    ("pipeline.own_files", "pipeline.folder"),
+    ("pipeline.extensions",),
     ("pipeline.storage", "pipeline.cluster", "pipeline.run"),
     ("pipeline.audio",),
     ("pipeline.manifest", "pipeline.cache"),

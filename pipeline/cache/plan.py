@@ -19,6 +19,7 @@ from gdist.pipeline.cache.encodings import ENCODINGS, Encoding, encoding
 from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.errors import CacheMismatchError
 from gdist.pipeline.storage.objects import seal, sha256
+from gdist.pipeline.storage.paths import is_uri
 
 FORMAT = 1
 
@@ -177,13 +178,14 @@ def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:
         CacheMismatchError: the named file is not the one that the cache was extracted with.
     """
     name, recorded = identity["encoding"], identity.get("encoding_sha256")
-    found = ENCODINGS.find(name, f"the cache at {uri} is stored in {name}")
+    kept = "path/to" if is_uri(uri) else f"{uri}/teacher"
+    found = ENCODINGS.find(name, f"the cache at {uri} is stored in {name}", kept)
     extension = ENCODINGS.extension(name)
     if (extension.sha256 if extension else None) != recorded:
         file = name.partition(":")[0]
         raise CacheMismatchError(
             f"{file} is not the file that the cache at {uri} was extracted with",
-            f"the cache has a copy of that file, teacher/{file}: review it, and name a copy of it",
+            f"the cache has a copy of that file, {uri}/teacher/{file}: review it, and name it or a copy of it",
         )
     return found
 

@@ -259,14 +259,20 @@ class Cluster:
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    """The versions of installed packages without their builds, since 2.11.0 and 2.11.0+cu130 are equal here."""
-    return {name: metadata.version(name).partition("+")[0] for name in names}
+    """The versions of packages, "none" where one is not installed. Builds do not count: 2.11.0 is 2.11.0+cu130."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found
 
 
-def require_same_versions(answers: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise ClusterError unless each worker (by address) has the versions of this process."""
+def require_same_versions(answers: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str] | None = None) -> None:
+    """Raise ClusterError unless each worker (by address) has the wanted versions; or those of this process."""
     for address, theirs in answers.items():
-        ours = versions(theirs)
+        ours = versions(theirs) if wanted is None else wanted
         different = [f"{name} {theirs[name]} (here {ours[name]})" for name in ours if ours[name] != theirs[name]]
         if different:
             raise ClusterError(

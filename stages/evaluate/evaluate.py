@@ -14,7 +14,7 @@ from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
-from gdist.stages.evaluate.probes import probes_named
+from gdist.stages.evaluate.probes import PROBES, probes_named
 from gdist.stages.evaluate.upstreams import hidden_states
 from gdist.stages.students import load_student
 from gdist.stages.train.student_store import open_cache
@@ -52,6 +52,8 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "references": {"mean_frame": bench.mean_frame_rows, "copy_h0": copies.rows()},
         "probes": bench.probe(run.name, lambda batch: hidden_states(student, batch), states=collected),
         **bench.baselines,
+        "extensions": {name: own.record for name in bench.tasks if (own := PROBES.extension(name))},
+        "packages": {name: record for name in bench.tasks if (record := PROBES.package(name))},
     }
     run.write("eval.json", json.dumps(result, indent=2))
     return result

@@ -26,7 +26,7 @@ from gdist.pipeline.storage.locations import folder_of, scheme_of
 from gdist.pipeline.storage.paths import is_uri
 from gdist.stages.device import choose_device, visible_gpus
 from gdist.stages.extract.extractor import LANES, Extractor
-from gdist.stages.extract.plan import PACKAGES, ExtractConfig, extensions_of
+from gdist.stages.extract.plan import PACKAGES, ExtractConfig, extensions_of, packages_of
 from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
 
 UtteranceFields = tuple[str, str, int, int | None, int | None]
@@ -54,6 +54,7 @@ class Extraction(crew.Job):
             nothing more once another run has taken over.
         fingerprint: the teacher's fingerprint.
         extensions: the user's own files, which are sent with the job.
+        packages: the packages that announce what the cache is made with, and their versions.
     """
 
     cache: str
@@ -65,6 +66,7 @@ class Extraction(crew.Job):
     final_norm: bool
     device: str
     extensions: list[Extension]
+    packages: dict[str, str]
     extractor: Extractor | None = field(default=None, init=False)
     tasks: dict[str, Task] = field(default_factory=dict, init=False)
     stop: threading.Event | None = field(default=None, init=False)
@@ -73,6 +75,7 @@ class Extraction(crew.Job):
     def open(self) -> None:
         self.computing = self.computing or ThreadPoolExecutor(1)
         here = f"the worker on {socket.gethostname()}"
+        require_same_versions({socket.gethostname(): versions(self.packages)}, self.packages)
         enter(self.extensions, ENCODINGS, FAMILIES)
         try:
             cache = Cache.open(self.cache, self.checksum)
@@ -183,6 +186,7 @@ class Workers:
             advance: called with the seconds of audio of a committed task, and a note on the speed.
         """
         config, teacher = self.config, self.config.teacher
+        made_with = cache.identity["teacher"]["family"], cache.identity["encoding"]
         job = Extraction(
             cache=str(folder_of(config.cache)) if scheme_of(config.cache) == "file" else config.cache,
             checksum=cache.gdist["checksum"],
@@ -192,7 +196,8 @@ class Workers:
             precision=config.precision,
             final_norm=config.final_norm,
             device=self.device,
-            extensions=extensions_of(cache.identity["teacher"]["family"], cache.identity["encoding"]),
+            extensions=extensions_of(*made_with),
+            packages=versions(packages_of(*made_with)),
         )
         seconds: dict[str, float] = {}
         not_visible: list[TaskMessage] = []

@@ -141,6 +141,7 @@ def make_plan(
         "teacher": published_name(teacher.name),
         "device": device,
     }
+    about |= packages_of(teacher.family, config.encoding)
     max_samples = int(config.max_seconds * framing.SAMPLE_RATE)
     if cache is not None:
         return _addition(identity, about, cache, manifest, lengths, max_samples)
@@ -151,6 +152,12 @@ def make_plan(
 def extensions_of(family: str, encoding: str) -> list[Extension]:
     """The user's own files that a cache is made with."""
     return [found for found in (FAMILIES.extension(family), ENCODINGS.extension(encoding)) if found is not None]
+
+
+def packages_of(family: str, encoding: str) -> dict[str, str]:
+    """Package → version of what a cache is made with that is neither gdist's nor a file."""
+    found = (FAMILIES.package(family), ENCODINGS.package(encoding))
+    return {record["package"]: record["version"] for record in found if record}
 
 
 def teacher_files(teacher: Teacher, encoding: str) -> dict[str, bytes]:

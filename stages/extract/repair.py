@@ -24,7 +24,7 @@ from gdist.pipeline.storage.objects import Storage, seal, sha256
 from gdist.stages.device import choose_device
 from gdist.stages.extract.extractor import Extractor
 from gdist.stages.extract.plan import measure, teacher_files
-from gdist.stages.teachers import Teacher, load_teacher
+from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,7 @@ def open_restoring(storage: Storage, repaired: list[str]) -> Cache:
     """Open the cache, after restoring documents that follow from the root. Appends their keys to ``repaired``."""
     gdist = planning.read_root(storage)
     assert gdist is not None
+    plan.encoding_of(gdist["identity"], storage.uri)
     for key, data in planning.restorable(storage, gdist).items():
         try:
             planning.read_document(storage, gdist, key)
@@ -236,6 +237,15 @@ def find_teacher(cache: Cache, sources: Sources) -> Teacher:
         device=choose_device(sources.device, "--device "),
         final_norm=cache.identity["teacher"]["final_norm"],
     )
-    if teacher.fingerprint != cache.identity["teacher"]["fingerprint"]:
+    made_with = cache.identity["teacher"]
+    if teacher.fingerprint != made_with["fingerprint"]:
         raise CacheMismatchError(f"{name} is not the teacher that {cache.uri} was extracted with", command)
+    extension = FAMILIES.extension(teacher.family)
+    if (extension.sha256 if extension else None) != made_with.get("sha256"):
+        raise CacheMismatchError(
+            f"the family {teacher.family} is not run by the code that {cache.uri} was extracted with",
+            "--use FILE.py:CLASS names that code; the cache keeps the file under teacher/"
+            if "sha256" in made_with
+            else "leave --use out: gdist's own made it",
+        )
     return teacher

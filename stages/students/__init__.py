@@ -18,7 +18,7 @@ from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.config import coerce, did_you_mean
 from gdist.pipeline.errors import ConfigError, RunError
-from gdist.pipeline.extensions import Registry
+from gdist.pipeline.extensions import Registry, extension_behind
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.device import in_own_memory
@@ -48,17 +48,25 @@ def _accept(found: Any) -> type[Student]:
     if not (isinstance(found, type) and issubclass(found, Student)):
         raise TypeError("a student is a subclass of gdist.stages.students.base.Student")
     config, name = found.config_class, found.__name__
-    if config is StudentConfig or not issubclass(config, StudentConfig):
-        raise TypeError(f"{name}.config_class must be a subclass of StudentConfig")
-    if not config.model_type:
+    own = isinstance(config, type) and issubclass(config, StudentConfig) and _package(config) == _package(found)
+    if config is StudentConfig or not own:
+        raise TypeError(f"{name}.config_class must be a subclass of StudentConfig of its own")
+    if found.predict is Student.predict:
+        raise TypeError(f"{name} has no predict")
+    model_type = vars(config).get("model_type")
+    if not isinstance(model_type, str) or not model_type:
         raise TypeError(f"{config.__name__}.model_type must be a name of its own")
-    known = CONFIG_MAPPING.get(config.model_type)
-    if known is not None and not issubclass(known, StudentConfig):
-        raise TypeError(f"{config.__name__}.model_type is {config.model_type!r}, which is {known.__name__}'s")
-    AutoConfig.register(config.model_type, config, exist_ok=True)
+    known = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None  # noqa: SIM401 — its get is a dict's
+    if known not in (None, config) and extension_behind(known.__module__) is None:
+        raise TypeError(f"{config.__name__}.model_type is {model_type!r}, which is {known.__name__}'s")
+    AutoConfig.register(model_type, config, exist_ok=True)
     AutoModel.register(config, found, exist_ok=True)
     AutoModelForAudioClassification.register(config, classifier_of(found), exist_ok=True)
     return found
+
+
+def _package(of: type) -> str:
+    return of.__module__.partition(".")[0]
 
 
 STUDENTS: Registry[type[Student]] = Registry(
@@ -184,7 +192,7 @@ def load_student(folder: str | Path) -> Student:
         run = Run(folder)
         _require_finished(run)
         name = run.tables()["student"]["name"]
-        STUDENTS.find(name, f"{folder} has the student {name}")
+        STUDENTS.find(name, f"{folder} has the student {name}", str(run.extensions))
         if extension := STUDENTS.extension(name):
             run.require_same_file(name, extension.sha256)
         folder = run.student
@@ -211,5 +219,5 @@ def _require_finished(run: Run) -> None:
         cache = in_shell(run.provenance()["cache"])
         raise RunError(
             f"{run.folder} has no finished student (step {done} of {total})",
-            f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}",
+            f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}{run.use_options}",
         )

@@ -127,7 +127,7 @@ def read_teacher_config(name_or_path: str) -> dict[str, Any]:
     if model_type not in FAMILIES:
         raise TeacherError(
             f"{name_or_path} is of type {model_type!r}, which is not a family that gdist reads.",
-            hint=f"The families are {', '.join(FAMILIES)}.",
+            hint=f"The families are {', '.join(FAMILIES)}; name one of your own with --use FILE.py:CLASS.",
         )
     if config.get("adapter_attn_dim") is not None:
         raise TeacherError(

@@ -47,12 +47,14 @@ def mse(prediction_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, cosine_we
 
 
 def _accept(found: Any) -> Loss:
-    """Checks a row of ``LOSSES``: a function of prediction, target, mask and the weight of the cosine."""
+    """Check a row of ``LOSSES``: a function of prediction, target, mask and the weight of the cosine."""
+    wanted = "a loss is a function of (prediction_BKTD, target_BKTD, mask_BT, cosine_weight)"
     if not callable(found) or isinstance(found, type):
-        raise TypeError("a loss is a function of (prediction_BKTD, target_BKTD, mask_BT, cosine_weight)")
-    taken = inspect.signature(found).parameters.values()
-    if len([p for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]) != 4:
-        raise TypeError(f"{found.__name__} must take (prediction_BKTD, target_BKTD, mask_BT, cosine_weight)")
+        raise TypeError(wanted)
+    try:
+        inspect.signature(found).bind(*range(4))
+    except (TypeError, ValueError) as error:  # the latter: it is not Python's, and tells nothing of its arguments
+        raise TypeError(f"{wanted}; with these four: {error}") from error
     return cast(Loss, found)
 
 

@@ -184,8 +184,12 @@ def provenance(
         "utterances": {name: len(entries) for name, entries in splits.items()},
         "packages": {
             name: record
-            for registry, name in ((STUDENTS, config.student["name"]), (LOSSES, config.loss.name))
-            if "package" in (record := registry.record(name) or {})
+            for registry, name in (
+                (STUDENTS, config.student["name"]),
+                (LOSSES, config.loss.name),
+                (ENCODINGS, cache.identity["encoding"]),
+            )
+            if (record := registry.package(name))
         },
         "versions": {name: importlib.metadata.version(name) for name in ("gdist", "torch", "transformers")},
     }
@@ -230,4 +234,4 @@ def show(out: Path, result: dict[str, Any]) -> None:
         f"{result['audio_seconds_per_second']:.0f}× real time, waiting for data {result['data_wait_fraction']:.1%}",
         style="green",
     )
-    console.say(f"  next: gdist eval {out}")
+    console.say(f"  next: gdist eval {out}{Run(out).use_options}")

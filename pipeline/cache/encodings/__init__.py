@@ -10,16 +10,21 @@ from gdist.pipeline.cache.encodings.base import LAYERS, SCALES, Encoding, Part, 
 from gdist.pipeline.cache.encodings.floats import BFloat16, Float16, Float32
 from gdist.pipeline.cache.encodings.integers import Int4, Int8
 from gdist.pipeline.cache.encodings.vectors import ResidualVectors
-from gdist.pipeline.extensions import Registry
+from gdist.pipeline.extensions import Registry, instance
 
 __all__ = ["ENCODINGS", "LAYERS", "SCALES", "Encoding", "Part", "Stored", "Tables", "encoding"]
+
+_NUMBERS = ("bytes_per_value", "relative_error", "largest")
 
 
 def _accept(found: Any) -> Encoding:
     """A row of ``ENCODINGS``: an encoding, or a class that makes one without arguments."""
-    made = found() if isinstance(found, type) and issubclass(found, Encoding) else found
+    made = instance(found, Encoding)
     if not isinstance(made, Encoding):
         raise TypeError("an encoding is a subclass of gdist.pipeline.cache.encodings.Encoding")
+    lacking = [name for name in _NUMBERS if not hasattr(made, name)]
+    if lacking:
+        raise TypeError(f"{type(made).__name__} does not say its {' and '.join(lacking)}")
     if not set(made.parts(8)) <= {LAYERS, SCALES}:
         raise TypeError(
             f"its parts are called {', '.join(made.parts(8))}; a cache has the folders {LAYERS} and {SCALES}"

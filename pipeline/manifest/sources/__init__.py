@@ -8,7 +8,7 @@ in the table's order: the most general comes last.
 from typing import Any
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.extensions import Registry
+from gdist.pipeline.extensions import Registry, instance
 from gdist.pipeline.manifest.sources.base import AUDIO_SUFFIXES, Source, lines, readable
 from gdist.pipeline.manifest.sources.delimited import Delimited
 from gdist.pipeline.manifest.sources.fairseq import Fairseq
@@ -23,14 +23,14 @@ __all__ = ["SOURCES", "Source", "detect"]
 
 def _accept(found: Any) -> Source:
     """Make a row of ``SOURCES`` from a source, or from a class that makes one without arguments."""
-    made = found() if isinstance(found, type) and issubclass(found, Source) else found
+    made = instance(found, Source)
     if not isinstance(made, Source):
         raise TypeError("a kind of manifest must be a subclass of gdist.pipeline.manifest.sources.Source")
     return made
 
 
 SOURCES: Registry[Source] = Registry(
-    "kind of source",
+    "kind of manifest",
     "gdist.manifests",
     {made.name: made for made in (LibriSpeech(), Folder(), Lhotse(), Fairseq(), Delimited())},
     _accept,

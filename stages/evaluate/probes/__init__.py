@@ -6,7 +6,7 @@ SUPERB's (arXiv 2105.01051) where it has the task.
 
 from typing import Any, cast
 
-from gdist.pipeline.extensions import Registry
+from gdist.pipeline.extensions import Registry, instance
 from gdist.stages.evaluate.probes.base import Probe, ProbeResult
 from gdist.stages.evaluate.probes.keyword_spotting import KEYWORD_SPOTTING
 from gdist.stages.evaluate.probes.language_identification import LANGUAGE_IDENTIFICATION
@@ -25,7 +25,7 @@ _MEMBERS = ("name", "title", "label", "metric", "higher_is_better", "wants_frame
 
 def _accept(found: Any) -> Probe:
     """A row of ``PROBES``: an object with a probe's members, or a class that makes one without arguments."""
-    made = found() if isinstance(found, type) else found
+    made = instance(found)
     lacking = [member for member in _MEMBERS if not hasattr(made, member)]
     if lacking:
         raise TypeError(f"a probe has {', '.join(_MEMBERS)}, and this lacks {', '.join(lacking)}")

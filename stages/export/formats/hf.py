@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from gdist.pipeline.files import write_atomically
 from gdist.stages.export.formats.base import Export
 from gdist.stages.export.formats.card import card
-from gdist.stages.export.formats.source import flat_name, flat_sources, imported
+from gdist.stages.export.formats.source import flat_sources, imported
 from gdist.stages.frontend.padding import normalize
 from gdist.stages.students.classification import StudentForAudioClassification, classifier_name
 from gdist.stages.train.student_store import save_student_to
@@ -40,14 +40,15 @@ class {classifier}(StudentForAudioClassification):
 def write(export: Export, folder: Path) -> dict[str, Any]:
     save_student_to(folder, export.student)
     model = type(export.student)
-    file, head = flat_name(model.__module__), classifier_name(model)
-    sources = flat_sources([model.__module__, StudentForAudioClassification.__module__])
+    wanted = [model.__module__, StudentForAudioClassification.__module__]
+    sources, names = flat_sources(wanted, taken=(CLASSIFIER, "__init__"))
+    file, head = names[model.__module__], classifier_name(model)
     sources[f"{CLASSIFIER}.py"] = CLASSIFIER_SOURCE.format(file=file, student=model.__name__, classifier=head)
     for name, source in sources.items():
         (folder / name).write_text(source, encoding="utf-8")
     document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     document["auto_map"] = {
-        "AutoConfig": f"{file}.{model.config_class.__name__}",
+        "AutoConfig": f"{names[model.config_class.__module__]}.{model.config_class.__name__}",
         "AutoModel": f"{file}.{model.__name__}",
         "AutoModelForAudioClassification": f"{CLASSIFIER}.{head}",
     }
@@ -59,14 +60,13 @@ def write(export: Export, folder: Path) -> dict[str, Any]:
 def hidden_states(folder: Path, waveforms: Sequence[Tensor]) -> list[Tensor]:
     document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     file, _, name = document["auto_map"]["AutoModel"].partition(".")
-    with imported(folder, file) as module:
-        model = getattr(module, name).from_pretrained(folder).eval()
     samples_B = torch.tensor([len(waveform) for waveform in waveforms])
     waveform_BS = pad_sequence(list(waveforms), batch_first=True)
     mask_BS = (torch.arange(waveform_BS.shape[1]) < samples_B[:, None]).long()
     if document["do_normalize"]:
         waveform_BS = normalize(waveform_BS, samples_B)
-    with torch.no_grad():
+    with imported(folder, file) as module, torch.no_grad():  # a student may import while it works
+        model = getattr(module, name).from_pretrained(folder).eval()
         states_BLTD = torch.stack(model(waveform_BS, attention_mask=mask_BS).hidden_states, dim=1)
     frames = model.frontend.num_frames(samples_B).tolist()
     return [states_LTD[:, :count] for states_LTD, count in zip(states_BLTD, frames, strict=True)]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gdist.stages.export.formats.base import Export
 from gdist.stages.export.formats.card import card
-from gdist.stages.export.formats.source import flat_name, flat_sources
+from gdist.stages.export.formats.source import flat_sources
 from gdist.stages.train.student_store import save_student_to
 
 OPTIONS: Mapping[str, Any] = {}
@@ -76,15 +76,15 @@ def write(export: Export, folder: Path) -> dict[str, Any]:
     save_student_to(folder, export.student)
     (folder / "preprocessor_config.json").unlink()  # the upstream is its own feature extractor
     model = type(export.student)
-    sources = flat_sources([model.__module__, "gdist.stages.export.formats.upstream"], INSTEAD)
+    wanted = [model.__module__, "gdist.stages.export.formats.upstream"]
+    sources, names = flat_sources(wanted, INSTEAD, taken=("__init__",))
     # Python knows a module by its name, and two students' differ.
     package = "gdist_student_" + hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:12]
     (folder / package).mkdir()
     (folder / package / "__init__.py").write_text('"""The student\'s code."""\n', encoding="utf-8")
     for name, source in sources.items():
         (folder / package / name).write_text(source, encoding="utf-8")
-    module = flat_name(model.__module__)
-    hubconf = HUBCONF.format(package=package, module=module, model=model.__name__)
+    hubconf = HUBCONF.format(package=package, module=names[model.__module__], model=model.__name__)
     (folder / "hubconf.py").write_text(hubconf, encoding="utf-8")
     (folder / "run_downstream.py").write_text(RUN_DOWNSTREAM, encoding="utf-8")
     (folder / "README.md").write_text(card(export, "s3prl"), encoding="utf-8")

@@ -1,17 +1,19 @@
 """The code an export ships: a student's modules as a flat folder that needs no gdist.
 
-Only import lines change: ``from gdist.stages.students.base import Student`` becomes ``from .base import Student``,
-and the module comes along. So does a student's own file, or the modules of the package that announced it.
+Only imports change: ``from gdist.stages.students.base import Student`` becomes ``from .base import Student``, and the
+module comes along. So does a student's own file, or the modules of the package that announced it.
 """
 
 import ast
 import importlib
 import importlib.util
 import inspect
+import io
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -23,48 +25,118 @@ OURS = "gdist"
 HEAD = "# SPDX-License-Identifier: Apache-2.0\n# Written by gdist {version}: changes belong there.\n"
 
 
-def flat_sources(modules: list[str], instead: Mapping[str, str] | None = None) -> dict[str, str]:
-    """File name → text of ``modules``, and of all that they import of gdist and of their own packages.
+def flat_sources(
+    modules: list[str], instead: Mapping[str, str] | None = None, taken: Collection[str] = ()
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The sources of ``modules``, and of all that they import of gdist and of their own packages.
 
     Args:
         modules: names of modules.
         instead: a module that someone else provides → the module of ours that takes its place.
+        taken: names that no module may have in the folder.
+
+    Returns:
+        file name → text, and module → its name in the folder.
 
     Raises:
-        ExportError: two modules would have the same name in one flat folder.
+        ExportError: a module imports in a way that cannot be moved.
     """
     instead = instead or {}
     roots = {OURS, *(module.partition(".")[0] for module in modules)}
-    sources: dict[str, str] = {}
-    origins: dict[str, str] = {}
+    found: dict[str, list[_Import]] = {}
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        name = f"{flat_name(module)}.py"
-        if name in sources:
-            if origins[name] != module:
-                raise ExportError(
-                    f"{module} and {origins[name]} would both be {name} in the export, which is one flat folder",
-                    f"rename yours: gdist has a {name} of its own",
+        if module not in found:
+            found[module] = list(_imports(module, roots, instead))
+            waiting += [origin for each in found[module] for origin in each.origins]
+    names: dict[str, str] = {}
+    # gdist's own keep their names; of the others one may have to give way.
+    for module in sorted(found, key=lambda module: (module.partition(".")[0] != OURS, module)):
+        name = _short_name(module)
+        free = name not in taken and name not in names.values()
+        names[module] = name if free else _long_name(module)
+    return {f"{names[module]}.py": _rewritten(module, found[module], names) for module in sorted(found)}, names
+
+
+class _Import:
+    """One statement to be rewritten.
+
+    Attributes:
+        node: where it stands.
+        origins: module → what is taken from there, as it is written: ``Student as Base``.
+    """
+
+    def __init__(self, node: ast.ImportFrom, origins: Mapping[str, list[str]]) -> None:
+        self.node, self.origins = node, origins
+
+
+def _imports(module: str, roots: Collection[str], instead: Mapping[str, str]) -> Iterator[_Import]:
+    """The statements of ``module`` that import what has to come along.
+
+    Raises:
+        ExportError: one imports a module where it should import from a module, or what ``instead`` lacks.
+    """
+    for node in ast.walk(ast.parse(_source_of(module))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] in roots or alias.name in instead:
+                    _refuse(module, f"import {alias.name}", f"from {alias.name} import …")
+        elif isinstance(node, ast.ImportFrom):
+            source = _absolute(module, node)
+            provided = instead.get(source)
+            if (provided or source).partition(".")[0] not in roots:
+                continue
+            origins: dict[str, list[str]] = {}
+            for alias in node.names:
+                if provided and not hasattr(importlib.import_module(provided), alias.name):
+                    raise ExportError(
+                        f"{_title(module)} needs {alias.name} of {source}, which this format does without",
+                        "write what it needs of it into the student's own file, or export in another format",
+                    )
+                origin = provided or _origin(source, alias.name)
+                if origin == f"{source}.{alias.name}":
+                    _refuse(module, f"from {source} import {alias.name}", f"from {origin} import …")
+                origins.setdefault(origin, []).append(
+                    f"{alias.name} as {alias.asname}" if alias.asname else alias.name
                 )
-            continue
-        origins[name] = module
-        text, needed = _rewritten(module, roots, instead)
-        sources[name] = HEAD.format(version=version(OURS)) + text if module.partition(".")[0] == OURS else text
-        waiting += needed
-    return dict(sorted(sources.items()))
+            yield _Import(node, origins)
 
 
-def flat_name(module: str) -> str:
-    """What a module is called in the flat folder."""
-    extension = extension_behind(module)
-    return extension.path.stem if extension else module.split(".")[-1]
+def _refuse(module: str, written: str, better: str) -> None:
+    raise ExportError(f"{_title(module)} says `{written}`, which cannot be moved", f"write `{better}`")
 
 
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    """The module that a statement of ``module`` imports from."""
+    package = module if _is_package(module) else module.rpartition(".")[0]
+    written = "." * node.level + (node.module or "")
+    return importlib.util.resolve_name(written, package) if node.level else written
+
+
+def _origin(module: str, name: str) -> str:
+    """The module in which ``name`` is written that ``module`` offers: a package passes on what its modules have."""
+    if not _is_package(module):
+        return module
+    for node in ast.parse(_source_of(module)).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name and alias.asname in (None, alias.name):
+                    return _origin(_absolute(module, node), name)
+    if importlib.util.find_spec(f"{module}.{name}") is not None:
+        return f"{module}.{name}"
+    return module
+
+
+def _is_package(module: str) -> bool:
+    return extension_behind(module) is None and hasattr(importlib.import_module(module), "__path__")
+
+
+@cache
 def _source_of(module: str) -> str:
     extension = extension_behind(module)  # as it was when it was run: the file may have changed since
     if extension:
-        return extension.source.decode()
+        return extension.source.decode("utf-8-sig")
     try:
         return inspect.getsource(importlib.import_module(module))
     except (OSError, TypeError) as error:  # a notebook, a prompt
@@ -73,28 +145,38 @@ def _source_of(module: str) -> str:
         ) from error
 
 
-def _rewritten(module: str, roots: set[str], instead: Mapping[str, str]) -> tuple[str, list[str]]:
-    """A module's source with relative imports, and the modules these want."""
+def _title(module: str) -> str:
+    extension = extension_behind(module)
+    return extension.file_name if extension else module
+
+
+def _short_name(module: str) -> str:
+    extension = extension_behind(module)
+    return extension.path.stem if extension else module.split(".")[-1]
+
+
+def _long_name(module: str) -> str:
+    """What a module is called whose own name is another's."""
+    extension = extension_behind(module)
+    return f"own_{extension.path.stem}" if extension else module.replace(".", "_")
+
+
+def _rewritten(module: str, imports: list[_Import], names: Mapping[str, str]) -> str:
+    """A module's source with relative imports."""
     source = _source_of(module)
-    lines = source.splitlines(keepends=True)
-    needed = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            wrong = [a.name for a in node.names if a.name.partition(".")[0] in roots or a.name in instead]
-            if wrong:
-                name = wrong[0]
-                raise ExportError(
-                    f"{module} says `import {name}`", f"write `from {name} import …`, which can be moved"
-                )
-        elif isinstance(node, ast.ImportFrom):
-            written = "." * node.level + (node.module or "")
-            name = importlib.util.resolve_name(written, module.rpartition(".")[0]) if node.level else written
-            name = instead.get(name, name)
-            if name.partition(".")[0] in roots:
-                needed.append(name)
-                line = lines[node.lineno - 1]
-                lines[node.lineno - 1] = line.replace(f"from {written} ", f"from .{flat_name(name)} ", 1)
-    return "".join(lines), needed
+    lines = list(io.StringIO(source, newline=None))  # as Python counts them: a form feed ends none
+    for each in sorted(imports, key=lambda each: -each.node.lineno):
+        node, first = each.node, lines[each.node.lineno - 1]
+        if list(each.origins) == [_absolute(module, node)] and f"from {node.module} import" in first:
+            (origin,) = each.origins
+            lines[node.lineno - 1] = first.replace(f"from {node.module} ", f"from .{names[origin]} ", 1)
+            continue
+        indent = first[: len(first) - len(first.lstrip())]
+        lines[node.lineno - 1 : node.end_lineno] = [
+            f"{indent}from .{names[origin]} import {', '.join(taken)}\n" for origin, taken in each.origins.items()
+        ]
+    head = HEAD.format(version=version(OURS)) if module.partition(".")[0] == OURS else ""
+    return head + "".join(lines)
 
 
 @contextmanager

@@ -247,6 +247,6 @@ def integer(name: str) -> _Integers:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="pf16: there is no such encoding") as caught:
+    with pytest.raises(ConfigError, match="--encoding pf16: there is no such encoding") as caught:
         encoding("pf16")
     assert caught.value.hint == "did you mean `fp16`?"

@@ -137,7 +137,7 @@ def test_a_wrong_value_is_named(case: tuple[str, str, Any]) -> None:
 
 @pytest.mark.parametrize("typed", ["7", "[]", "{a = 1}", "true", "gendistilller"])
 def test_a_student_that_is_not_a_name(typed: str) -> None:
-    with pytest.raises(ConfigError, match="there is no student"):
+    with pytest.raises(ConfigError, match="there is no such student"):
         load_config(None, None, (f"student.name={typed}",))
 
 
