@@ -493,7 +493,7 @@ class TestExports:
             assert all(line.startswith("from .") for line in changed), "imports alone differ"
         extensions.forget()
         STUDENTS.use(STUDENT)
-        assert_it_lives_alone(tmp_path / "hf", tmp_path / "s3prl", load_student(Run.open(lstm)), tmp_path)
+        assert_it_lives_alone(tmp_path / "hf", tmp_path / "s3prl", load_student(lstm), tmp_path)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("quantize", ["none", "int8"])
@@ -574,7 +574,7 @@ class TestExports:
             assert not {"students.py", "gendistiller.py", "extensions.py"} & {Path(p).name for p in told["files"]}
         extensions.forget()
         STUDENTS.use(use)
-        assert_it_lives_alone(tmp_path / "hf", tmp_path / "s3prl", load_student(Run.open(tmp_path / "run")), tmp_path)
+        assert_it_lives_alone(tmp_path / "hf", tmp_path / "s3prl", load_student(tmp_path / "run"), tmp_path)
 
 
 def test_what_a_command_cannot_use(lstm: Path, tiny_cache: Path) -> None:
