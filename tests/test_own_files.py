@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -74,6 +76,14 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "marker"
 
 
+def with_accents(speech: Path, out: Path) -> None:
+    """The manifest with one more column; of one accent there is a single example, which is left out, and no error."""
+    manifest = Manifest.read(speech)
+    accents = [("north", "south")[len(str(row["id"])) % 2] for row in manifest.table.to_pylist()]
+    accents[0] = "of one"
+    Manifest(manifest.table.append_column("accent", pa.array(accents)), manifest.root).write(out)
+
+
 class TestExamples:
     """Each does what its docstring says, by the command that its docstring shows."""
 
@@ -118,11 +128,7 @@ class TestExamples:
         torch.testing.assert_close(found, torch.tensor([expected]))
 
     def test_a_probe(self, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
-        manifest = Manifest.read(speech)
-        accents = [("north", "south")[len(str(row["id"])) % 2] for row in manifest.table.to_pylist()]
-        accents[0] = "of one"  # an accent with a single example is left out, and no error
-        table = manifest.table.append_column("accent", pa.array(accents))
-        Manifest(table, manifest.root).write(tmp_path / "m.parquet")
+        with_accents(speech, tmp_path / "m.parquet")
         done(*extract_words(tiny_teacher, tmp_path / "m.parquet", tmp_path / "cache"))
         done(*train_words(tmp_path / "cache", tmp_path / "run"))
         judged = done("eval", tmp_path / "run", "--probes", f"label:accent,{PROBE}")
@@ -172,6 +178,15 @@ def unispeech(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
     return folder
+
+
+def test_a_probe_that_gives_no_number(lstm: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own_probe.py"
+    text = (EXAMPLES / "own_probe.py").read_text().replace('label: str = "accent"', 'label: str = "speaker"')
+    text += "\n    def run(self, *_, **__):\n        from types import SimpleNamespace\n\n"
+    file.write_text(text + "        return SimpleNamespace(value=float('nan'))\n")
+    said = refused("eval", lstm, "--use", STUDENT, "--probes", f"{file}:Accent")
+    assert "`own_probe.py:Accent` gives no number for" in said
 
 
 class TestTeacher:
@@ -227,6 +242,15 @@ class TestTeacher:
         assert not stranger.exists()
 
 
+def test_a_recipe_of_your_own_names_files(tiny_cache: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f'[student]\nname = "{STUDENT}"\n[loss]\nname = "{LOSS}"\n')
+    done(*train_words(tiny_cache, tmp_path / "run", "--recipe", recipe))
+    tables = Run.open(tmp_path / "run").tables()
+    assert tables["student"]["name"] == "own_student.py:LSTMStudent" and tables["loss"]["name"] == "own_loss.py:huber"
+    assert {path.name for path in (tmp_path / "run" / "extensions").iterdir()} == {"own_student.py", "own_loss.py"}
+
+
 class TestNothingRunsUnasked:
     """Files lie where names might be looked for, and write a marker when they are run."""
 
@@ -244,9 +268,8 @@ class TestNothingRunsUnasked:
         for form in ("hf", "s3prl", "onnx"):
             assert "--use " in refused("export", run, "--format", form, "--out", tmp_path / "out")
         assert invoke("report", run, "--out", tmp_path / "page.html").exit_code == 0
-        for recipe in (run / "config.toml", shutil.copy(run / "config.toml", tmp_path / "loose.toml")):
-            for out in (run, tmp_path / "new"):
-                assert "--use " in refused("train", "--cache", tiny_cache, "--out", out, "--recipe", recipe)
+        for out in (run, tmp_path / "new"):
+            assert "--use " in refused("train", "--cache", tiny_cache, "--out", out, "--recipe", run / "config.toml")
         assert "--use " in refused(*train_words(tiny_cache, run, "--recipe", run / "config.toml", "--use", STUDENT))
         # The student is named, and what the folder says of code beside its weights is not asked.
         done("eval", run, "--use", STUDENT, "--probes", "none")
@@ -586,3 +609,31 @@ def test_what_a_command_cannot_use(lstm: Path, tiny_cache: Path) -> None:
 
         extensions.forget()
         probes_named(STUDENT)
+
+
+SECTIONS = ("A loss", "A probe", "A family of teachers", "A kind of manifest")
+
+
+def test_the_commands_of_the_documentation(
+    tiny_teacher: Path, unispeech: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/extending.md, from top to bottom; its capitals are places, and a run of a second is enough."""
+    text = (EXAMPLES.parent / "extending.md").read_text(encoding="utf-8")
+    wanted = [
+        part for part in text.split("\n## ") if part.startswith(tuple(f"{name} of your own" for name in SECTIONS))
+    ]
+    lines = [line for part in wanted for line in re.findall(r"^\$ gdist (.*)$", part, re.MULTILINE)]
+    assert len(wanted) == len(SECTIONS) and len(lines) >= 6
+    (tmp_path / "docs").symlink_to(EXAMPLES.parent)
+    monkeypatch.chdir(tmp_path)
+    with_accents(speech, tmp_path / "M.parquet")
+    done(*extract_words(tiny_teacher, tmp_path / "M.parquet", tmp_path / "CACHE"))
+    Path("UNISPEECH").symlink_to(unispeech)
+    Path("KALDI").mkdir()
+    soundfile.write("KALDI/a.wav", torch.zeros(8_000).numpy(), 16_000)
+    Path("KALDI/wav.scp").write_text("utt-a a.wav\n")
+    for line in lines:
+        words = shlex.split(line)
+        more = {"train": train_words(Path(), Path())[5:], "extract": ["--pack-frames", "512", "--device", "cpu"]}
+        result = invoke(*words, *more.get(words[0], []))
+        assert result.exit_code == 0, (line, result.stderr)

@@ -4,6 +4,7 @@ Axes: B batch, K hidden states, L layers, T frames, D features.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -163,7 +164,12 @@ class Bench:
         with torch.enable_grad():
             for name, examples in self.tasks.items():
                 self.notify(f"{who}: {self.probes[name].title}")
-                found[name] = asdict(self.probes[name].run(examples, features, control=self.control))
+                result = self.probes[name].run(examples, features, control=self.control)
+                if not math.isfinite(result.value):
+                    raise GdistError(
+                        f"the probe `{name}` gives no number for {who}: {result.value}", "leave it out with --probes"
+                    )
+                found[name] = asdict(result)
         return found
 
     def collector(self) -> StateCollector:

@@ -115,9 +115,12 @@ def load_config(recipe: str | None, student: str | None, settings: tuple[str, ..
         assigned.append({table: {key: value}})
     tables = merge({"student": STUDENT_DEFAULTS}, from_recipe, named, *assigned)
     of_a_run = recipe is not None and (recipe_path(recipe).parent / "run.json").exists()
-    typed = merge({} if of_a_run else from_recipe, named, *assigned)
+    typed = merge(named, *assigned)
     for table, registry in (("student", STUDENTS), ("loss", LOSSES)):
-        if isinstance(name := typed.get(table, {}).get("name"), str):
+        name = tables.get(table, {}).get("name")
+        # What the recipe names may have been named by --use before, with its folders.
+        in_recipe = not of_a_run and name not in registry if isinstance(name, str) else False
+        if isinstance(name, str) and (in_recipe or "name" in typed.get(table, {})):
             tables[table]["name"] = registry.use(name)
     for key, allowed in CHOICES.items():
         if tables["student"][key] not in allowed:

@@ -8,6 +8,7 @@ two embeddings. Width and steps are reduced to what can be learned from a manife
 Axes: N utterances, K hidden states, T frames, D features, W width, E embedding, C voices, P trials.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.errors import GdistError
 from gdist.stages.evaluate.probes.base import (
     Example,
     Examples,
@@ -86,6 +88,14 @@ class SpeakerVerification:
         # Voices of the test split need not occur in training: that is the task. So only the other splits are checked.
         known = [replace(e, answer=found["train"][0].answer) for e in found["test"]] if found["train"] else []
         check(self.name, found | {"test": known})
+        for fold in speaker_folds(found):
+            takes = Counter(example.answer for example in fold["test"])
+            if len(takes) < 2 or max(takes.values()) < 2:
+                raise GdistError(
+                    f"the probe `{self.name}` has no trials in the split `test`: it compares two takes of one voice, "
+                    "and takes of two",
+                    "put more utterances of a voice into that split, or leave the probe out with --probes",
+                )
         return found
 
     def run(self, examples: Examples, features: Features, seed: int = 0, control: bool = False) -> ProbeResult:

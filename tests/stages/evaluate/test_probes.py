@@ -140,6 +140,13 @@ def test_a_class_that_training_lacks_is_refused() -> None:
     )
 
 
+def test_voices_of_one_take_each_cannot_be_verified() -> None:
+    splits = entries()
+    once = {e.labels["speaker"]: e for e in splits["test"]}
+    with pytest.raises(GdistError, match="`asv` has no trials in the split `test`"):
+        SpeakerVerification().choose(splits | {"test": list(once.values())})
+
+
 def test_words_of_a_single_voice_cannot_be_queries() -> None:
     splits = {s: [replace(e, labels=e.labels | {"speaker": "ann"}) for e in es] for s, es in entries().items()}
     with pytest.raises(GdistError, match="no word in the split `valid` that two voices say"):
