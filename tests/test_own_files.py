@@ -634,6 +634,9 @@ def test_the_commands_of_the_documentation(
     Path("KALDI/wav.scp").write_text("utt-a a.wav\n")
     for line in lines:
         words = shlex.split(line)
-        more = {"train": train_words(Path(), Path())[5:], "extract": ["--pack-frames", "512", "--device", "cpu"]}
+        more: dict[str, list[Any]] = {
+            "train": train_words(Path(), Path())[5:],
+            "extract": ["--pack-frames", "512", "--device", "cpu"],
+        }
         result = invoke(*words, *more.get(words[0], []))
         assert result.exit_code == 0, (line, result.stderr)
