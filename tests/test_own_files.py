@@ -256,6 +256,7 @@ class TestNothingRunsUnasked:
 
     def test_by_what_a_run_names(self, lstm: Path, tiny_cache: Path, tmp_path: Path, stranger: Path) -> None:
         run = Path(shutil.copytree(lstm, tmp_path / "run"))
+        done("eval", run, "--use", STUDENT, "--probes", "none")  # for the report
         for path in (run / "extensions").iterdir():
             plant(path, stranger)
         plant(run / "student" / "own_student.py", stranger)

@@ -1,6 +1,7 @@
 """The fields that every student's config has."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -58,7 +59,8 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
         if not is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}; it must be a number, at least 0 and below 1")
         depth = self.num_teacher_layers
-        chosen = listed("predict_layers", self.own_layers() if self.predict_layers is None else self.predict_layers)
+        own = list(self.own_layers()) if self.predict_layers is None else self.predict_layers
+        chosen = listed("predict_layers", own)
         if not chosen or chosen != sorted(set(chosen)) or not all(1 <= n <= depth for n in chosen):
             raise ValueError(
                 f"predict_layers is {chosen}; it must increase and lie from 1 to {depth}, the teacher's layers"
@@ -71,7 +73,7 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
         optional = [name for name in ("num_layers", "width") if getattr(self, name, None) is not None]
         require_whole(self, 1, *optional)
 
-    def own_layers(self) -> list[int]:
+    def own_layers(self) -> Iterable[int]:
         """The teacher layers that are predicted where nobody says which."""
         return list(range(1, self.num_teacher_layers + 1))
 

@@ -31,7 +31,7 @@ class DistilHubertConfig(StudentConfig):
         super().__post_init__(**kwargs)
         require_whole(self, 1, "num_layers")
 
-    def own_layers(self) -> list[int]:
+    def own_layers(self) -> Iterable[int]:
         return sorted({max(1, round(self.num_teacher_layers * third / 3)) for third in (1, 2, 3)})
 
 
