@@ -65,8 +65,8 @@ class Extraction(crew.Job):
     precision: str
     final_norm: bool
     device: str
-    extensions: list[Extension]
-    packages: dict[str, str]
+    extensions: list[Extension] = field(default_factory=list)
+    packages: dict[str, str] = field(default_factory=dict)
     extractor: Extractor | None = field(default=None, init=False)
     tasks: dict[str, Task] = field(default_factory=dict, init=False)
     stop: threading.Event | None = field(default=None, init=False)
