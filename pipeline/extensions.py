@@ -1,6 +1,6 @@
-"""Tables of what goes by a name: gdist's own rows, and those that files of the user's own and installed packages add.
+"""Tables of named objects: gdist's own rows, and the rows that the user's files and installed packages add.
 
-A file is named by its path, ``FILE.py:NAME`` (own_files.py); a package announces what it has by entry points.
+A file is named by its path, ``FILE.py:NAME`` (own_files.py). A package announces its objects through entry points.
 """
 
 import importlib.metadata
@@ -19,28 +19,28 @@ _tables: list["Registry[Any]"] = []
 
 
 def instance(found: Any, of: type = object) -> Any:
-    """``found`` itself, or what it makes without arguments where it is a class derived from ``of``.
+    """Return ``found`` itself or, if it is a subclass of ``of``, an instance made without arguments.
 
     Raises:
-        TypeError: it cannot be made so.
+        TypeError: the class cannot be instantiated without arguments.
     """
     if not (isinstance(found, type) and issubclass(found, of)):
         return found
     try:
         return found()
     except Exception as error:
-        raise TypeError(f"{found.__name__}() cannot be made without arguments: {error}") from error
+        raise TypeError(f"{found.__name__}() cannot be called without arguments: {error}") from error
 
 
 class Registry[T](Mapping[str, T]):
-    """A table of things that go by a name: gdist's rows, those of files that were named, those of installed packages.
+    """A table of named rows: gdist's own, those from files that the user named, and those from installed packages.
 
     Args:
-        noun: what a row is, for messages: ``student``.
-        group: the entry points by which installed packages announce theirs: ``gdist.students``.
-        rows: gdist's own, which no package can replace.
-        accept: makes a row of what a file or a package offers, or raises TypeError, which says what is wanted.
-        key: the name that a row has to have, where that is not anyone's to choose.
+        noun: what a row is, for messages, such as ``student``.
+        group: the entry points through which installed packages announce rows, such as ``gdist.students``.
+        rows: gdist's own rows, which no package can replace.
+        accept: makes a row from an object of a file or a package, or raises TypeError with what is expected.
+        key: returns the name that a row must have, for tables in which names cannot be chosen freely.
     """
 
     def __init__(
@@ -52,34 +52,34 @@ class Registry[T](Mapping[str, T]):
         key: Callable[[T], str] | None = None,
     ) -> None:
         self.noun, self.group, self.own, self._accept, self._key = noun, group, dict(rows), accept, key
-        self._of_files: dict[str, tuple[Extension, T]] = {}
-        self._of_packages: dict[str, T] = {}
+        self._from_files: dict[str, tuple[Extension, T]] = {}
+        self._from_packages: dict[str, T] = {}
         _tables.append(self)
 
     def __getitem__(self, name: str) -> T:
-        if name in self._of_files:
-            return self._of_files[name][1]
+        if name in self._from_files:
+            return self._from_files[name][1]
         if name in self.own:
             return self.own[name]
-        if name not in self._of_packages:
-            self._of_packages[name] = self._announced_row(self._announced[name])
-        return self._of_packages[name]
+        if name not in self._from_packages:
+            self._from_packages[name] = self._announced_row(self._announced[name])
+        return self._from_packages[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self.own, **self._of_files, **self._announced})
+        return iter({**self.own, **self._from_files, **self._announced})
 
     def __len__(self) -> int:
         return len(list(iter(self)))
 
     def find(self, name: str, said: str, copy: str = "path/to") -> T:
-        """The row called ``name``.
+        """Return the row called ``name``.
 
         Args:
             said: how the name was given, for the message: ``--student lstm``.
-            copy: the folder in which the file lies that is wanted, where that is known.
+            copy: the folder that contains the required file, if known; it is used in the hint.
 
         Raises:
-            ConfigError: there is none; or it is an object of a file that nobody named in this command.
+            ConfigError: there is no such row, or it is an object of a file that was not named in this command.
         """
         if name in self:
             return self[name]
@@ -87,14 +87,14 @@ class Registry[T](Mapping[str, T]):
             raise ConfigError(
                 f"{said}: gdist runs a file only when you name it, and this command did not", f"--use {copy}/{name}"
             )
-        hint = "one in a file of yours is FILE.py:NAME" if {":", "/"} & {*name} else did_you_mean(name, self)
+        hint = "name an object in your own file as FILE.py:NAME" if {":", "/"} & {*name} else did_you_mean(name, self)
         raise ConfigError(f"{said}: there is no such {self.noun}", hint)
 
     def use(self, typed: str) -> str:
-        """The name by which what the user typed is known from now on: a row's as it is, a file's without folders.
+        """Enter the object that the user typed, and return its name from now on: for a file, without the folders.
 
         Raises:
-            ConfigError: the file cannot be run, or what it holds is no such thing.
+            ConfigError: the file cannot be run, or its object does not fit this table.
         """
         if not is_reference(typed):
             return typed
@@ -102,35 +102,35 @@ class Registry[T](Mapping[str, T]):
         return self._keep(extension, self._row(extension.load(), extension.name))
 
     def enter(self, extension: Extension) -> None:
-        """Make a row of what a file holds.
+        """Run a file and enter its object as a row.
 
         Raises:
-            TypeError: it is no thing of this table.
+            TypeError: the object does not fit this table.
             ConfigError: the file cannot be run.
         """
         self._keep(extension, self._accept(extension.load()))
 
     def forget(self) -> None:
-        """Leave out what files held."""
-        self._of_files.clear()
+        """Remove all rows that came from files."""
+        self._from_files.clear()
 
     def extension(self, name: str) -> Extension | None:
-        """The file behind a row, where there is one."""
-        return self._of_files[name][0] if name in self._of_files else None
+        """Return the file behind a row, if there is one."""
+        return self._from_files[name][0] if name in self._from_files else None
 
     def package(self, name: str) -> dict[str, str]:
-        """The installed package that a row comes from, and its version; empty for gdist's own and for files."""
-        if name in self._of_files or name in self.own or name not in self._announced:
+        """Return the package behind a row, and its version; empty for gdist's own rows and those of files."""
+        if name in self._from_files or name in self.own or name not in self._announced:
             return {}
         package = self._announced[name][0].dist
         return {} if package is None else {"package": package.name, "version": package.version}
 
     @contextmanager
     def lent(self, name: str, found: Any) -> Iterator[T]:
-        """For the length of a ``with``, the row called ``name`` is the one that ``found`` makes, wherever it is from.
+        """For the duration of a ``with`` block, make ``found`` the row called ``name``, whatever its origin.
 
         Raises:
-            TypeError: it is no such thing; the message says what is wanted.
+            TypeError: ``found`` does not fit this table; the message says what is expected.
         """
         row, before = self._accept(found), dict(self.own)
         self.own[name] = row
@@ -141,14 +141,14 @@ class Registry[T](Mapping[str, T]):
 
     def _keep(self, extension: Extension, row: T) -> str:
         name = self._key(row) if self._key else extension.name
-        self._of_files[name] = extension, row
+        self._from_files[name] = extension, row
         return name
 
     def _row(self, found: Any, origin: str) -> T:
         try:
             return self._accept(found)
         except TypeError as error:
-            raise ConfigError(f"{origin} is no {self.noun}: {error}") from error
+            raise ConfigError(f"{origin} is not a valid {self.noun}: {error}") from error
 
     @cached_property
     def _announced(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
@@ -163,7 +163,8 @@ class Registry[T](Mapping[str, T]):
         if others:
             names = " and ".join(sorted(p.dist.name if p.dist else p.value for p in points))
             raise ConfigError(
-                f"several installed packages announce a {self.noun} {point.name!r}: {names}", "uninstall all but one"
+                f"several installed packages announce the {self.noun} {point.name!r}: {names}",
+                "uninstall all but one",
             )
         try:
             found = point.load()
@@ -183,14 +184,14 @@ class Registry[T](Mapping[str, T]):
 
 
 def forget() -> None:
-    """Begin a command: what an earlier one of this process named is not known to it."""
+    """Begin a command: forget the files that earlier commands of this process named."""
     forget_names()
     for table in _tables:
         table.forget()
 
 
 def use(references: Iterable[str], *registries: Registry[Any]) -> None:
-    """Run the files that ``--use`` names, and enter each object in the first table that it fits.
+    """Run the files that ``--use`` names, and enter each object into the first table that it fits.
 
     Raises:
         ConfigError: a file cannot be run, or its object fits no table.
@@ -199,7 +200,7 @@ def use(references: Iterable[str], *registries: Registry[Any]) -> None:
 
 
 def enter(extensions: Iterable[Extension], *registries: Registry[Any]) -> None:
-    """:func:`use` of files that were read before, perhaps by another process."""
+    """Do the same as :func:`use` for files that were already read, possibly by another process."""
     for extension in extensions:
         refusals = []
         for registry in registries:
@@ -207,6 +208,6 @@ def enter(extensions: Iterable[Extension], *registries: Registry[Any]) -> None:
                 registry.enter(extension)
                 break
             except TypeError as error:
-                refusals.append(f"  it is no {registry.noun}: {error}")
+                refusals.append(f"  not a valid {registry.noun}: {error}")
         else:
             raise ConfigError("\n".join([f"this command cannot use {extension.name}", *refusals]))

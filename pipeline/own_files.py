@@ -1,8 +1,8 @@
-"""A file of the user's own, and an object in it: ``FILE.py:NAME``.
+"""The user's own files, and the objects in them: ``FILE.py:NAME``.
 
-A file is run only because the user typed its path: never because a cache, a run, a recipe or an export names it. Its
-bytes are kept as they were when it was run, so what is recorded and copied is what ran. It is one file: what it
-imports is installed, so that its digest tells all of it.
+A file is run only because the user typed its path, never because a cache, a run, a recipe or an export names it. Its
+bytes are kept as they were when it was run, so that what is recorded and copied is what ran. An extension is a single
+file that imports only installed packages, so that its digest identifies all of its code.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from gdist.pipeline.errors import ConfigError
 
 _PREFIX = "gdist_extension_"
 _run: dict[str, "Extension"] = {}  # module → the file behind it
-_named: dict[str, "Extension"] = {}  # file name → the file of that name that this command named
+_named: dict[str, "Extension"] = {}  # file name → the file with that name that this command named
 
 
 @dataclass(frozen=True)
 class Extension:
-    """An object of a file.
+    """An object in a file.
 
     Attributes:
-        name: ``FILE.py:NAME`` without the folders: what configs, runs and caches record.
+        name: ``FILE.py:NAME`` without the folders, as configs, runs and caches record it.
         path: where the file was read.
-        source: its bytes, which are UTF-8.
+        source: the file's bytes, which are UTF-8.
     """
 
     name: str
@@ -38,35 +38,36 @@ class Extension:
 
     @classmethod
     def read(cls, reference: str) -> "Extension":
-        """The object that ``reference``, ``path/to/FILE.py:NAME``, names; nothing is run yet.
+        """Read the file of ``reference``, which is ``path/to/FILE.py:NAME``; nothing is run yet.
 
         Raises:
-            ConfigError: it names no object, or no file that can be read; or another file of that name was named.
+            ConfigError: the reference names no object or no readable file, or this command already named a different
+                file with the same name.
         """
         file, _, name = reference.rpartition(":")
         if "://" in reference:
             hint = "download the file, read it, and name it by its path"
-            raise ConfigError(f"{reference} is a URL, and gdist runs files of this machine only", hint)
+            raise ConfigError(f"{reference} is a URL, and gdist only runs files on this machine", hint)
         if not file.endswith(".py") or not name.isidentifier():
             whole = file if file.endswith(".py") else reference.rstrip(":")
-            raise ConfigError(f"{reference} names a file and no object in it", f"FILE.py:NAME, as in {whole}:MyClass")
+            raise ConfigError(f"{reference} names a file but no object in it", f"FILE.py:NAME, as in {whole}:MyClass")
         try:
             path = Path(file).expanduser().absolute()
             source = path.read_bytes()
             source.decode()
         except UnicodeDecodeError as error:
             raise ConfigError(f"cannot run {path}: it is not UTF-8 text", "save it as UTF-8") from error
-        except (OSError, RuntimeError) as error:  # the latter: ~nobody has no home
+        except (OSError, RuntimeError) as error:  # RuntimeError: ~USER has no home folder
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"cannot read {file}: {reason}", "check the path") from error
         if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
-            hint = "rename it: letters, digits and underscores, as in my_student.py"
-            raise ConfigError(f"{path.name} is no name that Python can import, and exports have to", hint)
+            hint = "rename it, using letters, digits and underscores, as in my_student.py"
+            raise ConfigError(f"Python cannot import a file called {path.name}, and exports must import it", hint)
         extension = cls(f"{path.name}:{name}", path, source)
         other = _named.get(path.name, extension)
         if other.source != source and other.path != path:
-            hint = "rename one of them: what a run keeps of its files goes by their names"
-            raise ConfigError(f"{other.path} and {path} are two different files of one name", hint)
+            hint = "rename one of them: a run keeps copies of its files under their names"
+            raise ConfigError(f"{other.path} and {path} are two different files with the same name", hint)
         _named[path.name] = extension
         return extension
 
@@ -76,24 +77,24 @@ class Extension:
 
     @property
     def sha256(self) -> str:
-        """Of the file, in hex."""
+        """The file's SHA-256, in hex."""
         return hashlib.sha256(self.source).hexdigest()
 
     @property
     def record(self) -> dict[str, str]:
-        """What a run or an evaluation notes of it."""
+        """What a run or an evaluation records about the file."""
         return {"path": str(self.path), "sha256": self.sha256}
 
     @property
     def module_name(self) -> str:
-        """The same for the same bytes, in every process."""
+        """The module's name, which is the same for the same bytes in every process."""
         return f"{_PREFIX}{self.sha256[:12]}_{self.path.stem}"
 
     def load(self) -> Any:
-        """Run the file, once in a process, and give the object.
+        """Run the file, once per process, and return the object.
 
         Raises:
-            ConfigError: the file cannot be run, or has no such object.
+            ConfigError: the file cannot be run, or does not contain the object.
         """
         name = self.name.partition(":")[2]
         found = vars(self._module())
@@ -132,20 +133,20 @@ class Extension:
             return None
         name = (error.name or "").partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and name and not self.path.with_name(f"{name}.py").exists():
-            return f"install {name}: what an extension imports is installed"
-        return "an extension is one file: put what it needs into it, or make an installed package of both"
+            return f"install {name}: an extension may only import installed packages"
+        return "an extension is one file: put what it needs into that file, or make an installable package of both"
 
 
 def is_reference(name: str) -> bool:
-    """Whether ``name`` is an object of a file rather than a row of a table."""
+    """Return whether ``name`` is an object in a file rather than a row of a table."""
     return ".py:" in name or name.endswith(".py")
 
 
 def extension_behind(module: str) -> Extension | None:
-    """The file that the module of this name was made from, if it was a file that a user named."""
+    """Return the file that the module of this name was made from, if it was a file that a user named."""
     return _run.get(module)
 
 
 def forget_names() -> None:
-    """Begin a command: a name may stand for another file than in an earlier command of this process."""
+    """Begin a command, in which a name may refer to a different file than in earlier commands of this process."""
     _named.clear()

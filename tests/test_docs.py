@@ -147,7 +147,7 @@ class TestLoadStudent:
     def test_where_there_is_none(self, place: Path, tiny_teacher: Path, tmp_path: Path) -> None:
         with pytest.raises(RunError, match="neither a run nor an exported student"):
             load_student(tmp_path)
-        with pytest.raises(RunError, match="holds no student of gdist's: its model_type is wavlm"):
+        with pytest.raises(RunError, match="does not contain a student of gdist: its model_type is wavlm"):
             load_student(tiny_teacher)
         run = Path(shutil.copytree(place / "runs" / "first", tmp_path / "run"))
         (run / "student" / "model.safetensors").unlink()

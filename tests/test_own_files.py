@@ -376,7 +376,7 @@ class TestTheSameFile:
             shutil.copy(EXAMPLES / example, tmp_path / folder / "own.py")
         words = ["--student", f"{tmp_path}/a/own.py:LSTMStudent", "--set", f"loss.name={tmp_path}/b/own.py:huber"]
         said = refused(*train_words(tiny_cache, tmp_path / "run", *words))
-        assert "two different files of one name" in said and not (tmp_path / "run").exists()
+        assert "two different files with the same name" in said and not (tmp_path / "run").exists()
 
     def test_one_file_may_hold_several_things(self, tiny_cache: Path, tmp_path: Path) -> None:
         file = tmp_path / "own.py"
@@ -562,7 +562,7 @@ class TestExports:
             (
                 "import torch\n",
                 "import torch\nfrom transformers import WavLMModel\n",
-                ["own_student.py needs WavLMModel of transformers"],
+                ["own_student.py needs WavLMModel from transformers"],
             ),
         ],
     )
@@ -603,9 +603,9 @@ class TestExports:
 
 def test_what_a_command_cannot_use(lstm: Path, tiny_cache: Path) -> None:
     said = refused("eval", lstm, "--use", LOSS)
-    assert "this command cannot use own_loss.py:huber" in said and "it is no student: " in said
-    assert "it is no loss: " in refused(*train_words(tiny_cache, lstm, "--use", PROBE))
-    with pytest.raises(ConfigError, match="is no probe: LSTMStudent"):
+    assert "this command cannot use own_loss.py:huber" in said and "not a valid student: " in said
+    assert "not a valid loss: " in refused(*train_words(tiny_cache, lstm, "--use", PROBE))
+    with pytest.raises(ConfigError, match="is not a valid probe: LSTMStudent"):
         from gdist.stages.evaluate.probes import probes_named
 
         extensions.forget()

@@ -1,4 +1,4 @@
-"""A kind of manifest of one's own: a folder in Kaldi's manner, with wav.scp, and text and utt2spk where they are.
+"""A kind of manifest of your own: a Kaldi folder with wav.scp and, if present, text and utt2spk.
 
 gdist manifest build data/train --kind own_manifest.py:Kaldi --out train.parquet
 """
@@ -17,12 +17,13 @@ class Kaldi(Source):
 
     name = "kaldi"
     reads_folders = True
-    summary = "a folder in Kaldi's manner, with wav.scp"
+    summary = "a Kaldi folder, with wav.scp"
 
     def rows(self, src: Place) -> Iterator[ManifestRow]:
-        """A row for each line ``ID PATH`` of wav.scp. A relative path starts from here, or else from ``src``.
+        """One row per line ``ID PATH`` of wav.scp.
 
-        Lengths and rates are left to gdist, which reads the headers. ``lines`` and ``located`` work in buckets too.
+        A relative path is taken from the working directory or, if nothing is there, from ``src``. Lengths and rates
+        are left to gdist, which reads the headers. ``lines`` and ``located`` work in buckets too.
         """
         scp = src / "wav.scp"
         labels = {column: table(src / file) for file, column in LABELS.items() if (src / file).exists()}
@@ -31,16 +32,16 @@ class Kaldi(Source):
             if not path or path.endswith("|"):
                 raise ManifestError(
                     f"{scp}, line {number}: expected an id and a path, found {line!r}",
-                    "run what the pipe says, and name the files it writes",
+                    "run the command in the pipe, and list the files it writes",
                 )
             row: ManifestRow = {"id": utterance, "path": located(path.strip(), src)}
             yield row | {column: known.get(utterance) for column, known in labels.items()}
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
-        """For a kind that an installed package announces: whether ``--kind auto`` may take it."""
+        """Whether ``--kind auto`` may choose this kind; used only if an installed package announces it."""
         return (src / "wav.scp").exists()
 
 
 def table(path: Place) -> dict[str, str]:
-    """``ID value`` line by line."""
+    """Read a file of lines ``ID value``."""
     return {name: value for name, _, value in (line.partition(" ") for line in lines(path))}

@@ -1,4 +1,4 @@
-"""A student of one's own: two LSTM layers behind the front-end, and a linear head for each of the layers 4, 8 and 12.
+"""A student of your own: two LSTM layers behind the front-end, and a linear head for each of the layers 4, 8 and 12.
 
 gdist train --cache CACHE --out runs/lstm --student own_student.py:LSTMStudent
 """
@@ -13,7 +13,7 @@ from gdist.stages.students.base import Student, StudentConfig
 
 
 class LSTMStudentConfig(StudentConfig):
-    """Fields of this student's own, which `--set student.FIELD=VALUE` sets, beside those that every student has."""
+    """This student's own fields, in addition to those of every student; `--set student.FIELD=VALUE` sets them."""
 
     model_type = "lstm-student"
 
@@ -25,7 +25,7 @@ class LSTMStudentConfig(StudentConfig):
 
 
 class LSTMStudent(Student):
-    """Front-end → LSTM → heads, which are thrown away after distillation."""
+    """Front-end → LSTM → heads; the heads are thrown away after distillation."""
 
     config_class = LSTMStudentConfig
 
@@ -36,12 +36,12 @@ class LSTMStudent(Student):
         self.post_init()
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
-        """The layers that are asked for, all from the last LSTM layer; it reads forwards, so padding comes after."""
+        """The requested layers, all from the last LSTM layer. It reads forward, so padding cannot affect speech."""
         mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
         hidden_BTD, _ = self.lstm(h0_BTD)
         heads = [self.heads[self.predicted_layers.index(layer)] for layer in layers or self.predicted_layers]
         return torch.stack([zero_padding(head(hidden_BTD).to(h0_BTD.dtype), mask_BT) for head in heads], dim=1)
 
     def throwaway(self) -> Iterable[nn.Parameter]:
-        """Parameters that are no part of the student people keep."""
+        """Parameters that are needed for distillation only."""
         return self.heads.parameters()

@@ -1,4 +1,4 @@
-"""A family of teachers of one's own: UniSpeech-SAT (arXiv 2110.05752), which transformers has and gdist has not.
+"""A family of teachers of your own: UniSpeech-SAT (arXiv 2110.05752), which is in transformers but not in gdist.
 
 gdist extract --use own_teacher.py:UniSpeechSatTeacher --teacher microsoft/unispeech-sat-base-plus \\
               --manifest libri.parquet --cache CACHE
@@ -12,10 +12,10 @@ from gdist.stages.teachers.base import Teacher
 
 
 class UniSpeechSatTeacher(Teacher):
-    """Hugging Face's own layers, one by one; gdist's front-end, with the checkpoint's weights, before them.
+    """gdist's front-end with the checkpoint's weights, then Hugging Face's own layers, one by one.
 
-    A family whose layers share something for a batch, such as WavLM's position bias, says so in ``prepare``, and runs
-    a layer in ``run_layer``: see ``gdist.stages.teachers.wavlm``.
+    A family whose layers share something for a batch, such as WavLM's position bias, computes it in ``prepare`` and
+    runs a layer in ``run_layer``: see ``gdist.stages.teachers.wavlm``.
     """
 
     model_class = UniSpeechSatModel

@@ -1,7 +1,7 @@
-"""`gdist export`: a finished student in another tool's format, written beside its place, loaded back, then renamed.
+"""`gdist export`: a finished student in another tool's format, written next to DIR, loaded back, then renamed.
 
 DIR/
-  gdist-export.json   what this is, where it comes from and which files are its own: another export may replace these
+  gdist-export.json   the format, the provenance and the list of files, which another export may replace
   …                   the format's own files
 """
 
@@ -27,7 +27,7 @@ from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student, load_student
 
 MARK = "gdist-export.json"
-# Odd lengths, and one that is a single frame: padding and rounding have nowhere to hide.
+# Odd lengths, and one of a single frame, so that errors in padding and rounding show.
 TRIAL_SAMPLES = (SAMPLE_RATE, SAMPLE_RATE // 2 + 479, RECEPTIVE_FIELD)
 
 
@@ -35,9 +35,9 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
     """Export the student of the run at ``folder`` in the format ``name`` to ``out``.
 
     Raises:
-        RunError: there is no run, or it has no finished student; ``out`` holds something else than an export.
-        UsageError: an option that the format does not take.
-        ExportError: loaded back, it differs from the student; nothing is left behind.
+        RunError: there is no run, it has no finished student, or ``out`` contains something other than an export.
+        UsageError: an option was given that the format does not take.
+        ExportError: the export, loaded back, differs from the student; nothing is left behind.
     """
     form = format_named(name)
     given = {key: value for key, value in options.items() if value is not None}
@@ -50,12 +50,12 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
     chosen = {**form.OPTIONS, **given}
     run = Run.open(folder)
     what = Export(load_student(folder).float().eval(), run, chosen)
-    place = out.resolve()  # a link of this name stays, and leads to the export
+    place = out.resolve()  # if ``out`` is a link, it stays and points to the export
     _require_ours(place, out, name)
     workshop: Path | None = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place, so that a rename brings it there, and under a name that is nobody's.
+        # Next to ``place``, so that it can be renamed to it, and under a unique name.
         workshop = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         staged = workshop / "new"
         staged.mkdir()
@@ -71,7 +71,7 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
             **own,
         }
         provenance = run.provenance()
-        for cache in list(staged.rglob("__pycache__")):  # of loading it back
+        for cache in list(staged.rglob("__pycache__")):  # left over from loading it back
             shutil.rmtree(cache)
         files = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
         result["files"] = sorted([*files, MARK])
@@ -96,7 +96,7 @@ def write_and_compare(name: str, what: Export, folder: Path) -> tuple[dict[str, 
         the format's own fields for ``--json``, and the largest difference of any hidden state.
 
     Raises:
-        ExportError: the student cannot have this form; or loaded back, it differs from the student.
+        ExportError: the student does not support this format, or the export, loaded back, differs from the student.
     """
     form = format_named(name)
     own = form.write(what, folder)
@@ -104,16 +104,16 @@ def write_and_compare(name: str, what: Export, folder: Path) -> tuple[dict[str, 
     limit = form.tolerance(what.options) * max(1.0, largest)
     if not difference <= limit:
         raise ExportError(
-            f"the export does not answer as the student does: loaded back, its hidden states differ by "
-            f"{difference:.2g}, and {limit:.0e} is the limit for {name}",
+            f"the export does not match the student: loaded back, its hidden states differ by "
+            f"{difference:.2g}, and the limit for {name} is {limit:.0e}",
             "nothing was written. If the student is your own, run gdist.stages.testing.StudentSuite on it; if it is "
-            "gdist's, this is a fault of gdist or of a library it uses: gdist --version, pip freeze",
+            "gdist's, this is a bug in gdist or in a library it uses: report gdist --version and pip freeze",
         )
     return own, difference
 
 
 def _put(staged: Path, out: Path, aside: Path) -> None:
-    """``staged`` becomes ``out``; an earlier export is put aside, and back if that fails."""
+    """Rename ``staged`` to ``out``; an earlier export is moved aside, and moved back if that fails."""
     if out.exists():
         out.rename(aside)
     try:
@@ -125,28 +125,28 @@ def _put(staged: Path, out: Path, aside: Path) -> None:
 
 
 def compared(form: Format, folder: Path, student: Student) -> tuple[float, float]:
-    """The export with a padded batch, beside the student with one utterance after another.
+    """Compare the export on a padded batch with the student on one utterance at a time.
 
     Returns:
-        the largest absolute difference of any hidden state, and the largest absolute value of any.
+        the largest absolute difference between hidden states, and the largest absolute value of any hidden state.
     """
     generator = torch.Generator().manual_seed(0)
     waveforms = [torch.randn(samples, generator=generator) / 10 for samples in TRIAL_SAMPLES]
-    answers = form.hidden_states(folder, waveforms)
+    exported = form.hidden_states(folder, waveforms)
     difference = largest = 0.0
-    for waveform_S, answer_LTD in zip(waveforms, answers, strict=True):
+    for waveform_S, found_LTD in zip(waveforms, exported, strict=True):
         expected_LTD = own_hidden_states(student, waveform_S)
-        if answer_LTD.shape != expected_LTD.shape:
-            shapes = f"{list(answer_LTD.shape)} and not {list(expected_LTD.shape)}"
-            raise ExportError(f"the export gives hidden states {shapes} for {len(waveform_S)} samples")
-        difference = max(difference, float((answer_LTD - expected_LTD).abs().max()))
+        if found_LTD.shape != expected_LTD.shape:
+            shapes = f"of shape {list(found_LTD.shape)} instead of {list(expected_LTD.shape)}"
+            raise ExportError(f"the export returns hidden states {shapes} for {len(waveform_S)} samples")
+        difference = max(difference, float((found_LTD - expected_LTD).abs().max()))
         largest = max(largest, float(expected_LTD.abs().max()))
     return difference, largest
 
 
 @torch.no_grad()
 def own_hidden_states(student: Student, waveform_S: Tensor) -> Tensor:
-    """The student's own hidden states of one utterance as it is recorded, ``[L + 1, T, D]``."""
+    """Return the student's own hidden states of one utterance as recorded, ``[L + 1, T, D]``."""
     waveform_1S = waveform_S[None]
     if student.config.do_normalize:
         waveform_1S = normalize(waveform_1S, torch.tensor([len(waveform_S)]))
@@ -154,7 +154,7 @@ def own_hidden_states(student: Student, waveform_S: Tensor) -> Tensor:
 
 
 def _require_ours(place: Path, out: Path, name: str) -> None:
-    """An earlier export may be replaced, and nothing else: a file of anyone's inside one would go with it."""
+    """Refuse to replace anything except an earlier export, in a folder that contains only files that gdist wrote."""
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
     hint = f"--out {out}-{name}"
@@ -162,16 +162,17 @@ def _require_ours(place: Path, out: Path, name: str) -> None:
         files = json.loads((place / MARK).read_text(encoding="utf-8"))["files"]
         ours = "|".join(re.escape(str(file)) for file in files)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{out} is there and is no export of gdist's; it is left alone", hint) from error
-    if others := foreign(place, rf"{ours}|(.+/)?__pycache__/[^/]+"):  # which Python writes when the code is used
+        raise RunError(f"{out} exists and is not an export of gdist; it is left alone", hint) from error
+    # Python writes __pycache__ when the code is used.
+    if others := foreign(place, rf"{ours}|(.+/)?__pycache__/[^/]+"):
         raise RunError(
-            f"{out} also holds {', '.join(others[:3])}, which gdist did not write; it is left alone",
+            f"{out} also contains {', '.join(others[:3])}, which gdist did not write; it is left alone",
             f"move it away, or {hint}",
         )
 
 
 def export_command(folder: Path, name: str, out: Path, options: Mapping[str, Any], as_json: bool) -> int:
-    """Export, and say what was written and what to type next."""
+    """Export, and print what was written and what to type next."""
     result = export(folder, name, out, options)
     if as_json:
         console.emit(result)

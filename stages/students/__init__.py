@@ -1,8 +1,8 @@
-"""Students: small models that answer for every hidden layer of a large one.
+"""Students: small models that predict every hidden layer of a large one.
 
 To add a student, write one file with a ``StudentConfig`` and a ``Student`` (see ``base.py`` for the contract), and
-add its row to ``STUDENTS``; ``gdist.stages.testing.StudentSuite`` checks it. One that is yours alone stays in a file
-of your own, and is named by it: ``--student FILE.py:CLASS``.
+add its row to ``STUDENTS``; ``gdist.stages.testing.StudentSuite`` checks it. Your own student can stay outside gdist,
+in a file that you name: ``--student FILE.py:CLASS``.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from gdist.stages.students.distilhubert import DistilHubertModel
 from gdist.stages.students.fithubert import FitHubertModel
 from gdist.stages.students.gendistiller import GenDistillerModel
 
-hf_logging.disable_progress_bar()  # bars over a few megabytes of weights would draw over our own
+hf_logging.disable_progress_bar()  # its bars for a few megabytes of weights would overwrite ours
 
 __all__ = [
     "STUDENTS",
@@ -44,21 +44,21 @@ __all__ = [
 
 
 def _accept(found: Any) -> type[Student]:
-    """A row of ``STUDENTS``. From now on Hugging Face's from_pretrained takes it, and runs no code of an export."""
+    """Make a row of ``STUDENTS``, and register it: Hugging Face's from_pretrained then runs no exported code."""
     if not (isinstance(found, type) and issubclass(found, Student)):
         raise TypeError("a student is a subclass of gdist.stages.students.base.Student")
     config, name = found.config_class, found.__name__
     own = isinstance(config, type) and issubclass(config, StudentConfig) and _package(config) == _package(found)
     if config is StudentConfig or not own:
-        raise TypeError(f"{name}.config_class must be a subclass of StudentConfig of its own")
+        raise TypeError(f"{name}.config_class must be its own subclass of StudentConfig")
     if found.predict is Student.predict:
-        raise TypeError(f"{name} has no predict")
+        raise TypeError(f"{name} does not define predict")
     model_type = vars(config).get("model_type")
     if not isinstance(model_type, str) or not model_type:
-        raise TypeError(f"{config.__name__}.model_type must be a name of its own")
+        raise TypeError(f"{config.__name__}.model_type must be a name that no other model uses")
     known = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None  # noqa: SIM401 — its get is a dict's
     if known not in (None, config) and extension_behind(known.__module__) is None:
-        raise TypeError(f"{config.__name__}.model_type is {model_type!r}, which is {known.__name__}'s")
+        raise TypeError(f"{config.__name__}.model_type is {model_type!r}, which {known.__name__} already uses")
     AutoConfig.register(model_type, config, exist_ok=True)
     AutoModel.register(config, found, exist_ok=True)
     AutoModelForAudioClassification.register(config, classifier_of(found), exist_ok=True)
@@ -81,33 +81,33 @@ STUDENTS: Registry[type[Student]] = Registry(
     _accept,
 )
 
-# A student answers in the teacher's shapes, so these follow from the teacher alone.
+# A student's outputs have the teacher's shapes, so these fields follow from the teacher alone.
 _FROM_TEACHER = ("frontend", "hidden_size", "num_teacher_layers")
 
 
 def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) -> StudentConfig:
-    """The config of the student ``name`` for a teacher.
+    """Return the config of the student ``name`` for a teacher.
 
     Args:
         name: a key of ``STUDENTS``.
         teacher_config: the teacher's Hugging Face config as a dictionary, ``Teacher.config``.
-        **overrides: fields of the student's config; the others follow from the teacher or have their defaults.
+        **overrides: fields of the student's config; the others follow from the teacher or keep their defaults.
 
     Raises:
-        ConfigError: an unknown student or field, or a value out of range.
+        ConfigError: the student or a field is unknown, or a value is out of range.
     """
     overrides = student_values(name, overrides)
     config_class = STUDENTS[name].config_class
     try:
         frontend = FrontendConfig.from_teacher_config(teacher_config)
     except ValueError as error:
-        raise ConfigError(f"there is no student of this teacher, whose front-end cannot be built: {error}") from error
+        raise ConfigError(f"cannot build a student for this teacher, because of its front-end: {error}") from error
     defaults = {
         "intermediate_size": teacher_config.get("intermediate_size", 3072),
         "num_attention_heads": teacher_config.get("num_attention_heads", 12),
         "layer_norm_eps": frontend.eps,
         "pre_norm": teacher_config.get("do_stable_layer_norm", False),
-        # A bare config.json does not say; this is how the families come.
+        # A bare config.json does not contain it; this is the families' usual value.
         "do_normalize": teacher_config.get("do_normalize", frontend.conv_norm == "layer"),
     }
     try:
@@ -118,14 +118,14 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
             **({name: value for name, value in defaults.items() if name not in config_class.own_fields} | overrides),
         )
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"The student {name} cannot be configured so: student.{error}.") from error
+        raise ConfigError(f"The student {name} cannot be configured like this: student.{error}.") from error
 
 
 def student_values(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the student ``name``, as they were typed → each as the type it has there.
+    """Convert fields of the student ``name``, as they were typed, to the types that its config declares.
 
     Raises:
-        ConfigError: an unknown student or field, or a value of another type.
+        ConfigError: the student or a field is unknown, or a value has the wrong type.
     """
     config_class = STUDENTS.find(str(name), f"--student {name}").config_class
     fields = student_fields(name)
@@ -135,14 +135,14 @@ def student_values(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if key not in fields:
             raise ConfigError(f"The student {name} has no field {key!r}.", hint=did_you_mean(key, fields))
     types: dict[str, Any] = {}
-    for base in reversed(config_class.__mro__):  # Hugging Face's own hints name modules that it does not import
+    for base in reversed(config_class.__mro__):  # Hugging Face's own annotations name modules that it does not import
         if issubclass(base, StudentConfig):
             types |= inspect.get_annotations(base, eval_str=True)
     return {key: coerce(value, types[key], f"student.{key}") for key, value in values.items()}
 
 
 def student_fields(name: str) -> dict[str, Any]:
-    """The fields of a student's config that may be set, with their defaults."""
+    """Return the fields of a student's config that may be set, with their defaults."""
     inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return {
         field.name: field.default
@@ -152,11 +152,12 @@ def student_fields(name: str) -> dict[str, Any]:
 
 
 def student_sizes(teacher_config: dict[str, Any] | None = None, teacher: str = "WavLM Base") -> list[dict[str, Any]]:
-    """How large each student of a teacher is; no weights are made.
+    """Return the size of each student of a teacher, without allocating weights.
 
     Returns:
         for each student ``{name, params, params_with_heads, teacher, teacher_params, reduction}``, where
-        ``reduction`` is the share of the teacher's parameters saved, counting heads that serve distillation only.
+        ``reduction`` is the saved share of the teacher's parameters, if heads that only distillation needs are
+        counted.
     """
     config = WavLMConfig().to_dict() if teacher_config is None else dict(teacher_config)
     with torch.device("meta"):
@@ -179,13 +180,13 @@ def student_sizes(teacher_config: dict[str, Any] | None = None, teacher: str = "
 
 
 def load_student(folder: str | Path) -> Student:
-    """The student of a run (``runs/first``), of its ``student`` folder, or of an export for Hugging Face or s3prl.
+    """Load the student of a run (``runs/first``), its ``student`` folder, or an export for Hugging Face or s3prl.
 
-    No code of the folder is run: its class is gdist's, an installed package's, or a file's that was named before.
+    No code in the folder is run: the class comes from gdist, an installed package, or a file that was already named.
 
     Raises:
-        RunError: there is no finished student; for a run that is on its way, with the command that finishes it.
-        ConfigError: its class lies in a file that nobody named.
+        RunError: there is no finished student; for an unfinished run, the hint is the command that finishes it.
+        ConfigError: the class is in a file that was not named.
     """
     folder = Path(folder)
     if (folder / "config.toml").exists():
@@ -204,7 +205,7 @@ def load_student(folder: str | Path) -> Student:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not isinstance(config, StudentConfig):
-            raise RunError(f"{folder} holds no student of gdist's: its model_type is {config.model_type}")
+            raise RunError(f"{folder} does not contain a student of gdist: its model_type is {config.model_type}")
         student: Student = in_own_memory(AutoModel.from_pretrained(folder, config=config, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise RunError(

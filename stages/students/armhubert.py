@@ -1,11 +1,12 @@
-"""A thin and deep student that reuses attention maps, in ARMHuBERT's manner (arXiv 2305.11685).
+"""A thin and deep student that reuses attention maps, in the style of ARMHuBERT (arXiv 2305.11685).
 
-Neighbouring layers attend to much the same frames. Here one block of each group makes the map, softmax(QKᵀ/√E), and
-the others of its group see through that one with values of their own: they have no queries and keys, and what that
-saves goes into a wider feed-forward network.
+Neighboring layers attend to nearly the same frames. Here, one block of each group computes the map, softmax(QKᵀ/√E),
+and the other blocks of the group apply that map to their own values. They have no queries and keys, and the
+parameters that this saves go into a wider feed-forward network.
 
-The paper's other half, a second pass over masked audio, is training and not architecture, as are the gradients that
-the published code scales block by block: the cache holds what the teacher says of the whole waveform.
+The paper's other half, a second pass over masked audio, concerns training and not architecture, as does the scaling
+of gradients block by block in the published code. Neither is included: the cache contains the teacher's hidden states
+of the whole waveform.
 
 Axes: B batch, T frames, S frames attended to, D features, H heads, E features of a head, W features of a block.
 """
@@ -21,14 +22,15 @@ from gdist.stages.students.layer import Attention, TransformerLayer, attention_m
 
 
 class ArmHubertConfig(FitHubertConfig):
-    """Beside FitHuBERT's fields; here None for ``intermediate_size`` is 9/5 of ``width``, 864 for 480:
+    """Fields in addition to FitHuBERT's; here None for ``intermediate_size`` means 9/5 of ``width``, 864 for 480.
 
     Args:
-        reuse: blocks that share a map, the first of them making it; 1 is a map for every block.
+        reuse: the number of blocks that share a map, which the first of them computes; 1 means one map per block.
     """
 
-    # Shapes are github.com/sungnyun/ARMHuBERT's, conf/armhubert/armhubert-960.yaml: 12 layers, 12 heads, 480 and 864,
-    # every second layer's map reused. The S model of armhubert-s-960.yaml is width = 432, intermediate_size = 816.
+    # Shapes are from github.com/sungnyun/ARMHuBERT, conf/armhubert/armhubert-960.yaml: 12 layers, 12 heads, 480 and
+    # 864, with every second layer's map reused. The S model of armhubert-s-960.yaml has width = 432 and
+    # intermediate_size = 816.
     model_type = "gdist-armhubert"
     intermediate_ratio: ClassVar[float] = 1.8
 
@@ -59,11 +61,11 @@ class ArmHubertModel(FitHubertModel):
 
 
 class MapLayer(TransformerLayer):
-    """A Transformer layer whose attention map can be had, and given.
+    """A Transformer layer whose attention map can be read, or supplied from outside.
 
     Args:
-        config: of the student, for its shapes.
-        makes_map: whether it can make a map of its own.
+        config: the student's config, for its shapes.
+        makes_map: whether it can compute its own map.
     """
 
     attention: "MapAttention"
@@ -73,18 +75,18 @@ class MapLayer(TransformerLayer):
         self.attention = MapAttention(config.layer_width, config.num_attention_heads, config.dropout, makes_map)
 
     def attention_map(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """``[B, H, T, S]``: how much of each frame S the frame T sees; nothing of padding."""
+        """Return how much each frame T attends to each frame S, ``[B, H, T, S]``; padding gets no attention."""
         return self.attention.map(self._attention_input(hidden_BTD), mask_BT)
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None, map_BHTS: Tensor | None = None) -> Tensor:
-        """``[B, T, D]`` → the same, by a map that is given or its own."""
+        """``[B, T, D]`` → the same, with a given map or its own."""
         if map_BHTS is None:
             map_BHTS = self.attention_map(hidden_BTD, mask_BT)
-        return self._finish(hidden_BTD, self.attention.see(self._attention_input(hidden_BTD), map_BHTS))
+        return self._finish(hidden_BTD, self.attention.apply_map(self._attention_input(hidden_BTD), map_BHTS))
 
 
 class MapAttention(Attention):
-    """Attention in two halves, the map and what is seen through it. Those that make no map have the second only."""
+    """Attention in two halves: computing the map, and applying it. A block that makes no map has only the second."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float, makes_map: bool) -> None:
         super().__init__(hidden_size, num_heads, dropout)
@@ -92,17 +94,17 @@ class MapAttention(Attention):
             del self.q_proj, self.k_proj
 
     def map(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """The map, with its dropout: all who see through it miss the same frames. (Published, the block that made it
-        drops some and the others none.)
+        """Return the map, with its dropout: all blocks that share it drop the same frames.
 
-        It is materialised because it is shared: H · T² numbers an utterance, 12 MB for 10 s and 12 heads in fp32.
+        In the published code, the block that made the map drops some frames and the others drop none. The map is
+        materialized because it is shared: H · T² numbers per utterance, 12 MB for 10 s and 12 heads in fp32.
         """
         query_BHTE, key_BHSE = self._heads(self.q_proj(hidden_BTD)), self._heads(self.k_proj(hidden_BTD))
         mask_B11S = None if mask_BT is None else mask_BT[:, None, None, :]
         return attention_map(query_BHTE, key_BHSE, mask_B11S, self.dropout if self.training else 0.0)
 
-    def see(self, hidden_BTD: Tensor, map_BHTS: Tensor) -> Tensor:
-        """The values of ``hidden_BTD`` through a map, ``[B, T, D]``."""
+    def apply_map(self, hidden_BTD: Tensor, map_BHTS: Tensor) -> Tensor:
+        """Apply a map to the values of ``hidden_BTD``, ``[B, T, D]``."""
         attended_BHTE = map_BHTS @ self._heads(self.v_proj(hidden_BTD))
         output_BTD: Tensor = self.out_proj(attended_BHTE.transpose(1, 2).flatten(2))
         return output_BTD

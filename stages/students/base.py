@@ -1,27 +1,27 @@
-"""What every student is: a Hugging Face model that answers for its teacher's hidden states.
+"""What every student is: a Hugging Face model that predicts its teacher's hidden states.
 
-Training uses ``frontend``, ``plan`` and ``learn``, evaluation ``predict``; everyone else calls the model as they
-called the teacher. What a student must have, in one file:
+Training uses ``frontend``, ``plan`` and ``learn``, and evaluation uses ``predict``. All other code calls the model as
+it would call the teacher. A student must have, in one file:
 
-- a subclass of :class:`StudentConfig` with a ``model_type`` that no other model has, and fields of its own with types
-  and defaults, which ``--set student.FIELD=VALUE`` sets; it is a dataclass without being told;
+- a subclass of :class:`StudentConfig` with a ``model_type`` that no other model uses, and its own fields with types
+  and defaults, which ``--set student.FIELD=VALUE`` sets; it becomes a dataclass automatically;
 - a subclass of :class:`Student` at the top level of the file, whose ``config_class`` is that config, whose
   ``__init__(self, config)`` begins with ``super().__init__(config)`` and ends with ``self.post_init()``, and which
-  writes :meth:`Student.predict`. The modules it makes are all that it is: their weights are saved and loaded.
+  defines :meth:`Student.predict`. Its state is in the modules that it makes: their weights are saved and loaded.
 
-What it may have, where what is inherited does not fit:
+If an inherited default does not fit, it may also define:
 
-- ``config.own_layers()``: the teacher layers it predicts unless ``student.predict_layers`` says so; all of them;
-- ``throwaway()``: the parameters that serve distillation only, such as heads; none;
-- ``layers()``: each :class:`TransformerLayer` that a teacher's layer may be loaded into, in order; none;
-- ``config.layer_width``: how wide those are; as wide as the teacher's;
-- ``config.own_fields``: common fields whose defaults are its own and not the teacher's; none;
-- ``plan``, ``learn`` and ``teacher_ratio``: for students that take steps from layer to layer;
-- ``_init_weights(module)``: how weights begin.
+- ``config.own_layers()``: the teacher layers it predicts unless ``student.predict_layers`` is set; by default, all;
+- ``throwaway()``: the parameters that only distillation needs, such as heads; by default, none;
+- ``layers()``: each :class:`TransformerLayer` that a teacher's layer may be loaded into, in order; by default, none;
+- ``config.layer_width``: the width of these layers; by default, the teacher's;
+- ``config.own_fields``: common fields that keep its own defaults instead of the teacher's values; by default, none;
+- ``plan``, ``learn`` and ``teacher_ratio``: for students that step from layer to layer;
+- ``_init_weights(module)``: how weights are initialized.
 
-The class with a head for Hugging Face's ``AutoModelForAudioClassification`` is made for it, and so are its exports:
-for these the file imports torch, transformers and gdist.stages only, gdist's by ``from … import …``; for ONNX,
-``predict`` looks at no value in a tensor, or ``torch.export`` could not trace it.
+The class with a head for Hugging Face's ``AutoModelForAudioClassification`` is made for it, and so are its exports.
+For these, the file imports only torch, transformers and gdist.stages, the last with ``from … import …``. For ONNX,
+``predict`` must not depend on values in a tensor, because ``torch.export`` could not trace it.
 ``gdist.stages.testing.StudentSuite`` checks all of this.
 
 Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D features.
@@ -51,13 +51,13 @@ __all__ = ["StepPlan", "Student", "StudentConfig"]
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """What a training step starts from and answers for.
+    """What a training step starts from and what it predicts.
 
     Attributes:
         answers: the teacher layers that are predicted, ascending.
-        inputs: the hidden states it is given; 0 stands for the front-end's output, the others are the teacher's.
-        runs: for students that take steps from layer to layer, (first, last) places of each stretch that the student
-            walks by itself; see :mod:`gdist.stages.students.gendistiller`. None at all is generation from layer 0.
+        inputs: the hidden states that the step receives; 0 is the front-end's output, the others are the teacher's.
+        runs: for students that step from layer to layer, the (first, last) places of each stretch that the student
+            walks on its own; see :mod:`gdist.stages.students.gendistiller`. Empty means generation from layer 0.
     """
 
     answers: tuple[int, ...]
@@ -71,29 +71,29 @@ class Student(PreTrainedModel):  # type: ignore[misc]
     config_class = StudentConfig
     main_input_name = "input_values"
     config: Any
-    _begun: frozenset[str] = frozenset()
+    _initialized: frozenset[str] = frozenset()
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__(config)
         self.frontend = Frontend(FrontendConfig(**config.frontend))
 
     def post_init(self) -> None:
-        """Draws the weights; the last line of ``__init__``, after every module is there."""
+        """Initialize the weights; the last line of ``__init__``, after every module has been made."""
         super().post_init()
-        self._begun = frozenset(name for name, _ in self.named_parameters())
+        self._initialized = frozenset(name for name, _ in self.named_parameters())
 
     def require_post_init(self) -> None:
-        """Raises TypeError where ``__init__`` did not end with ``self.post_init()``.
+        """Raise TypeError if ``__init__`` did not end with ``self.post_init()``.
 
-        Hugging Face's ``post_init`` is what draws weights as ``_init_weights`` says, and what makes the model able to
-        be saved and loaded: without it, training goes on for hours, and saving ends in an AttributeError.
+        Hugging Face's ``post_init`` initializes the weights with ``_init_weights``, and is needed to save and load
+        the model. Without it, training would run for hours, and then saving would fail with an AttributeError.
         """
-        late = [name for name, _ in self.named_parameters() if name not in self._begun]
+        late = [name for name, _ in self.named_parameters() if name not in self._initialized]
         if late:
             more = f" and {len(late) - 1} more" if late[1:] else ""
             raise TypeError(
-                f"{type(self).__name__}.__init__ must end with self.post_init(), which draws the weights of what was "
-                f"made before it: it was not called for {late[0]}{more}"
+                f"{type(self).__name__}.__init__ must end with self.post_init(), which initializes the weights made "
+                f"before it: it was not called for {late[0]}{more}"
             )
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
@@ -112,7 +112,7 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         raise NotImplementedError
 
     def plan(self, count: int, rng: np.random.Generator) -> StepPlan:
-        """What one training step answers for: ``count`` of the predicted layers, each as often as any other."""
+        """Choose what one training step predicts: ``count`` of the predicted layers, each equally often."""
         layers = self.predicted_layers
         chosen = rng.permutation(len(layers))[:count] if 0 < count < len(layers) else range(len(layers))
         return StepPlan(tuple(sorted(layers[i] for i in chosen)))
@@ -120,32 +120,34 @@ class Student(PreTrainedModel):  # type: ignore[misc]
     def learn(
         self, plan: StepPlan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
     ) -> Tensor:
-        """A training step's predictions, as :meth:`predict` gives them.
+        """Return a training step's predictions, in the form that :meth:`predict` returns.
 
         Args:
             given: layer → hidden states [B, T, D]: at least ``plan.inputs``, and ``plan.answers`` with ``forced_BK``.
-            forced_BK: for each utterance and predicted layer, whether it starts from the teacher's state and not from
-                the student's own. Students that take no steps ignore it.
+            forced_BK: for each utterance and predicted layer, whether it starts from the teacher's state instead of
+                the student's own. Students that do not step from layer to layer ignore it.
         """
         return self.predict(given[0], num_frames_B, plan.answers)
 
     @property
     def teacher_ratio(self) -> float:
-        """The share of steps that the config wants to start from the teacher's states inside a run."""
+        """The share of steps inside a run that start from the teacher's states, according to the config."""
         return 0.0
 
     @property
     def predicted_layers(self) -> tuple[int, ...]:
-        """The teacher layers that ``predict`` answers for, and so the ones training reads from the cache."""
+        """The teacher layers that ``predict`` returns, which are also the ones that training reads from the cache."""
         return tuple(self.config.predict_layers)
 
     def layers(self) -> Iterable[TransformerLayer]:
-        """The Transformer layers, in the order a teacher's are loaded into them; none where a student has none, and
-        ``student.initialize = layers`` is then refused."""
+        """Return the Transformer layers, in the order in which a teacher's layers are loaded into them.
+
+        If a student has none, ``student.initialize = layers`` is refused.
+        """
         return ()
 
     def throwaway(self) -> Iterable[nn.Parameter]:
-        """Parameters that serve distillation only and are no part of the student people keep."""
+        """Return parameters that only distillation needs, and that do not count as part of the finished student."""
         return ()
 
     def forward(
@@ -157,16 +159,17 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         last_layer: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """What the teacher's ``forward`` gives: ``hidden_states``, L + 1 tensors ``[B, T, D]``, free-running.
+        """Return what the teacher's ``forward`` does: ``hidden_states``, L + 1 tensors ``[B, T, D]``, free-running.
 
         Args:
-            input_values: ``[B, S]`` samples at 16 kHz, normalised when ``config.do_normalize`` is set.
+            input_values: ``[B, S]`` samples at 16 kHz, normalized when ``config.do_normalize`` is set.
             attention_mask: ``[B, S]``, 1 for samples and 0 for padding at the end; None when nothing is padded.
             output_hidden_states, return_dict: as in Hugging Face's models.
             last_layer: stop there; ``hidden_states`` are then ``last_layer`` + 1 tensors, and no more is computed.
-            **kwargs: accepted for the teacher's sake and ignored, such as ``output_attentions``.
+            **kwargs: accepted because the teacher accepts them, and ignored, such as ``output_attentions``.
 
-        For a layer without a prediction of its own the nearest one answers, the lower of two.
+        A layer that is not predicted gets the prediction of the nearest predicted layer, and of the lower one in a
+        tie.
         """
         batch, samples = input_values.shape
         num_samples_B = torch.full((batch,), samples) if attention_mask is None else attention_mask.sum(-1)
@@ -191,7 +194,7 @@ class Student(PreTrainedModel):  # type: ignore[misc]
     def initialize_from_teacher(
         self, frontend_tensors: dict[str, Tensor], layer_tensors: dict[str, Tensor] | None = None
     ) -> None:
-        """Copies a teacher's front-end, and its first layers where given, into this student.
+        """Copy a teacher's front-end, and its first layers if given, into this student.
 
         Args:
             frontend_tensors: ``Teacher.frontend_tensors()``, or the cache's copy.
@@ -212,22 +215,22 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         if not own:
             raise ValueError(f"{unfit}, which has no Transformer layers")
         if wide != width:
-            raise ValueError(f"{unfit}: they are {wide} wide, its blocks {width}")
+            raise ValueError(f"{unfit}: they are {wide} wide, but its blocks are {width}")
         for layer, tensors in zip(own, given, strict=True):
             if tensors and (differs := _difference(layer.state_dict(), tensors)):
                 raise ValueError(f"{unfit}: {differs}")
         if not all(given):
-            raise ValueError(f"{unfit}: it has {len(own)}, and of the teacher's only {given.index({})} are here")
+            raise ValueError(f"{unfit}: it has {len(own)}, but only {given.index({})} of the teacher's are available")
         for layer, tensors in zip(own, given, strict=True):
             layer.load_state_dict(tensors)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Parameters of the student people keep: what distillation alone needed is left out."""
+        """Return the number of parameters of the finished student, without those that only distillation needs."""
         thrown = sum(p.numel() for p in self.throwaway() if p.requires_grad or not only_trainable)
         return int(super().num_parameters(only_trainable, exclude_embeddings)) - thrown
 
     def num_parameters_with_heads(self) -> int:
-        """Every parameter there is while distilling."""
+        """Return the number of all parameters during distillation."""
         return sum(p.numel() for p in self.parameters())
 
     @torch.no_grad()
@@ -235,23 +238,23 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d) and module.groups == 1:
             init.kaiming_normal_(module.weight)
-        elif isinstance(module, nn.Conv1d):  # the positional convolution, as wav2vec 2.0 begins it
+        elif isinstance(module, nn.Conv1d):  # the positional convolution, as wav2vec 2.0 initializes it
             init.normal_(module.weight, std=2 / math.sqrt(module.kernel_size[0] * module.in_channels))
 
 
 def _of_layer(layer_tensors: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
-    """The tensors of one layer, by their names within it."""
+    """Return the tensors of one layer, by their names within the layer."""
     prefix = f"{place}."
     return {name.removeprefix(prefix): tensor for name, tensor in layer_tensors.items() if name.startswith(prefix)}
 
 
 def _difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """The first of two layers' tensors that is another in the one than in the other."""
+    """Describe the first tensor whose shape differs between two layers."""
 
     def shape(tensors: Mapping[str, Tensor], name: str) -> str:
         return " × ".join(map(str, tensors[name].shape)) if name in tensors else "absent"
 
     for name in sorted(own.keys() | given.keys()):
         if (theirs := shape(given, name)) != (ours := shape(own, name)):
-            return f"{name} is {theirs} there, and {ours} in the student"
+            return f"{name} is {theirs} in the teacher, but {ours} in the student"
     return None

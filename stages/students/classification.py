@@ -1,7 +1,7 @@
-"""A student with a head that puts utterances into classes, for fine-tuning by Hugging Face's means.
+"""A student with a head that classifies utterances, for fine-tuning with Hugging Face's tools.
 
-What wav2vec 2.0's own does with ``use_weighted_layer_sum``, as SUPERB has it: a learned sum over hidden states → a
-projection → the mean over an utterance's frames → a linear layer. Layers start with equal weights.
+The head does what wav2vec 2.0's does with ``use_weighted_layer_sum``, as in SUPERB: a learned sum over hidden states
+→ a projection → the mean over an utterance's frames → a linear layer. Layers start with equal weights.
 
 Axes: B batch, S samples, L teacher layers, T frames, D features, P features of the projection, C classes.
 """
@@ -18,11 +18,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import Student, StudentConfig
 
-PROJECTION = 256  # P; as SUPERB's heads have it
+PROJECTION = 256  # P; as in SUPERB's heads
 
 
 class StudentForAudioClassification(PreTrainedModel):  # type: ignore[misc]
-    """The student ``student_class`` and its head; a class of its own for each student, next to it.
+    """The student ``student_class`` and its head; each student has its own subclass, next to it.
 
     ``config.num_labels``, ``id2label`` and ``label2id`` are Hugging Face's.
     """
@@ -42,11 +42,11 @@ class StudentForAudioClassification(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def freeze_base_model(self) -> None:
-        """Only the head learns."""
+        """Freeze the student, so that only the head learns."""
         self.student.requires_grad_(False)
 
     def freeze_feature_encoder(self) -> None:
-        """The front-end stays as it is."""
+        """Freeze the front-end."""
         self.student.frontend.requires_grad_(False)
 
     def forward(
@@ -58,7 +58,7 @@ class StudentForAudioClassification(PreTrainedModel):  # type: ignore[misc]
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """``logits_BC``, and the cross-entropy with ``labels`` ``[B]`` where they are given."""
+        """Return ``logits_BC``, and the cross-entropy with ``labels`` ``[B]`` if they are given."""
         states = self.student(input_values, attention_mask).hidden_states
         weights_L = self.layer_weights.softmax(-1)
         hidden_BTD = torch.stack([weight * state for weight, state in zip(weights_L, states, strict=True)]).sum(0)
@@ -75,13 +75,13 @@ class StudentForAudioClassification(PreTrainedModel):  # type: ignore[misc]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # of the head: transformers asks the student about the student's parts
+        super()._init_weights(module)  # only for the head: transformers uses the student's method for its own modules
         if module is self:
             init.zeros_(self.layer_weights)
 
 
 def classifier_of(student: type[Student]) -> type[StudentForAudioClassification]:
-    """The class of ``student`` with a head; an export writes the same three lines into a file of its own."""
+    """Return the class of ``student`` with a head; an export writes the same three lines into a separate file."""
     fields = {"config_class": student.config_class, "student_class": student, "__module__": student.__module__}
     return type(classifier_name(student), (StudentForAudioClassification,), fields)
 

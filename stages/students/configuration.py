@@ -11,25 +11,26 @@ from gdist.stages.frontend.limits import is_number, listed, require_flags, requi
 
 
 class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
-    """Fields every student has; :func:`gdist.stages.students.student_config` fills them in from a teacher.
+    """Fields that every student has; :func:`gdist.stages.students.student_config` fills them in from a teacher.
 
     Args:
         frontend: the fields of :class:`gdist.stages.frontend.config.FrontendConfig`.
-        hidden_size: D, the teacher's.
+        hidden_size: D, the same as the teacher's.
         intermediate_size, num_attention_heads, layer_norm_eps, pre_norm: of the student's Transformer layers.
         num_teacher_layers: L; there are L + 1 hidden states.
         dropout: inside the Transformer layers; the front-end has none.
-        predict_layers: the teacher layers that are predicted, ascending; None takes the student's own, mostly all.
-        do_normalize: whether inputs must be normalised first by :func:`gdist.stages.frontend.padding.normalize`. The
-            model does not do it itself: as with Hugging Face's models, the feature extractor does.
+        predict_layers: the teacher layers that are predicted, ascending; None means the student's own choice, usually
+            all.
+        do_normalize: whether inputs must first be normalized by :func:`gdist.stages.frontend.padding.normalize`. The
+            model does not do it; as with Hugging Face's models, the feature extractor does.
         initializer_range: standard deviation of linear weights before training.
 
     Raises:
-        ValueError: a field holds what no student can have; the message begins with the field.
+        ValueError: a field has a value that is invalid for any student; the message begins with the field.
     """
 
     attribute_map = {"num_hidden_layers": "num_teacher_layers"}  # noqa: RUF012  as Hugging Face declares it
-    # Fields that keep this student's own defaults where a teacher's config has the like.
+    # Fields that keep this student's own defaults even if the teacher's config has a corresponding field.
     own_fields: ClassVar[frozenset[str]] = frozenset()
 
     frontend: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -49,11 +50,11 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
         self.check_sizes()
         self.frontend = FrontendConfig(**{"hidden_size": self.hidden_size, **self.frontend}).to_dict()
         if self.frontend["hidden_size"] != self.hidden_size:
-            raise ValueError(f"frontend.hidden_size is {self.frontend['hidden_size']}, and not {self.hidden_size}")
+            raise ValueError(f"frontend.hidden_size is {self.frontend['hidden_size']}; it must be {self.hidden_size}")
         require_whole(self, 1, "intermediate_size")
         heads, width = self.num_attention_heads, self.layer_width
         if width % heads:
-            raise ValueError(f"num_attention_heads is {heads}, no divisor of the layers' width, {width}")
+            raise ValueError(f"num_attention_heads is {heads}; it must divide the layers' width, {width}")
         require_positive(self, "layer_norm_eps", "initializer_range")
         require_flags(self, "pre_norm", "do_normalize")
         if not is_number(self.dropout) or not 0 <= self.dropout < 1:
@@ -63,18 +64,18 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
         chosen = listed("predict_layers", own)
         if not chosen or chosen != sorted(set(chosen)) or not all(1 <= n <= depth for n in chosen):
             raise ValueError(
-                f"predict_layers is {chosen}; it must increase and lie from 1 to {depth}, the teacher's layers"
+                f"predict_layers is {chosen}; it must increase and stay between 1 and {depth}, the teacher's layers"
             )
         self.predict_layers = chosen
 
     def check_sizes(self) -> None:
-        """What every other field is measured against; a subclass that derives fields from these asks first."""
+        """Check the fields that others depend on; a subclass that derives fields from these must call this first."""
         require_whole(self, 1, "hidden_size", "num_attention_heads", "num_teacher_layers")
         optional = [name for name in ("num_layers", "width") if getattr(self, name, None) is not None]
         require_whole(self, 1, *optional)
 
     def own_layers(self) -> Iterable[int]:
-        """The teacher layers that are predicted where nobody says which."""
+        """Return the teacher layers that are predicted by default."""
         return list(range(1, self.num_teacher_layers + 1))
 
     @property
@@ -84,7 +85,7 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def layer_shape(self) -> dict[str, Any]:
-        """What a :class:`TransformerLayer` of this student is made with."""
+        """The arguments for a :class:`TransformerLayer` of this student."""
         return {
             "hidden_size": self.layer_width,
             "num_heads": self.num_attention_heads,

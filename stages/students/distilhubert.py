@@ -1,4 +1,4 @@
-"""The baseline, in DistilHuBERT's manner (arXiv 2110.01900): two layers, and a linear head for each of three targets.
+"""The baseline, in the style of DistilHuBERT (arXiv 2110.01900): two layers, and a linear head for each of 3 targets.
 
 Axes: B batch, T frames, K predicted layers, L teacher layers, D features.
 """
@@ -16,11 +16,11 @@ from gdist.stages.students.layer import TransformerLayer
 
 
 class DistilHubertConfig(StudentConfig):
-    """Beside the common fields:
+    """Fields in addition to the common ones.
 
     Args:
         num_layers: Transformer layers of the student.
-        predict_layers: the teacher layers with a head; None takes thirds of L, 4, 8, 12 of 12.
+        predict_layers: the teacher layers with a head; None means thirds of L: 4, 8 and 12 of 12.
     """
 
     model_type = "gdist-distilhubert"
@@ -47,7 +47,7 @@ class DistilHubertModel(Student):
         self.post_init()
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
-        """The layers with a head, all from the last block."""
+        """Predict the layers with a head, all from the last block."""
         mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
         hidden_BTD = h0_BTD
         for block in self.blocks:
@@ -56,7 +56,7 @@ class DistilHubertModel(Student):
         return torch.stack([zero_padding(head(hidden_BTD).to(h0_BTD.dtype), mask_BT) for head in heads], dim=1)
 
     def layers(self) -> Iterable[TransformerLayer]:
-        return self.blocks  # type: ignore[return-value]  # a ModuleList does not know what it holds
+        return self.blocks  # type: ignore[return-value]  # a ModuleList's elements have no more specific type
 
     def throwaway(self) -> Iterable[nn.Parameter]:
         return self.heads.parameters()

@@ -1,13 +1,14 @@
-"""A thin and deep student, in FitHuBERT's manner (arXiv 2207.00555): as many layers as the teacher, 5/8 as wide.
+"""A thin and deep student in the style of FitHuBERT (arXiv 2207.00555): as many layers as the teacher, 5/8 as wide.
 
     h_0 = frontend(waveform)
     b_0 = narrow(h_0),  b_i = block_i(b_{i-1}),  h_l = head_l(b_{block of l})
 
-The published model is narrower before its blocks too: thinner convolutions, the positional convolution at the blocks'
-width, and a convolution that halves the frames, undone before each head. Here the front-end is the teacher's, as for
-every student, so that it may be copied from the teacher, frozen, or skipped for the cached layer 0.
+The published model is also narrower before its blocks: thinner convolutions, the positional convolution at the
+blocks' width, and a convolution that halves the number of frames, which is undone before each head. Here the
+front-end has the teacher's form, as for every student, so that it can be copied from the teacher, frozen, or skipped
+in favor of the cached layer 0.
 
-The published loss is the recipe's to choose: mean squared error, weight 1 for the last layer and 0.1 for the others.
+A recipe can choose the published loss: mean squared error, with weight 1 for the last layer and 0.1 for the others.
 
 Axes: B batch, T frames, K predicted layers, L teacher layers, D features, W features of a block.
 """
@@ -24,14 +25,14 @@ from gdist.stages.students.layer import TransformerLayer
 
 
 class FitHubertConfig(StudentConfig):
-    """Beside the common fields, where None for ``intermediate_size`` is ``width``:
+    """Fields in addition to the common ones; here None for ``intermediate_size`` means ``width``.
 
     Args:
-        num_layers: blocks; None is as many as the teacher's layers.
-        width: W; None is 5/8 of the teacher's, to a multiple of the heads: 480 of 768.
+        num_layers: blocks; None means as many as the teacher has layers.
+        width: W; None means 5/8 of the teacher's, rounded to a multiple of the heads: 480 of 768.
     """
 
-    # Shapes are github.com/glory20h/FitHuBERT's, data/conf/fithubert.yaml: 12 layers, 12 heads, 480 and 480.
+    # Shapes are from github.com/glory20h/FitHuBERT, data/conf/fithubert.yaml: 12 layers, 12 heads, 480 and 480.
     model_type = "gdist-fithubert"
     own_fields = frozenset({"intermediate_size"})
     intermediate_ratio: ClassVar[float] = 1.0
@@ -56,44 +57,44 @@ class FitHubertConfig(StudentConfig):
         return self.hidden_size if self.width is None else self.width
 
     def block_of(self, layer: int) -> int:
-        """The block, from 1, that answers for a teacher layer: the one that stands for its stretch of the teacher.
+        """Return the block, from 1, that predicts a teacher layer: the one that covers its stretch of the teacher.
 
-        With as many blocks as layers each answers for its own; with 6 for 12, block 1 for layers 1 and 2, and so on.
-        The last block answers for the last layer.
+        With as many blocks as layers, each block predicts its own layer; with 6 blocks for 12 layers, block 1
+        predicts layers 1 and 2, and so on. The last block predicts the last layer.
         """
         return -(-layer * (self.num_layers or self.num_teacher_layers) // self.num_teacher_layers)
 
 
 class FitHubertModel(Student):
-    """Front-end, projection, thin blocks, and a head a layer. The heads are thrown away after distillation."""
+    """Front-end, projection, thin blocks, and one head per layer. The heads are thrown away after distillation."""
 
     config_class = FitHubertConfig
 
     def __init__(self, config: FitHubertConfig) -> None:
         super().__init__(config)
         self.narrow = nn.Linear(config.hidden_size, config.layer_width)
-        # Blocks behind the last that answers would never learn.
+        # Blocks after the last one that predicts a layer would never learn.
         self.blocks = nn.ModuleList(self.new_block(i) for i in range(config.block_of(self.predicted_layers[-1])))
         self.heads = nn.ModuleList(nn.Linear(config.layer_width, config.hidden_size) for _ in self.predicted_layers)
         self.post_init()
 
     def new_block(self, place: int) -> TransformerLayer:
-        """The block at a place, from 0."""
+        """Make the block at a place, from 0."""
         return TransformerLayer(**self.config.layer_shape)
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
-        """Each layer from its own block and head."""
+        """Predict each layer from its own block and head."""
         layers = layers or self.predicted_layers
         mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
         blocks = [self.config.block_of(layer) for layer in layers]
-        # The residual stream keeps its digits under autocast.
+        # The residual stream keeps its precision under autocast.
         states = self.walk(self.narrow(h0_BTD).to(h0_BTD.dtype), mask_BT, max(blocks))
         heads = [self.heads[self.predicted_layers.index(layer)] for layer in layers]
-        answers = [head(states[block - 1]).to(h0_BTD.dtype) for head, block in zip(heads, blocks, strict=True)]
-        return torch.stack([zero_padding(answer_BTD, mask_BT) for answer_BTD in answers], dim=1)
+        predicted = [head(states[block - 1]).to(h0_BTD.dtype) for head, block in zip(heads, blocks, strict=True)]
+        return torch.stack([zero_padding(hidden_BTD, mask_BT) for hidden_BTD in predicted], dim=1)
 
     def walk(self, hidden_BTW: Tensor, mask_BT: Tensor | None, count: int) -> list[Tensor]:
-        """What each of the first ``count`` blocks gives, ``[B, T, W]``."""
+        """Return the output of each of the first ``count`` blocks, ``[B, T, W]``."""
         states = []
         for block in self.blocks[:count]:
             hidden_BTW = block(hidden_BTW, mask_BT)
@@ -101,7 +102,7 @@ class FitHubertModel(Student):
         return states
 
     def layers(self) -> Iterable[TransformerLayer]:
-        return self.blocks  # type: ignore[return-value]  # a ModuleList does not know what it holds
+        return self.blocks  # type: ignore[return-value]  # a ModuleList's elements have no more specific type
 
     def throwaway(self) -> Iterable[nn.Parameter]:
         return self.heads.parameters()

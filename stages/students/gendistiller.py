@@ -3,15 +3,15 @@
     h_0 = frontend(waveform)
     h_l = skip(h_{l-1}) + out(layer(h_{l-1} + embedding_l)),  l = 1 … L
 
-In arXiv 2406.09444 (2024) a step sees the layer before it; the skip connection and the output layer are that paper's.
-In arXiv 2310.13418 (2023) it sees all layers before it (history = all): attention in two dimensions, causal over
-layers and bidirectional in time. The layer embedding and the output layer that begins at zero are ours: the student
-then begins as the copy of h_0, which is what it has to improve on.
+In arXiv 2406.09444 (2024), a step sees the layer before it; the skip connection and the output layer are from that
+paper. In arXiv 2310.13418 (2023), it sees all layers before it (history = all), with attention in two dimensions:
+causal over layers and bidirectional in time. The layer embedding and the output layer that starts at zero are ours.
+The student then starts as a copy of h_0, which it has to improve on.
 
-Places number the states of the chain: 0 is h_0, place k the k-th predicted layer. Training walks *runs* of places
-(first, last): each starts from what is given at ``first`` and goes on by itself up to ``last``. One run over the
-whole chain is self-feeding; runs of one step are teacher forcing; between them lie roll-outs from cached layers.
-Runs advance side by side, as one batch.
+Places number the states of the chain: 0 is h_0, and place k is the k-th predicted layer. Training walks *runs* of
+places (first, last): each run starts from the given state at ``first`` and continues on its own up to ``last``. One
+run over the whole chain is self-feeding, and runs of one step are teacher forcing; in between are roll-outs from
+cached layers. Runs advance in parallel, as one batch.
 
 Axes: B batch, N utterances times places, T frames, K predicted layers, L teacher layers, D features.
 """
@@ -35,25 +35,26 @@ FED_BY: tuple[FedBy, ...] = ("student", "teacher", "mixed")
 
 
 class GenDistillerConfig(StudentConfig):
-    """Beside the common fields:
+    """Fields in addition to the common ones.
 
     Args:
         history: what a step starts from. In the 2024 paper's form, the layer before: the "student"'s own, the
-            "teacher"'s cached one, or "mixed", a coin for each utterance and layer. "all": every layer before it, in
-            the 2023 paper's form.
-        fed_by: with the history "all", whose layers those are in training: student, teacher or mixed.
-        rollout: with the histories "student" and "mixed", how many layers the student walks before it is put back on
-            a cached one; 0 is as many as a training step takes. Teacher forcing is 1.
-        mixed_teacher_ratio: the coin's probability of the teacher's.
+            "teacher"'s cached one, or "mixed", a random choice for each utterance and layer. "all": every layer
+            before it, in the 2023 paper's form.
+        fed_by: with the history "all", where these layers come from in training: student, teacher or mixed.
+        rollout: with the histories "student" and "mixed", how many layers the student walks before it restarts from a
+            cached one; 0 means as many as a training step predicts. Teacher forcing is 1.
+        mixed_teacher_ratio: the probability of the teacher's layer in the random choice.
         skip: add h_{l-1} to each step's output.
         output_layer: "linear" after the Transformer layers, or "none".
-        output_init: how the output layer begins, at "zero" or at "random".
-        layer_embedding: tell the shared step which layer it generates.
-        adapter_rank: of a low-rank adapter for each generated layer, before the Transformer layers; 0 is none.
+        output_init: how the output layer is initialized, "zero" or "random".
+        layer_embedding: add an embedding that identifies which layer the shared step generates.
+        adapter_rank: the rank of a low-rank adapter for each generated layer, before the Transformer layers; 0 means
+            none.
         num_layers: Transformer layers in a step.
-        width: of the step's inside; None is the teacher's.
-        distinct_steps: how many steps there are to share: 1 for all layers, or as many as predicted layers, or some
-            number between, each then serving a stretch of neighbouring layers.
+        width: the width inside a step; None means the teacher's.
+        distinct_steps: the number of steps with their own weights: 1 shared by all layers, one per predicted layer,
+            or a number in between, where each step serves a stretch of neighboring layers.
     """
 
     model_type = "gendistiller"
@@ -88,14 +89,16 @@ class GenDistillerConfig(StudentConfig):
         require_whole(self, 1, "num_layers", "distinct_steps")
         if self.layer_width != self.hidden_size and self.output_layer == "none":
             raise ValueError(
-                "output_layer is 'none'; a step of another width than the teacher's needs its output layer"
+                "output_layer is 'none'; a step whose width differs from the teacher's needs its output layer"
             )
         if self.distinct_steps > len(self.predict_layers or ()):
-            raise ValueError(f"distinct_steps is {self.distinct_steps}; it must be from 1 to the predicted layers")
+            raise ValueError(
+                f"distinct_steps is {self.distinct_steps}; it must be from 1 to the number of predicted layers"
+            )
         if self.distinct_steps > 1 and self.history == "all":
             raise ValueError(
-                f"distinct_steps is {self.distinct_steps}; with the history 'all' layers remember for each other, "
-                "and it must be 1"
+                f"distinct_steps is {self.distinct_steps}; with the history 'all' it must be 1, because layers share "
+                "their keys and values"
             )
 
     @property
@@ -104,7 +107,7 @@ class GenDistillerConfig(StudentConfig):
 
 
 class GenDistillerModel(Student):
-    """The student of both papers, with each of its parts a config field."""
+    """The student of both papers, with a config field for each of its parts."""
 
     config_class = GenDistillerConfig
 
@@ -118,7 +121,7 @@ class GenDistillerModel(Student):
 
     @property
     def fed_by(self) -> FedBy:
-        """Whose states training steps start from."""
+        """Where the states that training steps start from come from."""
         history: FedBy = self.config.fed_by if self.config.history == "all" else self.config.history
         return history
 
@@ -132,7 +135,7 @@ class GenDistillerModel(Student):
     # --- what a training step does ------------------------------------------------------------------------------
 
     def plan(self, count: int, rng: np.random.Generator) -> StepPlan:
-        """``count`` layers, in runs of the roll-out's length from cached layers, each layer as often as any other."""
+        """Choose ``count`` layers, in runs of the roll-out's length from cached layers, each layer equally often."""
         chain = (0, *self.predicted_layers)
         places = len(chain) - 1
         count = min(count, places) or places
@@ -165,7 +168,7 @@ class GenDistillerModel(Student):
         num_frames_B: Tensor,
         forced_BK: Tensor | None,
     ) -> dict[int, Tensor]:
-        """The predicted state [B, T, D] at every place that a run comes to."""
+        """Return the predicted state [B, T, D] at every place that a run reaches."""
         state_BTD = next(iter(given.values()))
         given = {place: given_BTD.to(state_BTD.dtype) for place, given_BTD in given.items()}
         mask_BT = frame_mask(num_frames_B, state_BTD.shape[1], state_BTD.device)
@@ -175,13 +178,13 @@ class GenDistillerModel(Student):
                 return own_BTD
             return torch.where(forced_BK[:, place, None, None], given[place], own_BTD)
 
-        walk = self._walk_among if self.config.history == "all" else self._walk_from_the_last
+        walk = self._walk_with_memory if self.config.history == "all" else self._walk_from_the_last
         return walk(runs, given, mask_BT, start_from)
 
     def _walk_from_the_last(
         self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], mask_BT: Tensor | None, start_from: Any
     ) -> dict[int, Tensor]:
-        """All runs side by side: their n-th steps are one batch."""
+        """Walk all runs in parallel: their n-th steps are one batch."""
         predicted: dict[int, Tensor] = {}
         for walked in range(max(last - first for first, last in runs)):
             places = [first + walked for first, last in runs if first + walked < last]
@@ -189,10 +192,10 @@ class GenDistillerModel(Student):
             predicted |= zip((place + 1 for place in places), self._take(states, places, mask_BT), strict=True)
         return predicted
 
-    def _walk_among(
+    def _walk_with_memory(
         self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], mask_BT: Tensor | None, start_from: Any
     ) -> dict[int, Tensor]:
-        """The first steps of all runs are one batch over the given states; then each run remembers its own."""
+        """Take the first steps of all runs as one batch over the given states; then each run keeps its own memory."""
         predicted: dict[int, Tensor] = {}
         starts = [first for first, _ in runs]
         known = list(range(max(starts) + 1))
@@ -212,16 +215,18 @@ class GenDistillerModel(Student):
         places: Sequence[int],
         mask_BT: Tensor | None,
         memories: Sequence[Memory] = (),
-        answering: Sequence[int] | None = None,
+        only: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """One step from each state [B, T, D] at its place. With ``memories`` they also see what is remembered, and
-        only those at ``answering`` are answered for."""
-        answered: list[Tensor] = []
+        """Take one step from each state [B, T, D] at its place.
+
+        With ``memories``, states also attend to what is remembered, and only the places ``only`` get an output.
+        """
+        outputs: list[Tensor] = []
         count, distinct = len(self.predicted_layers), self.config.distinct_steps
         for step, members in groupby(range(len(places)), key=lambda i: places[i] * distinct // count):
             chosen = list(members)
             at = [places[i] for i in chosen]
-            wanted = at if answering is None else list(answering)
+            wanted = at if only is None else list(only)
             previous_NTD = torch.cat([states[i] for i in chosen])
             input_NTD = previous_NTD
             if self.embedding is not None:
@@ -230,14 +235,14 @@ class GenDistillerModel(Student):
             if self.adapter is not None:
                 input_NTD = self.adapter(input_NTD, at)
             hidden_NTD = self.steps[step](input_NTD, mask_BT, memories, at, wanted)
-            # The residual stream keeps its digits under autocast.
+            # The residual stream keeps its precision under autocast.
             hidden_NTD = hidden_NTD.to(previous_NTD.dtype)
             if self.config.skip:
                 if wanted != at:
                     previous_NTD = torch.cat([states[at.index(place)] for place in wanted])
                 hidden_NTD = hidden_NTD + previous_NTD
-            answered += chunked(zero_padding(hidden_NTD, _repeat(mask_BT, len(wanted))), len(wanted))
-        return answered
+            outputs += chunked(zero_padding(hidden_NTD, _repeat(mask_BT, len(wanted))), len(wanted))
+        return outputs
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -250,7 +255,7 @@ class GenDistillerModel(Student):
 
 
 class Step(nn.Module):
-    """What is applied again and again: (narrow →) Transformer layers → output layer."""
+    """The step that is applied repeatedly: (narrow →) Transformer layers → output layer."""
 
     def __init__(self, config: GenDistillerConfig) -> None:
         super().__init__()
@@ -265,15 +270,16 @@ class Step(nn.Module):
         mask_BT: Tensor | None,
         memories: Sequence[Memory],
         places: Sequence[int],
-        answering: Sequence[int],
+        wanted: Sequence[int],
     ) -> Tensor:
-        """[places · B, T, D] → [answering · B, T, D]."""
+        """[places · B, T, D] → [wanted · B, T, D]."""
         if self.narrow is not None:
             hidden_NTD = self.narrow(hidden_NTD)
         if memories:
             for layer, memory in zip(self.layers, memories, strict=True):
                 last = layer is self.layers[-1]
-                hidden_NTD = layer.among(hidden_NTD, mask_BT, memory, places, answering if last else places)  # type: ignore[operator]
+                outputs = wanted if last else places
+                hidden_NTD = layer.with_memory(hidden_NTD, mask_BT, memory, places, outputs)  # type: ignore[operator]
         else:
             mask_NT = _repeat(mask_BT, len(places))
             for layer in self.layers:
@@ -282,7 +288,7 @@ class Step(nn.Module):
 
 
 class Adapter(nn.Module):
-    """A low-rank correction of the step's input for each of K layers: 2·D·rank parameters a layer, zero at first."""
+    """A low-rank correction of the step's input for each of K layers: 2·D·rank parameters each, initially zero."""
 
     def __init__(self, count: int, dim: int, rank: int) -> None:
         super().__init__()
@@ -290,17 +296,17 @@ class Adapter(nn.Module):
         self.up_KRD = nn.Parameter(torch.zeros(count, rank, dim))
 
     def forward(self, hidden_NTD: Tensor, places: Sequence[int]) -> Tensor:
-        """Each state corrected for its place."""
+        """Correct each state for its place."""
         flat = hidden_NTD.reshape(len(places), -1, hidden_NTD.shape[-1])
         low = torch.bmm(flat.to(self.down_KDR.dtype), self.down_KDR[list(places)])
         return hidden_NTD + torch.bmm(low, self.up_KRD[list(places)].to(low.dtype)).view_as(hidden_NTD)
 
 
 def _runs(places: int, count: int, length: int, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
-    """``count`` of ``places`` steps in runs of ``length``, at random, each step as likely as any other.
+    """Choose ``count`` of ``places`` steps in runs of ``length`` at random, each step with the same probability.
 
-    The chain is closed to a circle and cut from a random place on, so that its ends are no rarer than its middle; a
-    run over the circle's seam is two.
+    The chain is closed to a circle and cut starting at a random place, so that its ends are as likely as its middle.
+    A run across the circle's seam becomes two runs.
     """
     if length >= places:
         return ((0, places),)

@@ -1,4 +1,4 @@
-"""The Transformer layer students are made of: plain attention, no position bias.
+"""The Transformer layer that students are made of: plain attention, no position bias.
 
 Parameter names are those of Hugging Face's wav2vec 2.0 layers, so that a teacher's layer can be loaded into it.
 
@@ -46,33 +46,33 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = LayerNorm(hidden_size, eps=eps)
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """``[B, T, D]`` → the same; frames outside the mask are not attended to, and hold anything finite."""
+        """``[B, T, D]`` → the same; frames outside the mask are not attended to, and their output is arbitrary."""
         return self._finish(hidden_BTD, self.attention(self._attention_input(hidden_BTD), mask_BT))
 
-    def among(
+    def with_memory(
         self,
         hidden_NTD: Tensor,
         mask_BT: Tensor | None,
         memory: "Memory",
         places: Sequence[int],
-        answering: Sequence[int],
+        wanted: Sequence[int],
     ) -> Tensor:
         """Attention in two dimensions (arXiv 2310.13418): over all frames of a state and of every state before it.
 
         Args:
             hidden_NTD: R new states of B utterances, state by state.
             memory: this layer's memory of earlier states; the new ones are added to it.
-            places: where the R states stand in the order of states.
-            answering: those of ``places`` that an output is wanted of.
+            places: the positions of the R states in the order of states.
+            wanted: the subset of ``places`` to compute outputs for.
 
         Returns:
-            ``[len(answering) · B, T, D]``.
+            ``[len(wanted) · B, T, D]``.
         """
         input_NTD = self._attention_input(hidden_NTD)
         memory.remember(places, *self.attention.keys_values(input_NTD))
-        rows = [list(places).index(place) for place in answering]
+        rows = [list(places).index(place) for place in wanted]
         kept_NTD = _pick(hidden_NTD, rows, len(places))
-        attended_NTD = self.attention.recall(_pick(input_NTD, rows, len(places)), mask_BT, memory, answering)
+        attended_NTD = self.attention.recall(_pick(input_NTD, rows, len(places)), mask_BT, memory, wanted)
         return self._finish(kept_NTD, attended_NTD)
 
     def _attention_input(self, hidden_BTD: Tensor) -> Tensor:
@@ -107,11 +107,11 @@ class Attention(nn.Module):
         return self._attend(query_BHTE, *self.keys_values(hidden_BTD), mask_BT)
 
     def keys_values(self, hidden_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """What others see of a state, [B, H, T, E] each."""
+        """Return a state's keys and values, which other states attend to, [B, H, T, E] each."""
         return self._heads(self.k_proj(hidden_BTD)), self._heads(self.v_proj(hidden_BTD))
 
     def recall(self, hidden_NTD: Tensor, mask_BT: Tensor | None, memory: "Memory", places: Sequence[int]) -> Tensor:
-        """Each state at its place attends to all that are remembered up to there."""
+        """Let each state at its place attend to all remembered states up to that place."""
         query_NHTE = self._heads(self.q_proj(hidden_NTD))
         attended = []
         for query_BHTE, place in zip(chunked(query_NHTE, len(places)), places, strict=True):
@@ -124,7 +124,7 @@ class Attention(nn.Module):
         mask_B11S = None if mask_BS is None else mask_BS[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
         if dropout and draws_fast(query_BHTE):
-            # On a CPU the operator leaves its fast path for dropout anyway.
+            # On a CPU, the operator does not use its fast path with dropout anyway.
             attended_BHTE = attention_map(query_BHTE, key_BHSE, mask_B11S, dropout) @ value_BHSE
         else:
             attended_BHTE = F.scaled_dot_product_attention(
@@ -139,24 +139,24 @@ class Attention(nn.Module):
 
 
 class Memory:
-    """Keys and values of the states one layer has seen, by place: none is ever computed twice."""
+    """Keys and values of the states that one layer has seen, by place, so that none is computed twice."""
 
     def __init__(self, seen: "dict[int, tuple[Tensor, Tensor]] | None" = None) -> None:
         self._seen = seen or {}
 
     def remember(self, places: Sequence[int], key_NHTE: Tensor, value_NHTE: Tensor) -> None:
-        """Add the states at ``places``, which follow those that are there."""
+        """Add the states at ``places``, which come after the states that are already there."""
         parts = zip(chunked(key_NHTE, len(places)), chunked(value_NHTE, len(places)), strict=True)
         self._seen |= dict(zip(places, parts, strict=True))
 
     def up_to(self, place: int) -> tuple[Tensor, Tensor, int]:
-        """Keys and values [B, H, S, E] of all states up to ``place``, one after another, and how many states."""
+        """Return keys and values [B, H, S, E] of all states up to ``place``, concatenated, and their number."""
         seen = [pair for at, pair in sorted(self._seen.items()) if at <= place]
         keys, values = zip(*seen, strict=True)
         return torch.cat(keys, dim=2), torch.cat(values, dim=2), len(seen)
 
     def fork(self, place: int) -> "Memory":
-        """A memory of its own that knows what this one does up to ``place``."""
+        """Return a separate memory with the states of this one up to ``place``."""
         return Memory({at: pair for at, pair in self._seen.items() if at <= place})
 
 
@@ -176,17 +176,20 @@ class FeedForward(nn.Module):
 
 
 def attention_map(query_BHTE: Tensor, key_BHSE: Tensor, mask_B11S: Tensor | None, dropout: float) -> Tensor:
-    """How much of each frame S the frame T sees, ``[B, H, T, S]``, and nothing of padding."""
+    """Return how much each frame T attends to each frame S, ``[B, H, T, S]``; padding gets no attention."""
     score_BHTS = query_BHTE * query_BHTE.shape[-1] ** -0.5 @ key_BHSE.transpose(2, 3)
     if mask_B11S is not None:
         score_BHTS = score_BHTS.masked_fill(~mask_B11S, torch.finfo(score_BHTS.dtype).min)
-    # Autocast's softmax is in float32, the product that follows is not.
+    # Under autocast the softmax is in float32, but the product that follows is not.
     return drop(score_BHTS.softmax(-1).to(query_BHTE.dtype), dropout)
 
 
 def drop(hidden: Tensor, probability: float) -> Tensor:
-    """Dropout. On a CPU by 16 random bits a value, so that the probability is a multiple of 2⁻¹⁶: torch draws them
-    ten times as fast as it draws coins, which took a seventh of a training step."""
+    """Apply dropout.
+
+    On a CPU it uses 16 random bits per value, so the probability is rounded to a multiple of 2⁻¹⁶. torch draws these
+    ten times as fast as Bernoulli samples, which took a seventh of a training step.
+    """
     if not probability:
         return hidden
     if not draws_fast(hidden):
@@ -199,17 +202,17 @@ def drop(hidden: Tensor, probability: float) -> Tensor:
 
 
 def draws_fast(hidden: Tensor) -> bool:
-    """Whether :func:`drop` draws bits and not coins."""
+    """Return whether :func:`drop` uses random bits instead of ``F.dropout``."""
     return hidden.device.type == "cpu" and not is_symbolic()
 
 
 def chunked(hidden: Tensor, count: int) -> Sequence[Tensor]:
-    """``hidden`` in ``count`` equal parts. One part is the whole, and no operator: ONNX has sequences for them."""
+    """Split ``hidden`` into ``count`` equal parts; one part needs no operator, which would be a sequence in ONNX."""
     return hidden.chunk(count) if count > 1 else (hidden,)
 
 
 def _pick(hidden_NTD: Tensor, rows: list[int], count: int) -> Tensor:
-    """The states of some of ``count`` places."""
+    """Return the states at ``rows``, out of ``count`` places."""
     if rows == list(range(count)):
         return hidden_NTD
     parts = hidden_NTD.chunk(count)

@@ -1,4 +1,4 @@
-"""Conformance suites: what gdist asks of a student, a teacher, an encoding, a loss, a probe or a kind of manifest.
+"""Conformance suites: what gdist requires of a student, teacher, encoding, loss, probe or kind of manifest.
 
     from gdist.stages.testing import StudentSuite
     from own_student import LSTMStudent
@@ -6,14 +6,14 @@
     class TestLSTM(StudentSuite):
         student = LSTMStudent
 
-pytest runs it; gdist's own rows go through the same suites. Each says in its docstring what it wants to know. They
-need no network, no data and no fixture but pytest's ``tmp_path``, and take seconds. What is tested stands in a file
-of its own, not in the test's: an export carries that file along.
+pytest runs the class, and gdist's own rows pass the same suites. The docstring of each suite says what it checks. The
+suites need no network, no data and no fixture except pytest's ``tmp_path``, and take seconds. Put the tested class in
+a file of its own, not in the test file: an export includes that file.
 """
 
 import sys
 
-if pytest := sys.modules.get("pytest"):  # so that a failed assert shows its values, as in a test's own file
+if pytest := sys.modules.get("pytest"):  # so that a failed assert shows its values, as it does in a test file
     pytest.register_assert_rewrite(
         *(f"{__name__}.{kind}" for kind in ("student", "teacher", "encoding", "loss", "probe", "manifest"))
     )

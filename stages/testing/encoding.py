@@ -1,4 +1,4 @@
-"""What every encoding keeps.
+"""What every encoding must guarantee.
 
 Axes: B batch, T frames, C chunks of 128 frames, D features.
 """
@@ -19,7 +19,7 @@ VECTOR = (0.0, 1.0, -2.5, 0.1, 3.1415927, -1e-3, 1234.5678, 65504.0, -7.0)
 
 
 def speech_like(frames: int, dim: int = DIM, seed: int = 0) -> Tensor:
-    """[T, D]: a few directions of unequal strength that change slowly, offsets, noise: as hidden states look."""
+    """[T, D] like hidden states: a few slowly changing directions of unequal strength, with offsets and noise."""
     noise = torch.Generator().manual_seed(seed)
     mixing = torch.randn(8, dim, generator=torch.Generator().manual_seed(99)) * torch.linspace(2, 0.5, 8)[:, None]
     steps = torch.randn(frames + 5, 8, generator=noise).unfold(0, 6, 1).mean(2) * 2
@@ -27,13 +27,13 @@ def speech_like(frames: int, dim: int = DIM, seed: int = 0) -> Tensor:
 
 
 class EncodingSuite(Suite):
-    """An encoding gives back what it was given, within its stated error, whatever else is in the batch.
+    """An encoding returns its input within its stated error, independently of the rest of the batch.
 
     Attributes:
-        encoding: it, or the class that makes it without arguments.
-        golden: folder → what ``VECTOR`` is stored as, in hex. Commit it: caches written by the code of today must
-            be read by that of tomorrow, and a test that only writes and reads cannot tell.
-        golden_tolerance: how far the decoded ``VECTOR`` may be off, relative and absolute; where None, its
+        encoding: the encoding, or its class, which can be instantiated without arguments.
+        golden: folder → what ``VECTOR`` is stored as, in hex. Commit it: future code must be able to read caches that
+            today's code wrote, and a test that only writes and reads cannot check this.
+        golden_tolerance: the relative and absolute tolerance for the decoded ``VECTOR``; None means the encoding's
             ``relative_error``.
     """
 
@@ -53,19 +53,21 @@ class EncodingSuite(Suite):
         return self.encoding() if isinstance(self.encoding, type) else self.encoding
 
     def tables(self, dim: int = DIM) -> Tables:
-        """What it learns from some speech; nothing for most."""
+        """Return what the encoding learns from some frames; nothing for most encodings."""
         known, kind = (self.encoding, dim), self.kind
         if known not in self._tables:
             self._tables[known] = kind.calibrate(speech_like(2_000, dim, seed=1)) if kind.calibrated else {}
         return self._tables[known]
 
     def golden_tables(self) -> Tables:
-        """Those that ``golden`` was made with, for an encoding that learns: by hand, since what is learnt may differ
-        in the last bits from one machine to the next."""
+        """Return the tables that ``golden`` was made with, for an encoding that learns.
+
+        They are written by hand, since what is learned may differ in the last bits between machines.
+        """
         return {}
 
     def encode(self, hidden_TD: Tensor, tables: Tables) -> Stored:
-        """One utterance alone."""
+        """Encode one utterance alone."""
         stored = self.kind.encode(hidden_TD[None], torch.tensor([len(hidden_TD)]), tables)
         return {folder: rows[0] for folder, rows in stored.items()}
 
@@ -80,7 +82,7 @@ class EncodingSuite(Suite):
         with ENCODINGS.lent(kind.name, self.encoding) as row:
             assert row.name == kind.name
         assert type(kind).__doc__, "the first line of its docstring is what `gdist encodings` prints"
-        assert LAYERS in kind.parts(DIM), f"what is stored for each frame lies in the folder {LAYERS!r}"
+        assert LAYERS in kind.parts(DIM), f"what is stored for each frame must be in the folder {LAYERS!r}"
         assert not kind.parts(DIM)[LAYERS].per_chunk
         row_bytes = [
             np.dtype(part.dtype).itemsize * part.width / (CHUNK_FRAMES if part.per_chunk else 1)
@@ -97,13 +99,13 @@ class EncodingSuite(Suite):
         for folder, part in kind.parts(dim).items():
             assert stored[folder].numpy().dtype == np.dtype(part.dtype), folder
             assert stored[folder].shape == (3, -(-frames // CHUNK_FRAMES) if part.per_chunk else frames, part.width)
-            assert not (stored[folder].numpy() == part.fill_value).any(), f"{folder} holds what marks a missing row"
+            assert not (stored[folder].numpy() == part.fill_value).any(), f"{folder} has the mark of a missing row"
         decoded = self.decode({folder: rows[0] for folder, rows in stored.items()}, tables)
         assert decoded.dtype == torch.float32
         assert decoded.shape == (frames, dim)
 
-    def test_the_stated_error_is_kept_and_no_idle_promise(self) -> None:
-        """A bound ten times too wide would hide a broken encoder."""
+    def test_the_stated_error_is_kept_and_is_not_too_wide(self) -> None:
+        """A bound that is ten times too wide would hide a broken encoder."""
         hidden = speech_like(1_000)
         error = float((self.round_trip(hidden, self.tables()) - hidden).norm() / hidden.norm())
         assert self.kind.relative_error / 10 <= error <= self.kind.relative_error
@@ -117,7 +119,7 @@ class EncodingSuite(Suite):
             for folder, rows in self.encode(utterance, tables).items():
                 assert torch.equal(together[folder][i, : len(rows)].view(torch.uint8), rows.view(torch.uint8)), folder
 
-    def test_input_may_be_strided_and_is_left_alone(self) -> None:
+    def test_input_may_be_strided_and_is_not_changed(self) -> None:
         tables, hidden = self.tables(), speech_like(200)[None]
         strided = torch.empty(1, DIM, 200).transpose(1, 2).copy_(hidden)
         before = strided.clone()
@@ -134,22 +136,22 @@ class EncodingSuite(Suite):
             for folder, part in kind.parts(DIM).items()
         }
         part_TD = kind.decode(chosen, frames // CHUNK_FRAMES, tables)
-        within = 1e-5 if kind.calibrated else 0.0  # there a product of matrices, whose last bits follow its shape
+        within = 1e-5 if kind.calibrated else 0.0  # it uses matrix products, whose last bits depend on their shapes
         torch.testing.assert_close(part_TD, self.decode(stored, tables)[frames], rtol=within, atol=within)
 
-    def test_frames_are_dealt_out_as_they_decode(self) -> None:
+    def test_decode_into_copies_the_frames_in_order(self) -> None:
         kind, tables = self.kind, self.tables()
         stored, chunk_T = self.encode(speech_like(300), tables), torch.arange(300) // CHUNK_FRAMES
         out = [torch.full((frames, DIM), torch.nan) for frames in (1, 199, 0, 100)]
         kind.decode_into(out, stored, chunk_T, tables)
         assert torch.equal(torch.cat(out), kind.decode(stored, chunk_T, tables))
 
-    def test_no_frames_decode_to_none(self) -> None:
+    def test_no_frames_decode_to_no_frames(self) -> None:
         tables = self.tables()
         stored = {folder: rows[:0] for folder, rows in self.encode(speech_like(3), tables).items()}
         assert self.decode(stored, tables).shape == (0, DIM)
 
-    def test_what_was_never_written_decodes_to_nan(self) -> None:
+    def test_rows_that_were_never_written_decode_to_nan(self) -> None:
         kind, tables = self.kind, self.tables(33)
         stored = self.encode(speech_like(3, 33), tables)
         for folder, part in kind.parts(33).items():
@@ -159,7 +161,7 @@ class EncodingSuite(Suite):
             lost = torch.tensor([part.per_chunk, True, part.per_chunk])
             assert torch.equal(decoded.isnan(), lost[:, None].expand(3, 33))
 
-    def test_what_is_storable_is_stored_finite(self, fraction: float) -> None:
+    def test_values_up_to_the_largest_stay_finite(self, fraction: float) -> None:
         hidden = torch.zeros(3, DIM)
         hidden[1] = self.kind.largest * fraction
         hidden[2, 5] = self.kind.largest * fraction
@@ -169,7 +171,7 @@ class EncodingSuite(Suite):
         stored = self.encode(torch.tensor([VECTOR]), self.golden_tables())
         found = {folder: rows.numpy().tobytes().hex() for folder, rows in stored.items()}
         if self.golden is None:
-            skip(f"caches of today must be read tomorrow: write golden = {found} into the suite's class")
+            skip(f"future versions must read today's caches: write golden = {found} into the suite's class")
         assert found == self.golden
 
     def test_old_caches_decode(self) -> None:

@@ -1,4 +1,4 @@
-"""What every kind of manifest keeps."""
+"""What every kind of manifest must guarantee."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,21 +13,22 @@ from gdist.stages.testing.suite import Suite, refused
 
 
 class ManifestSuite(Suite):
-    """A kind of manifest knows its own by content, and gives one row for each utterance, in the same order each time.
+    """A kind of manifest recognizes its files by content, and yields one row per utterance, always in one order.
 
     Attributes:
-        source: it, or the class that makes it without arguments.
-        expected: the rows of what :meth:`write` writes, in order; paths from its folder. Columns left out are free.
+        source: the kind, or its class, which can be instantiated without arguments.
+        expected: the rows of what :meth:`write` writes, in order, with paths relative to its folder. Columns that are
+            left out are not checked.
     """
 
     source: ClassVar[Source | type[Source]]
     expected: ClassVar[Sequence[Mapping[str, Any]]]
 
     def write(self, folder: Path) -> Path:
-        """Write a small one of this kind below ``folder``; its audio need not be there.
+        """Write a small example of this kind below ``folder``; its audio need not exist.
 
         Returns:
-            what ``gdist manifest build`` would be given: a file, or a folder.
+            the file or folder to pass to ``gdist manifest build``.
         """
         raise NotImplementedError(f"{type(self).__name__}.write must write a small example of its kind")
 
@@ -43,10 +44,10 @@ class ManifestSuite(Suite):
     def test_gdist_takes_it_and_it_says_what_it_is(self, tmp_path: Path) -> None:
         kind = self.kind
         with SOURCES.lent(kind.name, self.source) as row:
-            assert row.name == kind.name and row.summary, "its summary is what --help prints"
+            assert row.name == kind.name and row.summary, "--help prints its summary"
         assert self.written(tmp_path).is_dir() == kind.reads_folders
 
-    def test_it_knows_its_own(self, tmp_path: Path) -> None:
+    def test_it_recognizes_its_own_files(self, tmp_path: Path) -> None:
         src = self.written(tmp_path)
         text = ["", ""] if src.is_dir() else [*src.read_text(encoding="utf-8").splitlines(), "", ""]
         assert self.kind.recognizes(src, text[0], text[1])
@@ -56,13 +57,13 @@ class ManifestSuite(Suite):
     def test_rows_are_as_a_manifest_needs_them(self, tmp_path: Path) -> None:
         src = self.written(tmp_path)
         rows = list(self.kind.rows(src))
-        assert rows == list(self.kind.rows(src)), "another order the second time"
+        assert rows == list(self.kind.rows(src)), "the order differs the second time"
         for row in rows:
             assert isinstance(row["id"], str) and isinstance(row["path"], str)
             assert is_uri(row["path"]) or Path(row["path"]).is_absolute(), row["path"]
             assert all(value is None or isinstance(value, str | int) for value in row.values())
             for name in ("start", "num_samples", "sample_rate"):
-                assert row.get(name) is None or isinstance(row[name], int), f"{name} counts, and is {row[name]!r}"
+                assert row.get(name) is None or isinstance(row[name], int), f"{name} must be an int: {row[name]!r}"
         assert len({row["id"] for row in rows}) == len(rows), "ids are not unique"
         assert len(rows) == len(self.expected)
         for row, expected in zip(rows, self.expected, strict=True):
@@ -80,6 +81,6 @@ class ManifestSuite(Suite):
         labels = {name for row in self.kind.rows(src) for name in row} - set(COLUMNS)
         assert set(read.label_columns) == labels
 
-    def test_what_is_not_there_is_a_manifest_error(self, tmp_path: Path) -> None:
+    def test_a_missing_source_is_a_manifest_error(self, tmp_path: Path) -> None:
         with refused(ManifestError, "."):
             list(self.kind.rows(tmp_path / "gone"))

@@ -1,4 +1,4 @@
-"""What every probe keeps, on made-up states: what is there is found, and shuffled labels find nothing.
+"""What every probe must guarantee, on artificial states: it finds what is there, and with shuffled labels nothing.
 
 Axes: K hidden states, T frames, D features.
 """
@@ -18,14 +18,14 @@ from gdist.stages.evaluate.probes.base import SPLITS, Examples, Features
 from gdist.stages.testing.suite import Suite
 
 STATES, DIM = 3, 12
-INFORMATIVE = 1  # the hidden state that knows; the others are noise
+INFORMATIVE = 1  # the hidden state that contains the label; the others are noise
 WORDS, VOICES = ("one", "two", "three", "four"), ("ann", "bob", "cat", "dan", "eve", "fay")
 LETTERS = "abcde"
 Outcome = tuple[ProbeResult, Examples]
 
 
 def entries(per_split: tuple[int, int, int] = (96, 48, 48), label: str = "digit") -> dict[str, list[Entry]]:
-    """Every word by every voice, with a text of five letters; a label that is none of ours has three answers."""
+    """Every word by every speaker, with a text of five letters; a label that is not one of ours has three values."""
     rng = np.random.default_rng(0)
     splits = {}
     for split, count in zip(SPLITS, per_split, strict=True):
@@ -49,8 +49,8 @@ def entries(per_split: tuple[int, int, int] = (96, 48, 48), label: str = "digit"
     return splits
 
 
-def knowing(splits: Mapping[str, list[Entry]], label: str) -> Features:
-    """Noise everywhere, and in one state the label: as one vector in all frames, or letter after letter."""
+def informative(splits: Mapping[str, list[Entry]], label: str) -> Features:
+    """Noise, with the label added to one state: as one vector in all frames, or letter by letter."""
     generator = torch.Generator().manual_seed(0)
     signs: dict[str, Tensor] = {}
 
@@ -64,20 +64,20 @@ def knowing(splits: Mapping[str, list[Entry]], label: str) -> Features:
         for entry in split:
             x_KTD = 0.5 * torch.randn(STATES, entry.num_frames, DIM, generator=generator)
             answer = entry.labels[label]
-            said = list(answer) if label == "text" else [answer]
-            for i, part in enumerate(said):
-                span = slice(i * entry.num_frames // len(said), (i + 1) * entry.num_frames // len(said))
+            parts = list(answer) if label == "text" else [answer]
+            for i, part in enumerate(parts):
+                span = slice(i * entry.num_frames // len(parts), (i + 1) * entry.num_frames // len(parts))
                 x_KTD[INFORMATIVE, span] += sign(part)
             frames[entry.id] = x_KTD.half()
     return Features({name: x_KTD.float().mean(1) for name, x_KTD in frames.items()}, frames)
 
 
 class ProbeSuite(Suite):
-    """A probe finds what one hidden state knows, in that state; at chance where labels are shuffled; twice the same.
+    """A probe finds a label in the hidden state that has it, is at chance with shuffled labels, and is repeatable.
 
     Attributes:
-        probe: it; one that trains for long may be given here with fewer steps.
-        chance: where shuffled answers end; where None, within 0.2 of what the probe itself calls chance.
+        probe: the probe; if it trains for long, it may have fewer steps here.
+        chance: the range of results with shuffled labels; None means within 0.2 of the probe's own ``chance``.
     """
 
     probe: ClassVar[Probe]
@@ -85,16 +85,16 @@ class ProbeSuite(Suite):
     _outcomes: ClassVar[dict[type, Outcome]] = {}
 
     def outcome(self) -> Outcome:
-        """Of a task that one hidden state solves, with its control; run once for all tests."""
+        """Return the result for a task that one hidden state solves, with its control; run once for all tests."""
         if type(self) not in self._outcomes:
             splits, label = entries(label=self.probe.label), self.probe.label
             examples = self.probe.choose(splits)
-            result = self.probe.run(examples, knowing(splits, label), control=True)
+            result = self.probe.run(examples, informative(splits, label), control=True)
             self._outcomes[type(self)] = result, examples
         return self._outcomes[type(self)]
 
     def items(self, examples: Examples) -> int:
-        """On how many things its value stands."""
+        """Return the number of items that the probe's value is computed from."""
         return len(examples["test"])
 
     def test_gdist_takes_it(self) -> None:
@@ -112,27 +112,27 @@ class ProbeSuite(Suite):
         low, high = self.chance or (result.chance - 0.2, result.chance + 0.2)
         assert low < result.shuffled < high
 
-    def test_the_weight_goes_to_the_layer_that_knows(self) -> None:
+    def test_the_weight_goes_to_the_informative_layer(self) -> None:
         result, _ = self.outcome()
         assert abs(sum(result.layer_weights) - 1) <= 1e-6
         assert max(range(STATES), key=result.layer_weights.__getitem__) == INFORMATIVE
 
-    def test_it_says_what_it_stands_on(self) -> None:
+    def test_it_says_what_it_is_based_on(self) -> None:
         result, examples = self.outcome()
         assert result.test_items == self.items(examples)
         assert result.metric and result.title
         assert result.classes == len({answer for e in examples["test"] for answer in e.answer.split()})
 
-    def test_the_same_again_whatever_the_threads(self) -> None:
+    def test_the_result_does_not_depend_on_the_number_of_threads(self) -> None:
         splits = entries((48, 24, 24), self.probe.label)
-        features, examples = knowing(splits, self.probe.label), self.probe.choose(splits)
+        features, examples = informative(splits, self.probe.label), self.probe.choose(splits)
         before = torch.get_num_threads()
         try:
             torch.set_num_threads(1)
             first = self.probe.run(examples, features)
             torch.set_num_threads(2)
             again = self.probe.run(examples, features)
-            assert torch.get_num_threads() == 2, "what a probe sets for all, it sets back"
+            assert torch.get_num_threads() == 2, "a probe must restore the number of threads"
         finally:
             torch.set_num_threads(before)
         assert again == first

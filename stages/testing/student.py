@@ -1,4 +1,4 @@
-"""What training and every user of a teacher rely on in a student.
+"""What training, and code written for the teacher, rely on in a student.
 
 Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D features.
 """
@@ -27,7 +27,7 @@ from gdist.stages.train.student_store import from_folder, save_student_to
 
 
 def tiny_teachers(layers: int) -> dict[str, dict[str, Any]]:
-    """Configs of the three layouts that teachers come in: their front-ends, norms and normalisation differ."""
+    """Configs of the three layouts of teachers: their front-ends, norms and normalization differ."""
     small: dict[str, Any] = {
         "hidden_size": 32,
         "num_hidden_layers": layers,
@@ -54,14 +54,14 @@ def sound(lengths: list[int]) -> tuple[Tensor, Tensor]:
 
 
 class StudentSuite(Suite):
-    """A student answers in the teacher's shapes, alike in any batch and after reloading, and every part of it learns.
+    """A student outputs the teacher's shapes, the same in any batch and after reloading, and every part of it learns.
 
     Attributes:
         student: its class.
         fields: of its config, for these tests.
         teachers: label → a teacher's config, with 12 layers unless a subclass says otherwise.
-        formats: those of ``gdist export`` that it can have; each is written, loaded back and compared. ONNX takes
-            longer than all other tests together, up to a minute.
+        formats: the formats of ``gdist export`` that it supports; each is written, loaded back and compared. ONNX
+            takes longer than all other tests together, up to a minute.
     """
 
     student: type[Student]
@@ -74,24 +74,24 @@ class StudentSuite(Suite):
         return {"teacher": self.teachers, "form": self.formats, "dtype": dtypes}
 
     def fresh(self, teacher: str, **fields: Any) -> Student:
-        """As training builds it."""
+        """Build the student as training does."""
         torch.manual_seed(0)
         with STUDENTS.lent(self.student.__name__, self.student) as row:
             return row(student_config(row.__name__, self.teachers[teacher], **{**self.fields, **fields}))
 
     def make(self, teacher: str, **fields: Any) -> Student:
-        """As after some training, in eval mode."""
+        """Build the student in eval mode, with weights as after some training."""
         model: Student = self.fresh(teacher, **fields).eval()
         disturb(model)
         return model
 
-    def heard(self, model: Student, lengths: list[int]) -> tuple[Tensor, Tensor]:
-        """Layer 0 of some utterances, and their frames."""
+    def layer_0(self, model: Student, lengths: list[int]) -> tuple[Tensor, Tensor]:
+        """Return layer 0 of some utterances, and their numbers of frames."""
         waveform_BS, num_samples_B = sound(lengths)
         return model.frontend(waveform_BS, num_samples_B), model.frontend.num_frames(num_samples_B)
 
     def given_to(self, model: Student, h0_BTD: Tensor) -> dict[int, Tensor]:
-        """Layer 0 and the teacher's others, random."""
+        """Return layer 0 and random hidden states for the teacher's other layers."""
         generator = torch.Generator().manual_seed(2)
         layers = range(1, model.config.num_teacher_layers + 1)
         return {0: h0_BTD} | {layer: torch.randn(h0_BTD.shape, generator=generator) for layer in layers}
@@ -102,12 +102,12 @@ class StudentSuite(Suite):
         layers = model.predicted_layers
         assert layers == tuple(sorted(set(layers))) and 1 <= layers[0] <= layers[-1] <= self.depth(model)
         own, thrown = {id(p) for p in model.parameters()}, {id(p) for p in model.throwaway()}
-        assert thrown < own, "throwaway() gives some of the model's own parameters"
+        assert thrown < own, "throwaway() must return parameters of the model, but not all of them"
         assert 0 < model.num_parameters() <= model.num_parameters_with_heads()
         with torch.device("meta"):  # as `gdist students` sizes it
             assert self.fresh(teacher).num_parameters() == model.num_parameters()
 
-    def test_answers_in_the_teachers_shapes(self, teacher: str) -> None:
+    def test_outputs_the_teachers_shapes(self, teacher: str) -> None:
         model = self.make(teacher)
         waveform_BS, _ = sound([2000, 2000])
         with torch.no_grad():
@@ -134,10 +134,10 @@ class StudentSuite(Suite):
                     torch.testing.assert_close(hidden_BTD[row, :frames], alone_1TD[0], atol=1e-5, rtol=1e-5)
                     assert hidden_BTD.shape[1] == framing.num_frames(6000) and not hidden_BTD[row, frames:].any()
 
-    def test_padding_may_hold_anything(self, teacher: str) -> None:
+    def test_padding_may_contain_anything(self, teacher: str) -> None:
         model = self.make(teacher)
         with torch.no_grad():
-            h0_BTD, frames_B = self.heard(model, [400, 2000, 4000])
+            h0_BTD, frames_B = self.layer_0(model, [400, 2000, 4000])
             louder_BTD = h0_BTD + 100 * (torch.arange(h0_BTD.shape[1]) >= frames_B[:, None])[:, :, None]
             quiet, loud = (model.predict(hidden_BTD, frames_B) for hidden_BTD in (h0_BTD, louder_BTD))
         torch.testing.assert_close(loud, quiet, atol=1e-5, rtol=1e-5)
@@ -156,12 +156,12 @@ class StudentSuite(Suite):
         with torch.no_grad():
             expected = model(waveform_BS)[0]
             assert torch.equal(from_folder(type(model), tmp_path).eval()(waveform_BS)[0], expected)
-            # What Hugging Face loads lies where the file has it: the last bits of a product may differ there.
+            # Hugging Face maps the weights from the file: with that alignment, a product's last bits may differ.
             torch.testing.assert_close(again.eval()(waveform_BS)[0], expected, atol=1e-6, rtol=1e-6)
 
-    def test_a_step_answers_for_its_plan_and_trains_every_parameter(self, teacher: str) -> None:
+    def test_a_step_predicts_its_plan_and_trains_every_parameter(self, teacher: str) -> None:
         model = self.make(teacher).train()
-        h0_BTD, frames_B = self.heard(model, [1500, 3000])
+        h0_BTD, frames_B = self.layer_0(model, [1500, 3000])
         plan = model.plan(0, np.random.default_rng(0))
         prediction_BKTD = model.learn(plan, self.given_to(model, h0_BTD), frames_B)
         assert prediction_BKTD.shape == (2, len(plan.answers), *h0_BTD.shape[1:])
@@ -169,12 +169,12 @@ class StudentSuite(Suite):
         assert not prediction_BKTD[0, :, int(frames_B[0]) :].any()
         prediction_BKTD.square().sum().backward()
         for name, parameter in model.named_parameters():
-            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), f"{name} learns nothing"
+            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), f"{name} gets no gradient"
 
-    def test_some_layers_are_those_of_all(self, teacher: str) -> None:
+    def test_predicting_some_layers_equals_predicting_all(self, teacher: str) -> None:
         model = self.make(teacher)
         with torch.no_grad():
-            h0_BTD, frames_B = self.heard(model, [2000, 4000])
+            h0_BTD, frames_B = self.layer_0(model, [2000, 4000])
             every = model.predict(h0_BTD, frames_B)
             layers = model.predicted_layers
             for chosen in ([layers[:2][-1]], sorted({layers[0], layers[-1]})):
@@ -193,7 +193,7 @@ class StudentSuite(Suite):
                 for one, other in zip(some, every, strict=False):
                     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
-    def test_sampled_layers_come_equally_often(self, teacher: str) -> None:
+    def test_layers_are_sampled_equally_often(self, teacher: str) -> None:
         model = self.make(teacher)
         layers = model.predicted_layers
         for count in {1, min(2, len(layers))}:
@@ -215,7 +215,7 @@ class StudentSuite(Suite):
         assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.995
 
     def test_loaded_in_half_precision_it_stays_close(self, teacher: str, dtype: torch.dtype) -> None:
-        """As `from_pretrained(…, dtype=…)` makes it, on a CPU too."""
+        """As `from_pretrained(…, dtype=…)` loads it, also on a CPU."""
         model = self.make(teacher)
         waveform_BS, _ = sound([4000, 4000])
         with torch.no_grad():
@@ -224,7 +224,7 @@ class StudentSuite(Suite):
         assert rough.dtype == dtype
         assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten().float(), dim=0) > 0.99
 
-    def test_takes_the_teachers_front_end_and_layers_where_they_fit(self, teacher: str) -> None:
+    def test_takes_the_teachers_front_end_and_layers_if_they_fit(self, teacher: str) -> None:
         model, other = self.make(teacher), self.fresh(teacher)
         tensors = other.frontend.state_dict()
         model.initialize_from_teacher(tensors)
@@ -244,11 +244,11 @@ class StudentSuite(Suite):
                 model.initialize_from_teacher(tensors, named)
 
     def takes_layers(self, model: Student) -> bool:
-        """Whether a teacher's layers fit into layers that are as wide: not where some of them share their parts."""
+        """Return whether a teacher's layers fit into layers of the same width; they do not if layers share parts."""
         return True
 
     def test_exports(self, form: str, tmp_path: Path) -> None:
-        """As `gdist export` does it: written, loaded back, and compared utterance by utterance."""
+        """The export is written, loaded back, and compared utterance by utterance, as in `gdist export`."""
         if form == "onnx" and not onnx.available():
             skip('pip install "gdist[onnx]"')
         run = self.run_of(tmp_path / "run")
@@ -258,7 +258,7 @@ class StudentSuite(Suite):
         write_and_compare(form, what, out)
 
     def run_of(self, folder: Path) -> Run:
-        """A run that says where this student comes from: from no training at all."""
+        """Return a run to export this student from, without any training."""
         run = Run(folder)
         tables: TomlTables = {
             "student": {"name": self.student.__name__},

@@ -10,21 +10,21 @@ from torch import nn
 
 
 class Suite:
-    """Test methods, for a class of one's own that names what is tested. pytest finds that class by its ``Test…``."""
+    """Test methods; a subclass called ``Test…``, which pytest finds by this name, says what is tested."""
 
     def cases(self) -> Mapping[str, Iterable[Any]]:
-        """The values that a test's argument of some name takes one after another."""
+        """Return the name of a test's argument → the values that it takes one after another."""
         return {}
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """pytest's hook: each test runs once for every case of each of its arguments."""
+        """Run each test once for every case of each of its arguments; this is pytest's hook."""
         for name, values in self.cases().items():
             if name in metafunc.fixturenames:
                 metafunc.parametrize(name, list(values))
 
 
 def skip(reason: str) -> NoReturn:
-    """This test does not apply. pytest is imported here: it is what runs the tests, and no dependency."""
+    """Skip this test. pytest is imported only here: it runs the tests, but is not a dependency."""
     import pytest
 
     pytest.skip(reason)
@@ -32,17 +32,17 @@ def skip(reason: str) -> NoReturn:
 
 @contextmanager
 def refused(kind: type[Exception], says: str) -> Iterator[None]:
-    """What is inside must raise ``kind``, with a message that ``says`` matches."""
+    """Require that the ``with`` block raises ``kind``, with a message that ``says`` matches."""
     try:
         yield
     except kind as error:
-        assert re.search(says, str(error)), f"{kind.__name__} says {str(error)!r}, and not {says!r}"
+        assert re.search(says, str(error)), f"{kind.__name__} says {str(error)!r} instead of {says!r}"
     else:
-        raise AssertionError(f"nothing was refused: expected {kind.__name__}, {says!r}")
+        raise AssertionError(f"nothing was raised; expected {kind.__name__} with {says!r}")
 
 
 @torch.no_grad()
 def disturb(module: nn.Module) -> None:
-    """As after some training: nothing is zero or one by chance."""
+    """Change all parameters as training would, so that none stays at an initial zero or one."""
     for parameter in module.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)

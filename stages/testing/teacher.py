@@ -1,4 +1,4 @@
-"""What every family of teachers keeps.
+"""What every family of teachers must guarantee.
 
 Axes: B batch, S samples, T frames, D features.
 """
@@ -45,7 +45,7 @@ def sound(lengths: list[int]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def scramble(model: Any) -> None:
-    """Fresh norms are the identity, and fresh gates and biases nearly nothing: a mistake there would not show."""
+    """Randomize parameters: new norms are the identity and new gates and biases nearly zero, which hides mistakes."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -56,7 +56,7 @@ def scramble(model: Any) -> None:
 
 
 def checkpoint(family: type[Teacher], fields: Mapping[str, Any], folder: Path, do_normalize: bool | None) -> Path:
-    """Saves a small random checkpoint in which every parameter matters."""
+    """Save a small random checkpoint in which every parameter matters."""
     torch.manual_seed(0)
     model = family.model_class(family.model_class.config_class(**{**SMALL, **fields}))
     scramble(model)
@@ -67,7 +67,7 @@ def checkpoint(family: type[Teacher], fields: Mapping[str, Any], folder: Path, d
 
 
 def loaded(family: type[Teacher], folder: Path, **options: Any) -> Teacher:
-    """By gdist, as this family whoever else reads such checkpoints."""
+    """Load a checkpoint with gdist as this family, even if another family reads such checkpoints."""
     with FAMILIES.lent(family.model_class.config_class.model_type, family):
         return load_teacher(str(folder), **options)
 
@@ -75,7 +75,7 @@ def loaded(family: type[Teacher], folder: Path, **options: Any) -> Teacher:
 def assert_equals_hugging_face(
     family: type[Teacher], folder: Path, waveform_BS: Tensor, num_samples_B: Tensor, atol: float = 1e-4
 ) -> None:
-    """Every hidden state of a batch is Hugging Face's for that utterance alone."""
+    """Check that every hidden state of a batch equals Hugging Face's for that utterance alone."""
     teacher = loaded(family, folder)
     reference = family.model_class.from_pretrained(folder, dtype=torch.float32).eval()
     assert teacher.num_params == reference.num_parameters()
@@ -97,12 +97,12 @@ def assert_equals_hugging_face(
 
 
 class TeacherSuite(Suite):
-    """A family equals Hugging Face for each utterance alone, and hands its weights on.
+    """A family equals Hugging Face for each utterance alone, and passes its weights on to students.
 
     Attributes:
         teacher: the subclass of ``Teacher``.
-        layouts: label → fields of its Hugging Face config, over those of a small model: every form of it that gdist
-            is to read, such as Base and Large.
+        layouts: label → fields of its Hugging Face config that replace those of a small model: one label for every
+            form that gdist should read, such as Base and Large.
     """
 
     teacher: ClassVar[type[Teacher]]
@@ -119,10 +119,10 @@ class TeacherSuite(Suite):
     ) -> None:
         assert_equals_hugging_face(self.teacher, self.saved(layout, tmp_path, do_normalize), *sound(LENGTHS))
 
-    def test_equal_lengths_take_the_plain_path_and_equal_it_too(self, layout: str, tmp_path: Path) -> None:
+    def test_equal_lengths_take_the_unpadded_path_and_equal_it_too(self, layout: str, tmp_path: Path) -> None:
         assert_equals_hugging_face(self.teacher, self.saved(layout, tmp_path), *sound([5000, 5000]))
 
-    def test_hands_its_front_end_and_layers_to_students(self, layout: str, tmp_path: Path) -> None:
+    def test_passes_its_front_end_and_layers_to_students(self, layout: str, tmp_path: Path) -> None:
         teacher = loaded(self.teacher, self.saved(layout, tmp_path))
         assert teacher.family == self.teacher.model_class.config_class.model_type
         assert json.loads(json.dumps(teacher.config)) == teacher.config

@@ -61,9 +61,9 @@ class TestNames:
     @pytest.mark.parametrize(
         ("reference", "words"),
         [
-            ("own.py", ["own.py names a file and no object", "own.py:MyClass"]),
-            ("own.py:", ["names a file and no object", "as in own.py:MyClass"]),
-            ("own.py:not a name", ["names a file and no object", "as in own.py:MyClass"]),
+            ("own.py", ["own.py names a file but no object", "own.py:MyClass"]),
+            ("own.py:", ["names a file but no object", "as in own.py:MyClass"]),
+            ("own.py:not a name", ["names a file but no object", "as in own.py:MyClass"]),
             ("gone/own.py:X", ["cannot read gone/own.py: No such file or directory", "check the path"]),
             ("~nobody-of-that-name/own.py:X", ["cannot read ~nobody-of-that-name/own.py"]),
             ("https://example.org/own.py:X", ["is a URL", "download the file, read it"]),
@@ -93,7 +93,7 @@ class TestNames:
         numbers, others = table(), table()
         assert numbers[numbers.use(one)] == 1
         said = refusal(lambda: others.use(two))
-        assert "a/own.py and " in said and "two different files of one name" in said and "rename one" in said
+        assert "a/own.py and " in said and "two different files with the same name" in said and "rename one" in said
         assert "two different files" in refusal(lambda: use([one, two], table()))
         extensions.forget()  # another command
         assert numbers[numbers.use(two)] == 2
@@ -141,13 +141,13 @@ class TestRunning:
             ("import sys\nsys.exit(7)", ["own.py, line 2: SystemExit: 7"]),
             ("def f():\n    raise KeyError('k')\nf()", ["line 2: KeyError"]),
             ("import no_such_library.part", ["ModuleNotFoundError", "install no_such_library"]),
-            ("import beside", ["ModuleNotFoundError", "one file: put what it needs into it"]),
-            ("from .beside import Y", ["ImportError", "one file: put what it needs into it"]),
+            ("import beside", ["ModuleNotFoundError", "one file: put what it needs into that file"]),
+            ("from .beside import Y", ["ImportError", "one file: put what it needs into that file"]),
             ("from torch import no_such_thing", ["ImportError", "no_such_thing"]),
             ("Something = 1", ["own.py has no X", "known: Something"]),
             ("XX = 1\nimport os", ["own.py has no X", "did you mean `XX`"]),
             ("import os", ["own.py has no X"]),
-            ("X = 'text'", ["own.py:X is no number: a number is an int"]),
+            ("X = 'text'", ["own.py:X is not a valid number: a number is an int"]),
         ],
     )
     def test_a_file_that_does_not_do(self, write: Write, text: str, words: list[str]) -> None:
@@ -195,8 +195,8 @@ class TestTables:
         said = refusal(lambda: use([f"{path}:Z"], numbers, words))
         assert said.splitlines() == [
             "this command cannot use own.py:Z",
-            "  it is no number: a number is an int",
-            "  it is no word: a word is a str",
+            "  not a valid number: a number is an int",
+            "  not a valid word: a word is a str",
         ]
 
     def test_a_worker_takes_another_file_of_that_name_for_its_next_job(self, write: Write) -> None:
@@ -221,27 +221,27 @@ from gdist.stages.teachers.base import Teacher
     ("registry", "text", "words"),
     [
         (STUDENTS, "class X: ...", "a student is a subclass of gdist.stages.students.base.Student"),
-        (STUDENTS, "X = Student", "config_class must be a subclass of StudentConfig of its own"),
-        (STUDENTS, "class X(Student): ...", "X.config_class must be a subclass of StudentConfig of its own"),
-        (STUDENTS, "class X(DistilHubertModel): ...", "must be a subclass of StudentConfig of its own"),
-        (STUDENTS, "class X(Student): config_class = None", "must be a subclass of StudentConfig of its own"),
-        (STUDENTS, "class C(StudentConfig): ...\nclass X(Student): config_class = C", "has no predict"),
+        (STUDENTS, "X = Student", "config_class must be its own subclass of StudentConfig"),
+        (STUDENTS, "class X(Student): ...", "X.config_class must be its own subclass of StudentConfig"),
+        (STUDENTS, "class X(DistilHubertModel): ...", "must be its own subclass of StudentConfig"),
+        (STUDENTS, "class X(Student): config_class = None", "must be its own subclass of StudentConfig"),
+        (STUDENTS, "class C(StudentConfig): ...\nclass X(Student): config_class = C", "does not define predict"),
         (
             STUDENTS,
             "class C(StudentConfig): ...\nclass X(Student):\n  config_class = C\n  def predict(self): ...",
-            "C.model_type must be a name of its own",
+            "C.model_type must be a name that no other model uses",
         ),
         (
             STUDENTS,
             "class C(StudentConfig): model_type = 'wavlm'\n"
             "class X(Student):\n  config_class = C\n  def predict(self): ...",
-            "model_type is 'wavlm', which is WavLMConfig's",
+            "model_type is 'wavlm', which WavLMConfig already uses",
         ),
         (
             STUDENTS,
             "class C(DistilHubertConfig): model_type = DistilHubertConfig.model_type\n"
             "class X(DistilHubertModel): config_class = C",
-            "which is DistilHubertConfig's",
+            "which DistilHubertConfig already uses",
         ),
         (LOSSES, "def X(prediction, target, mask): ...", "too many positional arguments"),
         (LOSSES, "def X(prediction, target, mask, weight, more): ...", "missing a required argument: 'more'"),
@@ -249,18 +249,18 @@ from gdist.stages.teachers.base import Teacher
         (LOSSES, "X = 3", "a loss is a function of (prediction_BKTD"),
         (LOSSES, "X = print.__self__.max", "a loss is a function of (prediction_BKTD"),
         (PROBES, "class X: ...", "a probe has name, title, label"),
-        (PROBES, "class X:\n  def __init__(self, rate): ...", "X() cannot be made without arguments"),
-        (PROBES, "class X:\n  def __init__(self): 1 / 0", "X() cannot be made without arguments: division by zero"),
+        (PROBES, "class X:\n  def __init__(self, rate): ...", "X() cannot be called without arguments"),
+        (PROBES, "class X:\n  def __init__(self): 1 / 0", "X() cannot be called without arguments: division by zero"),
         (ENCODINGS, "X = 3", "an encoding is a subclass of gdist.pipeline.cache.encodings.Encoding"),
-        (ENCODINGS, "class X(Encoding): ...", "X() cannot be made without arguments: Can't instantiate abstract"),
+        (ENCODINGS, "class X(Encoding): ...", "X() cannot be called without arguments: Can't instantiate abstract"),
         (
             ENCODINGS,
             "class X(Encoding):\n  encode = decode = parts = None",
-            "X does not say its bytes_per_value and relative_error and largest",
+            "X does not define bytes_per_value, relative_error, largest",
         ),
         (FAMILIES, "class X(Teacher): ...", "with a model_class"),
-        (SOURCES, "class X: ...", "a kind of manifest is a subclass of"),
-        (SOURCES, "class X(Source): ...", "X() cannot be made without arguments"),
+        (SOURCES, "class X: ...", "a kind of manifest must be a subclass of"),
+        (SOURCES, "class X(Source): ...", "X() cannot be called without arguments"),
     ],
 )
 def test_what_is_no_row_of_a_table(registry: Registry[Any], text: str, words: str, write: Write) -> None:

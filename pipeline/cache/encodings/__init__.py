@@ -1,7 +1,7 @@
 """How hidden states are stored: the table of encodings.
 
-To add one: write a file with a subclass of :class:`Encoding` and a row in ``ENCODINGS``; the conformance tests run
-over the table.
+To add one, write a file with a subclass of :class:`Encoding`, and add its row to ``ENCODINGS``. The conformance tests
+run over the table.
 """
 
 from typing import Any
@@ -18,16 +18,16 @@ _NUMBERS = ("bytes_per_value", "relative_error", "largest")
 
 
 def _accept(found: Any) -> Encoding:
-    """A row of ``ENCODINGS``: an encoding, or a class that makes one without arguments."""
+    """Make a row of ``ENCODINGS`` from an encoding, or from a class that can be instantiated without arguments."""
     made = instance(found, Encoding)
     if not isinstance(made, Encoding):
         raise TypeError("an encoding is a subclass of gdist.pipeline.cache.encodings.Encoding")
-    lacking = [name for name in _NUMBERS if not hasattr(made, name)]
-    if lacking:
-        raise TypeError(f"{type(made).__name__} does not say its {' and '.join(lacking)}")
+    missing = [name for name in _NUMBERS if not hasattr(made, name)]
+    if missing:
+        raise TypeError(f"{type(made).__name__} does not define {', '.join(missing)}")
     if not set(made.parts(8)) <= {LAYERS, SCALES}:
         raise TypeError(
-            f"its parts are called {', '.join(made.parts(8))}; a cache has the folders {LAYERS} and {SCALES}"
+            f"its parts are called {', '.join(made.parts(8))}, but a cache only has the folders {LAYERS} and {SCALES}"
         )
     return made
 
@@ -41,9 +41,9 @@ ENCODINGS: Registry[Encoding] = Registry(
 
 
 def encoding(name: str) -> Encoding:
-    """The encoding called ``name``.
+    """Return the encoding called ``name``.
 
     Raises:
-        ConfigError: there is none; the nearest name is in the hint.
+        ConfigError: there is no such encoding; the hint contains the nearest name.
     """
     return ENCODINGS.find(name, f"--encoding {name}")

@@ -1,6 +1,6 @@
 """The contract of an encoding: hidden states of one layer → numbers in arrays, and back on any device.
 
-Axes: B batch, T frames, C chunks of 128 frames, D features, W numbers stored a row.
+Axes: B batch, T frames, C chunks of 128 frames, D features, W numbers stored per row.
 """
 
 from abc import ABC, abstractmethod
@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-LAYERS, SCALES = "layers", "scales"  # the folders of a cache that an encoding's arrays lie in
+LAYERS, SCALES = "layers", "scales"  # the folders of a cache that contain an encoding's arrays
 
 Stored = dict[str, Tensor]
 """Folder → rows, in a dtype that NumPy has too."""
 Tables = Mapping[str, Tensor]
-"""What :meth:`Encoding.calibrate` learnt for a layer; empty for most encodings."""
+"""What :meth:`Encoding.calibrate` learned for a layer; empty for most encodings."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Part:
     """One of the arrays that a layer is stored in.
 
     Attributes:
-        width: W, numbers a row.
+        width: W, numbers per row.
         dtype: NumPy's name.
-        fill_value: marks rows never written; a layer whose rows hold it decodes to NaN.
-        per_chunk: a row for each chunk of 128 frames (scales), not for each frame.
+        fill_value: marks rows that were never written; rows that contain it decode to NaN.
+        per_chunk: one row per chunk of 128 frames (scales), instead of one row per frame.
     """
 
     width: int
@@ -41,13 +41,13 @@ class Encoding(ABC):
 
     Attributes:
         name: what ``--encoding`` takes.
-        bytes_per_value: stored bytes for each value of a hidden state of 768 features, in full chunks and before
+        bytes_per_value: stored bytes per value of a hidden state of 768 features, in full chunks and before
             lossless compression.
-        relative_error: ‖decoded − x‖ / ‖x‖ to expect of speech. A bound for the floating-point encodings, where it
-            holds value by value; measured on the bundled teacher and speech for the others.
+        relative_error: ‖decoded − x‖ / ‖x‖ to expect for speech. For the floating-point encodings it is a bound that
+            holds for every value; for the others it was measured on the bundled teacher and speech.
         largest: the largest |x| that can be stored.
-        lossless: decoding gives back every bit.
-        calibrated: tables are learnt from a sample of the corpus, when the cache is planned.
+        lossless: decoding returns every bit.
+        calibrated: tables are learned from a sample of the corpus when the cache is planned.
     """
 
     name: str
@@ -59,14 +59,14 @@ class Encoding(ABC):
 
     @abstractmethod
     def parts(self, dim: int) -> dict[str, Part]:
-        """The arrays of a layer of ``dim`` features, by folder. One is ``layers``, with a row for each frame."""
+        """Return the arrays of a layer of ``dim`` features, by folder. One is ``layers``, with one row per frame."""
 
     @abstractmethod
     def encode(self, hidden_BTD: Tensor, num_frames_B: Tensor, tables: Tables) -> Stored:
-        """float32 [B, T, D] on any device → folder → [B, T, W] (or [B, C, W] for parts a chunk), on that device.
+        """float32 [B, T, D] on any device → folder → [B, T, W] ([B, C, W] for parts per chunk), on that device.
 
         Args:
-            num_frames_B: frames of each utterance; those past them are zeros, and rows of theirs are thrown away.
+            num_frames_B: frames of each utterance; later frames are zeros, and their rows are discarded.
         """
 
     @abstractmethod
@@ -74,16 +74,16 @@ class Encoding(ABC):
         """Folder → rows, on any device → float32 [T, D] there.
 
         Args:
-            stored: [T, W] of any frames, in any order; parts a chunk as [C, W].
-            chunk_T: for each frame, which of the C rows is its chunk's.
+            stored: [T, W] of any frames, in any order; [C, W] for parts per chunk.
+            chunk_T: for each frame, which of the C rows belongs to its chunk.
         """
 
     def decode_into(self, out: Sequence[Tensor], stored: Stored, chunk_T: Tensor, tables: Tables) -> None:
-        """:meth:`decode`, the frames dealt out in order: float32 [T, D] each, on the same device."""
+        """Run :meth:`decode` and copy the frames in order into ``out``: float32 [T, D] each, on the same device."""
         decoded = torch.split(self.decode(stored, chunk_T, tables), [len(piece_TD) for piece_TD in out])
         for piece_TD, decoded_TD in zip(out, decoded, strict=True):
             piece_TD.copy_(decoded_TD)
 
     def calibrate(self, hidden_TD: Tensor) -> dict[str, Tensor]:
-        """Tables for one layer, from a sample of its frames; deterministic."""
+        """Return tables for one layer, learned from a sample of its frames; deterministic."""
         return {}

@@ -1,4 +1,4 @@
-"""Floating point: 4 or 2 bytes a value, rounded once.
+"""Floating point: 4 or 2 bytes per value, rounded once.
 
 Axes: B batch, T frames, D features.
 """
@@ -13,7 +13,7 @@ from gdist.pipeline.cache.encodings.base import LAYERS, Encoding, Part, Stored, 
 
 
 class _Float(Encoding):
-    """Value by value: one array, a number for each feature."""
+    """Value by value: one array, with one number per feature."""
 
     dtype: str
     fill_value: float | int
@@ -30,18 +30,18 @@ class _Float(Encoding):
     def decode_into(self, out: Sequence[Tensor], stored: Stored, chunk_T: Tensor, tables: Tables) -> None:
         typed = torch.split(self.typed(stored[LAYERS]), [len(piece_TD) for piece_TD in out])
         for piece_TD, typed_TD in zip(out, typed, strict=True):
-            piece_TD.copy_(typed_TD)  # converted on the way
+            piece_TD.copy_(typed_TD)  # also converts to float32
 
     @abstractmethod
     def to_numbers(self, values: Tensor) -> Tensor: ...
 
     def typed(self, numbers: Tensor) -> Tensor:
-        """The same memory, in torch's type for what the numbers are."""
+        """Return the same memory as the torch type that the numbers encode."""
         return numbers
 
 
 class Float32(_Float):
-    """As computed: 4 bytes a value."""
+    """As computed: 4 bytes per value."""
 
     name, dtype, fill_value, bytes_per_value = "fp32", "float32", float("nan"), 4
     relative_error, largest, lossless = 0.0, torch.finfo(torch.float32).max, True
@@ -61,7 +61,7 @@ class Float16(_Float):
 
 
 class BFloat16(_Float):
-    """bfloat16: float32's range with 8 bits of mantissa. Zarr has no such type: the bits are stored as uint16."""
+    """bfloat16: float32's range with 8 bits of mantissa. Zarr has no such type, so the bits are stored as uint16."""
 
     name, dtype, fill_value, bytes_per_value = "bf16", "uint16", 0x7FC0, 2  # 0x7FC0 is bfloat16's NaN
     relative_error, largest = 2.0**-8, torch.finfo(torch.bfloat16).max

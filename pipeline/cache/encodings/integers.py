@@ -1,10 +1,11 @@
-"""Integers of 8 or 4 bits, with a step for every channel in every chunk: an outlier channel costs no other anything.
+"""Integers of 8 or 4 bits, with a step for every channel in every chunk: an outlier channel affects no other channel.
 
 A value is (code − levels) · step, with codes 0 … 2 · levels in ``layers/`` and steps 2^(e / 4 − 36), e = 0 … 254, in
-``scales/``: the least such step that reaches the chunk's largest |x| in that channel. A scale costs a byte a channel
-and chunk, which short utterances can afford; an offset beside it, or scales in half precision, they could not.
+``scales/``. The step is the smallest one that reaches the chunk's largest |x| in that channel. A scale costs one byte
+per channel and chunk, which is affordable for short utterances; an additional offset, or scales in half precision,
+would not be.
 
-Axes: B batch, T frames, C chunks of 128 frames, D features, W bytes a row.
+Axes: B batch, T frames, C chunks of 128 frames, D features, W bytes per row.
 """
 
 from functools import cache
@@ -16,12 +17,15 @@ from torch.nn.functional import pad
 from gdist.pipeline.cache.encodings.base import LAYERS, SCALES, Encoding, Part, Stored, Tables
 from gdist.pipeline.cache.layout import CHUNK_FRAMES
 
-FILL = 255  # in a scale, in a byte of int8, and as two nibbles of 15 in int4: none of them is ever written
+FILL = 255  # never written as a scale, as a byte of int8, or as two nibbles of 15 in int4
 
 
 @cache  # a copy on each device, so that neither encoding nor decoding waits for a transfer
 def _step_of_scale(device: torch.device) -> Tensor:
-    """[256], NaN last. A table: exp2 and log2 differ in the last bit between devices, and between lanes of one."""
+    """[256], with NaN last.
+
+    It is a table because exp2 and log2 differ in the last bit between devices, and between lanes of one device.
+    """
     steps = 2.0 ** (torch.arange(256, dtype=torch.float64) / 4 - 36)
     steps[FILL] = torch.nan
     return steps.float().to(device)
@@ -29,14 +33,14 @@ def _step_of_scale(device: torch.device) -> Tensor:
 
 @cache
 def _steps_of_byte(bits: int, levels: int, device: torch.device) -> Tensor:
-    """A byte → its values in steps, [256, 8 / bits]; int4 has its first feature in the low bits."""
+    """A byte → its values in steps, [256, 8 / bits]; int4 stores its first feature in the low bits."""
     byte = torch.arange(256)[:, None]
     codes = byte >> torch.arange(0, 8, bits) & (1 << bits) - 1
     return (codes - levels).float().masked_fill(codes == (1 << bits) - 1, torch.nan).to(device)
 
 
 class _Integers(Encoding):
-    """Symmetric about zero, so the zeros of padding change nothing."""
+    """Symmetric about zero, so that the zeros of padding change nothing."""
 
     bits: int
     levels: int
@@ -66,7 +70,7 @@ class _Integers(Encoding):
         if self.bits == 8:
             values_TD = bytes_TW.float().sub_(self.levels).masked_fill_(bytes_TW == FILL, torch.nan)
         else:
-            # index_select, because indexing takes three times as long on a CPU.
+            # index_select is used because indexing takes three times as long on a CPU.
             table = _steps_of_byte(self.bits, self.levels, bytes_TW.device)
             values_TD = table.index_select(0, bytes_TW.int().flatten()).view(
                 len(bytes_TW), table.shape[1] * bytes_TW.shape[1]
@@ -81,7 +85,7 @@ class _Integers(Encoding):
 
 
 class Int8(_Integers):
-    """8-bit integers, a step for every channel and 128 frames: at most 1 / 161 of its peak off."""
+    """8-bit integers, with one step per channel and 128 frames: error at most 1 / 161 of its peak."""
 
     # With the full ±127, codes have no redundancy left to compress, and take 0.27 of fp32's compressed bytes.
     name, bits, levels = "int8", 8, 96
@@ -89,7 +93,7 @@ class Int8(_Integers):
 
 
 class Int4(_Integers):
-    """4-bit integers, two a byte, a step for every channel and 128 frames: at most 1 / 11 of its peak off."""
+    """4-bit integers, two per byte, with one step per channel and 128 frames: error at most 1 / 11 of its peak."""
 
     name, bits, levels = "int4", 4, 7
     relative_error = 0.13

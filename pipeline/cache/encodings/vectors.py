@@ -1,14 +1,15 @@
-"""Residual and product vector quantisation: three bytes for 32 features, for targets that must be small above all.
+"""Residual and product vector quantization: three bytes per 32 features, for caches where size matters most.
 
-A frame less the layer's mean is stored as the number of its nearest centroid; what that leaves, once more so; what
-that leaves is turned onto its principal axes, dealt into groups that need equally many bits, and stored as a number a
-group. The whole-frame stages follow the clusters that frames lie in, which no rotation does, and the groups spend the
-other bytes where the variance is. All is learnt from a sample of the layer's frames, by k-means.
+A frame minus the layer's mean is stored as the number of its nearest centroid. The remainder is stored the same way
+by a second stage. What then remains is rotated onto its principal axes, split into groups that need equally many
+bits, and stored as one number per group. The whole-frame stages capture the clusters of frames, which no rotation
+can, and the groups spend the other bytes where the variance is. Everything is learned from a sample of the layer's
+frames by k-means.
 
-The groups are the parametric ones of optimised product quantisation (Ge et al., CVPR 2013, section 4.1), balanced by
+The groups are the parametric ones of optimized product quantization (Ge et al., CVPR 2013, section 4.1), balanced by
 the bits of reverse water-filling (Cover and Thomas, section 10.3.3).
 
-Axes: B batch, T frames, D features, K centroids, S whole-frame stages, M groups, G components a group, W = S + M.
+Axes: B batch, T frames, D features, K centroids, S whole-frame stages, M groups, G components per group, W = S + M.
 """
 
 import numpy as np
@@ -19,17 +20,17 @@ from torch.nn.functional import pad
 from gdist.pipeline.cache.encodings.base import LAYERS, Encoding, Part, Stored, Tables
 from gdist.pipeline.cache.layout import CHUNK_FRAMES
 
-FILL = CENTROIDS = 255  # so 255 is the number that no centroid has
+FILL = CENTROIDS = 255  # centroids are numbered 0 … 254, so 255 is free to mark missing rows
 STAGES = 2
-GROUP = 6  # components of a group, at most; those left out hold hardly any variance
+GROUP = 6  # at most this many components per group; those left out have hardly any variance
 ITERATIONS = 10  # 15 more lower the error by 0.5 %
 
 
 class ResidualVectors(Encoding):
-    """Three bytes for 32 features: each byte the nearest of 255 learnt centroids, of the frame or of what is left."""
+    """Three bytes per 32 features; each is the nearest of 255 learned centroids, for the frame or its remainder."""
 
     name, bytes_per_value, relative_error = "rvq", 3 / 32, 0.19
-    largest = 2.0**64  # a frame far from the sample is stored as what is nearest to it
+    largest = 2.0**64  # a frame far from the sample is stored as its nearest centroids
     calibrated = True
 
     def parts(self, dim: int) -> dict[str, Part]:
@@ -40,8 +41,8 @@ class ResidualVectors(Encoding):
         mean_D, scale, frames_SKD, axes_CD, groups_MKG = _unpacked(tables)
         scores_S = [_scores(frames_KD[None, :CENTROIDS]) for frames_KD in frames_SKD]
         scores = _scores(groups_MKG[:, :CENTROIDS])
-        # The last bits of a product of matrices depend on their shapes. Blocks of one shape, each of one utterance,
-        # give an utterance the same bytes in any batch.
+        # The last bits of a matrix product depend on the matrices' shapes. Blocks of one shape, each from one
+        # utterance, give an utterance the same bytes in any batch.
         blocks = pad(hidden_BTD, (0, 0, 0, -frames % CHUNK_FRAMES)).reshape(-1, CHUNK_FRAMES, dim)
         codes = []
         for block_TD in blocks:
@@ -66,10 +67,10 @@ class ResidualVectors(Encoding):
         return hidden_TD.mul_(scale).add_(mean_D)
 
     def calibrate(self, hidden_TD: Tensor) -> dict[str, Tensor]:
-        """Half-precision tables in units of ``scale`` [1], about ``mean`` [D]; both of these are float32.
+        """Return half-precision tables in units of ``scale`` [1], relative to ``mean`` [D]; these two are float32.
 
-        ``frames`` [S, 256, D]: the centroids of whole frames. ``axes`` [M · G, D]: the principal axes of what those
-        leave, group after group. ``groups`` [M, 256, G]: their centroids. Row 255 is NaN.
+        ``frames`` [S, 256, D]: the centroids of whole frames. ``axes`` [M · G, D]: the principal axes of their
+        remainder, group after group. ``groups`` [M, 256, G]: the groups' centroids. Row 255 is NaN.
         """
         dim = hidden_TD.shape[1]
         groups = self.parts(dim)[LAYERS].width - STAGES
@@ -85,7 +86,7 @@ class ResidualVectors(Encoding):
             stages.append(_k_means(points))
             rest_TD = rest_TD - stages[-1][0].double()[_nearest_in_blocks(points, stages[-1])[:, 0]]
         variance_D, axes_DD = _principal_axes(rest_TD)
-        axes_DC = axes_DD[:, _deal(variance_D, groups, min(GROUP, dim // groups))]
+        axes_DC = axes_DD[:, _split_into_groups(variance_D, groups, min(GROUP, dim // groups))]
         groups_MKG = _k_means(_grouped((rest_TD @ axes_DC).float(), groups))
         frames_SKD = torch.cat(stages).double() @ turn_DD.T
         return {
@@ -107,7 +108,7 @@ def _grouped(components_TC: Tensor, groups: int) -> Tensor:
 
 
 def _scores(centroids_MKG: Tensor) -> Tensor:
-    """[M, G + 1, K], for :func:`_nearest`: ‖p − c‖² is least where p · c − ‖c‖² / 2 is greatest."""
+    """[M, G + 1, K], for :func:`_nearest`: ‖p − c‖² is smallest where p · c − ‖c‖² / 2 is largest."""
     return torch.cat([centroids_MKG, (centroids_MKG**2).sum(2, keepdim=True) / -2], dim=2).transpose(1, 2)
 
 
@@ -128,22 +129,22 @@ def _principal_axes(points_TD: Tensor) -> tuple[Tensor, Tensor]:
     return variance_D.flip(0), axes_DD.flip(1)
 
 
-def _deal(variance_D: Tensor, groups: int, size: int) -> Tensor:
+def _split_into_groups(variance_D: Tensor, groups: int, size: int) -> Tensor:
     """Which components (of variances in descending order) each group takes, group after group."""
     bits = _bits(variance_D, 8.0 * groups)
-    dealt: list[list[int]] = [[] for _ in range(groups)]
+    taken: list[list[int]] = [[] for _ in range(groups)]
     load = [0.0] * groups
     for component in range(groups * size):
-        group = min((m for m in range(groups) if len(dealt[m]) < size), key=lambda m: (load[m], len(dealt[m])))
-        dealt[group].append(component)
+        group = min((m for m in range(groups) if len(taken[m]) < size), key=lambda m: (load[m], len(taken[m])))
+        taken[group].append(component)
         load[group] += bits[component]
-    return torch.tensor(dealt).flatten()
+    return torch.tensor(taken).flatten()
 
 
 def _bits(variance_D: Tensor, total: float) -> list[float]:
     """Bits of each component by reverse water-filling: ½ log₂(variance / level) above the level, none below.
 
-    By hand: 6 bits for variances 64, 16, 4, 1 are 3, 2, 1 and 0, with the level at 1.
+    Example: 6 bits for variances 64, 16, 4, 1 are 3, 2, 1 and 0, with the level at 1.
     """
     log_D = variance_D.clamp_min(max(float(variance_D.max()) * 1e-12, 1e-60)).log2() / 2
     low, high = float(log_D.min()) - total, float(log_D.max())
@@ -155,7 +156,7 @@ def _bits(variance_D: Tensor, total: float) -> list[float]:
 
 
 def _k_means(points_MTG: Tensor) -> Tensor:
-    """[M, T, G] → [M, 255, G]. No chance in it: it starts from points spread evenly along the first component."""
+    """[M, T, G] → [M, 255, G]. It is deterministic: it starts from points spread evenly along the first component."""
     groups, frames, size = points_MTG.shape
     bins = groups * CENTROIDS
     spread = (torch.arange(CENTROIDS) * 2 + 1) * frames // (2 * CENTROIDS)
@@ -165,10 +166,10 @@ def _k_means(points_MTG: Tensor) -> Tensor:
     flat = points_MTG.reshape(-1, size).T.double().contiguous().numpy()
     for _ in range(ITERATIONS):
         bin_N = (_nearest_in_blocks(points_MTG, centroids_MKG) + offset_M).T.flatten().numpy()
-        # bincount adds one after another: its sums do not depend on the number of threads.
+        # bincount adds sequentially, so its sums do not depend on the number of threads.
         sums = np.stack([np.bincount(bin_N, feature, bins) for feature in flat], axis=1)
         counts = np.bincount(bin_N, minlength=bins)[:, None]
         moved = torch.from_numpy(sums / np.maximum(counts, 1)).float().view_as(centroids_MKG)
         used = torch.from_numpy(counts > 0).view(groups, CENTROIDS, 1)
-        centroids_MKG = torch.where(used, moved, centroids_MKG)  # one with no points stays where it is
+        centroids_MKG = torch.where(used, moved, centroids_MKG)  # a centroid with no points stays where it is
     return centroids_MKG

@@ -1,6 +1,6 @@
-"""Exports: a finished student, in the form that another tool loads.
+"""Exports: a finished student in a form that another tool can load.
 
-To add a format, write one file here with what ``base.Format`` asks for, and add its row to ``FORMATS``; the
+To add a format, write one file here with what ``base.Format`` requires, and add its row to ``FORMATS``. The
 conformance tests run over the table. ``gdist export --help`` reads it, so nothing heavy is imported here.
 """
 
@@ -20,5 +20,5 @@ FORMATS: dict[str, str] = {
 
 
 def format_named(name: str) -> "Format":
-    """The module of a format, imported now and not before."""
+    """Return the module of a format, which is only imported now."""
     return cast("Format", importlib.import_module(f"gdist.stages.export.formats.{name}"))

@@ -1,4 +1,4 @@
-"""What a format is: a module with these names.
+"""The contract of a format: a module with these names.
 
 Axes: S samples, L teacher layers, T frames, D features.
 """
@@ -19,9 +19,9 @@ class Export:
     """What is exported.
 
     Attributes:
-        student: finished, in float32, on the CPU and in eval mode.
-        run: where it comes from.
-        options: the format's own options that were given, by name; see :attr:`Format.OPTIONS`.
+        student: a finished student, in float32, on the CPU and in eval mode.
+        run: the run that it comes from.
+        options: the values of the format's own options, by name; see :attr:`Format.OPTIONS`.
     """
 
     student: Student
@@ -33,28 +33,31 @@ class Format(Protocol):
     """One format. `gdist export` writes into a temporary folder, loads that back, compares, and only then renames."""
 
     OPTIONS: Mapping[str, Any]
-    """The options of `gdist export` that it takes, beside the common ones, with their defaults."""
+    """The options of `gdist export` that it takes in addition to the common ones, with their defaults."""
 
     def write(self, export: Export, folder: Path) -> dict[str, Any]:
-        """Write everything into ``folder``, which is there and empty.
+        """Write everything into ``folder``, which exists and is empty.
 
         Returns:
-            fields of its own for ``--json``.
+            the format's own fields for ``--json``.
         """
 
     def hidden_states(self, folder: Path, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Load what was written as its users will, and answer for a batch.
+        """Load what was written in the way its users will, and run it on a batch.
 
         Args:
-            waveforms: utterances ``[S]`` of several lengths, as they are recorded: not normalised.
+            waveforms: utterances ``[S]`` of several lengths, as recorded: not normalized.
 
         Returns:
-            for each utterance its own L + 1 hidden states, ``[L + 1, T, D]``.
+            the L + 1 hidden states of each utterance, ``[L + 1, T, D]``.
         """
 
     def tolerance(self, options: Mapping[str, Any]) -> float:
-        """The largest difference from the student's hidden states that is rounding and not a fault, as a share of the
-        largest value among them where that is above 1; ``math.inf`` where the difference is only reported."""
+        """Return the largest difference from the student's hidden states that still counts as rounding.
+
+        It is relative to the largest value among them if that is above 1. ``math.inf`` means that the difference is
+        only reported.
+        """
 
     def usage(self, folder: Path) -> str:
-        """What to type next, in one or a few lines."""
+        """Return what to type next, in one or a few lines."""

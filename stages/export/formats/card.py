@@ -1,4 +1,4 @@
-"""The model card an export ships: what the student is and comes from, what is known of it, and how it is used."""
+"""The model card that an export ships: what the student is, where it comes from, its figures, and how to use it."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ HF = """```python
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
-folder = "."  # where this file lies, or its name on the Hub
+folder = "."  # this file's folder, or the model's name on the Hub
 extractor = AutoFeatureExtractor.from_pretrained(folder)
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 
@@ -23,10 +23,11 @@ with torch.no_grad():
 assert len(hidden_states) == {states} and hidden_states[-1].shape == (2, 49, {dim})
 ```
 
-`trust_remote_code=True` runs the Python files of this folder; they need torch and transformers 5. Where gdist is
-installed, `import gdist.stages.students` first and leave it out. `model(…, last_layer=n)` stops after n layers.
+`trust_remote_code=True` runs the Python files in this folder; they need torch and transformers 5. If gdist is
+installed, `import gdist.stages.students` first and leave the option out. `model(…, last_layer=n)` stops after n
+layers.
 
-Fine-tuning, with a head over all hidden states that learns along:
+Fine-tuning, with a trainable head over all hidden states:
 
 ```python
 import torch
@@ -50,13 +51,13 @@ model(**inputs, labels=torch.tensor([0, 1])).loss.backward()
 S3PRL = """```python
 import torch
 
-upstream = torch.hub.load(".", "gdist", source="local").eval()  # "." is where this file lies
+upstream = torch.hub.load(".", "gdist", source="local").eval()  # "." is this file's folder
 with torch.no_grad():
     hidden_states = upstream([torch.randn(16000), torch.randn(11111)])["hidden_states"]
 assert len(hidden_states) == {states} and hidden_states[-1].shape == (2, 49, {dim})
 ```
 
-It takes 16 kHz waveforms as they are recorded and needs torch and safetensors. For SUPERB, in s3prl's folder:
+It takes 16 kHz waveforms as recorded, and needs torch and safetensors. For SUPERB, in s3prl's folder:
 
 ```console
 $ python FOLDER/run_downstream.py -n NAME -m train -u gdist -d fluent_commands
@@ -68,7 +69,7 @@ USAGE = {"hf": HF, "s3prl": S3PRL}
 
 
 def card(export: Export, name: str) -> str:
-    """``README.md`` of an export in the format ``name``, with the metadata that the Hub reads at its head."""
+    """Return ``README.md`` for an export in the format ``name``; it starts with the metadata that the Hub reads."""
     config, provenance = export.student.config, export.run.provenance()
     student, teacher = export.run.tables()["student"]["name"], provenance["teacher"]
     usage = USAGE[name].format(sample=SAMPLE, states=config.num_teacher_layers + 1, dim=config.hidden_size)
@@ -77,11 +78,11 @@ def card(export: Export, name: str) -> str:
         *_metadata(teacher["name"], name),
         f"# {title}",
         "",
-        f"A small student of the speech model {teacher['name']}, distilled from its hidden states by gdist. It gives "
-        f"{config.num_teacher_layers + 1} hidden states in the teacher's shapes, {config.hidden_size} wide, 50 "
-        "frames a second: `(n - 400) // 320 + 1` frames for n samples.",
+        f"A small student of the speech model {teacher['name']}, distilled from its hidden states by gdist. It "
+        f"returns {config.num_teacher_layers + 1} hidden states in the teacher's shapes, {config.hidden_size} wide, "
+        "at 50 frames per second: `(n - 400) // 320 + 1` frames for n samples.",
         "",
-        f"{export.student.num_parameters() / 1e6:.2f} M parameters, of the teacher's {teacher['params'] / 1e6:.2f} M."
+        f"{export.student.num_parameters() / 1e6:.2f} M parameters; the teacher has {teacher['params'] / 1e6:.2f} M."
         + _heads(export),
         "",
         "## Use",
@@ -95,11 +96,11 @@ def card(export: Export, name: str) -> str:
         "",
         *_provenance(export, provenance),
         "",
-        "## Licence",
+        "## License",
         "",
-        "The code here is gdist's, under the Apache License 2.0. The weights were learnt from the teacher's answers, "
-        + "and start from weights of its own where `student.initialize` says so: the teacher's licence and the "
-        + "corpus's apply to them, and gdist knows neither.",
+        "The code here is gdist's, under the Apache License 2.0. The weights were learned from the teacher's hidden "
+        + "states, and start from the teacher's weights if `student.initialize` says so. The licenses of the teacher "
+        + "and of the corpus apply to them; gdist does not know either of these licenses.",
         "",
     ]
     return "\n".join(lines)
@@ -119,14 +120,14 @@ def _heads(export: Export) -> str:
     if not extra:
         return ""
     return (
-        f" The {extra / 1e6:.2f} M of its heads come on top and ship: they served distillation, and the hidden "
-        "states above layer 0 are their answers."
+        f" The heads have another {extra / 1e6:.2f} M and are included: they were needed for distillation, and the "
+        "hidden states above layer 0 are their outputs."
     )
 
 
 def _figures(folder: Path) -> list[str]:
     if not (folder / "eval.json").exists():
-        return [f"It has not been evaluated. `gdist eval {folder}`, then export again."]
+        return [f"It has not been evaluated. Run `gdist eval {folder}`, then export again."]
     found = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
     lines = [
         f"On {found['utterances']} utterances of the split {found['split']}, generating freely. Cosine to the "
@@ -137,10 +138,10 @@ def _figures(folder: Path) -> list[str]:
         *(f"| {row['layer']} | {row['cosine']:.3f} | {row['relative_error']:.3f} |" for row in found["layers"]),
     ]
     if found["probes"]:
-        taught = found.get("teacher", {}).get("probes", {})
+        of_teacher = found.get("teacher", {}).get("probes", {})
         lines += ["", "| probe | metric | student | teacher |", "|---|---|---|---|"]
         for name, probe in found["probes"].items():
-            lines.append(f"| {name} | {probe['metric']} | {_value(probe)} | {_value(taught.get(name))} |")
+            lines.append(f"| {name} | {probe['metric']} | {_value(probe)} | {_value(of_teacher.get(name))} |")
     return lines
 
 

@@ -1,7 +1,7 @@
-"""Hugging Face: the student's folder, and beside the weights the code that loads them.
+"""Hugging Face: the student's folder, with the code that loads the weights next to them.
 
-`AutoModel.from_pretrained(folder, trust_remote_code=True)` needs torch and transformers. Where gdist is installed and
-`gdist.stages.students` imported, the classes are registered, and no code of the folder is run.
+`AutoModel.from_pretrained(folder, trust_remote_code=True)` needs torch and transformers. If gdist is installed and
+`gdist.stages.students` is imported, the classes are registered, and no code in the folder is run.
 
 Axes: B batch, S samples, L teacher layers, T frames, D features.
 """
@@ -25,7 +25,7 @@ from gdist.stages.train.student_store import save_student_to
 
 OPTIONS: Mapping[str, Any] = {}
 CLASSIFIER = "classifier"
-CLASSIFIER_SOURCE = '''"""The student with a head for classes of utterances."""
+CLASSIFIER_SOURCE = '''"""The student with a head that classifies utterances."""
 
 from .classification import StudentForAudioClassification
 from .{file} import {student}
@@ -65,7 +65,7 @@ def hidden_states(folder: Path, waveforms: Sequence[Tensor]) -> list[Tensor]:
     mask_BS = (torch.arange(waveform_BS.shape[1]) < samples_B[:, None]).long()
     if document["do_normalize"]:
         waveform_BS = normalize(waveform_BS, samples_B)
-    with imported(folder, file) as module, torch.no_grad():  # a student may import while it works
+    with imported(folder, file) as module, torch.no_grad():  # a student may also import while it runs
         model = getattr(module, name).from_pretrained(folder).eval()
         states_BLTD = torch.stack(model(waveform_BS, attention_mask=mask_BS).hidden_states, dim=1)
     frames = model.frontend.num_frames(samples_B).tolist()

@@ -1,4 +1,4 @@
-"""Real speech to judge a quantised student on: held-out utterances of its cache, or the bundled sentences.
+"""Real speech to evaluate a quantized student on: held-out utterances of its cache, or the bundled sentences.
 
 Axes: S samples, T frames, D features.
 """
@@ -21,7 +21,7 @@ MIN_SAMPLES, MAX_SAMPLES = framing.SAMPLE_RATE, 15 * framing.SAMPLE_RATE
 
 
 def speech_of(run: Run) -> tuple[list[Tensor], str]:
-    """Some utterances ``[1, S]`` as they are recorded, and where they are from."""
+    """Return some utterances ``[1, S]`` as recorded, and where they come from."""
     try:
         cache = Cache.open(run.provenance()["cache"])
         data = data_config(run.tables())
@@ -29,29 +29,30 @@ def speech_of(run: Run) -> tuple[list[Tensor], str]:
         entries = [entry for entry in splits["test"] or splits["valid"] if entry.num_samples >= MIN_SAMPLES]
         chosen = _spread(entries)
         if chosen:
-            spoken = cache.waveform([(entry, 0, entry.num_frames) for entry in chosen])
-            return [audio.to_float(samples_S)[None, :MAX_SAMPLES] for samples_S in spoken], f"the cache {cache.uri}"
+            waveforms = cache.waveform([(entry, 0, entry.num_frames) for entry in chosen])
+            speech = [audio.to_float(samples_S)[None, :MAX_SAMPLES] for samples_S in waveforms]
+            return speech, f"the cache {cache.uri}"
     except (GdistError, OSError):
-        pass  # moved, or out of reach: it is not needed
+        pass  # the cache was moved or cannot be reached, and is not required
     return bundled(), "the bundled speech"
 
 
 def bundled() -> list[Tensor]:
-    """Sentences that ship with gdist, ``[1, S]`` each."""
-    told = [u for u in Manifest.read(demo_folder() / "demo.parquet").utterances() if u.sample_rate == 16_000]
-    long = [u for u in told if (u.num_samples or 0) >= MIN_SAMPLES]
-    spoken = [audio.load_utterance(u.path, u.start, u.num_samples or 0, 16_000) for u in _spread(long)]
-    return [audio.to_float(samples_S)[None, :MAX_SAMPLES] for samples_S in spoken]
+    """Return sentences that ship with gdist, ``[1, S]`` each."""
+    usable = [u for u in Manifest.read(demo_folder() / "demo.parquet").utterances() if u.sample_rate == 16_000]
+    long = [u for u in usable if (u.num_samples or 0) >= MIN_SAMPLES]
+    waveforms = [audio.load_utterance(u.path, u.start, u.num_samples or 0, 16_000) for u in _spread(long)]
+    return [audio.to_float(samples_S)[None, :MAX_SAMPLES] for samples_S in waveforms]
 
 
 @torch.no_grad()
 def as_recorded(student: Student, waveform_1S: Tensor) -> list[Tensor]:
-    """The student's own hidden states of an utterance that is not normalised yet."""
+    """Return the student's own hidden states of an utterance that is not yet normalized."""
     if student.config.do_normalize:
         waveform_1S = normalize(waveform_1S, torch.tensor([waveform_1S.shape[1]]))
     return list(student(waveform_1S).hidden_states)
 
 
 def _spread[T](some: list[T]) -> list[T]:
-    """Every so many, so that all speakers of a sorted table have their turn."""
+    """Take items at regular intervals, so that all speakers of a sorted table occur."""
     return some[:: max(1, -(-len(some) // UTTERANCES))]

@@ -1,12 +1,12 @@
-"""s3prl: an upstream with a hub entry, and a `run_downstream.py` that knows it.
+"""s3prl: an upstream with a hub entry, and a `run_downstream.py` that registers it.
 
     DIR/
       hubconf.py               torch.hub.load(DIR, "gdist", source="local")
       run_downstream.py        s3prl's own, with `-u gdist`
-      gdist_student_0123…/     the code, under a name of its own: several students can live in one process
+      gdist_student_0123…/     the code, under a unique name, so that one process can load several students
       config.json, model.safetensors
 
-The folder needs torch, safetensors and, to run the downstream tasks, s3prl; neither gdist nor transformers.
+The folder needs torch, safetensors and, to run the downstream tasks, s3prl. It needs neither gdist nor transformers.
 """
 
 import hashlib
@@ -41,20 +41,20 @@ def gdist(ckpt=None, model_config=None, refresh=False, **kwargs):
     """The upstream: a list of 16 kHz waveforms → {{"hidden_states": [...]}}.
 
     Args:
-        ckpt: another folder of the same student's, for its weights; None is this one.
+        ckpt: another folder of the same student to load the weights from; None means this folder.
         model_config, refresh, **kwargs: what s3prl passes to every upstream; ignored.
     """
     return _Upstream(_Student.from_pretrained(ckpt or _Path(__file__).parent))
 
 
 def register():
-    """Make `gdist` known to s3prl, which finds upstreams in s3prl.hub and nowhere else: `S3PRLUpstream("gdist")`."""
+    """Register `gdist` with s3prl, which only finds upstreams in s3prl.hub: `S3PRLUpstream("gdist")`."""
     import s3prl.hub
 
     s3prl.hub.gdist = gdist
 '''
 
-RUN_DOWNSTREAM = '''"""s3prl's run_downstream.py, which knows this student as `-u gdist`."""
+RUN_DOWNSTREAM = '''"""s3prl's run_downstream.py, with this student registered as `-u gdist`."""
 
 from argparse import Namespace
 
@@ -62,7 +62,7 @@ import hubconf
 import torch
 
 hubconf.register()
-# s3prl's checkpoints hold the arguments they were made with, which torch.load refuses from torch 2.6 on.
+# s3prl's checkpoints contain the arguments they were made with, which torch.load refuses since torch 2.6.
 torch.serialization.add_safe_globals([Namespace])
 
 from s3prl.run_downstream import main  # noqa: E402
@@ -78,7 +78,7 @@ def write(export: Export, folder: Path) -> dict[str, Any]:
     model = type(export.student)
     wanted = [model.__module__, "gdist.stages.export.formats.upstream"]
     sources, names = flat_sources(wanted, INSTEAD, taken=("__init__",))
-    # Python knows a module by its name, and two students' differ.
+    # Python caches a module by its name, so two different students need different names.
     package = "gdist_student_" + hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:12]
     (folder / package).mkdir()
     (folder / package / "__init__.py").write_text('"""The student\'s code."""\n', encoding="utf-8")
@@ -105,4 +105,4 @@ def tolerance(options: Mapping[str, Any]) -> float:
 
 
 def usage(folder: Path) -> str:
-    return f"python {folder}/run_downstream.py -u gdist …, in s3prl's folder; docs/export.md has all of SUPERB"
+    return f"python {folder}/run_downstream.py -u gdist …, in s3prl's folder; docs/export.md covers all of SUPERB"

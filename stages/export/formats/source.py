@@ -1,7 +1,7 @@
-"""The code an export ships: a student's modules as a flat folder that needs no gdist.
+"""The code that an export ships: a student's modules as a flat folder that does not need gdist.
 
-Only imports change: ``from gdist.stages.students.base import Student`` becomes ``from .base import Student``, and the
-module comes along. So does a student's own file, or the modules of the package that announced it.
+Only imports change: ``from gdist.stages.students.base import Student`` becomes ``from .base import Student``, and
+that module is included. So is the user's own file of a student, or the modules of the package that announced it.
 """
 
 import ast
@@ -22,24 +22,24 @@ from gdist.pipeline.errors import ExportError
 from gdist.pipeline.extensions import extension_behind
 
 OURS = "gdist"
-HEAD = "# SPDX-License-Identifier: Apache-2.0\n# Written by gdist {version}: changes belong there.\n"
+HEAD = "# SPDX-License-Identifier: Apache-2.0\n# Written by gdist {version}: make changes there, not here.\n"
 
 
 def flat_sources(
     modules: list[str], instead: Mapping[str, str] | None = None, taken: Collection[str] = ()
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The sources of ``modules``, and of all that they import of gdist and of their own packages.
+    """Return the sources of ``modules``, and of all that they import from gdist and from their own packages.
 
     Args:
         modules: names of modules.
-        instead: a module that someone else provides → the module of ours that takes its place.
+        instead: a third-party module → the module of gdist that takes its place.
         taken: names that no module may have in the folder.
 
     Returns:
         file name → text, and module → its name in the folder.
 
     Raises:
-        ExportError: a module imports in a way that cannot be moved.
+        ExportError: a module imports in a way that cannot be made relative.
     """
     instead = instead or {}
     roots = {OURS, *(module.partition(".")[0] for module in modules)}
@@ -51,7 +51,7 @@ def flat_sources(
             found[module] = list(_imports(module, roots, instead))
             waiting += [origin for each in found[module] for origin in each.origins]
     names: dict[str, str] = {}
-    # gdist's own keep their names; of the others one may have to give way.
+    # gdist's own modules keep their names; other modules may have to be renamed.
     for module in sorted(found, key=lambda module: (module.partition(".")[0] != OURS, module)):
         name = _short_name(module)
         free = name not in taken and name not in names.values()
@@ -60,11 +60,11 @@ def flat_sources(
 
 
 class _Import:
-    """One statement to be rewritten.
+    """One import statement to be rewritten.
 
     Attributes:
-        node: where it stands.
-        origins: module → what is taken from there, as it is written: ``Student as Base``.
+        node: the statement.
+        origins: module → what is imported from it, as written: ``Student as Base``.
     """
 
     def __init__(self, node: ast.ImportFrom, origins: Mapping[str, list[str]]) -> None:
@@ -72,10 +72,10 @@ class _Import:
 
 
 def _imports(module: str, roots: Collection[str], instead: Mapping[str, str]) -> Iterator[_Import]:
-    """The statements of ``module`` that import what has to come along.
+    """Yield the statements of ``module`` that import what must be included.
 
     Raises:
-        ExportError: one imports a module where it should import from a module, or what ``instead`` lacks.
+        ExportError: a statement imports a module instead of importing from it, or a name that ``instead`` lacks.
     """
     for node in ast.walk(ast.parse(_source_of(module))):
         if isinstance(node, ast.Import):
@@ -91,8 +91,8 @@ def _imports(module: str, roots: Collection[str], instead: Mapping[str, str]) ->
             for alias in node.names:
                 if provided and not hasattr(importlib.import_module(provided), alias.name):
                     raise ExportError(
-                        f"{_title(module)} needs {alias.name} of {source}, which this format does without",
-                        "write what it needs of it into the student's own file, or export in another format",
+                        f"{_title(module)} needs {alias.name} from {source}, which this format does not include",
+                        "put the code that it needs into the student's own file, or export in another format",
                     )
                 origin = provided or _origin(source, alias.name)
                 if origin == f"{source}.{alias.name}":
@@ -104,18 +104,18 @@ def _imports(module: str, roots: Collection[str], instead: Mapping[str, str]) ->
 
 
 def _refuse(module: str, written: str, better: str) -> None:
-    raise ExportError(f"{_title(module)} says `{written}`, which cannot be moved", f"write `{better}`")
+    raise ExportError(f"{_title(module)} says `{written}`, which cannot be made relative", f"write `{better}`")
 
 
 def _absolute(module: str, node: ast.ImportFrom) -> str:
-    """The module that a statement of ``module`` imports from."""
+    """Return the module that a statement of ``module`` imports from."""
     package = module if _is_package(module) else module.rpartition(".")[0]
     written = "." * node.level + (node.module or "")
     return importlib.util.resolve_name(written, package) if node.level else written
 
 
 def _origin(module: str, name: str) -> str:
-    """The module in which ``name`` is written that ``module`` offers: a package passes on what its modules have."""
+    """Return the module that defines ``name``, which ``module`` may only re-export."""
     if not _is_package(module):
         return module
     for node in ast.parse(_source_of(module)).body:
@@ -134,15 +134,13 @@ def _is_package(module: str) -> bool:
 
 @cache
 def _source_of(module: str) -> str:
-    extension = extension_behind(module)  # as it was when it was run: the file may have changed since
+    extension = extension_behind(module)  # its source is as it was run: the file may have changed since
     if extension:
         return extension.source.decode("utf-8-sig")
     try:
         return inspect.getsource(importlib.import_module(module))
     except (OSError, TypeError) as error:  # a notebook, a prompt
-        raise ExportError(
-            f"{module} has no source file that could be exported", "move the class to a file"
-        ) from error
+        raise ExportError(f"{module} has no source file to export", "move the class to a file") from error
 
 
 def _title(module: str) -> str:
@@ -156,15 +154,15 @@ def _short_name(module: str) -> str:
 
 
 def _long_name(module: str) -> str:
-    """What a module is called whose own name is another's."""
+    """Return the name for a module whose short name is already taken."""
     extension = extension_behind(module)
     return f"own_{extension.path.stem}" if extension else module.replace(".", "_")
 
 
 def _rewritten(module: str, imports: list[_Import], names: Mapping[str, str]) -> str:
-    """A module's source with relative imports."""
+    """Return a module's source with relative imports."""
     source = _source_of(module)
-    lines = list(io.StringIO(source, newline=None))  # as Python counts them: a form feed ends none
+    lines = list(io.StringIO(source, newline=None))  # as Python counts lines: a form feed does not end one
     for each in sorted(imports, key=lambda each: -each.node.lineno):
         node, first = each.node, lines[each.node.lineno - 1]
         if list(each.origins) == [_absolute(module, node)] and f"from {node.module} import" in first:
@@ -181,7 +179,7 @@ def _rewritten(module: str, imports: list[_Import], names: Mapping[str, str]) ->
 
 @contextmanager
 def imported(folder: Path, module: str) -> Iterator[ModuleType]:
-    """A module of a flat folder, imported from there for the length of a ``with``."""
+    """Import a module from a flat folder for the duration of a ``with`` block."""
     package = ModuleType(f"export_{uuid.uuid4().hex}")
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package

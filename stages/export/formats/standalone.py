@@ -1,7 +1,7 @@
-"""What students use of transformers, without transformers.
+"""The parts of transformers that students use, without transformers.
 
-s3prl's users are on transformers 4, whose classes differ from 5's in what students are built on. What ships to them
-imports this file in its place, and depends on torch and safetensors only.
+s3prl's users are on transformers 4, whose classes differ from those of version 5 that students are built on. The code
+that ships to them imports this file instead, and depends only on torch and safetensors.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class PreTrainedConfig:
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "PreTrainedConfig":
-        """From ``config.json``, of which transformers' own fields are left out."""
+        """Load from ``config.json``, without the fields that only transformers uses."""
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         own = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # every subclass is one
         return cls(**{key: value for key, value in document.items() if key in own})
@@ -42,7 +42,7 @@ class PreTrainedModel(nn.Module):
         self.config = config
 
     def post_init(self) -> None:
-        """Weights are loaded, never drawn."""
+        """Do nothing: weights are loaded, never initialized."""
 
     def _init_weights(self, module: nn.Module) -> None:
         pass
@@ -52,7 +52,7 @@ class PreTrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: "str | Path") -> "PreTrainedModel":
-        """From ``config.json`` and ``model.safetensors``; every weight must be there."""
+        """Load from ``config.json`` and ``model.safetensors``, which must contain every weight."""
         model = cls(cls.config_class.from_pretrained(Path(folder)))
         model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"))
         return model

@@ -1,4 +1,4 @@
-"""A student as an upstream of s3prl: a list of waveforms → hidden states. It ships with the student.
+"""A student as an upstream of s3prl: a list of waveforms → hidden states. This file ships with the student.
 
 Axes: B batch, S samples, T frames, D features.
 """
@@ -16,25 +16,26 @@ from gdist.stages.students.base import Student
 
 
 class Upstream(nn.Module):
-    """What s3prl asks of its ``UpstreamExpert``, around a student."""
+    """A student with the interface of s3prl's ``UpstreamExpert``."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
 
     def get_downsample_rates(self, key: str) -> int:
-        """Samples a frame, of every hidden state."""
+        """Return the samples per frame, which are the same for every hidden state."""
         return self.student.frontend.config.hop
 
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
-        """The hidden states of utterances as they are recorded, 16 kHz; normalised here where the student wants it.
+        """Return the hidden states of utterances as recorded, at 16 kHz; they are normalized here if necessary.
 
-        There are as many frames as the teacher's, ``(n - 400) // 320 + 1`` of the longest. s3prl counts up to two
-        more, n / 320, and repeats a batch's last frame to get there. So it goes with shorter utterances here: where
-        their own frames end the last one is repeated, and an utterance is the same in every batch.
+        There are as many frames as the teacher has, ``(n - 400) // 320 + 1`` for the longest utterance. s3prl counts
+        up to two more, n / 320, and repeats a batch's last frame to get there. Shorter utterances are treated the
+        same way
+        here: their own last frame is repeated, so that an utterance is the same in every batch.
         """
         field = self.student.frontend.config.receptive_field
-        samples_B = torch.tensor([max(len(wav), field) for wav in wavs])  # less than a frame: silence is added
+        samples_B = torch.tensor([max(len(wav), field) for wav in wavs])  # silence fills up the first frame
         waveform_BS = pad_sequence(list(wavs), batch_first=True)
         waveform_BS = F.pad(waveform_BS, (0, int(samples_B.max()) - waveform_BS.shape[1]))
         if self.student.config.do_normalize:

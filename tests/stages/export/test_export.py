@@ -83,7 +83,7 @@ def test_every_student_in_every_form(
     assert written == set(told["files"])
     assert imports(out) <= {"torch", "numpy"} | ({"transformers"} if form == "hf" else {"safetensors", "s3prl"})
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert "It has not been evaluated. `gdist eval" in card and "fingerprint" in card
+    assert "It has not been evaluated. Run `gdist eval" in card and "fingerprint" in card
     if form == "hf":
         # Where gdist is installed, no remote code is asked for, and none is run.
         assert type(AutoModel.from_pretrained(out)) is STUDENTS[name]
@@ -226,7 +226,7 @@ def test_what_no_export_wrote_is_left_alone(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years")
     result = gdist("export", runs["gendistiller"], "--format", "hf", "--out", tmp_path / "out")
-    assert result.exit_code == 1 and "no export of gdist" in result.stderr
+    assert result.exit_code == 1 and "is not an export of gdist" in result.stderr
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years"
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing half-done is left behind"
 
@@ -248,7 +248,7 @@ def test_an_export_that_answers_otherwise_never_gets_its_name(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(hf, "write", slip)
     result = gdist("export", runs["distilhubert"], "--format", "hf", "--out", out)
-    assert result.exit_code == 1 and "does not answer as the student does" in result.stderr
+    assert result.exit_code == 1 and "does not match the student" in result.stderr
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before, "the earlier export is as it was"
     monkeypatch.undo()
     assert gdist("export", runs["distilhubert"], "--format", "hf", "--out", out).exit_code == 0, "it may be replaced"

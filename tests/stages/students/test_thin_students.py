@@ -185,7 +185,7 @@ class TestThinStudents:
         assert not model.frontend.projection.weight.any()
         wide = make("distilhubert")
         layers = {f"0.{key}": tensor for key, tensor in wide.blocks[0].state_dict().items()}
-        with pytest.raises(ValueError, match="do not fit this student: they are 32 wide, its blocks 20"):
+        with pytest.raises(ValueError, match="do not fit this student: they are 32 wide, but its blocks are 20"):
             model.initialize_from_teacher(other.frontend.state_dict(), layers)
 
     def test_shapes_follow_the_teachers_width_and_heads(self, name: str) -> None:
@@ -205,7 +205,7 @@ class TestThinStudents:
     @pytest.mark.parametrize(
         ("overrides", "says"),
         [
-            ({"width": 21}, "num_attention_heads is 2, no divisor of the layers' width, 21"),
+            ({"width": 21}, "num_attention_heads is 2; it must divide the layers' width, 21"),
             ({"width": 0}, "student.width is 0; it must be at least 1"),
             ({"num_attention_heads": 0}, "student.num_attention_heads is 0; it must be at least 1"),
             ({"num_layers": 0}, "at least 1"),

@@ -134,16 +134,16 @@ class TestFaultsAreFound:
         suite = suite_of(Faulty)
         suite.test_gdist_can_build_it("base")
         suite.test_a_batch_equals_its_utterances_alone("base")
-        suite.test_a_step_answers_for_its_plan_and_trains_every_parameter("base")
-        suite.test_takes_the_teachers_front_end_and_layers_where_they_fit("base")
+        suite.test_a_step_predicts_its_plan_and_trains_every_parameter("base")
+        suite.test_takes_the_teachers_front_end_and_layers_if_they_fit("base")
 
     def test_one_utterance_hears_another(self) -> None:
         with pytest.raises(AssertionError):
             suite_of(Leaky).test_a_batch_equals_its_utterances_alone("base")
 
     def test_a_parameter_that_never_learns(self) -> None:
-        with pytest.raises(AssertionError, match="unused learns nothing"):
-            suite_of(Idle).test_a_step_answers_for_its_plan_and_trains_every_parameter("base")
+        with pytest.raises(AssertionError, match="unused gets no gradient"):
+            suite_of(Idle).test_a_step_predicts_its_plan_and_trains_every_parameter("base")
 
     def test_a_module_made_after_post_init(self, tiny_cache: Path) -> None:
         with pytest.raises(TypeError, match=r"must end with self\.post_init"):
