@@ -159,9 +159,10 @@ class TestFaultsAreFound:
             suite_of(Untraceable).test_exports("onnx", tmp_path)
 
     def test_a_class_without_a_source_that_could_be_exported(self, tmp_path: Path) -> None:
-        made: dict[str, Any] = {"__name__": "typed_at_a_prompt"}
         module = type(sys)("typed_at_a_prompt")
-        kind = type("Prompted", (Faulty,), {"__module__": module.__name__, **made})
+        here: dict[str, Any] = {"__module__": module.__name__}
+        config = type("PromptedConfig", (Faulty.config_class,), here | {"model_type": "prompted"})
+        kind = type("Prompted", (Faulty,), here | {"config_class": config})
         sys.modules[module.__name__] = module
         try:
             with pytest.raises(ExportError, match="typed_at_a_prompt has no source"):
