@@ -1,4 +1,4 @@
-"""What the tests of extensions share: the examples, files that tell when they are run, commands."""
+"""What the tests of extensions share: the examples, files that leave a mark when they are run, and commands."""
 
 import json
 import os
@@ -18,7 +18,7 @@ PROBE = f"{EXAMPLES / 'own_probe.py'}:Accent"
 TEACHER = f"{EXAMPLES / 'own_teacher.py'}:UniSpeechSatTeacher"
 KIND = f"{EXAMPLES / 'own_manifest.py'}:Kaldi"
 
-# An encoding that is not fp16 and as good: halves of what is stored.
+# An encoding that differs from fp16 and is equally precise: it stores half of every value.
 ENCODING_SOURCE = '''"""Half of everything."""
 
 import torch
@@ -51,7 +51,7 @@ SETTINGS = {
 
 
 def invoke(*words: object) -> Result:
-    """A command in this process; what it raises that is no GdistError is raised here."""
+    """Run a command in this process; exceptions other than GdistError are raised here."""
     result = CliRunner().invoke(main, [str(word) for word in words])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -59,14 +59,14 @@ def invoke(*words: object) -> Result:
 
 
 def done(*words: object) -> Any:
-    """What a command that succeeds prints as JSON."""
+    """Run a command that must succeed, and return what it prints as JSON."""
     result = invoke(*words, "--json")
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
 
 
 def refused(*words: object) -> str:
-    """What a command says that cannot do what it is asked."""
+    """Run a command that must fail, and return its error message."""
     result = invoke(*words)
     assert result.exit_code in (1, 2) and "Traceback" not in result.output, result.output
     assert "error: " in result.stderr
@@ -74,7 +74,7 @@ def refused(*words: object) -> str:
 
 
 def train_words(cache: Path, out: Path, *more: object, **settings: object) -> list[object]:
-    """A run of a second."""
+    """The words of a training command that takes a second."""
     fields = SETTINGS | {name.replace("__", "."): value for name, value in settings.items()}
     flags = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
     return ["train", "--cache", cache, "--out", out, *flags, *more]
@@ -86,14 +86,14 @@ def extract_words(teacher: Path, manifest: Path, cache: Path, *more: object) -> 
 
 
 def plant(path: Path, marker: Path) -> Path:
-    """A file that would write ``marker`` if it were run."""
+    """Write a file that would write ``marker`` if it were run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"open({str(marker)!r}, 'w').write('I ran')\n")
     return path
 
 
 def process(*words: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """gdist in a process of its own."""
+    """Run gdist in a separate process."""
     command = [sys.executable, "-c", "from gdist.stages.cli import main; main()", *map(str, words)]
     inherited = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     return subprocess.run(

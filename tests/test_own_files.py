@@ -1,4 +1,4 @@
-"""A student, loss, probe, teacher, kind of manifest or encoding of one's own, through every command that meets it."""
+"""Your own student, loss, probe, teacher, kind of manifest and encoding, in every command that uses it."""
 
 import json
 import os
@@ -67,8 +67,8 @@ def halved_cache(halved: str, tiny_teacher: Path, speech: Path, tmp_path_factory
 
 
 @pytest.fixture
-def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to stand in that holds files of the examples' names, which must never run; its ``marker`` tells."""
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with files named like the examples, which must never run: they would write the marker."""
     folder = tmp_path / "here"
     for name in (*(path.name for path in EXAMPLES.glob("*.py")), "own_halves.py"):
         plant(folder / name, tmp_path / "marker")
@@ -85,7 +85,7 @@ def with_accents(speech: Path, out: Path) -> None:
 
 
 class TestExamples:
-    """Each does what its docstring says, by the command that its docstring shows."""
+    """Each example does what its docstring says, with the command that its docstring shows."""
 
     @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("own_*.py")), ids=lambda path: path.name)
     def test_each_shows_its_command(self, path: Path) -> None:
@@ -103,18 +103,18 @@ class TestExamples:
             assert (lstm / "extensions" / path.name).read_bytes() == path.read_bytes()
         rows = done("students", "--use", STUDENT)
         assert [row["name"] for row in rows][-1] == "own_student.py:LSTMStudent"
-        judged = done("eval", lstm, "--use", STUDENT, "--probes", "label:speaker")
-        assert judged["student"] == "own_student.py:LSTMStudent" and judged["probes"].keys() == {
+        evaluated = done("eval", lstm, "--use", STUDENT, "--probes", "label:speaker")
+        assert evaluated["student"] == "own_student.py:LSTMStudent" and evaluated["probes"].keys() == {
             "label:speaker",
         }
-        # Fields of the student's own, and gdist's, are set as any student's are.
+        # The student's own fields are set in the same way as the fields of gdist's students.
         words = [*train_words(tiny_cache, tmp_path / "deep", "--student", STUDENT), "--set"]
         done(*words, "student.num_lstm_layers=3")
         assert "num_lstm_layers = 3" in (tmp_path / "deep" / "config.toml").read_text()
         wrong = refused(*words, "student.num_lstm_layer=3")
         assert "did you mean `num_lstm_layers`" in wrong
 
-    def test_the_loss_is_what_it_says(self) -> None:
+    def test_the_loss_computes_what_it_says(self) -> None:
         from gdist.stages.train.losses import LOSSES
 
         extensions.forget()
@@ -131,11 +131,11 @@ class TestExamples:
         with_accents(speech, tmp_path / "m.parquet")
         done(*extract_words(tiny_teacher, tmp_path / "m.parquet", tmp_path / "cache"))
         done(*train_words(tmp_path / "cache", tmp_path / "run"))
-        judged = done("eval", tmp_path / "run", "--probes", f"label:accent,{PROBE}")
-        assert judged["probes"].keys() == {"label:accent", "own_probe.py:Accent"}
-        assert judged["probes"]["own_probe.py:Accent"]["classes"] == 2
-        assert judged["extensions"]["own_probe.py:Accent"]["path"] == PROBE.rpartition(":")[0]
-        assert len(judged["extensions"]["own_probe.py:Accent"]["sha256"]) == 64
+        evaluated = done("eval", tmp_path / "run", "--probes", f"label:accent,{PROBE}")
+        assert evaluated["probes"].keys() == {"label:accent", "own_probe.py:Accent"}
+        assert evaluated["probes"]["own_probe.py:Accent"]["classes"] == 2
+        assert evaluated["extensions"]["own_probe.py:Accent"]["path"] == PROBE.rpartition(":")[0]
+        assert len(evaluated["extensions"]["own_probe.py:Accent"]["sha256"]) == 64
         assert invoke("report", tmp_path / "run", "--out", tmp_path / "page.html").exit_code == 0
         assert "accent" in (tmp_path / "page.html").read_text()
         assert "no utterance has a `dialect`" in refused("eval", tmp_path / "run", "--probes", "label:dialect")
@@ -191,7 +191,7 @@ def test_a_probe_that_gives_no_number(lstm: Path, tmp_path: Path) -> None:
 
 class TestTeacher:
     def test_it_is_exact(self, unispeech: Path) -> None:
-        """A ragged batch gives what transformers gives for each utterance alone."""
+        """A padded batch gives the same as transformers does for each utterance alone."""
         extensions.forget()
         assert FAMILIES.use(TEACHER) == "unispeech-sat"
         teacher, reference = load_teacher(str(unispeech)), AutoModel.from_pretrained(unispeech).eval()
@@ -207,7 +207,7 @@ class TestTeacher:
                 torch.testing.assert_close(hidden_BTD[row, :frames], alone_1TD[0], atol=1e-4, rtol=1e-5)
                 assert not hidden_BTD[row, frames:].any()
 
-    def test_a_cache_of_it(self, unispeech: Path, speech: Path, tmp_path: Path, stranger: Path) -> None:
+    def test_a_cache_of_it(self, unispeech: Path, speech: Path, tmp_path: Path, marker: Path) -> None:
         cache = tmp_path / "cache"
         words = extract_words(unispeech, speech, cache)
         assert "'unispeech-sat', which is none of the families" in refused(*words)
@@ -218,18 +218,18 @@ class TestTeacher:
         source = Path(TEACHER.rpartition(":")[0]).read_bytes()
         assert (cache / "teacher" / "own_teacher.py").read_bytes() == source
         assert done(*words, "--use", TEACHER)["packs_resumed"] == 9
-        # Whoever only reads the cache needs no teacher, and so not its file.
+        # A command that only reads the cache needs neither the teacher nor its file.
         assert done("verify", cache)["ok"] and done("inspect", cache)["packs_done"] == 9
         done(*train_words(cache, tmp_path / "run"))
         assert done("teachers", "--use", TEACHER)[-1] == {"family": "unispeech-sat", "model": "UniSpeechSatModel"}
         assert done("plan", "--use", TEACHER, "--teacher", unispeech, "--hours", 1)["layers"] == [0, 1, 2, 3]
-        # Another file under the same name is another teacher.
+        # A different file with the same name is a different teacher.
         other = tmp_path / "changed" / "own_teacher.py"
         other.parent.mkdir()
         other.write_bytes(source + b"# changed\n")
         said = refused(*words, "--use", f"{other}:UniSpeechSatTeacher")
         assert "was made from other inputs" in said and "teacher.sha256: " in said
-        # A lost pack is made again by the same code, and by no other.
+        # A lost pack is only extracted again by the same code.
         shard = next(path for path in (cache / "layers").rglob("*") if path.is_file() and path.name != "zarr.json")
         before = contents(cache)
         shard.write_bytes(b"damage")
@@ -239,7 +239,7 @@ class TestTeacher:
         said = refused(*repair, "--use", f"{other}:UniSpeechSatTeacher")
         assert "not run by the code" in said and "teacher/" in said
         assert done(*repair, "--use", TEACHER)["ok"] and contents(cache) == before
-        assert not stranger.exists()
+        assert not marker.exists()
 
 
 def test_a_recipe_of_your_own_names_files(tiny_cache: Path, tmp_path: Path) -> None:
@@ -252,14 +252,14 @@ def test_a_recipe_of_your_own_names_files(tiny_cache: Path, tmp_path: Path) -> N
 
 
 class TestNothingRunsUnasked:
-    """Files lie where names might be looked for, and write a marker when they are run."""
+    """Files are placed where names might be looked up, and write a marker if they are run."""
 
-    def test_by_what_a_run_names(self, lstm: Path, tiny_cache: Path, tmp_path: Path, stranger: Path) -> None:
+    def test_by_what_a_run_names(self, lstm: Path, tiny_cache: Path, tmp_path: Path, marker: Path) -> None:
         run = Path(shutil.copytree(lstm, tmp_path / "run"))
         done("eval", run, "--use", STUDENT, "--probes", "none")  # for the report
         for path in (run / "extensions").iterdir():
-            plant(path, stranger)
-        plant(run / "student" / "own_student.py", stranger)
+            plant(path, marker)
+        plant(run / "student" / "own_student.py", marker)
         document = json.loads((run / "student" / "config.json").read_text())
         document["auto_map"] = {"AutoModel": "own_student.LSTMStudent", "AutoConfig": "own_student.LSTMStudentConfig"}
         (run / "student" / "config.json").write_text(json.dumps(document))
@@ -272,44 +272,44 @@ class TestNothingRunsUnasked:
         for out in (run, tmp_path / "new"):
             assert "--use " in refused("train", "--cache", tiny_cache, "--out", out, "--recipe", run / "config.toml")
         assert "--use " in refused(*train_words(tiny_cache, run, "--recipe", run / "config.toml", "--use", STUDENT))
-        # The student is named, and what the folder says of code beside its weights is not asked.
+        # The student is named, and the code that the folder lists next to its weights is ignored.
         done("eval", run, "--use", STUDENT, "--probes", "none")
-        assert not stranger.exists() and not (tmp_path / "new").exists()
+        assert not marker.exists() and not (tmp_path / "new").exists()
 
-    def test_by_what_a_cache_names(self, halved: str, halved_cache: Path, tmp_path: Path, stranger: Path) -> None:
+    def test_by_what_a_cache_names(self, halved: str, halved_cache: Path, tmp_path: Path, marker: Path) -> None:
         cache = Path(shutil.copytree(halved_cache, tmp_path / "cache"))
-        plant(cache / "teacher" / "own_halves.py", stranger)
+        plant(cache / "teacher" / "own_halves.py", marker)
         for words in (["inspect"], ["verify"], ["verify", "--repair"]):
             said = refused(words[0], cache, *words[1:])
             assert "gdist runs a file only when you name it" in said
             assert f"--use {cache}/teacher/own_halves.py:Halved" in said
         assert "--use " in refused(*train_words(cache, tmp_path / "run"))
-        assert not stranger.exists()
-        # Who names the file that lies in a cache has it run, and then it is not the one the cache was made with.
+        assert not marker.exists()
+        # Naming the file in the cache runs it; it is then not the file that the cache was made with.
         (cache / "teacher" / "own_halves.py").write_text(ENCODING_SOURCE + "# changed\n")
         named = f"{cache}/teacher/own_halves.py:Halved"
         assert "own_halves.py is not the file that the cache" in refused("inspect", cache, "--use", named)
 
     def test_by_an_export_that_is_taken_for_a_teacher(
-        self, lstm: Path, speech: Path, tmp_path: Path, stranger: Path
+        self, lstm: Path, speech: Path, tmp_path: Path, marker: Path
     ) -> None:
         out = tmp_path / "export"
         done("export", lstm, "--format", "hf", "--out", out, "--use", STUDENT)
         for path in out.glob("*.py"):
-            plant(path, stranger)
+            plant(path, marker)
         for model_type in ("lstm-student", "hubert"):
             document = json.loads((out / "config.json").read_text()) | {"model_type": model_type}
             (out / "config.json").write_text(json.dumps(document))
             assert refused(*extract_words(out, speech, tmp_path / "cache"))
-        assert not stranger.exists()
+        assert not marker.exists()
 
-    def test_by_a_name_without_a_path(self, tiny_cache: Path, tmp_path: Path, stranger: Path) -> None:
-        """A name in the manner of a module finds nothing in the current folder; a path to it does."""
+    def test_by_a_name_without_a_path(self, tiny_cache: Path, tmp_path: Path, marker: Path) -> None:
+        """A module name finds nothing in the current folder; a path does."""
         for name in ("own_student", "own_student:LSTMStudent", "own_student.LSTMStudent"):
             assert "there is no such student" in refused(*train_words(tiny_cache, tmp_path / "r", "--student", name))
-        assert not stranger.exists()
+        assert not marker.exists()
         refused(*train_words(tiny_cache, tmp_path / "r", "--student", "own_student.py:LSTMStudent"))
-        assert stranger.read_text() == "I ran"
+        assert marker.read_text() == "I ran"
 
     def test_by_an_earlier_command_of_this_process(self, lstm: Path) -> None:
         done("eval", lstm, "--use", STUDENT, "--probes", "none")
@@ -317,11 +317,11 @@ class TestNothingRunsUnasked:
 
 
 class TestTheSameFile:
-    """What a run was begun with is what it goes on with, and what judges it."""
+    """A run continues, and is evaluated, with the file that it was started with."""
 
     @pytest.fixture
     def mine(self, tmp_path: Path) -> str:
-        """A student of one's own that one is still at work on."""
+        """A student that its author is still changing."""
         return f"{shutil.copy(EXAMPLES / 'own_student.py', tmp_path)}:LSTMStudent"
 
     def test_a_run_refuses_another_and_resumes_with_its_copy_to_the_same_bits(
@@ -346,7 +346,7 @@ class TestTheSameFile:
             assert json.loads((cut / "run.json").read_text())["signature"] == signature
         elsewhere = json.loads(process(*train_words(tiny_cache, whole, "--student", kept), "--json").stdout)
         assert elsewhere["steps"] == 4
-        # The changed one is another run, even if it computes the same.
+        # The changed file makes a different run, even if it computes the same.
         done(*train_words(tiny_cache, tmp_path / "new", "--student", mine))
         assert json.loads((tmp_path / "new" / "run.json").read_text())["signature"] != signature
 
@@ -365,7 +365,7 @@ class TestTheSameFile:
         file.write_text((EXAMPLES / "own_loss.py").read_text().replace("DELTA = 0.5", "DELTA = 0.6"))
         said = refused(*train_words(tiny_cache, lstm, "--student", STUDENT, "--set", f"loss.name={file}:huber"))
         assert "own_loss.py is not the file" in said and f"{lstm}/extensions/own_loss.py:huber" in said
-        # Another name is another config; and a run without the loss is another run than one with it.
+        # A different name is a different config, and a run without the loss differs from one with it.
         assert "loss.name: own_loss.py:huber → l1" in refused(
             *train_words(tiny_cache, lstm, "--student", STUDENT, loss__name="l1")
         )
@@ -390,14 +390,14 @@ class TestTheSameFile:
 
 
 class TestEncoding:
-    def test_a_cache_keeps_it_and_asks_for_it(
+    def test_a_cache_keeps_it_and_requires_it(
         self, halved: str, halved_cache: Path, tiny_cache: Path, tmp_path: Path
     ) -> None:
         path = Path(halved.rpartition(":")[0])
         assert (halved_cache / "teacher" / "own_halves.py").read_bytes() == path.read_bytes()
         identity = done("inspect", halved_cache, "--use", halved)["identity"]
         assert identity["encoding"] == "own_halves.py:Halved" and len(identity["encoding_sha256"]) == 64
-        assert "encoding_sha256" not in done("inspect", tiny_cache)["identity"], "other caches are as they were"
+        assert "encoding_sha256" not in done("inspect", tiny_cache)["identity"], "other caches do not change"
         assert done("verify", halved_cache, "--use", f"{halved_cache}/teacher/own_halves.py:Halved")["ok"]
         said = refused(*train_words(halved_cache, tmp_path / "run"))
         assert f"--use {halved_cache}/teacher/own_halves.py:Halved" in said and "only when you name it" in said
@@ -412,7 +412,7 @@ class TestEncoding:
         said = refused("inspect", halved_cache, "--use", f"{other}:Halved")
         assert "own_halves.py is not the file that the cache" in said and "/teacher/own_halves.py" in said
 
-    def test_extraction_goes_on_with_the_same_file_only(
+    def test_extraction_only_continues_with_the_same_file(
         self, halved: str, halved_cache: Path, tiny_teacher: Path, speech: Path, tmp_path: Path
     ) -> None:
         words = extract_words(tiny_teacher, speech, halved_cache)
@@ -424,7 +424,7 @@ class TestEncoding:
         assert "only when you name it" in refused(*words)
 
     @pytest.mark.slow
-    def test_on_a_cluster_it_travels_to_the_workers(
+    def test_a_cluster_sends_it_to_the_workers(
         self, halved: str, halved_cache: Path, tiny_teacher: Path, speech: Path, tmp_path: Path
     ) -> None:
         words = extract_words(tiny_teacher, speech, tmp_path / "cache", "--encoding", halved, "--cluster", "local:2")
@@ -433,7 +433,7 @@ class TestEncoding:
         assert contents(tmp_path / "cache") == contents(halved_cache)
 
     @pytest.mark.slow
-    def test_so_does_a_teacher(self, unispeech: Path, speech: Path, tmp_path: Path) -> None:
+    def test_a_cluster_sends_a_teacher_to_the_workers(self, unispeech: Path, speech: Path, tmp_path: Path) -> None:
         done(*extract_words(unispeech, speech, tmp_path / "one", "--use", TEACHER))
         words = extract_words(unispeech, speech, tmp_path / "two", "--use", TEACHER, "--cluster", "local:2")
         ended = process(*words)
@@ -474,16 +474,16 @@ with torch.no_grad():
     states = model(given["waveform"], attention_mask=given["mask"]).hidden_states
     logits = head(given["waveform"], attention_mask=given["mask"]).logits
     s3prl = torch.hub.load(upstream, "gdist", source="local", verbose=False).eval()
-    heard = s3prl([w[: int(m.sum())] for w, m in zip(given["waveform"], given["mask"])])["hidden_states"]
+    upstream_states = s3prl([w[: int(m.sum())] for w, m in zip(given["waveform"], given["mask"])])["hidden_states"]
 assert logits.shape == (2, 3) and type(head).__name__ == "LSTMStudentForAudioClassification"
-told = {f"hf{k}": h.contiguous() for k, h in enumerate(states)}
-told |= {f"s3{k}": h.contiguous() for k, h in enumerate(heard)}
-safetensors.torch.save_file(told, out)
+found = {f"hf{k}": h.contiguous() for k, h in enumerate(states)}
+found |= {f"s3{k}": h.contiguous() for k, h in enumerate(upstream_states)}
+safetensors.torch.save_file(found, out)
 """
 
 
-def assert_it_lives_alone(hf: Path, s3prl: Path, student: Any, folder: Path) -> None:
-    """Both exports, in a process without gdist, answer as the student does."""
+def assert_exports_work_without_gdist(hf: Path, s3prl: Path, student: Any, folder: Path) -> None:
+    """Both exports, in a process without gdist, return the student's hidden states."""
     samples_B = torch.tensor([16_001, 5_517])
     mask_BS = (torch.arange(16_001) < samples_B[:, None]).long()
     waveform_BS = torch.randn(2, 16_001, generator=torch.Generator().manual_seed(1)) * mask_BS
@@ -505,19 +505,19 @@ def assert_it_lives_alone(hf: Path, s3prl: Path, student: Any, folder: Path) -> 
 
 
 class TestExports:
-    def test_they_carry_the_file_along(self, lstm: Path, tmp_path: Path) -> None:
+    def test_they_include_the_file(self, lstm: Path, tmp_path: Path) -> None:
         for form in ("hf", "s3prl"):
-            told = done("export", lstm, "--format", form, "--out", tmp_path / form, "--use", STUDENT)
-            assert told["max_difference"] <= 1e-5 and told["student"] == "own_student.py:LSTMStudent"
-            (carried,) = (tmp_path / form).rglob("own_student.py")
-            lines = carried.read_text().splitlines()
+            found = done("export", lstm, "--format", form, "--out", tmp_path / form, "--use", STUDENT)
+            assert found["max_difference"] <= 1e-5 and found["student"] == "own_student.py:LSTMStudent"
+            (exported,) = (tmp_path / form).rglob("own_student.py")
+            lines = exported.read_text().splitlines()
             assert "from .base import Student, StudentConfig" in lines
             own = Path(STUDENT.rpartition(":")[0]).read_text().splitlines()
             changed = [line for line, mine in zip(lines, own, strict=True) if line != mine]
-            assert all(line.startswith("from .") for line in changed), "imports alone differ"
+            assert all(line.startswith("from .") for line in changed), "only imports differ"
         extensions.forget()
         STUDENTS.use(STUDENT)
-        assert_it_lives_alone(tmp_path / "hf", tmp_path / "s3prl", load_student(lstm), tmp_path)
+        assert_exports_work_without_gdist(tmp_path / "hf", tmp_path / "s3prl", load_student(lstm), tmp_path)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("quantize", ["none", "int8"])
@@ -534,16 +534,16 @@ class TestExports:
             ("standalone.py", ("s3prl",)),
         ],
     )
-    def test_a_name_that_gdist_has_too(
+    def test_a_name_that_gdist_also_has(
         self, name: str, taken: tuple[str, ...], tiny_cache: Path, tmp_path: Path
     ) -> None:
-        """An export is one flat folder; the file gives way, not the run that was trained with it. Each is loaded
-        back by the command itself."""
+        """An export is one flat folder, so the file is renamed in it; the run does not fail. The command itself loads
+        each export back."""
         use = f"{shutil.copy(EXAMPLES / 'own_student.py', tmp_path / name)}:LSTMStudent"
         done(*train_words(tiny_cache, tmp_path / "run", "--student", use))
         for form in ("hf", "s3prl"):
-            told = done("export", tmp_path / "run", "--format", form, "--out", tmp_path / form, "--use", use)
-            files = {Path(path).name for path in told["files"]}
+            found = done("export", tmp_path / "run", "--format", form, "--out", tmp_path / form, "--use", use)
+            files = {Path(path).name for path in found["files"]}
             assert (f"own_{name}" in files) == (form in taken) and (name in files or form == "hf")
 
     @pytest.mark.parametrize(
@@ -566,7 +566,7 @@ class TestExports:
             ),
         ],
     )
-    def test_what_cannot_be_moved(
+    def test_imports_that_cannot_be_made_relative(
         self, old: str, new: str, words: list[str], tiny_cache: Path, tmp_path: Path
     ) -> None:
         file = tmp_path / "own_student.py"
@@ -577,8 +577,8 @@ class TestExports:
         assert all(word in said for word in words), said
         assert not (tmp_path / "out").exists()
 
-    def test_imports_of_every_shape(self, tiny_cache: Path, tmp_path: Path) -> None:
-        """Names that a package passes on, several lines, other names, inside a function."""
+    def test_every_form_of_import(self, tiny_cache: Path, tmp_path: Path) -> None:
+        """Re-exported names, several lines, renamed imports, and imports inside a function."""
         text = (EXAMPLES / "own_student.py").read_text()
         text = text.replace(
             "from gdist.stages.frontend.padding import frame_mask, zero_padding\n"
@@ -589,16 +589,18 @@ class TestExports:
         text = text.replace("class LSTMStudent(Student)", "class LSTMStudent(Base)")
         start = "        mask_BT = "
         text = text.replace(start, f"        from gdist.stages.frontend.padding import frame_mask\n\n{start}")
-        file = tmp_path / "config.py"  # which gdist has too
+        file = tmp_path / "config.py"  # gdist also has one
         file.write_text(text)
         use = f"{file}:LSTMStudent"
         done(*train_words(tiny_cache, tmp_path / "run", "--student", use))
         for form in ("hf", "s3prl"):
-            told = done("export", tmp_path / "run", "--format", form, "--out", tmp_path / form, "--use", use)
-            assert not {"students.py", "gendistiller.py", "extensions.py"} & {Path(p).name for p in told["files"]}
+            found = done("export", tmp_path / "run", "--format", form, "--out", tmp_path / form, "--use", use)
+            assert not {"students.py", "gendistiller.py", "extensions.py"} & {Path(p).name for p in found["files"]}
         extensions.forget()
         STUDENTS.use(use)
-        assert_it_lives_alone(tmp_path / "hf", tmp_path / "s3prl", load_student(tmp_path / "run"), tmp_path)
+        assert_exports_work_without_gdist(
+            tmp_path / "hf", tmp_path / "s3prl", load_student(tmp_path / "run"), tmp_path
+        )
 
 
 def test_what_a_command_cannot_use(lstm: Path, tiny_cache: Path) -> None:

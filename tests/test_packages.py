@@ -1,4 +1,4 @@
-"""Installed packages that announce students, losses and more: real ones, in processes of their own."""
+"""Installed packages that announce students, losses and more: real packages, in separate processes."""
 
 import json
 import os
@@ -63,14 +63,14 @@ from gdist.stages.cli import main
 results = []
 for words in json.loads(sys.stdin.read()):
     result = CliRunner().invoke(main, words)
-    told = None if result.exception is None or isinstance(result.exception, SystemExit) else repr(result.exception)
-    results.append({"code": result.exit_code, "out": result.stdout, "err": result.stderr, "bug": told})
+    bug = None if result.exception is None or isinstance(result.exception, SystemExit) else repr(result.exception)
+    results.append({"code": result.exit_code, "out": result.stdout, "err": result.stderr, "bug": bug})
 print(json.dumps(results))
 """
 
 
 def install(folder: Path, name: str, entry_points: str, sources: dict[str, str]) -> Path:
-    """Build a package and install it into ``folder / "site"``, as pip does for anyone."""
+    """Build a package and install it into ``folder / "site"``, as pip does for any user."""
     module = name.replace("-", "_")
     (folder / name / module).mkdir(parents=True)
     (folder / name / "pyproject.toml").write_text(PROJECT.format(name=name, module=module) + entry_points)
@@ -83,7 +83,7 @@ def install(folder: Path, name: str, entry_points: str, sources: dict[str, str])
 
 
 def commands(site: Path, *all_words: list[object]) -> list[dict[str, Any]]:
-    """What commands answer where the packages in ``site`` are installed."""
+    """The results of commands, with the packages in ``site`` installed."""
     path = os.pathsep.join([str(site), *filter(None, sys.path)])
     ended = subprocess.run(
         [sys.executable, "-c", DRIVER],
@@ -115,7 +115,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("package"), "gdist-lstm", ANNOUNCED, sources)
 
 
-def test_a_package_is_listed_used_recorded_and_carried(
+def test_a_package_is_listed_used_recorded_and_exported(
     site: Path, tiny_teacher: Path, speech: Path, tmp_path: Path
 ) -> None:
     cache, run = tmp_path / "cache", tmp_path / "run"
@@ -137,12 +137,12 @@ def test_a_package_is_listed_used_recorded_and_carried(
     )
     students, teachers, encodings, probes_help, kinds_help, *rest = found
     names = [row["name"] for row in json.loads(students["out"])]
-    assert names[-1] == "lstm" and names.count("distilhubert") == 1, "gdist's own rows stay gdist's"
+    assert names[-1] == "lstm" and names.count("distilhubert") == 1, "a package cannot replace gdist's own rows"
     assert json.loads(teachers["out"])[-1] == {"family": "unispeech-sat", "model": "UniSpeechSatModel"}
     assert json.loads(encodings["out"])[-1]["name"] == "halved"
     assert "accent" in probes_help["out"] and "kaldi" in kinds_help["out"]
-    extracted, trained, accents, judged, hf, s3prl, report, again = rest
-    assert extracted["code"] == trained["code"] == judged["code"] == 0, trained["err"] + judged["err"]
+    extracted, trained, accents, evaluated, hf, s3prl, report, again = rest
+    assert extracted["code"] == trained["code"] == evaluated["code"] == 0, trained["err"] + evaluated["err"]
     assert accents["code"] == 1 and "no utterance has a `accent`" in accents["err"]
     assert hf["code"] == s3prl["code"] == report["code"] == again["code"] == 0, (
         hf["err"] + s3prl["err"] + again["err"]
@@ -154,7 +154,7 @@ def test_a_package_is_listed_used_recorded_and_carried(
     record = {"package": "gdist-lstm", "version": "1.2.3"}
     assert provenance["packages"] == {"lstm": record, "huber": record, "halved": record}
     files = json.loads(hf["out"])["files"]
-    # Its config.py gives way to gdist's; its __init__.py only passes on, and stays at home.
+    # Its config.py is renamed, because gdist has one; its __init__.py only re-exports, and is not included.
     assert {"student.py", "gdist_lstm_config.py", "config.py"} <= set(files) and "gdist_lstm.py" not in files
     alone = "\n".join([
         "import sys",
@@ -188,14 +188,14 @@ def test_a_worker_without_the_package_says_so() -> None:
     job.close()
 
 
-def test_a_package_that_is_broken_troubles_only_those_who_ask(
+def test_a_broken_package_affects_only_commands_that_use_it(
     site: Path, tiny_cache: Path, speech: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(site, tmp_path / "site")
     install(tmp_path, "gdist-broken", BROKEN, {"__init__.py": "1 / 0\n"})
     install(tmp_path, "gdist-another", ANOTHER, {"__init__.py": ""})
     run = tmp_path / "run"
-    fine, broken, twice, gone, number, unknown, listed, families, helped, judged = commands(
+    fine, broken, twice, gone, number, unknown, listed, families, helped, evaluated = commands(
         tmp_path / "site",
         train_words(tiny_cache, run, "--student", "lstm", "--json"),
         train_words(tiny_cache, tmp_path / "r", "--student", "broken"),
@@ -208,7 +208,7 @@ def test_a_package_that_is_broken_troubles_only_those_who_ask(
         ["train", "--help"],
         ["eval", run, "--probes", "none", "--json"],
     )
-    assert fine["code"] == helped["code"] == judged["code"] == 0, fine["err"]
+    assert fine["code"] == helped["code"] == evaluated["code"] == 0, fine["err"]
     for result in (broken, twice, gone, number, unknown, listed, families):
         assert result["code"] == 2 and "Traceback" not in result["err"]
     assert "the student 'broken' of the package gdist-broken cannot be loaded: ZeroDivisionError" in broken["err"]

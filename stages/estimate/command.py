@@ -32,7 +32,7 @@ def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> Non
 @click.option(
     "--measure/--no-measure",
     default=None,
-    help="Load the teacher and time it for some seconds. [default: if there is a GPU]",
+    help="Load the teacher and time it for a few seconds. [default: if there is a GPU]",
 )
 @click.option("--speed", type=float, help="The teacher's speed, × real time. [default: measured, or 1000 assumed]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)

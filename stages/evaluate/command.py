@@ -9,15 +9,15 @@ from gdist.stages.commandline import LocalPath, TableOption, command, json_optio
 
 @command("eval", short_help="Fidelity by layer and probes of trained students.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=LocalPath())
-@click.option("--cache", metavar="URI", help="Judge on this cache. [default: the one each run was trained from]")
+@click.option("--cache", metavar="URI", help="Evaluate on this cache. [default: the one each run was trained from]")
 @click.option(
     "--probes",
     cls=TableOption,
     table="gdist.stages.evaluate.probes:PROBES",
     default="all",
     show_default=True,
-    help="Comma-separated: {rows}, label:COLUMN for the classes of any label, FILE.py:NAME for one of your own; "
-    "all that the labels allow, or none.",
+    help="Comma-separated: {rows}, label:COLUMN for the classes of any label, or FILE.py:NAME for your own probe; "
+    "or all (that the labels allow), or none.",
 )
 @click.option("--control", is_flag=True, help="Also run every probe with shuffled labels: it should score at chance.")
 @use_option
@@ -25,8 +25,8 @@ from gdist.stages.commandline import LocalPath, TableOption, command, json_optio
 def eval_command(
     runs: tuple[Path, ...], cache: str | None, probes: str, control: bool, uses: tuple[str, ...], as_json: bool
 ) -> int:
-    """Judge students on held-out speech, generating freely: fidelity to each of the teacher's layers, and
-    SUPERB-style probes of students, teacher (from the cache) and log-mel.
+    """Evaluate students on held-out speech, generating freely: fidelity to each of the teacher's layers, and
+    SUPERB-style probes of the students, the teacher (from the cache) and log-mel.
 
     \b
     Example:  gdist eval runs/first runs/second

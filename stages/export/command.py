@@ -27,7 +27,7 @@ from gdist.stages.export.formats import FORMATS
 def export_command(run: Path, name: str, out: Path, uses: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Write the finished student of RUN in another tool's format, load it back and compare every hidden state.
 
-    What is written needs no gdist. An earlier export at DIR is replaced, whole or not at all.
+    The export does not need gdist. An earlier export at DIR is replaced, either completely or not at all.
 
     \b
     Example:  gdist export runs/first --format hf --out exports/first

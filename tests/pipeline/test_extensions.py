@@ -1,4 +1,4 @@
-"""Files that a user names, and tables that take what they hold: what is run, what is refused, and what is said."""
+"""Files that a user names, and the tables for their objects: what is run, what is refused, and the messages."""
 
 import importlib.metadata
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ class TestNames:
             ("s3://bucket/own.py:X", ["is a URL", "download the file"]),
         ],
     )
-    def test_what_names_no_object_of_a_file(self, reference: str, words: list[str]) -> None:
+    def test_a_reference_without_an_object_in_a_file(self, reference: str, words: list[str]) -> None:
         for refused in (lambda: table().use(reference), lambda: use([reference], table())):
             said = refusal(refused)
             assert all(word in said for word in words), said
@@ -88,7 +88,7 @@ class TestNames:
         for text in ("X = 'é'".encode("latin-1"), "# -*- coding: latin-1 -*-\nX = 'é'".encode("latin-1")):
             assert "not UTF-8 text" in refusal(lambda text=text: table().use(f"{write(text)}:X"))  # type: ignore[misc]
 
-    def test_two_files_of_one_name(self, write: Write) -> None:
+    def test_two_files_with_the_same_name(self, write: Write) -> None:
         one, two = f"{write('X = 1', 'a/own.py')}:X", f"{write('X = 2', 'b/own.py')}:X"
         numbers, others = table(), table()
         assert numbers[numbers.use(one)] == 1
@@ -104,14 +104,14 @@ class TestNames:
         use([f"{one}:X", f"{one}:X", f"{two}:X", f"{two}:Y"], numbers)
         assert dict(numbers) == {"own.py:X": 1, "own.py:Y": 2}
 
-    def test_a_file_that_changed_since_is_read_anew(self, write: Write) -> None:
+    def test_a_file_that_changed_is_read_again(self, write: Write) -> None:
         numbers = table()
         assert numbers[numbers.use(f"{write('X = 1')}:X")] == 1
         assert numbers[numbers.use(f"{write('X = 2')}:X")] == 2
 
 
 class TestRunning:
-    def test_it_runs_once_and_what_ran_is_what_is_kept(self, write: Write, tmp_path: Path) -> None:
+    def test_it_runs_once_and_the_source_that_ran_is_kept(self, write: Write, tmp_path: Path) -> None:
         log = tmp_path / "log"
         path = write(f"open({str(log)!r}, 'a').write('ran.')\nX = 1\ndef f(): ...\n")
         numbers = table()
@@ -126,7 +126,7 @@ class TestRunning:
         assert behind is not None and behind.source == before == extension.source
         assert extension.record == {"path": path, "sha256": extension.sha256}
 
-    def test_dataclasses_annotations_and_marks_of_bytes(self, write: Write) -> None:
+    def test_dataclasses_annotations_and_a_byte_order_mark(self, write: Write) -> None:
         text = "\ufefffrom __future__ import annotations\r\nfrom dataclasses import dataclass\r\n"
         text += "@dataclass\r\nclass C:\r\n    x: int = 3\r\nX = C().x\r\n"
         numbers = table()
@@ -150,14 +150,14 @@ class TestRunning:
             ("X = 'text'", ["own.py:X is not a valid number: a number is an int"]),
         ],
     )
-    def test_a_file_that_does_not_do(self, write: Write, text: str, words: list[str]) -> None:
+    def test_a_file_that_cannot_be_used(self, write: Write, text: str, words: list[str]) -> None:
         write("Y = 1", "beside.py")
         path = write(text)
-        for _ in range(2):  # a file that failed is not taken for one that ran
+        for _ in range(2):  # a file that failed does not count as one that ran
             said = refusal(lambda: table().use(f"{path}:X"))
             assert all(word in said for word in words), said
 
-    def test_nothing_stays_of_a_file_that_failed(self, write: Write) -> None:
+    def test_nothing_remains_of_a_file_that_failed(self, write: Write) -> None:
         path = write("X = 1\nraise OSError('later')")
         extension = Extension.read(f"{path}:X")
         refusal(extension.load)
@@ -199,7 +199,7 @@ class TestTables:
             "  not a valid word: a word is a str",
         ]
 
-    def test_a_worker_takes_another_file_of_that_name_for_its_next_job(self, write: Write) -> None:
+    def test_a_worker_takes_another_file_with_that_name_for_its_next_job(self, write: Write) -> None:
         numbers = table()
         for value in (1, 2):
             extensions.forget()
@@ -263,7 +263,7 @@ from gdist.stages.teachers.base import Teacher
         (SOURCES, "class X(Source): ...", "X() cannot be called without arguments"),
     ],
 )
-def test_what_is_no_row_of_a_table(registry: Registry[Any], text: str, words: str, write: Write) -> None:
+def test_objects_that_do_not_fit_a_table(registry: Registry[Any], text: str, words: str, write: Write) -> None:
     path = write(IMPORTS + text)
     for refused in (lambda: registry.use(f"{path}:X"), lambda: use([f"{path}:X"], registry)):
         said = refusal(refused)

@@ -1,7 +1,7 @@
-"""Probes: what a model's frozen hidden states know, measured by small tasks.
+"""Probes: small tasks that measure what information a model's frozen hidden states contain.
 
 To add one, write a file with an object that fits ``Probe`` (base.py) and add its row to ``PROBES``. Names are
-SUPERB's (arXiv 2105.01051) where it has the task.
+SUPERB's (arXiv 2105.01051) if it has the task.
 """
 
 from typing import Any, cast
@@ -24,11 +24,11 @@ _MEMBERS = ("name", "title", "label", "metric", "higher_is_better", "wants_frame
 
 
 def _accept(found: Any) -> Probe:
-    """A row of ``PROBES``: an object with a probe's members, or a class that makes one without arguments."""
+    """Make a row of ``PROBES`` from an object with a probe's members, or from its class, called without arguments."""
     made = instance(found)
-    lacking = [member for member in _MEMBERS if not hasattr(made, member)]
-    if lacking:
-        raise TypeError(f"a probe has {', '.join(_MEMBERS)}, and this lacks {', '.join(lacking)}")
+    missing = [member for member in _MEMBERS if not hasattr(made, member)]
+    if missing:
+        raise TypeError(f"a probe has {', '.join(_MEMBERS)}; this object has no {', '.join(missing)}")
     return cast(Probe, made)
 
 
@@ -48,10 +48,10 @@ PROBES: Registry[Probe] = Registry(
 
 
 def probes_named(text: str) -> dict[str, Probe]:
-    """What ``--probes`` asks for: a comma-separated list of rows, of ``label:COLUMN`` and of ``FILE.py:NAME``.
+    """Return the probes in ``--probes``: a comma-separated list of rows, ``label:COLUMN`` and ``FILE.py:NAME``.
 
     Raises:
-        ConfigError: one of them is not there.
+        ConfigError: there is no such probe.
     """
     if text in ("all", "none"):
         return dict(PROBES) if text == "all" else {}

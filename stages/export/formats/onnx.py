@@ -1,8 +1,8 @@
 """ONNX: one file that ONNX Runtime runs without torch, for batches of any size and utterances of any length.
 
-model.onnx                 input_values [batch, samples] float32, as recorded: where the student wants normalised
-                           input the graph normalises; attention_mask [batch, samples] int64, 1 for samples and 0 for
-                           padding at the end → hidden_states.0 … hidden_states.L [batch, frames, D], zero in
+model.onnx                 input_values [batch, samples] float32, as recorded: if the student needs normalized
+                           input, the graph normalizes it; attention_mask [batch, samples] int64, 1 for samples and
+                           0 for padding at the end → hidden_states.0 … hidden_states.L [batch, frames, D], zero in
                            padding, and num_frames [batch]
 config.json, preprocessor_config.json, README.md
 
@@ -35,18 +35,18 @@ from gdist.stages.train.student_store import save_student_to
 OPTIONS: Mapping[str, Any] = {"quantize": "none"}
 QUANTIZERS = ("none", "int8")
 INPUTS = ("input_values", "attention_mask")
-# No length is a multiple of another or of a stride, or the exporter would take one for the other.
+# No length is a multiple of another or of a stride, or the exporter would confuse them.
 EXAMPLE_SAMPLES = (5003, 4007)
 TRACEABLE = (
     "torch.export must be able to trace its predict for any batch and length: no .item(), no Python branch or loop "
-    "on what a tensor holds, and operators that ONNX has; --format hf and s3prl need none of this"
+    "on a tensor's values, and only operators that ONNX has; --format hf and s3prl require none of this"
 )
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 README = """\
 # {name}
 
-A `{student}` speech student that answers for the {layers} hidden states of its teacher, {teacher}, in ONNX{form}.
+A `{student}` speech student that predicts the {layers} hidden states of its teacher, {teacher}, in ONNX{form}.
 It runs in ONNX Runtime without torch: `pip install onnxruntime numpy`.
 
 ```python
@@ -57,7 +57,7 @@ session = onnxruntime.InferenceSession("model.onnx")
 
 
 def hidden_states(utterances):
-    \"\"\"For each utterance, float samples at 16 kHz in [-1, 1): its hidden states [{layers}, frames, {dim}].\"\"\"
+    \"\"\"Return hidden states [{layers}, frames, {dim}] of each utterance, floats at 16 kHz in [-1, 1).\"\"\"
     longest = max(map(len, utterances))
     input_values = np.stack([np.pad(samples, (0, longest - len(samples))) for samples in utterances])
     attention_mask = np.stack([np.arange(longest) < len(samples) for samples in utterances])
@@ -66,13 +66,14 @@ def hidden_states(utterances):
     return [np.stack([layer[row, :frames] for layer in layers]) for row, frames in enumerate(num_frames)]
 
 
-speech = [np.random.randn(16_000) / 10, np.random.randn(24_681) / 10]  # yours here
+speech = [np.random.randn(16_000) / 10, np.random.randn(24_681) / 10]  # put your speech here
 for states in hidden_states(speech):
     print(states.shape)
 ```
 
-- An utterance has at least {least} samples, and a frame every 20 ms.
-- Batches are padded at the end; what lies in the padding is not heard, and an utterance answers as it does alone.
+- An utterance must have at least {least} samples, and gets a frame every 20 ms.
+- Batches are padded at the end. The contents of the padding are ignored, and an utterance gets the same hidden states
+  as alone.
 - {normalize}
 """
 
@@ -97,7 +98,7 @@ def write(export: Export, folder: Path) -> dict[str, Any]:
 
 
 def graph_of(student: Student, for_integers: bool = False) -> Any:
-    """The student as an ``onnx.ModelProto``. A layer that is taken L times is in the weights once."""
+    """Return the student as an ``onnx.ModelProto``. A layer that is applied L times is stored only once."""
     for library in NEEDED:
         require(library)
     samples_B = torch.tensor(EXAMPLE_SAMPLES)
@@ -123,11 +124,11 @@ def graph_of(student: Student, for_integers: bool = False) -> Any:
     assert exported is not None
     model = exported.model_proto
     for node in model.graph.node:
-        node.ClearField("metadata_props")  # stack traces: paths of the machine that exported
+        node.ClearField("metadata_props")  # stack traces with paths of the exporting machine
         node.ClearField("doc_string")
     model.graph.ClearField("value_info")
     for output in model.graph.output[:-1]:
-        output.type.tensor_type.shape.dim[1].dim_param = "frames"  # and not how it follows from the samples
+        output.type.tensor_type.shape.dim[1].dim_param = "frames"  # instead of an expression in samples
     return model
 
 
@@ -140,7 +141,7 @@ def hidden_states(folder: Path, waveforms: Sequence[Tensor]) -> list[Tensor]:
         *states, frames_B = open_session(folder / "model.onnx").run(None, inputs)
     except ExportError:
         raise
-    except Exception as error:  # its own classes, which it does not document
+    except Exception as error:  # ONNX Runtime's own exception classes are not documented
         lengths = ", ".join(map(str, samples_B.tolist()))
         raise ExportError(
             f"the student was exported to ONNX, but ONNX Runtime cannot run it on utterances of {lengths} samples: "
@@ -160,18 +161,18 @@ def usage(folder: Path) -> str:
 
 
 def fidelity(folder: Path, export: Export) -> dict[str, Any]:
-    """How near the quantised student is to itself in float32, on real speech, one utterance at a time."""
-    spoken, source = speech_of(export.run)
+    """Compare the quantized student with itself in float32, on real speech, one utterance at a time."""
+    speech, source = speech_of(export.run)
     layers = list(range(1, export.student.config.num_teacher_layers + 1))
     sums, worst_L = Fidelity(layers), torch.ones(len(layers))
     session = open_session(folder / "model.onnx")
-    for waveform_1S in spoken:
+    for waveform_1S in speech:
         mask_1S = torch.ones(waveform_1S.shape, dtype=torch.int64)
         states = session.run(None, dict(zip(INPUTS, (waveform_1S.numpy(), mask_1S.numpy()), strict=True)))[:-1]
         own_BLTD = torch.stack(as_recorded(export.student, waveform_1S), dim=1)[:, 1:]
-        answer_BLTD = torch.stack([torch.from_numpy(state) for state in states], dim=1)[:, 1:]
-        sums.add(answer_BLTD, own_BLTD, torch.ones(own_BLTD.shape[0], own_BLTD.shape[2], dtype=torch.bool))
-        cosine_LT = torch.nn.functional.cosine_similarity(answer_BLTD, own_BLTD, dim=-1)[0]
+        int8_BLTD = torch.stack([torch.from_numpy(state) for state in states], dim=1)[:, 1:]
+        sums.add(int8_BLTD, own_BLTD, torch.ones(own_BLTD.shape[0], own_BLTD.shape[2], dtype=torch.bool))
+        cosine_LT = torch.nn.functional.cosine_similarity(int8_BLTD, own_BLTD, dim=-1)[0]
         worst_L = torch.minimum(worst_L, cosine_LT.amin(1))
     rows = [
         {
@@ -183,30 +184,30 @@ def fidelity(folder: Path, export: Export) -> dict[str, Any]:
         for row, worst in zip(sums.rows(), worst_L, strict=True)
     ]
     mean = mean_cosine(rows)
-    console.say(f"int8 beside float32, mean cosine {mean:.4f}, over {len(spoken)} utterances of {source}:")
+    console.say(f"int8 compared with float32: mean cosine {mean:.4f} over {len(speech)} utterances of {source}:")
     for row in rows:
         console.say(f"  layer {row['layer']:2}: mean {row['cosine']:.4f}, lowest frame {row['lowest']:.4f}")
-    return {"mean_cosine": mean, "utterances": len(spoken), "speech": source, "layers": rows}
+    return {"mean_cosine": mean, "utterances": len(speech), "speech": source, "layers": rows}
 
 
 def open_session(path: Path, threads: int = 0) -> Any:
-    """An ONNX Runtime session on the CPU; 0 threads are as many as there are cores."""
+    """Open an ONNX Runtime session on the CPU; 0 threads means one thread per core."""
     runtime = require("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Threads that wait busily for the next run would take the cores from PyTorch, which runs in turn with it.
+    # Threads that spin while waiting for the next run would take the cores from PyTorch, which runs alternately.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def available() -> bool:
-    """Whether the extra ``onnx`` is installed."""
+    """Return whether the extra ``onnx`` is installed."""
     return all(importlib.util.find_spec(library) for library in NEEDED)
 
 
 def require(library: str) -> Any:
-    """One of the libraries of the extra ``onnx``."""
+    """Import one of the libraries of the extra ``onnx``."""
     if importlib.util.find_spec(library) is None:
         raise ExportError(f"--format onnx needs {library}, which is not installed", 'pip install "gdist[onnx]"')
     return importlib.import_module(library)
@@ -221,16 +222,16 @@ def _readme(export: Export, quantizer: str) -> str:
         layers=config.num_teacher_layers + 1,
         dim=config.hidden_size,
         least=framing.RECEPTIVE_FIELD,
-        form="" if quantizer == "none" else ", its products in int8",
-        normalize="The graph normalises each utterance itself; what is normalised already stays so."
+        form="" if quantizer == "none" else ", with its matrix products in int8",
+        normalize="The graph normalizes each utterance; input that is already normalized is not changed."
         if config.do_normalize
-        else "Samples go in as they are: this student's teacher wants nothing normalised.",
+        else "Do not normalize the samples: this student's teacher does not need it.",
     )
 
 
 @contextlib.contextmanager
 def _explained(student: Student) -> Iterator[None]:
-    """What the exporter raises, in one line: it has dozens of classes, and a student's code may raise any other."""
+    """Report what the exporter raises in one line: it has dozens of classes, and a student's code may raise any."""
     try:
         yield
     except Exception as error:
@@ -245,7 +246,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells what it does, and of libraries that are not there."""
+    """Silence the exporter, which reports its progress, and libraries that are not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,11 +1,11 @@
-"""A student in the form that a graph runtime is fast at, with the same weights and the same answers.
+"""A student in a form that graph runtimes run fast, with the same weights and the same outputs.
 
 PyTorch's operators leave a runtime little choice: a strided convolution is one node, attention with a mask eleven.
-Here everything large is a product of matrices, which a runtime has its best code for, in int8 too:
+Here everything large is a matrix product, which a runtime has its best code for, also in int8:
 
-- a convolution is a product with its windows, the first one's shift is one more tap that hears ones;
+- a convolution is a product with its windows; the shift of the first one is an additional tap whose input is one;
 - query, key and value are one product, and padding is one more feature of the keys: no pass over [T, T] for a mask;
-- weights lie as a product takes them, and a layer that is taken L times is in the graph's weights once.
+- weights are stored in the layout that a product needs, and a layer that is applied L times is stored only once.
 
 Axes: B batch, S samples, T frames, C channels, D features, H heads, E features of a head, K taps.
 """
@@ -23,7 +23,7 @@ from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
 from gdist.stages.students.layer import Attention
 
-HIDDEN_BY_PADDING = -1e4  # a score of padding: e to it is zero in float32, and float16 can say it
+PADDING_SCORE = -1e4  # the attention score of padding: exp of it is zero in float32, and float16 can represent it
 
 
 class GraphStudent(nn.Module):
@@ -42,11 +42,12 @@ class GraphStudent(nn.Module):
 
 
 def in_graph_form(student: Student, for_integers: bool = False) -> Student:
-    """A copy of the student, in eval mode, whose parts are what a graph wants.
+    """Return a copy of the student in eval mode, with its parts replaced by forms that suit a graph.
 
     Args:
-        for_integers: for ONNX Runtime alone, as a graph of integers is: positional convolutions as products too, that
-            pay off with windows of bytes only, and attention by its own operator, which never holds [T, T].
+        for_integers: use forms for ONNX Runtime only, which an int8 graph requires anyway: positional convolutions
+            also as products, which is only worthwhile with windows of bytes, and attention by its own operator, which
+            never allocates [T, T].
     """
     student = copy.deepcopy(student).eval().requires_grad_(False)
     student.frontend.__class__ = GraphFrontend
@@ -86,7 +87,7 @@ class GraphFrontend(Frontend):
 
 
 class Product(nn.Module):
-    """``nn.Linear`` whose weight lies as it is multiplied."""
+    """``nn.Linear`` whose weight is stored in the layout of the product."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()
@@ -127,17 +128,17 @@ class PositionProduct(nn.Module):
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         frames, sides = hidden_BTD.shape[1], (self.kernel // 2, (self.kernel - 1) // 2)
-        heard_BGTI = F.pad(hidden_BTD, (0, 0, *sides)).unflatten(2, (self.groups, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
-        seen = torch.arange(frames)[:, None] + torch.arange(self.kernel)
-        windows_BGTI = heard_BGTI.index_select(2, seen.flatten()).unflatten(2, (frames, self.kernel)).flatten(3)
+        input_BGTI = F.pad(hidden_BTD, (0, 0, *sides)).unflatten(2, (self.groups, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        taps = torch.arange(frames)[:, None] + torch.arange(self.kernel)
+        windows_BGTI = input_BGTI.index_select(2, taps.flatten()).unflatten(2, (frames, self.kernel)).flatten(3)
         output_BTD = (windows_BGTI @ self.weight_GIO).transpose(1, 2).flatten(2)
         return output_BTD if self.bias is None else output_BTD + self.bias  # type: ignore[no-any-return]
 
 
 def windows(hidden_BTC: Tensor, kernel: int, stride: int) -> Tensor:
-    """``[B, T, C]`` → ``[B, T', kernel · C]``: what each output of a convolution sees, tap by tap.
+    """``[B, T, C]`` → ``[B, T', kernel · C]``: the inputs of each output of a convolution, tap by tap.
 
-    As many taps as the stride has are a mere view: rows that follow one another.
+    Each full stride of taps is only a view: consecutive rows.
     """
     count = (hidden_BTC.shape[1] - kernel) // stride + 1
     parts = []
@@ -150,13 +151,13 @@ def windows(hidden_BTC: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 def hiding_padding(query: Tensor, key: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys with one feature more, whose product hides the keys outside of ``mask``, which broadcasts."""
-    hidden = torch.where(mask, 0.0, HIDDEN_BY_PADDING).expand_as(key[..., :1])
-    return torch.cat([query, torch.ones_like(query[..., :1])], -1), torch.cat([key, hidden], -1)
+    """Add a feature to queries and keys whose product hides the keys outside ``mask``, which is broadcast."""
+    score = torch.where(mask, 0.0, PADDING_SCORE).expand_as(key[..., :1])
+    return torch.cat([query, torch.ones_like(query[..., :1])], -1), torch.cat([key, score], -1)
 
 
 class GraphAttention(Attention):
-    """Self-attention by one product for query, key and value."""
+    """Self-attention with one product for query, key and value."""
 
     def fuse(self) -> None:
         parts = (self.q_proj, self.k_proj, self.v_proj)
@@ -177,7 +178,7 @@ class GraphAttention(Attention):
 
 
 class RuntimeAttention(GraphAttention):
-    """The same by ONNX Runtime's operator, tile by tile: a third faster for 15 s, and without memory for [T, T]."""
+    """The same with ONNX Runtime's operator, tile by tile: a third faster for 15 s, and without memory for [T, T]."""
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         query_BTD, key_BTD, value_BTD = self.qkv(hidden_BTD).split(hidden_BTD.shape[-1], -1)
@@ -185,7 +186,7 @@ class RuntimeAttention(GraphAttention):
         key_BTHE = key_BTD.unflatten(-1, (self.num_heads, -1))
         query_BTHE = query_BTHE * query_BTHE.shape[-1] ** -0.5
         if mask_BT is not None:
-            # Given a mask the operator would form [T, T] after all.
+            # With a mask, the operator would allocate [T, T] after all.
             query_BTHE, key_BTHE = hiding_padding(query_BTHE, key_BTHE, mask_BT[:, :, None, None])
         attended_BTD = torch.onnx.ops.symbolic(
             "com.microsoft::MultiHeadAttention",

@@ -1,11 +1,11 @@
-"""int8 for a graph: weights once and for all, one scale a column; activations as they come, one scale a row.
+"""int8 for a graph: weights are quantized once, one scale per column; activations at run time, one scale per row.
 
-ONNX Runtime's own ``quantize_dynamic`` has one scale a tensor. Beside a loud frame a quiet one then keeps no digits,
-and LayerNorm makes it as large as the others afterwards; and an utterance would answer differently in other company.
-With a scale for each row (a frame, or the window that a convolution sees) neither is so, and it takes a tenth longer.
+ONNX Runtime's own ``quantize_dynamic`` has one scale per tensor. Next to a loud frame, a quiet one then keeps no
+precision, and LayerNorm later makes it as large as the others. Also, an utterance's result would depend on its batch.
+One scale per row (a frame, or the window of a convolution) avoids both, and takes a tenth longer.
 
-Only the grouped positional convolution has a scale for each utterance: its windows overlap by all but one frame, and
-are laid out as bytes.
+Only the grouped positional convolution has one scale per utterance: its windows overlap by all but one frame, and are
+stored as bytes.
 
 Axes: B batch, N rows, K inputs and M outputs of a product.
 """
@@ -17,23 +17,23 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 SMALLEST = 2**12  # weights with fewer numbers gain nothing
 RUNTIME = "com.microsoft"  # ONNX Runtime's operator, which scales a product of integers as it leaves the registers
 ZERO = 128  # of activations in uint8
-MOVES = frozenset({"Reshape", "Gather"})  # operators between a positional convolution's frames and its windows
+MOVES = frozenset({"Reshape", "Gather"})  # operators between a positional convolution's input frames and its windows
 
 CONSTANTS = {
     "int8.one": np.float32(1),
     "int8.largest": np.float32(127),
-    "int8.least": np.float32(1e-30),  # a row of zeros has some scale, too
+    "int8.least": np.float32(1e-30),  # so that a row of zeros also has a scale
     "int8.zero": np.uint8(ZERO),
     "int8.zeros": np.array([ZERO], np.uint8),
     "int8.last": np.array([-1], np.int64),
-    "int8.beside": np.array([-1, 1], np.int64),
+    "int8.column": np.array([-1, 1], np.int64),
     "int8.each": np.array([0, -1], np.int64),
     "int8.above": np.array([-1, 1, 1, 1], np.int64),
 }
 
 
 def quantize(model: ModelProto) -> ModelProto:
-    """A copy of ``model`` whose products with stored weights are in int8."""
+    """Return a copy of ``model`` whose products with stored weights are in int8."""
     quantized = ModelProto()
     quantized.CopyFrom(model)
     graph = quantized.graph
@@ -57,19 +57,19 @@ def quantize(model: ModelProto) -> ModelProto:
 
 
 def quantize_weight(weight_KM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 and the scale of each column, so that nothing is clipped; leading axes are of several weights."""
+    """Return int8 weights and the scale of each column, without clipping; leading axes separate several weights."""
     scale_1M = (np.abs(weight_KM).max(axis=-2, keepdims=True) / 127).astype(np.float32)
     integer_KM = np.rint(weight_KM / np.where(scale_1M > 0, scale_1M, 1)).astype(np.int8)
     return integer_KM, scale_1M
 
 
 def _worthwhile(weight: TensorProto) -> bool:
-    single = weight.data_type == TensorProto.FLOAT  # what is in double is so for its digits
+    single = weight.data_type == TensorProto.FLOAT  # double weights are double because they need the precision
     return single and len(weight.dims) > 1 and int(np.prod(weight.dims)) >= SMALLEST
 
 
 def _alive(nodes: list[NodeProto], wanted: set[str]) -> tuple[list[NodeProto], set[str]]:
-    """The nodes that outputs depend on, and every name in use. ONNX Runtime would run the others, too."""
+    """Return the nodes that outputs depend on, and every name in use. ONNX Runtime would also run the other nodes."""
     used, alive = set(wanted), []
     for node in reversed(nodes):
         if used.intersection(node.output):
@@ -79,7 +79,7 @@ def _alive(nodes: list[NodeProto], wanted: set[str]) -> tuple[list[NodeProto], s
 
 
 class _Integers:
-    """The nodes of the graph that comes out. Each weight is quantised once, whoever takes it."""
+    """The nodes of the resulting graph. Each weight is quantized once, even if several products use it."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.makers = {name: node for node in graph.node for name in node.output}
@@ -87,7 +87,7 @@ class _Integers:
         self.nodes: list[NodeProto] = []
 
     def product(self, node: NodeProto, weight: TensorProto) -> None:
-        """What does the work of a product of floats."""
+        """Add the nodes that replace a product of floats."""
         hidden, output, name = node.input[0], node.output[0], weight.name
         if f"{name}.int8" not in self.tensors:
             integer_KM, scale_1M = quantize_weight(numpy_helper.to_array(weight))
@@ -103,7 +103,7 @@ class _Integers:
         shape = f"{output}.rows"
         self.tensors[shape] = numpy_helper.from_array(np.array([-1, inputs], np.int64), shape)
         rows_NK = self._node("Reshape", [hidden, shape], f"{output}.rows_NK")
-        scale_N1, integer_NK = self._quantized(rows_NK, f"{output}.input", "int8.beside")
+        scale_N1, integer_NK = self._quantized(rows_NK, f"{output}.input", "int8.column")
         scaled_NM = self._scaled(integer_NK, weight, scale_N1, f"{output}.rows_NM")
         sizes = self._node("Shape", [hidden], f"{output}.sizes", end=-1)
         self.tensors[f"{output}.width"] = numpy_helper.from_array(np.array([outputs], np.int64), f"{output}.width")
@@ -111,7 +111,7 @@ class _Integers:
         self._node("Reshape", [scaled_NM, sizes], output)
 
     def _by_utterance(self, hidden: str, weight: str, output: str) -> None:
-        """Here ``hidden`` was made from frames by moving numbers; bytes are moved instead."""
+        """Quantize the frames first: ``hidden`` only rearranges their numbers, so bytes are rearranged instead."""
         path: list[NodeProto] = []
         origin = hidden
         while self.makers[origin].op_type in MOVES:
@@ -129,15 +129,15 @@ class _Integers:
             self.nodes.append(copy)
         self._scaled(integer, weight, scale_B111, output)
 
-    def _quantized(self, rows_NK: str, name: str, beside: str) -> tuple[str, str]:
-        """The scales of rows, in the shape ``beside``, and the rows in uint8 around 128."""
+    def _quantized(self, rows_NK: str, name: str, shape: str) -> tuple[str, str]:
+        """Return the scales of rows, reshaped to ``shape``, and the rows as uint8 centered on 128."""
         top = self._node("ReduceMax", [rows_NK, "int8.last"], f"{name}.top", keepdims=0)
         bottom = self._node("ReduceMin", [rows_NK, "int8.last"], f"{name}.bottom", keepdims=0)
         size = self._node("Max", [top, self._node("Neg", [bottom], f"{name}.depth"), "int8.least"], f"{name}.size")
         scale_N = self._node("Div", [size, "int8.largest"], f"{name}.scale")
         zeros = self._node("Expand", ["int8.zeros", self._node("Shape", [scale_N], f"{name}.count")], f"{name}.zeros")
         integer_NK = self._node("QuantizeLinear", [rows_NK, scale_N, zeros], f"{name}.uint8", axis=0)
-        return self._node("Reshape", [scale_N, beside], f"{name}.beside"), integer_NK
+        return self._node("Reshape", [scale_N, shape], f"{name}.shaped"), integer_NK
 
     def _scaled(self, integer: str, weight: str, scale: str, output: str) -> str:
         inputs = [integer, f"{weight}.int8", "int8.one", f"{weight}.scale", "int8.zero", f"{weight}.zero"]

@@ -1,4 +1,4 @@
-"""Every encoding keeps its contract, and what its own kind promises beside it.
+"""Every encoding keeps its contract, and the additional promises of its kind.
 
 Axes: B batch, T frames, C chunks of 128 frames, D features.
 """
@@ -30,7 +30,7 @@ floats = pytest.mark.parametrize("name", [name for name, kind in ENCODINGS.own.i
 integers = pytest.mark.parametrize(
     "name", [name for name, kind in ENCODINGS.own.items() if isinstance(kind, _Integers)]
 )
-learnt = pytest.mark.parametrize("name", [name for name, kind in ENCODINGS.own.items() if kind.calibrated])
+learned = pytest.mark.parametrize("name", [name for name, kind in ENCODINGS.own.items() if kind.calibrated])
 
 # What each encoding makes of one vector, committed: caches written by old versions must keep decoding.
 
@@ -90,11 +90,11 @@ def test_every_encoding_has_its_golden_bytes() -> None:
 
 
 class TestFp8(EncodingSuite):
-    """The example of docs/extending.md: its second array has a row for each frame."""
+    """The example of docs/extending.md: its second array has one row per frame."""
 
     encoding: ClassVar = Extension.read(f"{EXAMPLES / 'own_encoding.py'}:Fp8").load()
     golden: ClassVar = {LAYERS: "000489000b80507e94", SCALES: "db361243"}
-    golden_tolerance = (2**-4, 2**-10 * 65504 / 448)  # what is small beside the frame's largest value: half a step
+    golden_tolerance = (2**-4, 2**-10 * 65504 / 448)  # for values much smaller than the frame's largest: half a step
 
 
 @cache
@@ -121,7 +121,7 @@ def relative_error(decoded: Tensor, hidden: Tensor) -> float:
 
 
 def half_steps(kind: _Integers, hidden_TD: Tensor) -> Tensor:
-    """Half a step of each value: at most 2^¼ more than the chunk's peak needs, and at least the least step."""
+    """Half a step of each value: at most 2^¼ more than the chunk's peak needs, and at least the smallest step."""
     peaks = [chunk.abs().amax(0).expand_as(chunk) for chunk in torch.split(hidden_TD, CHUNK)]
     return (torch.cat(peaks) / kind.levels * 2**0.25).clamp_min(2.0**-36) / 2 * (1 + 1e-5)
 
@@ -131,7 +131,7 @@ class TestFloats:
     @given(data=st.data())
     def test_round_trip_stays_within_the_stated_error(self, name: str, data: st.DataObject) -> None:
         kind = encoding(name)
-        # From the least positive normal number of half precision, the narrowest of them all.
+        # From the smallest positive normal number of half precision, the narrowest of them all.
         magnitude = st.floats(2.0**-14, min(kind.largest, 2.0**100), width=32)
         values = st.builds(lambda x, sign: x * sign, magnitude, st.sampled_from([-1.0, 1.0])) | st.just(0.0)
         hidden = data.draw(hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2), elements=values))
@@ -154,7 +154,7 @@ class TestIntegers:
         hidden = torch.from_numpy(data.draw(hnp.arrays(np.float32, shape, elements=values)))
         assert ((round_trip(kind, hidden) - hidden).abs() <= half_steps(kind, hidden)).all()
 
-    def test_so_it_is_across_chunks(self, name: str) -> None:
+    def test_every_value_is_within_half_a_step_across_chunks(self, name: str) -> None:
         hidden = torch.cat([speech_like(200), 100 * speech_like(200)])
         assert ((round_trip(encoding(name), hidden) - hidden).abs() <= half_steps(integer(name), hidden)).all()
 
@@ -169,14 +169,14 @@ class TestIntegers:
     def test_zeros_and_constants(self, name: str) -> None:
         hidden = torch.zeros(130, 3)
         hidden[:, 1] = -5.0
-        hidden[:, 2] = 2.0**-149  # nothing to tell from zero
+        hidden[:, 2] = 2.0**-149  # indistinguishable from zero
         decoded = round_trip(encoding(name), hidden)
         assert (decoded[:, [0, 2]] == 0).all()
         torch.testing.assert_close(decoded[:, 1], hidden[:, 1], rtol=0.09, atol=0)
         assert (decoded[:, 1] == decoded[0, 1]).all()
 
     def test_rounding_twice_changes_nothing(self, name: str) -> None:
-        """The peak's code is no less than levels / 2^¼, rounded, so the same step is the least that reaches it."""
+        """The peak's code is no less than levels / 2^¼, rounded, so the same step is the smallest that reaches it."""
         once = round_trip(encoding(name), torch.randn(300, 8))
         assert torch.equal(round_trip(encoding(name), once), once)
 
@@ -185,15 +185,15 @@ class TestIntegers:
         assert torch.equal(round_trip(encoding(name), -hidden), -round_trip(encoding(name), hidden))
 
 
-def test_int4_holds_the_first_feature_in_the_low_bits() -> None:
+def test_int4_stores_the_first_feature_in_the_low_bits() -> None:
     """By hand, with peaks of 7, so that a step is 1."""
     stored = encode(encoding("int4"), torch.tensor([[7.0, -7.0, 7.0], [1.0, 2.0, -3.0]]), NONE)
     assert stored[SCALES].tolist() == [[144, 144, 144]]  # 2^(144 / 4 − 36) = 1
     assert stored[LAYERS].tolist() == [[14 | 0 << 4, 14], [8 | 9 << 4, 4]]  # 7 + value; the odd nibble is 0
 
 
-@learnt
-class TestLearnt:
+@learned
+class TestLearned:
     def test_the_same_sample_gives_the_same_tables(self, name: str) -> None:
         sample = speech_like(500)
         first, second = (encoding(name).calibrate(sample.clone()) for _ in range(2))
@@ -201,7 +201,7 @@ class TestLearnt:
         assert all(np.array_equal(first[key].numpy(), second[key].numpy(), equal_nan=True) for key in first)
 
     @pytest.mark.parametrize(("frames", "dim"), [(1, 32), (20, 32), (300, 32), (10, 192), (400, 5), (50, 1)])
-    def test_small_samples_and_teachers_will_do(self, name: str, frames: int, dim: int) -> None:
+    def test_small_samples_and_teachers_work(self, name: str, frames: int, dim: int) -> None:
         kind, sample = encoding(name), speech_like(frames, dim)
         tables = kind.calibrate(sample)
         decoded = round_trip(kind, sample, tables)
@@ -225,14 +225,14 @@ class TestLearnt:
         kind, unseen = encoding(name), speech_like(1_000, seed=7)
         assert relative_error(round_trip(kind, unseen, tables_of(name)), unseen) <= kind.relative_error
 
-    def test_the_sample_is_left_alone(self, name: str) -> None:
+    def test_the_sample_is_not_changed(self, name: str) -> None:
         sample = speech_like(100)
         before = sample.clone()
         encoding(name).calibrate(sample)
         assert torch.equal(sample, before)
 
     def test_clusters_are_followed(self, name: str) -> None:
-        """Frames of 50 kinds in all 64 directions alike: nothing for principal axes, everything for centroids."""
+        """Frames of 50 kinds, spread evenly over all 64 directions: centroids help, principal axes do not."""
         noise = torch.Generator().manual_seed(3)
         kinds = torch.randn(50, 64, generator=noise)
         sample = kinds[torch.randint(50, (1_000,), generator=noise)] + 0.02 * torch.randn(1_000, 64, generator=noise)
@@ -246,7 +246,7 @@ def integer(name: str) -> _Integers:
     return kind
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_the_message_for_an_unknown_name_contains_the_nearest() -> None:
     with pytest.raises(ConfigError, match="--encoding pf16: there is no such encoding") as caught:
         encoding("pf16")
     assert caught.value.hint == "did you mean `fp16`?"

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Fine-tunes an exported student by Hugging Face's Auto classes and `pipeline`, without gdist; run by a test.
+"""Fine-tunes an exported student with Hugging Face's Auto classes and `pipeline`, without gdist; run by a test.
 
 python fine_tune.py FOLDER SPEECH.npz OUT
 """
@@ -9,7 +9,7 @@ import sys
 
 
 class Absent:
-    """gdist is installed beside; here it must not be."""
+    """Hides gdist, which is installed in this environment."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.partition(".")[0] == "gdist":
@@ -39,7 +39,7 @@ model = AutoModelForAudioClassification.from_pretrained(
     id2label=dict(enumerate(names)),
     label2id={name: i for i, name in enumerate(names)},
 )
-model.freeze_base_model()  # its head alone, for the time a test has
+model.freeze_base_model()  # only the head learns, to keep the test short
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
 waveforms, labels = split["train"]
 model.train()

@@ -3,8 +3,8 @@
 
 python s3prl_downstream.py FOLDER SPEECH.npz OUT
 
-Its S3PRLUpstream hears a ragged batch, whose states are kept. Its run_downstream.py then trains its featurizer and
-head for intents, in the form of Fluent Speech Commands, on spoken digits, and a process of its own judges the best
+Its S3PRLUpstream runs on a padded batch, whose states are saved. Its run_downstream.py then trains its featurizer and
+head for intents, in the form of Fluent Speech Commands, on spoken digits, and a separate process evaluates the best
 checkpoint.
 """
 
@@ -24,7 +24,7 @@ from s3prl.nn import S3PRLUpstream
 from torch.nn.utils.rnn import pad_sequence
 
 folder, speech, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-# torchaudio >= 2.9 decodes with torchcodec, which wants FFmpeg's libraries; soundfile reads WAV files as well.
+# torchaudio >= 2.9 decodes with torchcodec, which needs FFmpeg's libraries; soundfile reads WAV files as well.
 SHIM = """
 import runpy, sys, soundfile, torch, torchaudio
 def load(path):
@@ -96,7 +96,7 @@ experiment = str(out / "experiment")
 run_downstream(
     "-m", "train", "-u", "gdist", "-d", "fluent_commands", "-c", str(out / "config.yaml"), "-p", experiment
 )
-told = run_downstream("-m", "evaluate", "-t", "test", "-e", f"{experiment}/dev-best.ckpt")
-(accuracy,) = re.findall(r"test acc: ([\d.]+)", told)
+report = run_downstream("-m", "evaluate", "-t", "test", "-e", f"{experiment}/dev-best.ckpt")
+(accuracy,) = re.findall(r"test acc: ([\d.]+)", report)
 counted = {"frames": [int(n) for n in counts[0]], "rates": upstream.downsample_rates}
 sys.stdout.write(json.dumps({"accuracy": float(accuracy), **counted}) + "\n")

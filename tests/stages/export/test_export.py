@@ -1,4 +1,4 @@
-"""Exports: what is handed over answers as the student does, where gdist is not."""
+"""Exports: without gdist, they return the same hidden states as the student."""
 
 import ast
 import json
@@ -77,21 +77,21 @@ def test_every_student_in_every_form(
     out = tmp_path / "out"
     result = gdist("export", runs[name], "--format", form, "--out", out, "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert told["max_difference"] <= 1e-5 and told["format"] == form
+    written_fields = json.loads(result.stdout)
+    assert written_fields["max_difference"] <= 1e-5 and written_fields["format"] == form
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert written == set(told["files"])
+    assert written == set(written_fields["files"])
     assert imports(out) <= {"torch", "numpy"} | ({"transformers"} if form == "hf" else {"safetensors", "s3prl"})
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "It has not been evaluated. Run `gdist eval" in card and "fingerprint" in card
     if form == "hf":
-        # Where gdist is installed, no remote code is asked for, and none is run.
+        # With gdist installed, no remote code is needed, and none is run.
         assert type(AutoModel.from_pretrained(out)) is STUDENTS[name]
         assert AutoModelForAudioClassification.from_pretrained(out).student_class is STUDENTS[name]
 
 
 def imports(folder: Path) -> set[str]:
-    """The packages that a folder's sources import, but Python's own and one another."""
+    """The packages that a folder's sources import, except the standard library and one another."""
     found: set[str] = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -117,8 +117,8 @@ for folder in sys.argv[4:]:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     with torch.no_grad():
         states = model(inputs["waveform"], attention_mask=inputs["mask"]).hidden_states
-    told = {str(k): h.contiguous() for k, h in enumerate(states)}
-    safetensors.torch.save_file(told, sys.argv[3] + model.config.model_type)
+    written_fields = {str(k): h.contiguous() for k, h in enumerate(states)}
+    safetensors.torch.save_file(written_fields, sys.argv[3] + model.config.model_type)
 print("{}")
 """
 
@@ -126,7 +126,7 @@ print("{}")
 def test_a_process_without_gdist_gets_the_same_hidden_states(
     runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]
 ) -> None:
-    """All students at once, at odd lengths, in a process that has torch and transformers and no gdist."""
+    """All students at once, at odd lengths, in a process with torch and transformers but without gdist."""
     for name, folder in runs.items():
         assert gdist("export", folder, "--format", "hf", "--out", tmp_path / name).exit_code == 0
     samples_B = torch.tensor([16001, 5517, 400])
@@ -148,7 +148,7 @@ def test_a_process_without_gdist_gets_the_same_hidden_states(
 
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory: pytest.TempPathFactory, real_teacher_cache: Path) -> Path:
-    """A student of the bundled teacher's width, trained for a moment: good enough to build on."""
+    """A student of the bundled teacher's width, trained briefly: good enough to fine-tune."""
     folder = tmp_path_factory.mktemp("nano") / "student"
     settings = ("train.steps=30", "train.warmup_steps=5", "train.validate_every=30", "train.checkpoint_every=30")
     train(str(real_teacher_cache), folder, load_config("demo-gendistiller", None, settings), show_progress=False)
@@ -177,7 +177,7 @@ def process(python: Path | str, *args: object) -> dict[str, Any]:
 def test_fine_tuning_with_hugging_face(
     nano: Path, digits: Path, tmp_path: Path, gdist: Callable[..., Result]
 ) -> None:
-    """Its Auto classes, feature extractor and pipeline, without gdist: ten digits, of which chance gets one."""
+    """Its Auto classes, feature extractor and pipeline, without gdist: ten digits, so chance is one in ten."""
     assert gdist("export", nano, "--format", "hf", "--out", tmp_path / "hf").exit_code == 0
     found = process(sys.executable, HERE / "fine_tune.py", tmp_path / "hf", digits, tmp_path / "tuned")
     assert found["accuracy"] > 0.4
@@ -185,16 +185,16 @@ def test_fine_tuning_with_hugging_face(
 
 @pytest.mark.skipif(not S3PRL.exists(), reason="s3prl is set up by `make s3prl`")
 def test_s3prl_trains_its_own_head(nano: Path, digits: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
-    """By its own run_downstream.py, which then judges its checkpoint; and the states it sees are the student's."""
+    """With its own run_downstream.py, which then evaluates the checkpoint; its hidden states are the student's."""
     result = gdist("export", nano, "--format", "s3prl", "--out", tmp_path / "up")
     assert result.exit_code == 0, result.stderr
     found = process(S3PRL, HERE / "s3prl_downstream.py", tmp_path / "up", digits, tmp_path / "s3prl")
-    assert found["accuracy"] > 0.4, "ten digits, of which chance gets one"
+    assert found["accuracy"] > 0.4, "ten digits, so chance is one in ten"
     held = np.load(digits)
     wavs = [torch.from_numpy(held[f"train-{i}"]) for i in range(3)]
     samples_B = torch.tensor([len(wav) for wav in wavs])
     assert set(found["rates"]) == {320}
-    assert found["frames"] == [-(-n // 320) for n in samples_B.tolist()], "s3prl's own reckoning"
+    assert found["frames"] == [-(-n // 320) for n in samples_B.tolist()], "as s3prl counts"
     student = load_student(nano).eval()
     waveform_BS = normalize(torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True), samples_B)
     mask_BS = (torch.arange(waveform_BS.shape[1]) < samples_B[:, None]).long()
@@ -205,8 +205,8 @@ def test_s3prl_trains_its_own_head(nano: Path, digits: Path, tmp_path: Path, gdi
     frames_B = student.frontend.num_frames(samples_B).tolist()
     for k, expected_BTD in enumerate(expected):
         for row, frames in enumerate(frames_B):
-            heard_TD = seen[str(k)][row, :frames]
-            torch.testing.assert_close(heard_TD, expected_BTD[row, :frames], atol=1e-4, rtol=1e-5)
+            found_TD = seen[str(k)][row, :frames]
+            torch.testing.assert_close(found_TD, expected_BTD[row, :frames], atol=1e-4, rtol=1e-5)
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_an_unfinished_run_is_refused(runs: dict[str, Path], tmp_path: Path, gdi
     assert "no finished student" in result.stderr and "gdist train --cache" in result.stderr
 
 
-def test_what_no_export_wrote_is_left_alone(
+def test_a_folder_that_no_export_wrote_is_left_alone(
     runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]
 ) -> None:
     (tmp_path / "out").mkdir()
@@ -231,17 +231,17 @@ def test_what_no_export_wrote_is_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing half-done is left behind"
 
 
-def test_an_export_that_answers_otherwise_never_gets_its_name(
+def test_an_export_that_differs_from_the_student_is_not_written(
     runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = hf.write
 
     def slip(export: Export, folder: Path) -> dict[str, Any]:
-        told = write(export, folder)
+        written_fields = write(export, folder)
         weights = safetensors.torch.load_file(folder / "model.safetensors")
         weights["heads.0.bias"] += 0.01
         safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        return told
+        return written_fields
 
     out = tmp_path / "out"
     assert gdist("export", runs["distilhubert"], "--format", "hf", "--out", out).exit_code == 0

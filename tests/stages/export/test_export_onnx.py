@@ -1,4 +1,4 @@
-"""ONNX: what ONNX Runtime answers, at lengths and batches that the exporter never saw."""
+"""ONNX: the output of ONNX Runtime, for lengths and batches that the exporter never saw."""
 
 import json
 from collections.abc import Callable
@@ -30,11 +30,11 @@ def test_any_batch_and_any_length(
 ) -> None:
     result = gdist("export", runs[name], "--format", "onnx", "--out", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert told["max_difference"] < 1e-4
+    found = json.loads(result.stdout)
+    assert found["max_difference"] < 1e-4
     student = load_student(runs[name]).eval()
     weights = sum(p.numel() for p in student.parameters()) * 4
-    # Once, however often a layer is taken: the rest is the graph itself.
+    # A layer is stored once, however often it is applied; the rest is the graph itself.
     assert weights < (tmp_path / "out" / "model.onnx").stat().st_size < weights + 400_000
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
     names = [output.name for output in session.get_outputs()]
@@ -61,7 +61,7 @@ def test_int8_says_what_it_costs(runs: dict[str, Path], tmp_path: Path, gdist: C
     result = gdist("export", runs["gendistiller"], "--format", "onnx", "--quantize", "int8", "--out", out)
     assert result.exit_code == 0, result.stderr
     assert (
-        "int8 beside float32, mean cosine" in result.output
+        "int8 compared with float32: mean cosine" in result.output
         and "layer  3: mean " in result.output
         and "lowest frame" in result.output
     )
@@ -75,14 +75,14 @@ def test_int8_says_what_it_costs(runs: dict[str, Path], tmp_path: Path, gdist: C
         inputs = {"input_values": waveform_BS[[row], :samples], "attention_mask": mask_BS[[row], :samples]}
         *alone, _ = session.run(None, inputs)
         for state_BTD, alone_1TD in zip(together, alone, strict=True):
-            # Not to the last digit: where a sum ends in another last bit, a value may round to its neighbour.
+            # Not exact: if a sum differs in its last bit, a value may round to the neighboring integer.
             np.testing.assert_allclose(state_BTD[row, :frames], alone_1TD[0], atol=0.05)
     again = gdist("export", runs["gendistiller"], "--format", "hf", "--quantize", "int8", "--out", tmp_path / "hf")
     assert again.exit_code == 2 and "it belongs to --format onnx" in again.stderr
 
 
 def the_cards_example(out: Path) -> None:
-    """Runs, with numpy and ONNX Runtime alone."""
+    """The model card's example runs with only numpy and ONNX Runtime."""
     example = (out / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
     assert "torch" not in example
     held: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Students: their sizes, their steps, and the contract that training and every user of the teacher relies on.
+"""Students: their sizes, their steps, and the contract that training, and code written for the teacher, rely on.
 
 Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D features.
 """
@@ -32,13 +32,13 @@ def make(name: str, teacher: str = "base", **overrides: Any) -> Student:
     return model
 
 
-def heard(model: Student, lengths: list[int]) -> tuple[Tensor, Tensor]:
+def layer_0(model: Student, lengths: list[int]) -> tuple[Tensor, Tensor]:
     waveform_BS, num_samples_B = sound(lengths)
     return model.frontend(waveform_BS, num_samples_B), model.frontend.num_frames(num_samples_B)
 
 
 def given_to(model: Student, h0_BTD: Tensor) -> dict[int, Tensor]:
-    """Layer 0 and the teacher's others, random."""
+    """Layer 0, and random hidden states for the teacher's other layers."""
     generator = torch.Generator().manual_seed(2)
     return {0: h0_BTD} | {layer: torch.randn(h0_BTD.shape, generator=generator) for layer in range(1, L + 1)}
 
@@ -104,7 +104,7 @@ class TestGenDistiller:
     def ready(self, **overrides: Any) -> tuple[Any, dict[int, Tensor], Tensor]:
         model: Any = make("gendistiller", **overrides)
         with torch.no_grad():
-            h0_BTD, frames_B = heard(model, [2000, 4000])
+            h0_BTD, frames_B = layer_0(model, [2000, 4000])
         return model, given_to(model, h0_BTD), frames_B
 
     def by_hand(self, model: Any, states: list[Tensor], frames_B: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class TestGenDistiller:
     @pytest.mark.parametrize("fields", [{"history": "all"}, {"history": "all", "num_layers": 2}])
     @torch.no_grad()
     def test_nothing_is_computed_twice(self, fields: dict[str, Any]) -> None:
-        """Generation makes each state's keys once; teacher forcing makes all of them in one call a layer."""
+        """Generation makes each state's keys once; teacher forcing makes all of them in one call per layer."""
         model, given, frames_B = self.ready(**fields)
         rows: list[int] = []
         for layer in model.layers():
@@ -220,7 +220,7 @@ class TestGenDistiller:
         assert rows == [2 * L] * model.config.num_layers
 
     def test_plans(self) -> None:
-        """What each history reads and walks: (history, layers a step) → runs and inputs."""
+        """What each history reads and walks: (history, layers per step) → runs and inputs."""
 
         def plan(count: int, **fields: Any) -> Any:
             return make("gendistiller", **fields).plan(count, np.random.default_rng(5))
@@ -236,7 +236,7 @@ class TestGenDistiller:
             walked = plan(3)
             assert sum(last - first for first, last in walked.runs) == 3
             assert walked.inputs == tuple(first for first, _ in walked.runs)
-            # One stretch, or two where it goes over the chain's end.
+            # One stretch, or two if it crosses the chain's end.
             assert len(walked.runs) == 1 or (walked.runs[0][0], walked.runs[-1][1]) == (0, L)
         outs = plan(0, rollout=2)
         assert outs.answers == tuple(range(1, L + 1)) and max(last - first for first, last in outs.runs) == 2
@@ -250,7 +250,7 @@ class TestGenDistiller:
         assert 0.15 < sum(0 in plan.inputs for plan in plans) / 60 < 0.55  # 2 of 6 steps touch h_0
 
     @torch.no_grad()
-    def test_begins_as_the_copy_of_h0(self) -> None:
+    def test_starts_as_a_copy_of_h0(self) -> None:
         waveform_BS, _ = sound([3000])
         forms: list[dict[str, Any]] = [{}, {"adapter_rank": 2}, {"history": "all"}, {"width": 16}]
         for fields in forms:
@@ -261,7 +261,7 @@ class TestGenDistiller:
         first, *others = STUDENTS["gendistiller"](config).eval()(waveform_BS).hidden_states
         assert not any(torch.equal(first, other) for other in others)
 
-    def test_adapters_are_a_few_thousand_parameters_a_layer(self) -> None:
+    def test_adapters_have_a_few_thousand_parameters_per_layer(self) -> None:
         with torch.device("meta"):
             configs = [student_config("gendistiller", WavLMConfig().to_dict(), adapter_rank=rank) for rank in (0, 4)]
             sizes = [STUDENTS["gendistiller"](config).num_parameters() for config in configs]
@@ -273,9 +273,9 @@ class TestGenDistiller:
         for gradient in (model.adapter.up_KRD.grad, model.adapter.down_KDR.grad):
             assert gradient.flatten(1).any(1).all()
 
-    def test_teacher_forcing_teaches_the_front_end_by_the_first_layer_alone(self) -> None:
+    def test_teacher_forcing_teaches_the_front_end_only_by_the_first_layer(self) -> None:
         model, given, frames_B = self.ready(history="teacher")
-        h0_BTD, frames_B = heard(model, [2000, 4000])
+        h0_BTD, frames_B = layer_0(model, [2000, 4000])
         plan = model.plan(0, np.random.default_rng(0))
         prediction_BKTD = model.learn(plan, given | {0: h0_BTD}, frames_B)
         prediction_BKTD[:, 0].sum().backward(retain_graph=True)
@@ -284,7 +284,7 @@ class TestGenDistiller:
         prediction_BKTD[:, 1:].sum().backward()
         assert not model.frontend.convs[0].weight.grad.any()
 
-    def test_mixed_asks_for_its_share(self) -> None:
+    def test_mixed_states_its_share(self) -> None:
         ratios = {name: self.ready(**fields)[0].teacher_ratio for name, fields in HISTORIES.items()}
         assert ratios == {name: 0.5 * ("mixed" in name) for name in HISTORIES}
 
@@ -300,7 +300,7 @@ class TestDistilHubert:
         assert one.predict_layers == [1, 2]
 
     @torch.no_grad()
-    def test_the_nearest_head_answers_and_the_lower_of_two(self) -> None:
+    def test_the_nearest_head_is_used_and_the_lower_of_two(self) -> None:
         model = make("distilhubert", predict_layers=[1, 3, 6])
         waveform_BS, num_samples_B = sound([2000])
         states = model(waveform_BS).hidden_states
@@ -340,7 +340,7 @@ class TestConfig:
             ("gendistiller", {"num_attention_heads": 5}, "must divide"),
             ("gendistiller", {"hidden_size": 64}, "follows from the teacher"),
             ("distilhubert", {"predict_layers": [4, 2]}, "must increase"),
-            ("distilhubert", {"predict_layers": [7]}, "from 1 to 6"),
+            ("distilhubert", {"predict_layers": [7]}, "between 1 and 6"),
             ("distilhubert", {"num_layers": 0}, "at least 1"),
         ],
     )
@@ -350,7 +350,7 @@ class TestConfig:
 
 
 class TestDropout:
-    def test_each_value_goes_by_chance_and_the_mean_stays(self) -> None:
+    def test_each_value_is_dropped_at_random_and_the_mean_stays(self) -> None:
         ones = torch.ones(1000, 1001)
         torch.manual_seed(0)
         dropped = drop(ones, 0.1)
@@ -370,7 +370,7 @@ class TestDropout:
         assert torch.equal(gradient, torch.where(dropped == 0, 0.0, 2.0))
 
     @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-    def test_it_is_off_in_use_and_at_zero(self, precision: torch.dtype) -> None:
+    def test_it_is_off_in_eval_mode_and_at_zero(self, precision: torch.dtype) -> None:
         hidden = torch.randn(4, 5).to(precision)
         assert torch.equal(drop(hidden, 0.0), hidden) and drop(hidden, 0.3).dtype == precision
 

@@ -1,4 +1,4 @@
-"""The thin students: which block answers for which layer, maps that are shared, and what is computed.
+"""The thin students: which block predicts which layer, which maps are shared, and what is computed.
 
 Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D features, H heads, W features of a block.
 """
@@ -32,7 +32,7 @@ def make(name: str, teacher: str = "base", **overrides: Any) -> Any:
     return model
 
 
-def heard(frames: list[int]) -> tuple[Tensor, Tensor]:
+def layer_0(frames: list[int]) -> tuple[Tensor, Tensor]:
     """Layer 0 of some utterances, zero where padded, and their lengths."""
     h0_BTD = torch.randn(len(frames), max(frames), D, generator=torch.Generator().manual_seed(1))
     frames_B = torch.tensor(frames)
@@ -53,19 +53,19 @@ def calls_counted(modules: dict[str, nn.Module]) -> Iterator[list[str]]:
 
 @contextmanager
 def maps_kept(model: Any) -> Iterator[list[tuple[int, Tensor]]]:
-    """For each block's attention, in order, its place and the map it saw through."""
+    """For each block's attention, in order, its place and the map that it applied."""
     kept: list[tuple[int, Tensor]] = []
-    seers = [block.attention.see for block in model.blocks]
+    originals = [block.attention.apply_map for block in model.blocks]
     for place, block in enumerate(model.blocks):
 
-        def see(hidden_BTW: Tensor, map_BHTS: Tensor, place: int = place) -> Any:
+        def apply_map(hidden_BTW: Tensor, map_BHTS: Tensor, place: int = place) -> Any:
             kept.append((place, map_BHTS))
-            return seers[place](hidden_BTW, map_BHTS)
+            return originals[place](hidden_BTW, map_BHTS)
 
-        block.attention.see = see
+        block.attention.apply_map = apply_map
     yield kept
     for block in model.blocks:
-        del block.attention.see
+        del block.attention.apply_map
 
 
 @pytest.mark.parametrize("name", THIN)
@@ -74,9 +74,9 @@ class TestThinStudents:
     @torch.no_grad()
     def test_padding_never_leaks(self, name: str, teacher: str) -> None:
         model = make(name, teacher)
-        h0_BTD, frames_B = heard([1, 5, 12, 12])
+        h0_BTD, frames_B = layer_0([1, 5, 12, 12])
         together = model.predict(h0_BTD, frames_B)
-        louder_BTD = h0_BTD + 100 * (torch.arange(12) >= frames_B[:, None])[:, :, None]  # whatever padding holds
+        louder_BTD = h0_BTD + 100 * (torch.arange(12) >= frames_B[:, None])[:, :, None]  # whatever padding contains
         torch.testing.assert_close(model.predict(louder_BTD, frames_B), together, atol=1e-5, rtol=1e-5)
         for row, frames in enumerate(frames_B.tolist()):
             alone = model.predict(h0_BTD[row : row + 1, :frames], frames_B[row : row + 1])
@@ -86,7 +86,7 @@ class TestThinStudents:
     @torch.no_grad()
     def test_some_layers_are_the_slice_of_all_and_run_no_block_behind_theirs(self, name: str) -> None:
         model = make(name)
-        h0_BTD, frames_B = heard([7, 9])
+        h0_BTD, frames_B = layer_0([7, 9])
         everything = model.predict(h0_BTD, frames_B)
         assert everything.shape == (2, L, 9, D)
         modules = {f"block {i}": block for i, block in enumerate(model.blocks, 1)}
@@ -100,10 +100,10 @@ class TestThinStudents:
 
     @torch.no_grad()
     def test_each_layer_is_its_blocks_and_its_heads(self, name: str) -> None:
-        """Changing block 2 (of 3, for 6 layers) moves layers 3 to 6 and no other, changing head 2 layer 2 alone."""
+        """Changing block 2 (of 3, for 6 layers) changes only layers 3 to 6, and changing head 2 only layer 2."""
         model = make(name, num_layers=3)
         assert len(model.blocks) == 3 and len(model.heads) == L
-        h0_BTD, frames_B = heard([9])
+        h0_BTD, frames_B = layer_0([9])
         before = model.predict(h0_BTD, frames_B)
 
         def moved() -> list[int]:
@@ -117,7 +117,7 @@ class TestThinStudents:
         assert moved() == [2]
 
     @pytest.mark.parametrize("depth", [1, 4, 6, 9])
-    def test_blocks_stand_for_stretches_of_the_teacher(self, name: str, depth: int) -> None:
+    def test_blocks_cover_stretches_of_the_teacher(self, name: str, depth: int) -> None:
         config: Any = student_config(name, TEACHERS["base"], num_layers=depth)
         expected = {
             1: [1, 1, 1, 1, 1, 1],
@@ -130,20 +130,20 @@ class TestThinStudents:
     def test_heads_are_for_the_predicted_layers_and_blocks_for_the_last_of_them(self, name: str) -> None:
         model = make(name, predict_layers=[2, 4])
         assert model.predicted_layers == (2, 4) and len(model.heads) == 2 and len(model.blocks) == 4
-        h0_BTD, frames_B = heard([9])
+        h0_BTD, frames_B = layer_0([9])
         assert model.predict(h0_BTD, frames_B).shape == (1, 2, 9, D)
         assert sum(p.numel() for p in model.throwaway()) == 2 * (20 * D + D)
 
     @pytest.mark.parametrize("teacher", TEACHERS)
     def test_every_parameter_learns(self, name: str, teacher: str) -> None:
         model = make(name, teacher).train()
-        h0_BTD, frames_B = heard([12, 20])
+        h0_BTD, frames_B = layer_0([12, 20])
         torch.manual_seed(3)
         model.predict(h0_BTD, frames_B).square().sum().backward()
         for parameter_name, parameter in model.named_parameters():
             if not parameter_name.startswith("frontend."):
                 assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), parameter_name
-                # A key's bias adds as much to every frame's score: softmax takes it out again.
+                # A key's bias adds the same to every frame's score, which softmax cancels.
                 assert parameter.grad.any() or parameter_name.endswith("k_proj.bias"), parameter_name
 
     def test_gradients_reach_the_front_end(self, name: str) -> None:
@@ -156,7 +156,7 @@ class TestThinStudents:
     @torch.no_grad()
     def test_bf16_autocast_gives_float32_and_stays_close(self, name: str, teacher: str) -> None:
         model = make(name, teacher)
-        h0_BTD, frames_B = heard([20, 30])
+        h0_BTD, frames_B = layer_0([20, 30])
         exact = model.predict(h0_BTD, frames_B)
         with torch.autocast("cpu", torch.bfloat16):
             rough = model.predict(h0_BTD, frames_B)
@@ -198,7 +198,7 @@ class TestThinStudents:
             assert (config.width, config.num_attention_heads) == (width, heads)
             assert config.intermediate_size == round(width * ratio)
         chosen: Any = student_config(name, WavLMConfig().to_dict(), width=430, num_attention_heads=10)
-        assert (chosen.width, chosen.num_attention_heads) == (430, 10)  # 10 is no divisor of 768, nor need it be
+        assert (chosen.width, chosen.num_attention_heads) == (430, 10)  # 10 does not divide 768, and need not
         assert chosen.intermediate_size == round(430 * ratio)
         assert student_config(name, WavLMConfig().to_dict(), intermediate_size=64).intermediate_size == 64
 
@@ -209,7 +209,7 @@ class TestThinStudents:
             ({"width": 0}, "student.width is 0; it must be at least 1"),
             ({"num_attention_heads": 0}, "student.num_attention_heads is 0; it must be at least 1"),
             ({"num_layers": 0}, "at least 1"),
-            ({"predict_layers": [7]}, "from 1 to 6"),
+            ({"predict_layers": [7]}, "between 1 and 6"),
             ({"with": 20}, "did you mean `width`"),
         ],
     )
@@ -220,9 +220,9 @@ class TestThinStudents:
 
 class TestArmHubert:
     @torch.no_grad()
-    def test_every_block_of_a_group_sees_through_one_map(self) -> None:
+    def test_every_block_of_a_group_applies_one_map(self) -> None:
         model = make("armhubert", num_layers=5, reuse=2)
-        h0_BTD, frames_B = heard([7, 9])
+        h0_BTD, frames_B = layer_0([7, 9])
         with maps_kept(model) as kept:
             before = model.predict(h0_BTD, frames_B)
             maps = dict(kept)
@@ -235,13 +235,13 @@ class TestArmHubert:
             after = model.predict(h0_BTD, frames_B)
             perturbed = dict(kept)
         assert not torch.allclose(after[:, 1], before[:, 1])
-        assert torch.equal(perturbed[1], maps[1])  # its own map is none of its doing
+        assert torch.equal(perturbed[1], maps[1])  # it does not compute the map that it applies
         assert not torch.equal(perturbed[2], maps[2])  # the next is made from its output
 
     @torch.no_grad()
     def test_maps_are_distributions_over_the_utterance(self) -> None:
         model = make("armhubert")
-        h0_BTD, frames_B = heard([4, 9])
+        h0_BTD, frames_B = layer_0([4, 9])
         with maps_kept(model) as kept:
             model.predict(h0_BTD, frames_B)
         for _, map_BHTS in kept:
@@ -254,7 +254,7 @@ class TestArmHubert:
         for projection in ("q_proj", "k_proj"):
             assert [i for i, block in enumerate(model.blocks) if hasattr(block.attention, projection)] == makers
         queries = {f"{i}": model.blocks[i].attention.q_proj for i in makers}
-        h0_BTD, frames_B = heard([5])
+        h0_BTD, frames_B = layer_0([5])
         with calls_counted(queries) as called:
             model.predict(h0_BTD, frames_B)
         assert called == [str(i) for i in makers]
@@ -265,12 +265,12 @@ class TestArmHubert:
         arm = make("armhubert", teacher, reuse=1, intermediate_size=24)
         fit = make("fithubert", teacher, intermediate_size=24)
         fit.load_state_dict(arm.state_dict())
-        h0_BTD, frames_B = heard([4, 9])
+        h0_BTD, frames_B = layer_0([4, 9])
         torch.testing.assert_close(arm.predict(h0_BTD, frames_B), fit.predict(h0_BTD, frames_B), atol=1e-5, rtol=1e-5)
 
-    def test_drops_from_the_map_once_for_all_who_share_it(self) -> None:
+    def test_drops_from_the_map_once_for_all_blocks_that_share_it(self) -> None:
         model = make("armhubert", dropout=0.5).train()
-        h0_BTD, frames_B = heard([20])
+        h0_BTD, frames_B = layer_0([20])
         with maps_kept(model) as kept:
             model.predict(h0_BTD, frames_B)
         maps = dict(kept)

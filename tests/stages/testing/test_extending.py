@@ -1,4 +1,4 @@
-"""What docs/extending.md says works as it says; and the suites find what they are there to find.
+"""Everything in docs/extending.md works as described, and the suites find the faults that they are for.
 
 Axes: B batch, T frames, K predicted layers, D features.
 """
@@ -36,7 +36,7 @@ def blocks(page: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_pages_own_student_and_encoding_pass_their_suites(tmp_path: Path) -> None:
-    """In a folder of its own, by a process that knows the installed package and not the checkout."""
+    """In a separate folder, in a process that uses the installed package and not the checkout."""
     files = blocks("extending.md")
     assert {"my_student.py", "test_mine.py"} <= files.keys()
     for name, text in files.items():
@@ -85,7 +85,7 @@ class FaultyConfig(StudentConfig):
 
 
 class Faulty(Student):
-    """A student that the suite has nothing against, for others to spoil."""
+    """A student that passes the suite; subclasses break it."""
 
     config_class = FaultyConfig
 
@@ -130,14 +130,14 @@ def suite_of(kind: type[Student]) -> StudentSuite:
 
 
 class TestFaultsAreFound:
-    def test_there_is_none_without_a_fault(self, tmp_path: Path) -> None:
+    def test_a_correct_student_passes(self, tmp_path: Path) -> None:
         suite = suite_of(Faulty)
         suite.test_gdist_can_build_it("base")
         suite.test_a_batch_equals_its_utterances_alone("base")
         suite.test_a_step_predicts_its_plan_and_trains_every_parameter("base")
         suite.test_takes_the_teachers_front_end_and_layers_if_they_fit("base")
 
-    def test_one_utterance_hears_another(self) -> None:
+    def test_one_utterance_affects_another(self) -> None:
         with pytest.raises(AssertionError):
             suite_of(Leaky).test_a_batch_equals_its_utterances_alone("base")
 
@@ -154,15 +154,15 @@ class TestFaultsAreFound:
         ):
             build_student(Cache.open(str(tiny_cache)), load_config(None, "forgetful", ()))
 
-    def test_an_export_to_onnx_that_cannot_be(self, tmp_path: Path) -> None:
+    def test_a_student_that_cannot_be_exported_to_onnx(self, tmp_path: Path) -> None:
         with pytest.raises(ExportError, match=r"Untraceable cannot be exported to ONNX: (.|\n)*no \.item\(\)"):
             suite_of(Untraceable).test_exports("onnx", tmp_path)
 
     def test_a_class_without_a_source_that_could_be_exported(self, tmp_path: Path) -> None:
         module = type(sys)("typed_at_a_prompt")
-        here: dict[str, Any] = {"__module__": module.__name__}
-        config = type("PromptedConfig", (Faulty.config_class,), here | {"model_type": "prompted"})
-        kind = type("Prompted", (Faulty,), here | {"config_class": config})
+        made: dict[str, Any] = {"__module__": module.__name__}
+        config = type("PromptedConfig", (FaultyConfig,), {"model_type": "prompted-student", **made})
+        kind = type("Prompted", (Faulty,), {"config_class": config, **made})
         sys.modules[module.__name__] = module
         try:
             with pytest.raises(ExportError, match="typed_at_a_prompt has no source"):
