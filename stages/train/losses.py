@@ -53,7 +53,7 @@ def _accept(found: Any) -> Loss:
         raise TypeError(wanted)
     try:
         inspect.signature(found).bind(*range(4))
-    except (TypeError, ValueError) as error:  # the latter: it is not Python's, and tells nothing of its arguments
+    except (TypeError, ValueError) as error:  # ValueError: it is not written in Python and has no signature
         raise TypeError(f"{wanted}; with these four: {error}") from error
     return cast(Loss, found)
 

@@ -49,9 +49,9 @@ def test_16_bits_at_16_khz_are_preserved_bit_for_bit(tmp_path_factory: pytest.Te
         start = data.draw(st.integers(0, len(wave) - 1))
         length = data.draw(st.integers(1, len(wave) - start))
         soundfile.write(path, wave, 16_000)
-        heard = load_utterance(str(path), start, length, 16_000)
-        assert heard.dtype == np.int16
-        np.testing.assert_array_equal(heard, np.maximum(wave[start : start + length], -32_767))
+        loaded = load_utterance(str(path), start, length, 16_000)
+        assert loaded.dtype == np.int16
+        np.testing.assert_array_equal(loaded, np.maximum(wave[start : start + length], -32_767))
 
     exact()
 
@@ -74,10 +74,10 @@ def test_channels_are_averaged(wav: Callable[..., str]) -> None:
 @pytest.mark.parametrize("rate", RATES)
 def test_resampling_equals_torchaudio_in_one_piece(wav: Callable[..., str], rate: int) -> None:
     wave = noise(23 * rate + 41)  # more than two blocks
-    heard = load_utterance(wav(wave, rate, "DOUBLE"), 0, len(wave), rate)
+    loaded = load_utterance(wav(wave, rate, "DOUBLE"), 0, len(wave), rate)
     whole = torchaudio.functional.resample(torch.from_numpy(wave), rate, 16_000).numpy() * 32_768
-    assert np.abs(heard[: len(whole)] - whole).max() <= 0.5 + 1e-6
-    np.testing.assert_array_equal(heard, load_utterance(wav(wave, rate, "DOUBLE"), 0, len(wave), rate))
+    assert np.abs(loaded[: len(whole)] - whole).max() <= 0.5 + 1e-6
+    np.testing.assert_array_equal(loaded, load_utterance(wav(wave, rate, "DOUBLE"), 0, len(wave), rate))
 
 
 @settings(max_examples=40, deadline=None)
@@ -187,8 +187,8 @@ def test_an_object_in_a_store(wav: Callable[..., str]) -> None:
     path = wav(noise(800))
     obstore.put(Storage("memory://speech").store, "a/b.wav", Path(path).read_bytes())
     obstore.put(Storage("memory://speech").store, "a/empty.wav", b"")
-    heard = load_utterance("memory://speech/a/b.wav", 100, 500, 16_000)
-    np.testing.assert_array_equal(heard, load_utterance(path, 100, 500, 16_000))
+    loaded = load_utterance("memory://speech/a/b.wav", 100, 500, 16_000)
+    np.testing.assert_array_equal(loaded, load_utterance(path, 100, 500, 16_000))
     with pytest.raises(AudioError, match=r"file not found: memory://speech/a/c.wav"):
         read_header("memory://speech/a/c.wav")
     with pytest.raises(AudioError, match="empty file"):

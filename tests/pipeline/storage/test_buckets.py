@@ -577,9 +577,9 @@ class TestCommands:
         for where, out in ((cache_uri, tmp_path / "there"), (tiny_cache, tmp_path / "here")):
             flaky.does({"fault": "status", "rate": 0.1, "seed": 3})
             assert gdist("train", "--cache", where, "--out", out, *options).exit_code == 0
-            judged = gdist("eval", out, "--probes", "none", "--json")
-            assert judged.exit_code == 0, judged.output
-            found.append(json.loads(judged.stdout)["layers"])
+            evaluated = gdist("eval", out, "--probes", "none", "--json")
+            assert evaluated.exit_code == 0, evaluated.output
+            found.append(json.loads(evaluated.stdout)["layers"])
         assert found[0] == found[1]
         assert contents(tmp_path / "there" / "student") == contents(tmp_path / "here" / "student")
 
