@@ -79,7 +79,7 @@ class TestUtterances:
         assert old.hidden(1, [(entry, 0, entry.num_frames)])[0].isfinite().all()  # read only now
         again = Cache.open(str(folder), checksum=old.gdist["checksum"])
         assert again.entries == old.entries and again.gdist == old.gdist
-        with pytest.raises(CacheError, match="not the one that was asked for"):
+        with pytest.raises(CacheError, match="is not the requested one"):
             Cache.open(str(folder), checksum="0" * 64)
 
     def test_twice_and_in_another_order(self, tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
