@@ -314,7 +314,7 @@ def test_workers_report_what_they_cannot_open(address: str, tiny_teacher: Path, 
     with cluster.connect(address, LANES) as connected:
         for changed, expected in (
             ({"cache": str(tmp_path / "no")}, "the worker on .* cannot use the cache: .*there is no such folder"),
-            ({"checksum": "0"}, "the worker on .* cannot use the cache: .* is not the one that was asked for"),
+            ({"checksum": "0"}, "the worker on .* cannot use the cache: .* is not the requested one"),
             ({}, "the worker on .* cannot use the cache: this process may no longer write"),
         ):
             with crew.deploy(connected, extract_cluster.Extraction(**settings | changed)) as workers:
