@@ -237,7 +237,7 @@ class TestRun:
         shutil.rmtree(notes[1].parent)
         run(tiny_cache, killed, short(train__keep_checkpoints=1))
         assert notes[0].read_text() == "mine" and Run(killed).steps() == [3, 9], "with what makes it a checkpoint"
-        assert "step-0000003 holds notes.txt" in capsys.readouterr().err
+        assert "step-0000003 contains notes.txt" in capsys.readouterr().err
         finished = contents(killed / "student")
         (killed / "student" / "notes.txt").write_text("mine")
         run(tiny_cache, killed, short())

@@ -1,6 +1,7 @@
 """Every file gets the mode that the umask gives: in a group's folder the group can read it, and under a private umask
 nobody else can."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def test_modes_follow_the_umask(tiny_teacher: Path, speech: Path, tmp_path: Path
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
     modes = {path.relative_to(tmp_path).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}

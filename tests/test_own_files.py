@@ -210,7 +210,7 @@ class TestTeacher:
     def test_a_cache_of_it(self, unispeech: Path, speech: Path, tmp_path: Path, marker: Path) -> None:
         cache = tmp_path / "cache"
         words = extract_words(unispeech, speech, cache)
-        assert "'unispeech-sat', which is none of the families" in refused(*words)
+        assert "'unispeech-sat', which is not a family" in refused(*words)
         assert "--use FILE.py:CLASS" in refused(*words)
         done(*words, "--use", TEACHER)
         identity = Cache.open(str(cache)).identity["teacher"]
@@ -235,7 +235,7 @@ class TestTeacher:
         shard.write_bytes(b"damage")
         (cache / "teacher" / "own_teacher.py").unlink()
         repair = ["verify", cache, "--repair", "--teacher", unispeech, "--device", "cpu"]
-        assert "none of the families" in refused(*repair)
+        assert "not a family that gdist reads" in refused(*repair)
         said = refused(*repair, "--use", f"{other}:UniSpeechSatTeacher")
         assert "not run by the code" in said and "teacher/" in said
         assert done(*repair, "--use", TEACHER)["ok"] and contents(cache) == before
