@@ -78,6 +78,8 @@ class TableOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         module, _, name = self.table.partition(":")
-        rows = ", ".join(getattr(importlib.import_module(module), name))
+        table = getattr(importlib.import_module(module), name)
+        summaries = {row: getattr(known, "summary", "") for row, known in table.own.items()}
+        rows = ", ".join(f"{row} ({summaries[row]})" if summaries.get(row) else row for row in table)
         self.help = (self.help or "").replace("{rows}", rows)
         return super().get_help_record(ctx)

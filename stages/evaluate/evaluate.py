@@ -16,7 +16,7 @@ from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.evaluate.probes import PROBES, probes_named
 from gdist.stages.evaluate.upstreams import hidden_states
-from gdist.stages.students import load_student
+from gdist.stages.students import load_student, require_loadable
 from gdist.stages.train.student_store import open_cache
 
 MAX_COLUMNS = 4  # with more runs than this, columns are headed by numbers instead of names
@@ -67,7 +67,7 @@ def eval_command(folders: list[Path], uri: str | None, probes: str, control: boo
     with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:
         for folder in folders:
             run = Run.open(folder)
-            load_student(run.folder)  # fails before the cache is read, if there is no student
+            require_loadable(run)  # before the cache is read
             where = uri or run.provenance()["cache"]
             data = data_config(run.tables())
             cache = Cache.open(uri) if uri else open_cache(run, where)

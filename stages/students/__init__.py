@@ -36,7 +36,9 @@ __all__ = [
     "STUDENTS",
     "Student",
     "StudentConfig",
+    "layer_fields",
     "load_student",
+    "require_loadable",
     "student_config",
     "student_sizes",
     "student_values",
@@ -102,11 +104,8 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
         frontend = FrontendConfig.from_teacher_config(teacher_config)
     except ValueError as error:
         raise ConfigError(f"cannot build a student for this teacher, because of its front-end: {error}") from error
-    defaults = {
-        "intermediate_size": teacher_config.get("intermediate_size", 3072),
-        "num_attention_heads": teacher_config.get("num_attention_heads", 12),
+    defaults = layer_fields(teacher_config) | {
         "layer_norm_eps": frontend.eps,
-        "pre_norm": teacher_config.get("do_stable_layer_norm", False),
         # A bare config.json does not contain it; this is the families' usual value.
         "do_normalize": teacher_config.get("do_normalize", frontend.conv_norm == "layer"),
     }
@@ -119,6 +118,15 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The student {name} cannot be configured like this: student.{error}.") from error
+
+
+def layer_fields(teacher_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a student's Transformer layers, with the values that the teacher's layers have."""
+    return {
+        "intermediate_size": teacher_config.get("intermediate_size", 3072),
+        "num_attention_heads": teacher_config.get("num_attention_heads", 12),
+        "pre_norm": teacher_config.get("do_stable_layer_norm", False),
+    }
 
 
 def student_values(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,12 +198,7 @@ def load_student(folder: str | Path) -> Student:
     """
     folder = Path(folder)
     if (folder / "config.toml").exists():
-        run = Run(folder)
-        _require_finished(run)
-        name = run.tables()["student"]["name"]
-        STUDENTS.find(name, f"{folder} has the student {name}", str(run.extensions))
-        if extension := STUDENTS.extension(name):
-            run.require_same_file(name, extension.sha256)
+        require_loadable(run := Run(folder))
         folder = run.student
     if not (folder / "config.json").exists():
         raise RunError(
@@ -214,7 +217,8 @@ def load_student(folder: str | Path) -> Student:
     return student
 
 
-def _require_finished(run: Run) -> None:
+def require_loadable(run: Run) -> None:
+    """Raise what :func:`load_student` would raise for an unfinished run or an unnamed file; no weights are read."""
     if not (run.student / "config.json").exists():
         done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
         cache = in_shell(run.provenance()["cache"])
@@ -222,3 +226,7 @@ def _require_finished(run: Run) -> None:
             f"{run.folder} has no finished student (step {done} of {total})",
             f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}{run.use_options}",
         )
+    name = run.tables()["student"]["name"]
+    STUDENTS.find(name, f"{run.folder} has the student {name}", str(run.extensions))
+    if extension := STUDENTS.extension(name):
+        run.require_same_file(name, extension.sha256)

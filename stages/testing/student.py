@@ -20,10 +20,10 @@ from gdist.pipeline.run import Run
 from gdist.stages.export.export import write_and_compare
 from gdist.stages.export.formats import format_named, onnx
 from gdist.stages.export.formats.base import Export
-from gdist.stages.students import STUDENTS, Student, student_config
+from gdist.stages.students import STUDENTS, Student, load_student, student_config
 from gdist.stages.students.layer import TransformerLayer
 from gdist.stages.testing.suite import Suite, disturb, refused, skip
-from gdist.stages.train.student_store import from_folder, save_student_to
+from gdist.stages.train.student_store import save_student_to
 
 
 def tiny_teachers(layers: int) -> dict[str, dict[str, Any]]:
@@ -155,7 +155,7 @@ class StudentSuite(Suite):
         waveform_BS, _ = sound([3000])
         with torch.no_grad():
             expected = model(waveform_BS)[0]
-            assert torch.equal(from_folder(type(model), tmp_path).eval()(waveform_BS)[0], expected)
+            assert torch.equal(load_student(tmp_path).eval()(waveform_BS)[0], expected)
             # Hugging Face maps the weights from the file: with that alignment, a product's last bits may differ.
             torch.testing.assert_close(again.eval()(waveform_BS)[0], expected, atol=1e-6, rtol=1e-6)
 

@@ -117,10 +117,9 @@ def load_config(recipe: str | None, student: str | None, settings: tuple[str, ..
     of_a_run = recipe is not None and (recipe_path(recipe).parent / "run.json").exists()
     typed = merge(named, *assigned)
     for table, registry in (("student", STUDENTS), ("loss", LOSSES)):
-        name = tables.get(table, {}).get("name")
-        # What the recipe names may have been named by --use before, with its folders.
-        in_recipe = not of_a_run and name not in registry if isinstance(name, str) else False
-        if isinstance(name, str) and (in_recipe or "name" in typed.get(table, {})):
+        name, by_hand = tables.get(table, {}).get("name"), "name" in typed.get(table, {})
+        # A recipe may name without folders what --use has named with them.
+        if isinstance(name, str) and (by_hand or not (of_a_run or name in registry)):
             tables[table]["name"] = registry.use(name)
     for key, allowed in CHOICES.items():
         if tables["student"][key] not in allowed:

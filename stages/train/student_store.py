@@ -15,8 +15,7 @@ from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, ConfigError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import STUDENT_FILES, Run
-from gdist.stages.device import in_own_memory
-from gdist.stages.students import STUDENTS, Student, student_config
+from gdist.stages.students import STUDENTS, Student, layer_fields, student_config
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
 
 FRONTEND_ONLY_HINT = "to start from the teacher's front-end alone: --set student.initialize=frontend"
@@ -60,11 +59,9 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
 
 def require_same_attention(student: Student, teacher_config: Mapping[str, Any]) -> None:
     """Raise ConfigError if the teacher's layers would compute something else in the student, despite equal shapes."""
-    trained_with = {
-        "num_attention_heads": teacher_config.get("num_attention_heads", 12),
-        "pre_norm": teacher_config.get("do_stable_layer_norm", False),
-    }
-    for field, value in trained_with.items():
+    trained_with = layer_fields(teacher_config)
+    for field in ("num_attention_heads", "pre_norm"):
+        value = trained_with[field]
         if (own := getattr(student.config, field)) != value:
             raise ConfigError(
                 f"student.initialize = layers: the teacher's layers were trained with {field} = {value}, but "
@@ -116,9 +113,3 @@ def save_student_to(folder: Path, student: Student) -> None:
         "sampling_rate": framing.SAMPLE_RATE,
     }
     write_atomically(folder / "preprocessor_config.json", json.dumps(extractor, indent=2))
-
-
-def from_folder(kind: type[Student], folder: Path) -> Student:
-    """What :func:`save_student_to` wrote: the same weights, and bit for bit the same answers."""
-    student: Student = in_own_memory(kind.from_pretrained(folder))
-    return student

@@ -1,7 +1,7 @@
 """What a manifest is built from: folders of audio and other tools' manifests.
 
 To add a kind, write one file with a subclass of :class:`Source` and add its row to ``SOURCES``; `--kind` follows
-from the table, and :class:`gdist.stages.testing.ManifestSuite` checks it. A kind is detected from the content,
+from the table, and ManifestSuite of the conformance suites checks it. A kind is detected from the content,
 in the table's order: the most general comes last.
 """
 

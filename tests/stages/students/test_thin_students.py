@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from transformers import WavLMConfig
 
 from gdist.pipeline.errors import ConfigError
-from gdist.stages.students import STUDENTS, student_config, student_fields, student_sizes
+from gdist.stages.students import STUDENTS, load_student, student_config, student_fields, student_sizes
 from gdist.stages.testing.student import tiny_teachers
 from gdist.stages.testing.suite import disturb
-from gdist.stages.train.student_store import from_folder
 
 THIN = ("fithubert", "armhubert")
 HEADS, L, D = 2, 6, 32
@@ -174,7 +173,7 @@ class TestThinStudents:
         waveform_BS = torch.randn(1, 3000, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             expected = model(waveform_BS)[0]
-            assert torch.equal(from_folder(type(model), tmp_path).eval()(waveform_BS)[0], expected)
+            assert torch.equal(load_student(tmp_path).eval()(waveform_BS)[0], expected)
             torch.testing.assert_close(again.eval()(waveform_BS)[0], expected, atol=1e-6, rtol=1e-6)
 
     def test_takes_the_teachers_front_end_but_not_its_layers(self, name: str) -> None:
