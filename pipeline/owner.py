@@ -9,8 +9,6 @@ import errno
 import fcntl
 import json
 import os
-import threading
-import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
@@ -18,13 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gdist.pipeline import console
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.machine import alive, is_here, myself
+from gdist.pipeline.heartbeat import BEAT_SECONDS, Heartbeat, wait_for_silence
+from gdist.pipeline.machine import is_here, myself
 
 OWNER = "training.json"
-BEAT_SECONDS = 10.0
-PATIENCE_BEATS = 4  # after this many beats without a change, the file's owner counts as dead
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # errors of file systems without locks
 
 
@@ -42,8 +38,7 @@ class Owner:
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
             **myself(),
         }
-        self._stop = threading.Event()
-        self._beating = threading.Thread(target=self._beat, name="owner", daemon=True)
+        self._heartbeat = Heartbeat(self._update, beat_seconds, OSError)
 
     def __enter__(self) -> Self:
         try:
@@ -56,14 +51,13 @@ class Owner:
         except BaseException:
             os.close(self._file)
             raise
-        self._beating.start()
+        self._heartbeat.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._beating.join()
+        self._heartbeat.stop()
         with suppress(OSError):  # if the file stays, the next owner takes over once it stops changing
             if self._is_ours():
                 self.path.unlink()
@@ -100,20 +94,11 @@ class Owner:
             os.close(file)
 
     def _wait_for_silence(self, locked: bool) -> None:
-        """Return when the owner that the file names is dead; RunError when it is alive."""
-        seen, silent_since, announced = self._read(), time.monotonic(), False
-        while seen and not (locked and is_here(seen)) and (living := alive(seen)) is not False:
-            if living:
-                raise self._refusal(seen)
-            if time.monotonic() - silent_since > PATIENCE_BEATS * self.beat_seconds:
-                return
-            if not announced:
-                console.say(f"{_named(seen)} was training in {self.folder}; waiting to see whether it is still alive")
-                announced = True
-            time.sleep(self.beat_seconds / 10)
-            if (now := self._read()) != seen and now:
-                raise self._refusal(now)
-            seen = now
+        def notice(seen: dict[str, Any]) -> str:
+            return f"{_named(seen)} was training in {self.folder}; waiting to see whether it is still alive"
+
+        # The kernel gave us the lock: no process of this machine has it any more.
+        wait_for_silence(self._read, self._refusal, notice, self.beat_seconds, lambda seen: locked and is_here(seen))
 
     def _write(self, beat: int) -> None:
         # In place, since the lock belongs to the file and not to its name; and synced, so that other machines see it.
@@ -122,14 +107,10 @@ class Owner:
         os.ftruncate(self._file, len(text))
         os.fsync(self._file)
 
-    def _beat(self) -> None:
-        beat = 0
-        while not self._stop.wait(self.beat_seconds):
-            beat += 1
-            with suppress(OSError):  # a disk that is briefly unavailable is no reason to stop
-                if not self._is_ours():
-                    return
-                self._write(beat)
+    def _update(self, beat: int) -> bool:
+        if ours := self._is_ours():
+            self._write(beat)
+        return ours
 
     def _is_ours(self) -> bool:
         try:

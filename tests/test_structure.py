@@ -55,9 +55,9 @@ def under(package: str) -> set[str]:
 # From the ground up. A package imports from floors below its own, and from itself; never upwards, never sideways.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.errors", "pipeline.console", "pipeline.framing", "pipeline.files", "pipeline.machine"),
-    ("pipeline.config", "pipeline.owner"),
-    ("pipeline.own_files", "pipeline.folder"),
-    ("pipeline.extensions",),
+    ("pipeline.config", "pipeline.heartbeat"),
+    ("pipeline.own_files", "pipeline.owner"),
+    ("pipeline.extensions", "pipeline.folder"),
     ("pipeline.storage", "pipeline.cluster", "pipeline.run"),
     ("pipeline.audio",),
     ("pipeline.manifest", "pipeline.cache"),

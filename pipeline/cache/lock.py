@@ -6,21 +6,16 @@ once.
 """
 
 import json
-import threading
-import time
 import uuid
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from gdist.pipeline import console
 from gdist.pipeline.cache.planning import LOCK
 from gdist.pipeline.errors import CacheError, CacheLockedError
-from gdist.pipeline.machine import alive, myself
+from gdist.pipeline.heartbeat import BEAT_SECONDS, Heartbeat, wait_for_silence
+from gdist.pipeline.machine import myself
 from gdist.pipeline.storage.objects import Storage, canonical
-
-BEAT_SECONDS = 10.0
-PATIENCE_BEATS = 4  # after this many beats without a change, the lock's owner counts as dead
 
 
 class Lock:
@@ -33,21 +28,20 @@ class Lock:
     def __init__(self, storage: Storage, beat_seconds: float = BEAT_SECONDS) -> None:
         self.storage, self.beat_seconds = storage, beat_seconds
         self.token = uuid.uuid4().hex
-        self._stop = threading.Event()
-        self._beating = threading.Thread(target=self._beat, name="lock", daemon=True)
+        # A bucket that is briefly unreachable is no reason to stop: commits check the lock themselves.
+        self._heartbeat = Heartbeat(self._update, beat_seconds, CacheError)
 
     def __enter__(self) -> Self:
         if not self.storage.put_new(LOCK, self._document(0)):
             self._wait_for_silence()
             self.storage.put(LOCK, self._document(0))
-        self._beating.start()
+        self._heartbeat.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._beating.join()
+        self._heartbeat.stop()
         with suppress(
             CacheError
         ):  # an earlier error says more; if the lock stays, the next owner waits, then takes over
@@ -57,31 +51,15 @@ class Lock:
     def _document(self, beat: int) -> bytes:
         return canonical({"token": self.token, "beat": beat, **myself()})
 
-    def _beat(self) -> None:
-        beat = 0
-        while not self._stop.wait(self.beat_seconds):
-            beat += 1
-            # A bucket that is briefly unreachable is no reason to stop: commits check the lock themselves.
-            with suppress(CacheError):
-                if owner(self.storage).get("token") != self.token:
-                    return
-                self.storage.put(LOCK, self._document(beat))
+    def _update(self, beat: int) -> bool:
+        if owner(self.storage).get("token") != self.token:
+            return False
+        self.storage.put(LOCK, self._document(beat))
+        return True
 
     def _wait_for_silence(self) -> None:
-        seen, silent_since = owner(self.storage), time.monotonic()
-        announced = False
-        while seen and alive(seen) is not False:
-            if time.monotonic() - silent_since > PATIENCE_BEATS * self.beat_seconds:
-                return
-            if alive(seen):
-                raise self._refusal(seen)
-            if not announced:
-                console.say("another extraction holds the cache's lock; waiting to see whether it is still alive")
-                announced = True
-            time.sleep(self.beat_seconds / 10)
-            if (now := owner(self.storage)) != seen and now:
-                raise self._refusal(now)
-            seen = now or {}
+        notice = "another extraction holds the cache's lock; waiting to see whether it is still alive"
+        wait_for_silence(lambda: owner(self.storage), self._refusal, lambda seen: notice, self.beat_seconds)
 
     def _refusal(self, seen: dict[str, Any]) -> CacheLockedError:
         return CacheLockedError(

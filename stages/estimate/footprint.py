@@ -15,9 +15,9 @@ from gdist.pipeline import framing
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.encodings import encoding
 from gdist.pipeline.cache.layout import Entry
-from gdist.pipeline.cache.lock import BEAT_SECONDS
 from gdist.pipeline.cache.plan import INDEX, WAVEFORM, Plan, array_specs, layer_name
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.heartbeat import BEAT_SECONDS
 from gdist.pipeline.loading.loader import RESIDENT_BYTES
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.storage.locations import in_shell
