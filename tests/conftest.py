@@ -20,6 +20,16 @@ from gdist.stages.extract.extract import extract
 from gdist.stages.extract.plan import ExtractConfig
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+# The first lines of a process that stands for a machine without gdist and what only gdist needs.
+WITHOUT_GDIST = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        absent = {"gdist", "gdist_lstm", "zarr", "dask", "distributed", "pyarrow", "click", "obstore"}
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
 PACK_FRAMES = 512  # small packs, so that a minute of speech fills several
 
 

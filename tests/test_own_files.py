@@ -15,13 +15,14 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
-from conftest import contents
+from conftest import WITHOUT_GDIST, contents
 from extending import (
     ENCODING_SOURCE,
     EXAMPLES,
     KIND,
     LOSS,
     PROBE,
+    SETTINGS,
     STUDENT,
     TEACHER,
     done,
@@ -32,6 +33,7 @@ from extending import (
     refused,
     train_words,
 )
+from ranked import torchrun
 from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 
 from gdist.pipeline import extensions
@@ -443,27 +445,16 @@ class TestEncoding:
 
 @pytest.mark.slow
 def test_ranks_of_torchrun(tiny_cache: Path, tmp_path: Path) -> None:
-    words = train_words(tiny_cache, tmp_path / "run", "--student", STUDENT, "--set", f"loss.name={LOSS}")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    script = tmp_path / "go.py"
-    script.write_text("from gdist.stages.cli import main\nmain()\n")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", script, *map(str, words)],
-        capture_output=True, text=True, check=False, env=environment, timeout=300,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    ended = torchrun(2, tiny_cache, tmp_path / "run", SETTINGS, "--student", STUDENT, "--set", f"loss.name={LOSS}")
+    _, said = ended.communicate(timeout=300)
+    assert ended.returncode == 0, said[-3000:]
     found = Run(tmp_path / "run").provenance()
     assert found["ranks"] == 2 and len(found["extensions"]) == 2
 
 
-ALONE = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"gdist", "zarr", "dask", "pyarrow", "click", "obstore", "gdist_lstm"}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
+ALONE = (
+    WITHOUT_GDIST
+    + """
 import safetensors.torch, torch
 _, folder, upstream, inputs, out = sys.argv
 from transformers import AutoModel, AutoModelForAudioClassification
@@ -480,6 +471,7 @@ found = {f"hf{k}": h.contiguous() for k, h in enumerate(states)}
 found |= {f"s3{k}": h.contiguous() for k, h in enumerate(upstream_states)}
 safetensors.torch.save_file(found, out)
 """
+)
 
 
 def assert_exports_work_without_gdist(hf: Path, s3prl: Path, student: Any, folder: Path) -> None:

@@ -157,10 +157,10 @@ def caveats(groups: Sequence[Configuration]) -> list[Markup]:
         sentences.append(Markup("These runs were trained for different numbers of steps."))
     frozen = [group for group in groups if group.first.config.get("student", {}).get("frontend") == "frozen"]
     if frozen:
-        whom = "All" if len(frozen) == len(groups) else listed([group.name for group in frozen])
+        whom = "All students" if len(frozen) == len(groups) else listed([group.name for group in frozen])
         sentences.append(
             Markup(
-                "Trained with a frozen front-end, from the teacher's cached layer 0: {}. Here h₀ is the teacher's."
+                "{} trained with a frozen front-end, from the teacher's cached layer 0, so that h₀ is the teacher's."
             ).format(whom)
         )
     partial = [group for group in groups if 0 < len(_predicted_layers(group)) < len(group.layers)]

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import Result
-from conftest import extracted
+from conftest import WITHOUT_GDIST, extracted
 from test_train import run, short
 from transformers import AutoModel, AutoModelForAudioClassification
 
@@ -103,13 +103,9 @@ def imports(folder: Path) -> set[str]:
     return found - set(sys.stdlib_module_names) - own
 
 
-ALONE = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"gdist", "zarr", "dask", "distributed", "pyarrow", "click", "obstore"}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
+ALONE = (
+    WITHOUT_GDIST
+    + """
 import safetensors.torch, torch
 from transformers import AutoModel
 inputs = safetensors.torch.load_file(sys.argv[2])
@@ -121,6 +117,7 @@ for folder in sys.argv[4:]:
     safetensors.torch.save_file(written_fields, sys.argv[3] + model.config.model_type)
 print("{}")
 """
+)
 
 
 def test_a_process_without_gdist_gets_the_same_hidden_states(

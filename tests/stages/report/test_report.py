@@ -485,5 +485,5 @@ def test_a_frozen_front_end_is_mentioned(tmp_path: Path) -> None:
     for folders in ([thawed], [thawed, frozen], [frozen]):
         write_report([RunSummary.read(folder) for folder in folders], tmp_path / "report.html")
         pages.append((tmp_path / "report.html").read_text(encoding="utf-8"))
-    mention = "cached layer 0: "
-    assert mention not in pages[0] and f"{mention}<b>frozen</b>." in pages[1] and f"{mention}All." in pages[2]
+    mention = " trained with a frozen front-end, from the teacher's cached layer 0"
+    assert mention not in pages[0] and f"<b>frozen</b>{mention}" in pages[1] and f"All students{mention}" in pages[2]
