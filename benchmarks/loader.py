@@ -44,6 +44,7 @@ import torch
 from gdist.pipeline import framing
 from gdist.pipeline.cache import arrays, layout
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_arrays, layer_name
 from gdist.pipeline.cache.shards import Layout, crc32c, zstd
 from gdist.pipeline.loading import loader
@@ -63,6 +64,7 @@ def build(uri: str, minutes: float, encoding: str, pack_frames: int) -> None:
         "layers": [*LAYERS],
         "dim": DIM,
         "encoding": encoding,
+        "compress": COMPRESS,
         "chunk_frames": 128,
         "pack_frames": pack_frames,
     }

@@ -1,7 +1,7 @@
-"""The only module that uses zarr: the arrays' metadata, one shard to bytes and back, reads of row ranges.
+"""The only module that uses zarr: the arrays' metadata, reads of what is stored in other ways, and of damaged shards.
 
-An array is [rows, width], sharded by pack and chunked by 128 rows. A shard is encoded in memory and written by the
-caller as one object, so that its digest is known and two writers never share a shard.
+An array is [rows, width], sharded by pack and chunked by 128 rows. A shard is encoded in memory (encode.py) and
+written by the caller as one object, so that its digest is known and two writers never share a shard.
 """
 
 import json
@@ -17,10 +17,10 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore, ObjectStore
 
-from gdist.pipeline.cache.shards import Rows, ShardReader, layout_of
+from gdist.pipeline.cache.chunks import layout_of
+from gdist.pipeline.cache.encode import COMPRESS, level_of
+from gdist.pipeline.cache.shards import Rows, ShardReader
 from gdist.pipeline.storage.objects import Storage
-
-ZSTD_LEVEL = 1  # activations hardly compress (some 15 % in fp16); level 1 already flattens the padding
 
 # Object stores are dominated by latency: many requests in flight, not zarr's default of ten. The fused pipeline
 # decodes chunks without one task per chunk: whole packs are three times as fast as with zarr's default, same bytes.
@@ -36,16 +36,23 @@ Empty = Callable[[tuple[int, int], np.dtype[Any]], np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape and type of one array of the cache. ``fill_value`` marks rows that were never written."""
+    """Shape, type and compression of one array. ``fill_value`` marks rows that were never written."""
 
     width: int
     dtype: str
     fill_value: float | int
     chunk_rows: int
     pack_rows: int
+    compress: str = COMPRESS
+
+    @property
+    def pack_bytes(self) -> int:
+        """Size of one pack's rows, before compression."""
+        return self.pack_rows * self.width * np.dtype(self.dtype).itemsize
 
     def create(self, store: Store, name: str | None, packs: int) -> zarr.Array[Any]:
         """Create the (empty) array of ``packs`` packs in ``store``."""
+        level = level_of(self.compress)
         return zarr.create_array(
             store,
             name=name,
@@ -55,9 +62,7 @@ class ArraySpec:
             dtype=self.dtype,
             fill_value=self.fill_value,
             # crc32c comes last: it guards the compressed bytes of every chunk.
-            compressors=[ZstdCodec(level=ZSTD_LEVEL, checksum=False), Crc32cCodec()],
-            # A chunk left out would read as the fill value without any error; every chunk is written.
-            config={"write_empty_chunks": True},
+            compressors=[*([] if level is None else [ZstdCodec(level=level, checksum=False)]), Crc32cCodec()],
         )
 
     def empty_pack(self) -> np.ndarray[Any, Any]:
@@ -82,21 +87,6 @@ def metadata(specs: dict[str, ArraySpec], packs: int, attributes: dict[str, Any]
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(store)
     return {key: value.to_bytes() for key, value in sorted(objects.items())}
-
-
-class _Caught(MemoryStore):
-    """A store that keeps what is written without copying it. Zarr's own store copies it twice, in case the writer
-    changes it later; for a shard that is 50 MB of fresh memory each time, and took longer than compressing it."""
-
-    def set_sync(self, key: str, value: Buffer) -> None:
-        self._store_dict[key] = value
-
-
-def encode_shard(spec: ArraySpec, rows: np.ndarray[Any, Any]) -> memoryview:
-    """Encode one pack's rows as the shard object's bytes. Same rows, same bytes."""
-    objects: dict[str, Buffer] = {}
-    spec.create(_Caught(objects), None, 1)[:] = rows
-    return memoryview(objects["c/0/0"].as_numpy_array()).cast("B")
 
 
 def damaged_rows(spec: ArraySpec, shard: bytes, ranges: Sequence[Rows]) -> list[int]:

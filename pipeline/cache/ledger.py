@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from gdist.pipeline.cache import arrays, layout, plan
+from gdist.pipeline.cache import layout, plan
 from gdist.pipeline.cache.arrays import shard_key
+from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.cache.plan import WAVEFORM, Task, encoding_of
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.storage.locations import in_shell
-from gdist.pipeline.storage.objects import Storage, seal, sha256, unseal
+from gdist.pipeline.storage.objects import Storage, seal, unseal
 
 # Shards encoded and written at a time. A few saturate a disk; each connection to a bucket transfers some 90 MB/s, and
 # a GPU produces ten times that.
@@ -102,10 +103,11 @@ class Ledger:
         self.guard()
 
         def write(name: str) -> tuple[str, dict[str, Any]]:
-            key, shard = shard_key(name, task.pack), arrays.encode_shard(self.specs[name], rows.pop(name))
-            if written is None:
-                self.storage.put(key, shard)
-            return key, {"bytes": len(shard), "sha256": sha256(shard)}
+            key, spec = shard_key(name, task.pack), self.specs[name]
+            with encoded(rows.pop(name), spec.chunk_rows, spec.compress) as shard:
+                if written is None:
+                    self.storage.put(key, shard.data)
+                return key, shard.record
 
         with ThreadPoolExecutor(WRITERS if self.storage.folder else BUCKET_WRITERS) as pool:
             objects = dict(pool.map(write, names))

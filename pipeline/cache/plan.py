@@ -17,7 +17,7 @@ from gdist.pipeline.cache import arrays, layout
 from gdist.pipeline.cache.arrays import ArraySpec
 from gdist.pipeline.cache.encodings import ENCODINGS, Encoding, encoding
 from gdist.pipeline.cache.layout import Entry
-from gdist.pipeline.errors import CacheMismatchError
+from gdist.pipeline.errors import CacheError, CacheMismatchError
 from gdist.pipeline.storage.objects import seal, sha256
 from gdist.pipeline.storage.paths import is_uri
 
@@ -51,7 +51,7 @@ class Plan:
 
     Attributes:
         identity: JSON-serializable description of the inputs; two plans with the same identity give the same bytes.
-            Has at least ``layers``, ``dim``, ``encoding``, ``chunk_frames``, ``pack_frames``.
+            Has at least ``layers``, ``dim``, ``encoding``, ``compress``, ``chunk_frames``, ``pack_frames``.
         about: versions of the software, names, the device: recorded, not compared.
         entries: one per utterance; those of ``before`` come first, unchanged.
         labels: the manifest's label columns, row for row.
@@ -174,9 +174,15 @@ def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:
     """Return the encoding of a cache.
 
     Raises:
+        CacheError: the cache was made by an earlier revision of gdist, before the first release.
         ConfigError: it comes from a file, which the user has to name.
         CacheMismatchError: the named file is not the one that the cache was extracted with.
     """
+    if "compress" not in identity:
+        raise CacheError(
+            f"the cache at {uri} was made by an earlier revision of gdist, whose receipts this one cannot check",
+            "extract it again: the same `gdist extract` with --restart (deletes the cache), or with another --cache",
+        )
     name, recorded = identity["encoding"], identity.get("encoding_sha256")
     kept = "path/to" if is_uri(uri) else f"{uri}/teacher"
     found = ENCODINGS.find(name, f"the cache at {uri} is stored in {name}", kept)
@@ -192,12 +198,14 @@ def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:
 
 def array_specs(identity: Mapping[str, Any]) -> dict[str, ArraySpec]:
     """Return name → shape and type of every array of a cache."""
-    chunk, pack = identity["chunk_frames"], identity["pack_frames"]
+    chunk, pack, compress = identity["chunk_frames"], identity["pack_frames"], identity["compress"]
     specs = {
-        layer_name(layer, folder): ArraySpec(
-            part.width, part.dtype, part.fill_value, *((1, pack // chunk) if part.per_chunk else (chunk, pack))
+        layer_name(layer, folder): (
+            ArraySpec(part.width, part.dtype, part.fill_value, 1, pack // chunk, compress)
+            if part.per_chunk
+            else ArraySpec(part.width, part.dtype, part.fill_value, chunk, pack, compress)
         )
         for folder, part in encoding(identity["encoding"]).parts(identity["dim"]).items()
         for layer in identity["layers"]
     }
-    return specs | {WAVEFORM: ArraySpec(framing.HOP, "int16", NO_SAMPLE, chunk, pack)}
+    return specs | {WAVEFORM: ArraySpec(framing.HOP, "int16", NO_SAMPLE, chunk, pack, compress)}

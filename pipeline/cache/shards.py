@@ -1,101 +1,48 @@
 """Rows of a shard straight from its bytes: what zarr reads, without zarr's Python code between two chunks.
 
-A shard is its chunks one after another, each zstd and then the crc32c of that, and an index at the end: offset and
-length of every chunk, and the crc32c of those (zarr's ``sharding_indexed``). zarr itself still writes, and reads
-everything that is stored in another way: :func:`layout_of` accepts only this one.
+What a shard is, and how it is written: encode.py. zarr itself reads whatever is stored in another way. On a disk, a
+chunk in which nothing could be compressed (most of them, at zstd's negative levels) is read straight into its place.
 
 Nothing that is missing or torn reads as zeros: it always raises ValueError.
 """
 
 import math
-import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import batched
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from google_crc32c import extend
 from google_crc32c import value as crc32c
 from numcodecs.zstd import Zstd
 
-from gdist.pipeline.storage.objects import Storage
+from gdist.pipeline.cache.chunks import CRC_BYTES, Layout, content_size
+from gdist.pipeline.storage.objects import Filler, Storage
 
 Rows = tuple[int, int]  # [start, stop)
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 INDICES = 4096  # indices kept, of 2 kB each; a training reads from eight packs of 14 arrays at a time
 PIECES = 8  # chunks that a thread takes at a time
-RUN_BYTES = 1 << 20  # bytes read at a time from a disk, so that they are still in the processor's cache to decompress
+RUN_BYTES = 1 << 19  # bytes read at a time from a disk, so that they are still in the processor's cache afterwards
+PLAIN_BYTES = 1 << 14  # smaller chunks are not read straight into their places: it takes longer than a copy
 ABSENT = 2**64 - 1  # offset and length of a chunk that was never written
-_CRC_BYTES = 4
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 zstd = Zstd()
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The layout of an array whose shards can be read here."""
-
-    dtype: np.dtype[Any]
-    width: int
-    chunk_rows: int
-    pack_rows: int
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Size of a decompressed chunk."""
-        return self.chunk_rows * self.width * self.dtype.itemsize
-
-    @property
-    def index_bytes(self) -> int:
-        return self.pack_rows // self.chunk_rows * 16 + _CRC_BYTES
-
-
-def layout_of(document: Mapping[str, Any]) -> Layout | None:
-    """Return the layout that an array's ``zarr.json`` describes; None where only zarr itself can read it."""
-    try:
-        (sharding,) = document["codecs"]
-        inner = sharding["configuration"]
-        rows, width = document["shape"]
-        pack_rows, pack_width = document["chunk_grid"]["configuration"]["chunk_shape"]
-        chunk_rows, chunk_width = inner["chunk_shape"]
-        known = (
-            sys.byteorder == "little"
-            and document["zarr_format"] == 3
-            and document["chunk_grid"]["name"] == "regular"
-            and document["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
-            and not document.get("storage_transformers")
-            and sharding["name"] == "sharding_indexed"
-            and inner["index_location"] == "end"
-            and _names(inner["codecs"]) == ["bytes", "zstd", "crc32c"]
-            and _names(inner["index_codecs"]) == ["bytes", "crc32c"]
-            and width == pack_width == chunk_width
-            and rows % pack_rows == 0
-            and pack_rows % chunk_rows == 0
-        )
-        return Layout(np.dtype(document["data_type"]), width, chunk_rows, pack_rows) if known else None
-    except (KeyError, TypeError, ValueError):  # the metadata of some other kind of array
-        return None
-
-
-def _names(codecs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the codecs' names in order, without big-endian codecs, which are not supported here."""
-    endians = [codec.get("configuration", {}).get("endian", "little") for codec in codecs]
-    return [codec["name"] for codec, endian in zip(codecs, endians, strict=True) if endian == "little"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Rows of one chunk: where its bytes are in the shard, which of its rows to read, and where to put them."""
+class _Piece(NamedTuple):
+    """Rows of one chunk: where its bytes are in the shard, which of its rows to read, where to put them, and whether
+    they may be read straight into that place."""
 
     start: int
     stop: int
     first: int
     last: int
     row: int
+    plain: bool
 
 
 class ShardReader:
@@ -144,7 +91,11 @@ class ShardReader:
             return [(key, list(some)) for some in batched(pieces, size)]
 
         def part(item: tuple[str, list[_Piece]]) -> None:
-            self._decode(*item, layout, rows)
+            read = self._read if self.storage.folder is None else self._read_local
+            try:
+                read(*item, layout, rows)
+            except FileNotFoundError as error:
+                raise ValueError("its shard is missing") from error
 
         self._each(part, [job for found in self._each(shard, shards.items()) for job in found])
 
@@ -161,19 +112,20 @@ class ShardReader:
             tail, shard_size = self.storage.get_tail(key, size)
         except FileNotFoundError as error:
             raise ValueError("its shard is missing") from error
-        if len(tail) < size or crc32c(tail[:-_CRC_BYTES]) != int.from_bytes(tail[-_CRC_BYTES:], "little"):
+        if len(tail) < size or crc32c(tail[:-CRC_BYTES]) != int.from_bytes(tail[-CRC_BYTES:], "little"):
             raise ValueError("the shard's index does not match its checksum")
-        index = np.frombuffer(tail[:-_CRC_BYTES], "<u8").reshape(-1, 2)
+        index = np.frombuffer(tail[:-CRC_BYTES], "<u8").reshape(-1, 2)
         there = index[index[:, 0] != ABSENT]
         if (there > shard_size).any() or (there.sum(axis=1) > shard_size - size).any():
             raise ValueError("the shard's index points past its end")
-        if (there[:, 1] <= _CRC_BYTES).any():
+        if (there[:, 1] <= CRC_BYTES).any():
             raise ValueError("the shard's index has an empty chunk")
         return index
 
     def _pieces(self, key: str, layout: Layout, wanted: Iterable[tuple[int, int, int]]) -> list[_Piece]:
         """Return the pieces of one shard, in the order of their bytes."""
         index = self._index(key, layout.index_bytes)
+        local = self.storage.folder is not None and layout.chunk_bytes >= PLAIN_BYTES
         pieces = []
         for first, last, row in wanted:
             chunk = first // layout.chunk_rows
@@ -182,63 +134,104 @@ class ShardReader:
                     raise ValueError(f"chunk {chunk} was never written")
                 begin = chunk * layout.chunk_rows
                 low, high = max(first - begin, 0), min(last - begin, layout.chunk_rows)
-                pieces.append(_Piece(offset, offset + length, low, high, row))
+                plain = local and length == layout.plain_bytes and high - low == layout.chunk_rows
+                pieces.append(_Piece(offset, offset + length, low, high, row, plain))
                 row, chunk = row + high - low, chunk + 1
         return sorted(pieces, key=lambda piece: piece.start)
 
-    def _decode(self, key: str, pieces: list[_Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
-        runs: list[list[_Piece]] = []
-        limit = RUN_BYTES if self.storage.folder else math.inf
-        for piece in pieces:
-            if runs and piece.start <= runs[-1][-1].stop and piece.stop - runs[-1][0].start <= limit:
-                runs[-1].append(piece)
-            else:
-                runs.append([piece])
-        ranges = [(run[0].start, max(piece.stop for piece in run)) for run in runs]
-        try:
-            for run, (start, stop), part in zip(runs, ranges, self.storage.get_ranges(key, ranges), strict=True):
-                data = np.frombuffer(part, np.uint8)
-                if len(data) < stop - start:
-                    raise ValueError("the shard is cut short")
-                for piece in run:
-                    self._chunk(data[piece.start - start : piece.stop - start], piece, layout, rows)
-        except FileNotFoundError as error:
-            raise ValueError("its shard is missing") from error
+    def _read(self, key: str, pieces: list[_Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+        runs = _runs(pieces, math.inf)
+        ranges = [_range(run) for run in runs]
+        for run, part in zip(runs, self.storage.get_ranges(key, ranges), strict=True):
+            self._decode(np.frombuffer(part, np.uint8), run, layout, rows)
+
+    def _read_local(self, key: str, pieces: list[_Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+        with self.storage.filling(key) as fill:
+            for run in _runs(pieces, RUN_BYTES):
+                if run[0].plain and self._fill_plain(fill, run, layout, rows):
+                    continue
+                start, stop = _range(run)
+                data = self._memory("run", stop - start)
+                self._decode(data[: fill([data], start)], run, layout, rows)
+
+    def _fill_plain(self, fill: Filler, run: list[_Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> bool:
+        """Read chunks straight into their places. Returns whether they have the expected length, heads and checksums;
+        if not, their places are to be filled in another way."""
+        values = rows.reshape(-1).view(np.uint8)
+        row_bytes = layout.chunk_bytes // layout.chunk_rows
+        between = len(layout.plain_heads) + CRC_BYTES  # bytes of a chunk that are not its own values
+        around = self._memory("around", len(run) * between)
+        parts: list[Bytes] = []
+        for number, piece in enumerate(run):
+            at, place = number * between, piece.row * row_bytes
+            for head, size in layout.blocks:
+                parts += [around[at : at + len(head)], values[place : place + size]]
+                at, place = at + len(head), place + size
+            parts.append(around[at : at + CRC_BYTES])
+        if fill(parts, run[0].start) < run[-1].stop - run[0].start:
+            return False
+        read = around.tobytes()
+        for number, piece in enumerate(run):
+            at, place, checksum = number * between, piece.row * row_bytes, 0
+            if not read.startswith(layout.plain_heads, at):
+                return False
+            for head, size in layout.blocks:
+                checksum = extend(extend(checksum, head), values[place : place + size])
+                place += size
+            if not read.startswith(checksum.to_bytes(CRC_BYTES, "little"), at + len(layout.plain_heads)):
+                return False
+        return True
+
+    def _decode(self, data: Bytes, run: list[_Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+        """Decode the chunks of a run from its bytes."""
+        start, stop = _range(run)
+        if len(data) < stop - start:
+            raise ValueError("the shard is cut short")
+        for piece in run:
+            self._chunk(data[piece.start - start : piece.stop - start], piece, layout, rows)
 
     def _chunk(self, data: Bytes, piece: _Piece, layout: Layout, rows: np.ndarray[Any, Any]) -> None:
-        packed = data[:-_CRC_BYTES]
-        if crc32c(packed) != int.from_bytes(data[-_CRC_BYTES:].tobytes(), "little"):
+        packed = data[:-CRC_BYTES]
+        if crc32c(packed) != int.from_bytes(data[-CRC_BYTES:].tobytes(), "little"):
             raise ValueError("a chunk does not match its checksum")
-        if _content_size(packed[:14].tobytes()) != layout.chunk_bytes:  # the decoder would leave the rest as it was
+        size = content_size(packed[:14].tobytes()) if layout.compressed else len(packed)
+        if size != layout.chunk_bytes:  # the decoder would leave the rest as it was
             raise ValueError(f"a chunk does not have {layout.chunk_bytes} bytes")
-        count = piece.last - piece.first
-        place = rows[piece.row : piece.row + count]
-        whole = place if count == layout.chunk_rows else self._scratch(layout.chunk_bytes)
-        try:
-            zstd.decode(packed, whole)
-        except RuntimeError as error:
-            raise ValueError(f"a chunk cannot be decompressed: {error}") from error
+        place = rows[piece.row : piece.row + piece.last - piece.first]
+        whole = packed
+        if layout.compressed:
+            whole = place if len(place) == layout.chunk_rows else self._memory("chunk", layout.chunk_bytes)
+            try:
+                zstd.decode(packed, whole)
+            except RuntimeError as error:
+                raise ValueError(f"a chunk cannot be decompressed: {error}") from error
         if whole is not place:
             place[:] = whole.view(layout.dtype).reshape(layout.chunk_rows, -1)[piece.first : piece.last]
 
-    def _scratch(self, size: int) -> Bytes:
-        memory: Bytes | None = getattr(self._own, "memory", None)
-        if memory is None or len(memory) != size:
-            memory = self._own.memory = np.empty(size, np.uint8)
-        return memory
+    def _memory(self, what: str, size: int) -> Bytes:
+        """Return memory of this thread. It is reused: having the kernel provide new pages takes longer than reading
+        cached ones."""
+        memory: Bytes | None = getattr(self._own, what, None)
+        if memory is None or len(memory) < size:
+            memory = np.empty(size, np.uint8)
+            setattr(self._own, what, memory)
+        return memory[:size]
 
 
-def _content_size(head: bytes) -> int:
-    """Return the content size that a zstd frame states (RFC 8878, section 3.1.1.1); −1 if none, or not a frame.
+def _range(run: list[_Piece]) -> Rows:
+    """Return where the bytes of a run are."""
+    return run[0].start, max(piece.stop for piece in run)
 
-    By hand: 28 b5 2f fd | a0 (4 bytes of size, one segment) | 00 00 03 00 is a frame of 0x30000 bytes.
-    """
-    if len(head) < 6 or head[:4] != _ZSTD_MAGIC:
-        return -1
-    flags = head[4]
-    one_segment = flags >> 5 & 1
-    length = (one_segment, 2, 4, 8)[flags >> 6]
-    start = 5 + (1 - one_segment) + (0, 1, 2, 4)[flags & 3]
-    if not length or len(head) < start + length:
-        return -1
-    return int.from_bytes(head[start : start + length], "little") + (256 if length == 2 else 0)
+
+def _runs(pieces: list[_Piece], limit: float) -> list[list[_Piece]]:
+    """Group pieces that are read together: adjacent ones of one kind, of no more than ``limit`` bytes."""
+    runs: list[list[_Piece]] = []
+    for piece in pieces:
+        if runs:
+            before = runs[-1][-1]
+            follows = piece.start == before.stop or (piece.start < before.stop and not piece.plain)
+            if follows and piece.plain == before.plain and piece.stop - runs[-1][0].start <= limit:
+                runs[-1].append(piece)
+                continue
+        runs.append([piece])
+    return runs

@@ -11,11 +11,11 @@ from typing import Any
 
 from gdist.pipeline.cache import arrays
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encode import digest
 from gdist.pipeline.cache.plan import ROOT, Task, plan_key
 from gdist.pipeline.cache.planning import read_document, read_root
 from gdist.pipeline.console import Advance
 from gdist.pipeline.errors import CacheDamagedError
-from gdist.pipeline.storage.objects import sha256
 
 THREADS = 4
 
@@ -102,7 +102,7 @@ def _verify_task(cache: Cache, task: Task) -> list[Damage]:
         except FileNotFoundError:
             bad.append(Damage(key, "it is missing", pack, name, _stored(cache, pack, receipt["quarantine"])))
             continue
-        if sha256(shard) != receipt["objects"][key]["sha256"]:
+        if digest(shard) != receipt["objects"][key]["xxh3_128"]:
             reason = "its bytes do not match its receipt"
             bad.append(Damage(key, reason, pack, name, _torn(cache, pack, name, shard, receipt["quarantine"])))
     return bad

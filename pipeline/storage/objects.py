@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import threading
 from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -24,6 +23,9 @@ from gdist.pipeline.files import LINK_HINT, link_below
 from gdist.pipeline.storage.buckets import Bucket, explain, first_line, hint
 from gdist.pipeline.storage.locations import S3, Location, folder_of, scheme_of
 
+Filler = Callable[[Sequence[Buffer], int], int]
+"""Fills buffers, one after another, with what follows a position of an object. Returns how many bytes there were."""
+
 _memory: dict[Location, MemoryStore] = {}  # memory://NAME names one store for the life of the process
 _STAGED = re.compile(r"#\d+$")  # obstore's local store writes PATH#1 and renames it to PATH
 
@@ -35,7 +37,6 @@ class Storage:
         self.uri = uri
         self.folder: Path | None = None
         self.bucket: Bucket | None = None
-        self._own = threading.local()
         scheme = scheme_of(uri)
         with self._explained("open", ""):
             if scheme == "memory":
@@ -100,28 +101,27 @@ class Storage:
                 return b"", 0  # an empty object has no last byte: stores refuse the range
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Buffer]:
-        """Yield the bytes of each [start, stop), in order, cut off at the object's end. Each buffer is valid until
-        the next one is requested. FileNotFoundError when there is no such object, ValueError when a range begins past
-        its end."""
+        """Yield the bytes of each [start, stop), in order, cut off at the object's end. FileNotFoundError when there
+        is no such object, ValueError when a range begins past its end."""
+        starts, stops = zip(*ranges, strict=True)
         with self._explained("read", key, missing_is_fine=True):
-            if self.folder is None:
-                starts, stops = zip(*ranges, strict=True)
-                try:
-                    parts = self._repeat(lambda store: obstore.get_ranges(store, key, starts=starts, ends=stops))
-                except obstore.exceptions.BaseError as error:
-                    if (size := self._size(key)) > max(starts):
-                        raise
-                    raise ValueError(f"the object has only {size} bytes") from error
-                yield from parts
-                return
-            with (self.folder / key).open("rb", buffering=0) as file:
-                # Memory is reused: having the kernel provide new pages takes longer than reading cached ones.
-                size = max(stop - start for start, stop in ranges)
-                if len(getattr(self._own, "memory", b"")) < size:
-                    self._own.memory = bytearray(size)
-                for start, stop in ranges:
-                    view = memoryview(self._own.memory)[: stop - start]
-                    yield view[: os.preadv(file.fileno(), [view], start)]
+            try:
+                parts = self._repeat(lambda store: obstore.get_ranges(store, key, starts=starts, ends=stops))
+            except obstore.exceptions.BaseError as error:
+                if (size := self._size(key)) > max(starts):
+                    raise
+                raise ValueError(f"the object has only {size} bytes") from error
+        yield from parts
+
+    @contextmanager
+    def filling(self, key: str) -> Iterator[Filler]:
+        """Open an object in a folder for reading into the caller's memory. FileNotFoundError when there is none."""
+        assert self.folder is not None
+        with (
+            self._explained("read", key, missing_is_fine=True),
+            (self.folder / key).open("rb", buffering=0) as file,
+        ):
+            yield lambda parts, start: os.preadv(file.fileno(), parts, start)
 
     def _size(self, key: str) -> int:
         return self._repeat(lambda store: int(obstore.head(store, key)["size"]))

@@ -27,6 +27,9 @@ def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> Non
     "--utterance-seconds", type=float, default=12.0, show_default=True, help="With --hours: the mean length."
 )
 @click.option("--layers", default="all", show_default=True, help="For example 0,4,8-12.")
+@click.option(
+    "--compress", metavar="zstd:LEVEL|none", default="zstd:-1", show_default=True, help="As `gdist extract` takes it."
+)
 @click.option("--max-seconds", type=float, default=60.0, show_default=True, help="Longer utterances are quarantined.")
 @click.option("--pack-frames", type=int, default=16384, show_default=True, help="Frames per pack, the unit of work.")
 @click.option(

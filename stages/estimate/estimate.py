@@ -17,6 +17,7 @@ from typing import Any
 
 from gdist.pipeline import console
 from gdist.pipeline.cache import layout
+from gdist.pipeline.cache.encode import compression
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import EXIT_OK, UsageError
@@ -44,6 +45,7 @@ class EstimateConfig:
     hours: float | None = None
     utterance_seconds: float = 12.0
     layers: str = "all"
+    compress: str = ExtractConfig.compress
     precision: str = "fp32"
     device: str = "auto"
     max_seconds: float = ExtractConfig.max_seconds
@@ -53,6 +55,7 @@ class EstimateConfig:
     measure: bool | None = None
 
     def __post_init__(self) -> None:
+        compression(self.compress)
         if (self.manifest is None) == (self.hours is None):
             raise UsageError(
                 "the amount of audio comes from either --manifest M.parquet or --hours H, but "
@@ -100,7 +103,8 @@ def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
     online_hours = run_hours / speed["realtime_factor"]
     extraction = {"gpu_hours": gpu_hours, "cost": gpu_hours * prices.gpu_hour}
     online = {"audio_hours": run_hours, "gpu_hours": online_hours, "cost": online_hours * prices.gpu_hour}
-    sizes = {name: size_of(name, teacher, layers, corpus, config.pack_frames) for name in ENCODINGS}
+    how = (teacher, layers, corpus, config.pack_frames, compression(config.compress))
+    sizes = {name: size_of(name, *how) for name in ENCODINGS}
     rows = []
     for name, size in sizes.items():
         puts, gets = extraction_requests(size, corpus.packs, gpu_hours * 3600)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache import layout
+from gdist.pipeline.cache.encode import COMPRESS, UNCOMPRESSED
 from gdist.pipeline.cache.encodings import encoding
 from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.cache.plan import INDEX, WAVEFORM, Plan, array_specs, layer_name
@@ -122,7 +123,7 @@ class Size:
     """The size of a finished cache in one encoding.
 
     Attributes:
-        bytes: an upper bound, before lossless compression.
+        bytes: an upper bound, before lossless compression; without compression, padding included.
         read_layers, read_arrays, read_bytes: the part that a student reads: the waveform and every layer except 0.
     """
 
@@ -133,13 +134,16 @@ class Size:
     read_bytes: int
 
 
-def size_of(name: str, teacher: dict[str, Any], layers: list[int], corpus: Corpus, pack_frames: int) -> Size:
+def size_of(
+    name: str, teacher: dict[str, Any], layers: list[int], corpus: Corpus, pack_frames: int, compress: str = COMPRESS
+) -> Size:
     """Compute the size of a finished cache in the encoding ``name``."""
     kind, dim = encoding(name), int(teacher["hidden_size"])
     identity = {
         "layers": layers,
         "dim": dim,
         "encoding": name,
+        "compress": compress,
         "chunk_frames": layout.CHUNK_FRAMES,
         "pack_frames": pack_frames,
     }
@@ -149,6 +153,8 @@ def size_of(name: str, teacher: dict[str, Any], layers: list[int], corpus: Corpu
         rows = corpus.frames if array != WAVEFORM else corpus.rows
         rows = corpus.chunks if array.partition("/")[0] in per_chunk else rows
         around = CHUNK_BYTES + row * spec.chunk_rows * CHUNK_SHARE
+        if compress == UNCOMPRESSED:
+            rows, around = corpus.packs * spec.pack_rows, CHUNK_BYTES  # padding takes as much as anything else
         sizes[array] = rows * row + math.ceil(corpus.packs * spec.pack_rows / spec.chunk_rows * around)
     names = [*TEACHER_FILES, *(["tables-0.safetensors"] if kind.calibrated else [])]
     # Only the last entry's pack matters here; the size of the index is computed separately, once for all encodings.

@@ -18,6 +18,13 @@ from gdist.stages.commandline import command, json_option, use_option
 @click.option(
     "--encoding", default="fp16", show_default=True, help="How to store hidden states; see `gdist encodings`."
 )
+@click.option(
+    "--compress",
+    metavar="zstd:LEVEL|none",
+    default="zstd:-1",
+    show_default=True,
+    help="How to compress what is stored: zstd:3 is smaller and slow, none keeps the padding too.",
+)
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--final-norm", is_flag=True, help="Large models: store the last layer after the final LayerNorm.")

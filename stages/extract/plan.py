@@ -13,6 +13,7 @@ import safetensors.torch
 from gdist.pipeline import framing
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache, require_same
+from gdist.pipeline.cache.encode import COMPRESS, UNCOMPRESSED, compression
 from gdist.pipeline.cache.encodings import ENCODINGS, encoding
 from gdist.pipeline.cache.plan import Plan, array_specs
 from gdist.pipeline.config import require
@@ -32,6 +33,7 @@ class ExtractConfig:
 
     Attributes:
         layers: ``all``, or layers such as ``0,4,8,12`` (0 is the input of the first Transformer layer).
+        compress: how the chunks are compressed: ``zstd:LEVEL``, or ``none``.
         precision: the teacher's arithmetic: fp32, tf32 (CUDA only), or autocast to bf16 or fp16.
         max_seconds: longer utterances are quarantined, since attention's memory grows with the square of the length.
         batch_seconds: seconds of audio per batch, padding included; None chooses by the device.
@@ -43,6 +45,7 @@ class ExtractConfig:
     cache: str
     layers: str = "all"
     encoding: str = "fp16"
+    compress: str = COMPRESS
     precision: str = "fp32"
     device: str = "auto"
     final_norm: bool = False
@@ -55,6 +58,7 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         encoding(self.encoding)
+        compression(self.compress)
         for option, seconds in (("--max-seconds", self.max_seconds), ("--batch-seconds", self.batch_seconds)):
             possible = seconds is None or (seconds > 0 and math.isfinite(seconds))
             require(possible, f"{option} {seconds}: must be positive and finite")
@@ -123,6 +127,7 @@ def make_plan(
         "layers": parse_layers(config.layers, teacher.num_layers),
         "dim": teacher.dim,
         "encoding": config.encoding,
+        "compress": compression(config.compress),
         "precision": config.precision,
         "sample_rate": framing.SAMPLE_RATE,
         "hop": framing.HOP,
@@ -239,7 +244,8 @@ def parse_layers(text: str, num_layers: int) -> list[int]:
 
 
 def describe(plan: Plan, done: int) -> dict[str, Any]:
-    """The result of ``--dry-run``. Sizes are upper bounds, before lossless compression and without padding.
+    """The result of ``--dry-run``. Sizes are upper bounds, before lossless compression and without the padding, which
+    compresses to nothing; without compression, they include it.
 
     Args:
         done: the number of packs that are already complete.
@@ -247,16 +253,18 @@ def describe(plan: Plan, done: int) -> dict[str, Any]:
     usable = [entry for entry in plan.entries if entry.num_frames]
     kind, frames = encoding(plan.identity["encoding"]), sum(entry.num_frames for entry in usable)
     samples = sum(entry.num_samples for entry in usable)
+    specs = array_specs(plan.identity)
+    size = frames * plan.identity["dim"] * len(plan.identity["layers"]) * kind.bytes_per_value + samples * 2
+    if plan.identity["compress"] == UNCOMPRESSED:
+        size = plan.packs * sum(spec.pack_bytes for spec in specs.values())
     return {
         "utterances": len(usable),
         "frames": frames,
         "audio_seconds": samples / framing.SAMPLE_RATE,
-        "bytes": round(
-            frames * plan.identity["dim"] * len(plan.identity["layers"]) * kind.bytes_per_value + samples * 2
-        ),
+        "bytes": round(size),
         "packs": plan.packs,
         "packs_resumed": done,
-        "objects": plan.packs * (len(array_specs(plan.identity)) + 1),
+        "objects": plan.packs * (len(specs) + 1),
         "quarantined": len(plan.entries) - len(usable),
         "quarantine": {entry.id: entry.problem for entry in plan.entries if entry.problem},
     }

@@ -14,6 +14,7 @@ import numpy as np
 from gdist.pipeline import console
 from gdist.pipeline.cache import arrays, plan, planning
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.lock import Lock, require_token
 from gdist.pipeline.cache.plan import ROOT, WAVEFORM, Task, plan_key
 from gdist.pipeline.cache.verify import verify
@@ -178,11 +179,11 @@ class PackRepair:
         same = True
         self.cache.guard()
         for name, values in rows.items():
-            key, shard = arrays.shard_key(name, task.pack), arrays.encode_shard(self.cache.specs[name], values)
-            self.cache.storage.put(key, shard)
-            digest = {"bytes": len(shard), "sha256": sha256(shard)}
-            same &= receipt["objects"][key] == digest
-            receipt["objects"][key] = digest
+            key, spec = arrays.shard_key(name, task.pack), self.cache.specs[name]
+            with encoded(values, spec.chunk_rows, spec.compress) as shard:
+                self.cache.storage.put(key, shard.data)
+            same &= receipt["objects"][key] == shard.record
+            receipt["objects"][key] = shard.record
         written = [arrays.shard_key(name, task.pack) for name in rows]
         if not same or not quarantine.keys() <= receipt["quarantine"].keys():
             receipt["quarantine"] |= quarantine

@@ -19,6 +19,7 @@ from conftest import contents
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.encodings import ENCODINGS, Stored
 from gdist.pipeline.cache.layout import Entry, place
 from gdist.pipeline.cache.plan import NO_SAMPLE, WAVEFORM, Plan, Task, layer_name
@@ -34,7 +35,8 @@ Rows = dict[str, np.ndarray[Any, Any]]
 
 def make_plan(encoding: str = "fp16", **identity: Any) -> Plan:
     lengths = [(f"u{i}", n, None) for i, n in enumerate(SAMPLES)]
-    whole = {"layers": LAYERS, "dim": DIM, "encoding": encoding, "chunk_frames": CHUNK, "pack_frames": PACK}
+    whole = {"layers": LAYERS, "dim": DIM, "encoding": encoding, "compress": COMPRESS}
+    whole |= {"chunk_frames": CHUNK, "pack_frames": PACK}
     labels = pa.table({"speaker": [f"s{i % 2}" for i in range(len(SAMPLES))]})
     entries = place(lengths, 10**9, CHUNK, PACK)
     files = {"config.json": b"{}", "frontend.safetensors": b"F"}

@@ -1,5 +1,6 @@
 """Shards read without zarr: row for row what zarr reads, and an error wherever something is missing or torn."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -16,17 +17,24 @@ from numcodecs.zstd import Zstd
 
 from gdist.pipeline.cache import arrays, shards
 from gdist.pipeline.cache.arrays import ArraySpec, Reader
+from gdist.pipeline.cache.chunks import Layout, content_size, layout_of
+from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.encodings import ENCODINGS
-from gdist.pipeline.cache.shards import ABSENT, Layout, Rows, ShardReader, _content_size, layout_of
+from gdist.pipeline.cache.shards import ABSENT, Rows, ShardReader
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.storage.objects import Storage
 
 CHUNK, PACK, PACKS, DIM = 4, 24, 3, 5
-SPECS = {
-    f"{name}-{folder}": ArraySpec(part.width, part.dtype, part.fill_value, 1 if part.per_chunk else CHUNK, PACK)
+PARTS = {
+    f"{name}-{folder}": (part.width, part.dtype, part.fill_value, 1 if part.per_chunk else CHUNK, PACK)
     for name, encoding in ENCODINGS.items()
     for folder, part in encoding.parts(DIM).items()
-} | {"waveform": ArraySpec(320, "int16", -32_768, CHUNK, PACK)}
+} | {"waveform": (320, "int16", -32_768, CHUNK, PACK)}
+SPECS = {name: ArraySpec(*part) for name, part in PARTS.items()} | {
+    f"{name}-{compress}": ArraySpec(*part, compress)
+    for name, part in PARTS.items()
+    for compress in ("none", "zstd:1")
+}
 LAYOUT = Layout(np.dtype("float16"), DIM, CHUNK, PACK)
 
 
@@ -34,8 +42,14 @@ def rows_of(name: str) -> np.ndarray[Any, Any]:
     """The rows of array ``name``."""
     spec, rng = SPECS[name], np.random.default_rng(sorted(SPECS).index(name))
     values = rng.integers(0, 200, (PACKS * PACK, spec.width))
-    values[::7] = 3  # some chunks compress well
+    values[::7] = 3
+    values[:: 2 * CHUNK] = values[1 :: 2 * CHUNK] = 5  # some chunks compress well
     return values.astype(spec.dtype)
+
+
+def encode(spec: ArraySpec, rows: np.ndarray[Any, Any]) -> bytes:
+    with encoded(rows, spec.chunk_rows, spec.compress) as shard:
+        return bytes(shard.data)
 
 
 def write(storage: Storage) -> None:
@@ -43,7 +57,7 @@ def write(storage: Storage) -> None:
         storage.put(key, data)
     for name, spec in SPECS.items():
         for pack, rows in enumerate(np.split(rows_of(name), PACKS)):
-            storage.put(arrays.shard_key(name, pack), arrays.encode_shard(spec, rows))
+            storage.put(arrays.shard_key(name, pack), encode(spec, rows))
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +91,11 @@ class TestSameRowsAsZarr:
     @pytest.mark.parametrize("place", ["folder", "memory"])
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(name=st.sampled_from(sorted(SPECS)), ranges=st.lists(some_rows(), min_size=1, max_size=6),
-           threads=st.sampled_from([1, 3]), small_runs=st.booleans())  # fmt: skip
+           threads=st.sampled_from([1, 3]), small_runs=st.booleans(), straight=st.booleans())  # fmt: skip
     def test_any_ranges(
-        self, folder: Path, memory: Storage, place: str, name: str, ranges: list[Rows], threads: int, small_runs: bool
-    ) -> None:
+        self, folder: Path, memory: Storage, place: str, name: str, ranges: list[Rows], threads: int,
+        small_runs: bool, straight: bool,
+    ) -> None:  # fmt: skip
         """In any order, overlapping, across packs, and empty."""
         storage = Storage(str(folder)) if place == "folder" else memory
         reader = Reader(storage, threads)
@@ -89,6 +104,8 @@ class TestSameRowsAsZarr:
             if small_runs:
                 patch.setattr(shards, "RUN_BYTES", 100)
                 patch.setattr(shards, "PIECES", 2)
+            if straight:
+                patch.setattr(shards, "PLAIN_BYTES", 0)
             read = reader.read(name, ranges)
         expected = with_zarr(storage).read(name, ranges)
         assert read.dtype == expected.dtype and read.shape == expected.shape
@@ -103,24 +120,43 @@ class TestSameRowsAsZarr:
     def test_an_index_is_read_once_and_adjacent_chunks_in_one_piece(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        storage = Storage(str(folder))
-        asked: list[Any] = []
-
-        def noted(real: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-            def ask(key: str, what: Any) -> Any:
-                asked.append(what)
-                return real(key, what)
-
-            return ask
-
-        monkeypatch.setattr(storage, "get_tail", noted(storage.get_tail))
-        monkeypatch.setattr(storage, "get_ranges", noted(storage.get_ranges))
-        reader = Reader(storage, 1)
+        asked = noted(monkeypatch)
+        reader = Reader(Storage(str(folder)), 1)
         reader.read("fp16-layers", [(0, 7), (7, 8), (16, 18)])
-        index, ranges = asked
-        assert index == LAYOUT.index_bytes and len(ranges) == 2
+        index, first, second = asked
+        assert index == LAYOUT.index_bytes and len(first) == len(second) == 1
         reader.read("fp16-layers", [(0, PACK)])
-        assert len(asked) == 3 and len(asked[2]) == 1
+        assert len(asked) == 4 and len(asked[3]) == 1
+
+    @pytest.mark.parametrize(("compress", "heads"), [("", 1), ("-none", 1)])
+    def test_what_was_not_compressed_is_read_straight_into_its_place(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, compress: str, heads: int
+    ) -> None:
+        """And only whole chunks are."""
+        monkeypatch.setattr(shards, "PLAIN_BYTES", 0)
+        values = np.random.default_rng(0).standard_normal((PACK, DIM)).astype(np.float16)
+        name = f"fp16-layers{compress}"
+        storage = Storage(str(folder))
+        before = storage.get(f"{name}/c/2/0")
+        storage.put(f"{name}/c/2/0", encode(SPECS[name], values))
+        asked = noted(monkeypatch)
+        mine = np.zeros((2 * CHUNK + 1, DIM), np.float16)
+        start = 2 * PACK + CHUNK
+        Reader(storage, 1).read(name, [(start, start + len(mine))], lambda shape, dtype: mine)
+        assert np.array_equal(mine, values[CHUNK:][: len(mine)])
+        _, straight, rest = asked
+        assert [part.size for part in straight if np.shares_memory(part, mine)] == [CHUNK * DIM * 2] * 2
+        assert not any(np.shares_memory(part, mine) for part in rest)
+        storage.put(f"{name}/c/2/0", before)
+
+
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is read from local files from now on: the number of bytes of an index, and the memory that is filled."""
+    asked: list[Any] = []
+    pread, preadv = os.pread, os.preadv
+    monkeypatch.setattr("os.pread", lambda file, size, start: asked.append(size) or pread(file, size, start))
+    monkeypatch.setattr("os.preadv", lambda file, parts, start: asked.append(parts) or preadv(file, parts, start))
+    return asked
 
 
 class TestOtherWaysToStore:
@@ -150,6 +186,7 @@ class TestOtherWaysToStore:
             ("codecs.0.configuration.codecs.0.configuration.endian", "big"),
             ("codecs.0.configuration.codecs.1.name", "gzip"),
             ("codecs.0.configuration.codecs", [{"name": "bytes"}, {"name": "zstd"}]),
+            ("codecs.0.configuration.codecs", [{"name": "crc32c"}]),
             ("codecs.0.configuration.index_codecs", [{"name": "bytes"}]),
         ],
     )
@@ -232,12 +269,15 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes | None], str]] = {
 
 
 class TestDamage:
-    @pytest.mark.parametrize("place", ["folder", "memory"])
+    @pytest.mark.parametrize("place", ["folder", "memory", "straight"])
     @pytest.mark.parametrize("what", DAMAGE)
-    def test_it_is_reported(self, folder: Path, tmp_path: Path, place: str, what: str) -> None:
+    def test_it_is_reported(
+        self, folder: Path, tmp_path: Path, place: str, what: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """And the rest of the array is read as before, from the same reader."""
         damage, message = DAMAGE[what]
-        if place == "folder":
+        monkeypatch.setattr(shards, "PLAIN_BYTES", 0 if place == "straight" else shards.PLAIN_BYTES)
+        if place != "memory":
             storage = Storage(str(shutil.copytree(folder, tmp_path / "copy")))
         else:
             storage = Storage(f"memory://{uuid.uuid4()}")
@@ -260,7 +300,7 @@ class TestDamage:
         reader, key, other = Reader(storage), "fp16-layers/c/1/0", rows_of("fp16-layers")[PACK : 2 * PACK] * 3
         reader.read("fp16-layers", [(PACK, 2 * PACK)])
         other[::2] = 0  # other lengths, so the remembered index is wrong
-        storage.put(key, arrays.encode_shard(SPECS["fp16-layers"], other))
+        storage.put(key, encode(SPECS["fp16-layers"], other))
         assert np.array_equal(reader.read("fp16-layers", [(PACK, 2 * PACK)]), other)
         cut = storage.get(key)[:40]
         for rows in ((PACK, 2 * PACK), (2 * PACK - 1, 2 * PACK)):  # the last row's chunk begins past the end now
@@ -268,7 +308,7 @@ class TestDamage:
             storage.put(key, cut)
             with pytest.raises(ValueError, match="index does not match its checksum"):
                 reader.read("fp16-layers", [rows])
-            storage.put(key, arrays.encode_shard(SPECS["fp16-layers"], other))
+            storage.put(key, encode(SPECS["fp16-layers"], other))
         storage.delete([key])
         with pytest.raises(ValueError, match="its shard is missing"):
             reader.read("fp16-layers", [(PACK, 2 * PACK)])
@@ -290,16 +330,16 @@ class TestDamage:
 @settings(max_examples=50, deadline=None)
 def test_the_content_size_of_a_frame(size: int, checksum: bool) -> None:
     frame = Zstd(level=1, checksum=checksum).encode(bytes(size))
-    assert _content_size(frame[:14]) == size
+    assert content_size(frame[:14]) == size
 
 
 def test_the_content_size_of_a_frame_by_hand() -> None:
-    assert _content_size(bytes.fromhex("28b52ffd a0 00000300")) == 0x30000
-    assert _content_size(bytes.fromhex("28b52ffd 20 07")) == 7
-    assert _content_size(bytes.fromhex("28b52ffd 60 0100")) == 257
-    assert _content_size(bytes.fromhex("28b52ffd 00 58 00")) == -1  # streamed: it does not say
-    assert _content_size(bytes.fromhex("28b52ffd a0 0000")) == -1
-    assert _content_size(b"") == -1
+    assert content_size(bytes.fromhex("28b52ffd a0 00000300")) == 0x30000
+    assert content_size(bytes.fromhex("28b52ffd 20 07")) == 7
+    assert content_size(bytes.fromhex("28b52ffd 60 0100")) == 257
+    assert content_size(bytes.fromhex("28b52ffd 00 58 00")) == -1  # streamed: it does not say
+    assert content_size(bytes.fromhex("28b52ffd a0 0000")) == -1
+    assert content_size(b"") == -1
 
 
 def test_sizes() -> None:
