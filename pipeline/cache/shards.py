@@ -20,10 +20,11 @@ from google_crc32c import value as crc32c
 from numcodecs.zstd import Zstd
 
 from gdist.pipeline.cache.chunks import CRC_BYTES, Layout, content_size
-from gdist.pipeline.storage.objects import Filler, Storage
+from gdist.pipeline.storage.objects import Storage
 
 Rows = tuple[int, int]  # [start, stop)
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Filler = Callable[[Sequence[Bytes], int], int]  # see Storage.filling
 
 INDICES = 4096  # indices kept, of 2 kB each; a training reads from eight packs of 14 arrays at a time
 PIECES = 8  # chunks that a thread takes at a time

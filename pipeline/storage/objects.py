@@ -23,9 +23,6 @@ from gdist.pipeline.files import LINK_HINT, link_below
 from gdist.pipeline.storage.buckets import Bucket, explain, first_line, hint
 from gdist.pipeline.storage.locations import S3, Location, folder_of, scheme_of
 
-Filler = Callable[[Sequence[Buffer], int], int]
-"""Fills buffers, one after another, with what follows a position of an object. Returns how many bytes there were."""
-
 _memory: dict[Location, MemoryStore] = {}  # memory://NAME names one store for the life of the process
 _STAGED = re.compile(r"#\d+$")  # obstore's local store writes PATH#1 and renames it to PATH
 
@@ -114,8 +111,9 @@ class Storage:
         yield from parts
 
     @contextmanager
-    def filling(self, key: str) -> Iterator[Filler]:
-        """Open an object in a folder for reading into the caller's memory. FileNotFoundError when there is none."""
+    def filling(self, key: str) -> Iterator[Callable[[Sequence[Buffer], int], int]]:
+        """Open an object in a folder. The function fills buffers, one after another, with what follows a position,
+        and returns how many bytes there were. FileNotFoundError when there is no such object."""
         assert self.folder is not None
         with (
             self._explained("read", key, missing_is_fine=True),
@@ -127,7 +125,9 @@ class Storage:
         return self._repeat(lambda store: int(obstore.head(store, key)["size"]))
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write one whole object, replacing an older one if there is one."""
+        """Write one whole object, replacing an older one if there is one. Afterwards ``data`` may change."""
+        if self.folder is None and self.bucket is None:
+            data = bytes(data)  # obstore's memory keeps what it is given, without a copy
         self.require_no_links([key])
         with self._explained("write", key):
             # One request, however large: the parts of a killed multipart upload would stay, unseen and paid for.

@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,8 +154,17 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is read from local files from now on: the number of bytes of an index, and the memory that is filled."""
     asked: list[Any] = []
     pread, preadv = os.pread, os.preadv
-    monkeypatch.setattr("os.pread", lambda file, size, start: asked.append(size) or pread(file, size, start))
-    monkeypatch.setattr("os.preadv", lambda file, parts, start: asked.append(parts) or preadv(file, parts, start))
+
+    def note_pread(file: int, size: int, start: int) -> bytes:
+        asked.append(size)
+        return pread(file, size, start)
+
+    def note_preadv(file: int, parts: Sequence[Any], start: int) -> int:
+        asked.append(parts)
+        return preadv(file, parts, start)
+
+    monkeypatch.setattr("os.pread", note_pread)
+    monkeypatch.setattr("os.preadv", note_preadv)
     return asked
 
 

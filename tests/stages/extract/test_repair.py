@@ -89,7 +89,7 @@ def test_on_another_machine_the_receipt_is_updated(own_cache: Path, repaired: Ca
     """If the last bits differ, the new shard is just as good, and the receipt is made to agree with it."""
     path = own_cache / "receipts/00004.json"
     receipt = json.loads(path.read_bytes())
-    receipt["objects"]["layers/02/c/4/0"]["sha256"] = "0" * 64  # as if other bits had been written
+    receipt["objects"]["layers/02/c/4/0"]["xxh3_128"] = "0" * 32  # as if other bits had been written
     path.write_bytes(seal(receipt, receipt))
     found = repaired()
     assert found["repaired"] == ["layers/02/c/4/0", "receipts/00004.json"] and found["ok"]
