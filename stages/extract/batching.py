@@ -7,7 +7,7 @@ import numpy as np
 from gdist.pipeline.cache.layout import Entry
 
 # The cost of starting one more batch, in samples of padding. A GPU computes seconds of audio in the time in which a
-# batch's kernels are launched: LibriSpeech's packs take 5 batches of up to 320 s, not 13, for 5 % of padding. The kind
+# batch's kernels are launched: LibriSpeech's packs take 5 batches, not 13, for 5 % of padding. The kind
 # of device is no part of a cache's identity, since last bits differ between devices anyway; on each kind the batches
 # follow from the identity.
 OVERHEAD_SAMPLES = {"cpu": 8_000, "cuda": 80_000}
