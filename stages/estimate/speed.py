@@ -15,7 +15,7 @@ from gdist.pipeline import console, framing
 from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.errors import TeacherError
 from gdist.stages.device import choose_device
-from gdist.stages.extract.batching import batches
+from gdist.stages.extract.batching import OVERHEAD_SAMPLES, batches
 from gdist.stages.extract.plan import BATCH_SECONDS
 from gdist.stages.teachers import Teacher, load_teacher
 
@@ -78,7 +78,8 @@ def measure_speed(
     Returns:
         the speed, and the number of batches that were timed.
     """
-    cut = [batch for entries in packs for batch in batches(entries, int(batch_seconds * framing.SAMPLE_RATE))]
+    size, overhead = int(batch_seconds * framing.SAMPLE_RATE), OVERHEAD_SAMPLES[teacher.device.type]
+    cut = [batch for entries in packs for batch in batches(entries, size, overhead)]
     assert cut, "a corpus has at least one usable utterance"
     # The first batch has the longest utterances of its pack. It warms up the allocator and the choice of kernels. The
     # others are shuffled, since few may be timed and a pack's batches are ordered by length.

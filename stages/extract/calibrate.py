@@ -12,7 +12,7 @@ from gdist.pipeline.cache.encodings import encoding
 from gdist.pipeline.cache.plan import Plan
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.manifest.table import Utterance
-from gdist.stages.extract.extractor import decode
+from gdist.stages.extract.pack_audio import decode
 from gdist.stages.teachers import Teacher
 
 SAMPLE_FRAMES = 20_000  # about seven minutes of speech

@@ -17,48 +17,70 @@ SAMPLED = 8  # every eighth frame is decoded again and compared: checking all of
 SQUARES, LARGEST, SAMPLED_SQUARES, SAMPLED_ERROR, COSINE = range(5)
 
 
-def measure_layer(
-    hidden_BTD: Tensor, num_frames_B: Tensor, stored: Stored, encoding: Encoding, tables: Tables
-) -> Tensor:
-    """Measure one layer of a batch, on its device and without waiting for it.
+class BatchMeasures:
+    """Measures the layers of one batch, on its device and without waiting for it.
 
     Padding, which is zero, does not count in any of the measures.
 
-    Returns:
-        [M, B]: the sum of squares and the largest |x| of all values; then, over every eighth frame, the sum of
-        squares, the squared error of the stored values, and their cosine to the computed values, summed over frames.
+    Args:
+        num_frames_B: frames of each utterance, on the batch's device.
     """
-    norm_BT = torch.linalg.vector_norm(hidden_BTD, dim=2).double()
-    largest_BT = torch.maximum(hidden_BTD.amax(dim=2), -hidden_BTD.amin(dim=2))  # 20 times as fast as the norm
-    measures = torch.zeros(5, len(hidden_BTD), dtype=torch.float64, device=hidden_BTD.device)
-    measures[SQUARES], measures[LARGEST] = norm_BT.square().sum(1), largest_BT.amax(1)
-    if encoding.lossless:
+
+    def __init__(self, num_frames_B: Tensor, encoding: Encoding) -> None:
+        self._num_frames_B, self._encoding = num_frames_B, encoding
+        # Norms, largest values, norms of the error and of what is stored: a row for each layer
+        self._rows: tuple[list[Tensor], ...] = ([], [], [], [])
+
+    def add(self, hidden_BTD: Tensor, stored: Stored, tables: Tables) -> None:
+        """Measure the next layer."""
+        norms, largest, errors, decoded_norms = self._rows
+        norms.append(torch.linalg.vector_norm(hidden_BTD, dim=2))
+        if hidden_BTD.device.type == "cpu":
+            largest.append(torch.maximum(hidden_BTD.amax(dim=2), -hidden_BTD.amin(dim=2)))  # 20 times as fast
+        else:
+            largest.append(torch.linalg.vector_norm(hidden_BTD, torch.inf, dim=2))
+        if not self._encoding.lossless:
+            decoded_BTD = self._decode(hidden_BTD.shape, stored, tables)
+            errors.append(torch.linalg.vector_norm(decoded_BTD - hidden_BTD[:, ::SAMPLED], dim=2))
+            decoded_norms.append(torch.linalg.vector_norm(decoded_BTD, dim=2))
+
+    def result(self) -> Tensor:
+        """The measures of all layers, once they are computed.
+
+        Returns:
+            [L, M, B]: the sum of squares and the largest |x| of all values; then, over every eighth frame, the sum of
+            squares, the squared error of the stored values, and their cosine to the computed values, summed over
+            frames.
+        """
+        norms, largest, errors, decoded_norms = self._rows
+        norm_LBT, device = torch.stack(norms).double(), self._num_frames_B.device
+        measures = torch.zeros(len(norms), 5, len(self._num_frames_B), dtype=torch.float64, device=device)
+        measures[:, SQUARES] = norm_LBT.square().sum(2)
+        measures[:, LARGEST] = torch.stack(largest).amax(2)
+        if self._encoding.lossless:
+            return measures
+        valid_BT = torch.arange(0, norm_LBT.shape[2], SAMPLED, device=device) < self._num_frames_B[:, None]
+        norm_LBT = norm_LBT[:, :, ::SAMPLED]
+        error_LBT, decoded_norm_LBT = torch.stack(errors).double(), torch.stack(decoded_norms).double()
+        # 2 a·b = |a|² + |b|² − |a − b|² needs no further pass over the features
+        cosine_LBT = norm_LBT.square() + decoded_norm_LBT.square() - error_LBT.square()
+        cosine_LBT /= (2 * norm_LBT * decoded_norm_LBT).clamp(min=1e-30)
+        measures[:, SAMPLED_SQUARES] = norm_LBT.square().sum(2)
+        measures[:, SAMPLED_ERROR] = error_LBT.square().where(valid_BT, 0).sum(2)
+        measures[:, COSINE] = cosine_LBT.where(valid_BT, 0).sum(2)
         return measures
-    frames, device = hidden_BTD.shape[1], hidden_BTD.device
-    sampled_T = torch.arange(0, frames, SAMPLED)
-    decoded_BTD = _decode(sampled_T, hidden_BTD.shape, stored, encoding, tables)
-    valid_BT = (sampled_T < num_frames_B[:, None]).to(device, non_blocking=True)
-    norm_BT = norm_BT[:, ::SAMPLED]
-    error_BT = torch.linalg.vector_norm(decoded_BTD - hidden_BTD[:, ::SAMPLED], dim=2).double()
-    decoded_norm_BT = torch.linalg.vector_norm(decoded_BTD, dim=2).double()
-    # 2 a·b = |a|² + |b|² − |a − b|² needs no further pass over the features
-    cosine_BT = norm_BT.square() + decoded_norm_BT.square() - error_BT.square()
-    cosine_BT /= (2 * norm_BT * decoded_norm_BT).clamp(min=1e-30)
-    measures[SAMPLED_SQUARES] = norm_BT.square().sum(1)
-    measures[SAMPLED_ERROR] = error_BT.square().where(valid_BT, 0).sum(1)
-    measures[COSINE] = cosine_BT.where(valid_BT, 0).sum(1)
-    return measures
 
-
-def _decode(sampled_T: Tensor, shape: torch.Size, stored: Stored, encoding: Encoding, tables: Tables) -> Tensor:
-    batch, frames, dim = shape
-    parts = encoding.parts(dim)
-    rows = {folder: part if parts[folder].per_chunk else part[:, ::SAMPLED] for folder, part in stored.items()}
-    chunks = -(-frames // CHUNK_FRAMES)
-    chunk_BT = torch.arange(batch)[:, None] * chunks + sampled_T // CHUNK_FRAMES
-    device = next(iter(stored.values())).device
-    flat = {folder: part.flatten(0, 1) for folder, part in rows.items()}
-    return encoding.decode(flat, chunk_BT.flatten().to(device, non_blocking=True), tables).view(batch, -1, dim)
+    def _decode(self, shape: torch.Size, stored: Stored, tables: Tables) -> Tensor:
+        """Every eighth frame, as it will be read."""
+        batch, frames, dim = shape
+        parts, device = self._encoding.parts(dim), self._num_frames_B.device
+        flat = {
+            folder: (part if parts[folder].per_chunk else part[:, ::SAMPLED]).flatten(0, 1)
+            for folder, part in stored.items()
+        }
+        chunk_T = torch.arange(0, frames, SAMPLED, device=device) // CHUNK_FRAMES
+        chunk_BT = torch.arange(batch, device=device)[:, None] * -(-frames // CHUNK_FRAMES) + chunk_T
+        return self._encoding.decode(flat, chunk_BT.flatten(), tables).view(batch, -1, dim)
 
 
 class Statistics:

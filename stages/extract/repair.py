@@ -162,7 +162,7 @@ class PackRepair:
         )
         part = dataclasses.replace(task, layers=layers, waveform=WAVEFORM in names)
         audio = self.extractor.read(part, self.audio(task) if part.waveform else None)
-        computed = self.extractor.compute(part, audio)
+        computed = self.extractor.collect(self.extractor.compute(part, audio))
         return self.rewrite(task, receipt, {name: computed.rows[name] for name in names}, computed.quarantine)
 
     def rewrite(

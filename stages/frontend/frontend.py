@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gdist.stages.frontend.config import ACTIVATIONS, FrontendConfig
 from gdist.stages.frontend.convolutions import PositionConv, StridedConv, strided_conv
 from gdist.stages.frontend.norms import LayerNorm, Scale, TimeNorm
-from gdist.stages.frontend.padding import frame_mask, is_symbolic, zero_padding
+from gdist.stages.frontend.padding import frame_mask, is_symbolic, on_device, zero_padding
 
 BLOCK_FRAMES = 100  # convolved at a time on a CPU: 2 s, for which the first activations are 13 MB
 
@@ -55,6 +55,12 @@ class Frontend(nn.Module):
         # and includes the activation where no norm precedes it. A teacher sets them; students do not use them.
         self.frozen_convs: Sequence[Callable[[Tensor], Tensor]] = ()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights and of the output. A frozen teacher on a GPU keeps some of its weights in the
+        dtype that autocast would cast them to (see gdist.stages.teachers.casting), but never those of this layer."""
+        return cast(Tensor, self.convs[0].weight).dtype
+
     def forward(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
         """The input of the first Transformer layer, ``[B, T, D]``; frames of padding are zero.
 
@@ -64,36 +70,51 @@ class Frontend(nn.Module):
             waveform_BS: samples at 16 kHz, normalized if the checkpoint requires it (see :func:`normalize`).
             num_samples_B: samples of each utterance, at least one receptive field; best kept on the CPU.
         """
+        return self.with_mask(waveform_BS, num_samples_B)[0]
+
+    def with_mask(self, waveform_BS: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What :meth:`forward` returns, and the mask of its frames (see :func:`frame_mask`)."""
         if not is_symbolic():
             waveform_BS = waveform_BS[:, : int(num_samples_B.max())]
-        hidden_BTC = self._convolve(waveform_BS, num_samples_B)
+        lengths_NB = self._lengths(num_samples_B)
+        copied_NB = on_device(lengths_NB, waveform_BS.device)  # all that a device needs of them, in one copy
+        hidden_BTC = self._convolve(waveform_BS, lengths_NB, copied_NB)
         if self.feature_norm is not None:
             hidden_BTC = self.feature_norm(hidden_BTC)
         # The residual stream keeps full precision under autocast, on every device.
-        hidden_BTD = self.projection(hidden_BTC).to(self.projection.weight.dtype)
-        mask_BT = frame_mask(self.num_frames(num_samples_B), hidden_BTD.shape[1], hidden_BTD.device)
+        hidden_BTD = self.projection(hidden_BTC).to(self.dtype)
+        mask_BT = frame_mask(lengths_NB[2], hidden_BTD.shape[1], hidden_BTD.device, copied_NB[2])
         hidden_BTD = zero_padding(hidden_BTD, mask_BT)
         hidden_BTD = hidden_BTD + self._position(hidden_BTD, mask_BT)
         if self.output_norm is not None:
             hidden_BTD = self.output_norm(hidden_BTD)
-        return zero_padding(hidden_BTD, mask_BT)
+        return zero_padding(hidden_BTD, mask_BT), mask_BT
 
     def num_frames(self, num_samples_B: Tensor) -> Tensor:
         """Frames of each utterance: ``(n - 400) // 320 + 1`` for the usual front-end, 0 when too short."""
         # The arithmetic of gdist.pipeline.framing, from this config: this file must work without gdist.
         return _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
 
-    def _convolve(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
-        """The convolutional encoder, ``[B, T, C]``; frames of padding contain arbitrary finite values."""
-        device, compute = waveform_BS.device, self.projection.weight.dtype
+    def _lengths(self, num_samples_B: Tensor) -> Tensor:
+        """Samples, frames after the first convolution, and frames, ``[3, B]``."""
+        first_B = _conv_frames(num_samples_B, self.config.conv_kernel[:1], self.config.conv_stride[:1])
+        return torch.stack([num_samples_B, first_B, self.num_frames(num_samples_B)])
+
+    def _convolve(self, waveform_BS: Tensor, lengths_NB: Tensor, copied_NB: Tensor) -> Tensor:
+        """The convolutional encoder, ``[B, T, C]``; frames of padding contain arbitrary finite values.
+
+        Args:
+            lengths_NB: from :meth:`_lengths`; ``copied_NB`` is its copy on the waveform's device.
+        """
+        device, compute = waveform_BS.device, self.dtype
         if torch.is_autocast_enabled(device.type):
             compute = torch.get_autocast_dtype(device.type)
         first = cast(nn.Conv1d, self.convs[0])
         with torch.autocast(device.type, enabled=False):
             if self.config.conv_norm == "group":
-                frames_B = _conv_frames(num_samples_B, self.config.conv_kernel[:1], self.config.conv_stride[:1])
-                waveform_BS = _center(waveform_BS, num_samples_B)
-                first_BKC, shift_B1C = cast(TimeNorm, self.norms[0]).fold(first, waveform_BS, frames_B)
+                waveform_BS = _center(waveform_BS, lengths_NB[0], copied_NB[0])
+                norm = cast(TimeNorm, self.norms[0])
+                first_BKC, shift_B1C = norm.fold(first, waveform_BS, lengths_NB[1], copied_NB[1])
             else:
                 bias_C = torch.zeros_like(first.weight[:, 0, 0]) if first.bias is None else first.bias
                 first_BKC = first.weight[:, 0].T.expand(waveform_BS.shape[0], -1, -1)  # len() is not symbolic
@@ -102,7 +123,7 @@ class Frontend(nn.Module):
         first_BKC, shift_B1C, waveform_BS = first_BKC.to(compute), shift_B1C.to(compute), waveform_BS.to(compute)
         kernels: list[Tensor] = []
         if not self.frozen_convs:
-            weights = [cast(Tensor, conv.weight).to(compute)[:, :, None] for conv in self.convs]
+            weights = [cast(Tensor, conv.weight).to(compute)[:, :, None] for conv in list(self.convs)[1:]]
             kernels = [weight.contiguous(memory_format=torch.channels_last) for weight in weights]
         if torch.is_grad_enabled() or is_symbolic() or device.type != "cpu":
             return self._encode(waveform_BS, first_BKC, shift_B1C, kernels)
@@ -110,7 +131,7 @@ class Frontend(nn.Module):
         # caches, and in memory that the allocator keeps: returning pages and faulting them in again costs more than
         # the first convolution itself.
         hop, overlap = self.config.hop, self.config.receptive_field - self.config.hop
-        counts = self.num_frames(num_samples_B).tolist()
+        counts = lengths_NB[2].tolist()
         hidden_BTC = waveform_BS.new_zeros(len(counts), max(counts), self.config.conv_dim[-1])
         for row, frames in enumerate(counts):
             one = slice(row, row + 1)
@@ -135,7 +156,7 @@ class Frontend(nn.Module):
                 bias = None if conv.bias is None else cast(Tensor, conv.bias).to(hidden_BTC.dtype)
                 training = torch.is_grad_enabled() and hidden_BTC.device.type == "cpu" and not is_symbolic()
                 convolve = StridedConv.apply if training else strided_conv
-                hidden_BTC = convolve(hidden_BTC, kernels[i], bias, self.config.conv_stride[i])
+                hidden_BTC = convolve(hidden_BTC, kernels[i - 1], bias, self.config.conv_stride[i])
             if self.config.conv_norm == "layer":
                 hidden_BTC = self.norms[i](hidden_BTC)
             hidden_BTC = activation(hidden_BTC)
@@ -150,17 +171,17 @@ class Frontend(nn.Module):
             hidden_BTD = zero_padding(hidden_BTD, mask_BT)
             hidden_BTD = conv(hidden_BTD)
             if self.config.position_norm:
-                exact_BTD = hidden_BTD.to(self.projection.weight.dtype)
+                exact_BTD = hidden_BTD.to(self.dtype)
                 hidden_BTD = F.layer_norm(exact_BTD, (self.config.hidden_size,)).to(hidden_BTD.dtype)
             hidden_BTD = activation(hidden_BTD)
-        return hidden_BTD.to(self.projection.weight.dtype)
+        return hidden_BTD.to(self.dtype)
 
 
-def _center(waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
+def _center(waveform_BS: Tensor, num_samples_B: Tensor, copied_B: Tensor) -> Tensor:
     # The norm over time removes a constant anyway. Removed beforehand, it costs no precision: bf16 has little.
-    mask_BS = frame_mask(num_samples_B, waveform_BS.shape[1], waveform_BS.device)
+    mask_BS = frame_mask(num_samples_B, waveform_BS.shape[1], waveform_BS.device, copied_B)
     valid_BS = waveform_BS if mask_BS is None else waveform_BS.masked_fill(~mask_BS, 0)
-    return waveform_BS - valid_BS.sum(1, keepdim=True) / num_samples_B.to(waveform_BS.device)[:, None]
+    return waveform_BS - valid_BS.sum(1, keepdim=True) / copied_B[:, None]
 
 
 def _conv_frames(num_samples_B: Tensor, kernels: Sequence[int], strides: Sequence[int]) -> Tensor:

@@ -6,7 +6,7 @@ Axes: B batch, S samples, T frames, K kernel, C channels.
 import torch
 from torch import Tensor, nn
 
-from gdist.stages.frontend.padding import frame_mask, zero_padding
+from gdist.stages.frontend.padding import frame_mask, on_device, zero_padding
 
 
 class LayerNorm(nn.LayerNorm):
@@ -27,14 +27,22 @@ class TimeNorm(nn.GroupNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
-    def fold(self, conv: nn.Conv1d, waveform_BS: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels ``[B, K, C]`` and shifts ``[B, 1, C]`` that convolve and normalize each utterance in one step."""
-        # A filter may pass only a millionth of its input's power; in float64 the product is still precise then.
-        # Apple's GPUs have no float64.
+    def fold(
+        self, conv: nn.Conv1d, waveform_BS: Tensor, num_frames_B: Tensor, copied_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Kernels ``[B, K, C]`` and shifts ``[B, 1, C]`` that convolve and normalize each utterance in one step.
+
+        Args:
+            copied_B: a copy of ``num_frames_B`` that is already on the waveform's device.
+        """
+        # A filter may pass only a millionth of its input's power; in float64 the product is still precise then, and
+        # in float32 its variance would be noise. Apple's GPUs have no float64.
         exact_BS = waveform_BS.to("cpu" if waveform_BS.device.type == "mps" else None, torch.float64)
         windows_BTK = exact_BS.unfold(1, conv.kernel_size[0], conv.stride[0])
-        mask_BT = frame_mask(num_frames_B, windows_BTK.shape[1], exact_BS.device)
-        count_B11 = num_frames_B.to(exact_BS.device).clamp(min=1)[:, None, None]
+        if copied_B is None or copied_B.device != exact_BS.device:
+            copied_B = on_device(num_frames_B, exact_BS.device)
+        mask_BT = frame_mask(num_frames_B, windows_BTK.shape[1], exact_BS.device, copied_B)
+        count_B11 = copied_B.clamp(min=1)[:, None, None]
         mean_B1K = zero_padding(windows_BTK, mask_BT).sum(1, keepdim=True) / count_B11
         centered_BTK = zero_padding(windows_BTK - mean_B1K, mask_BT)
         covariance_BKK = centered_BTK.transpose(1, 2) @ centered_BTK / count_B11

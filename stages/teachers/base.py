@@ -20,7 +20,8 @@ from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError, TeacherError
 from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.frontend.frontend import Frontend
-from gdist.stages.frontend.padding import frame_mask, normalize, zero_padding
+from gdist.stages.frontend.padding import normalize, zero_padding
+from gdist.stages.teachers.casting import cast_weights
 from gdist.stages.teachers.packed import can_pack, pack, pack_frontend
 
 # tf32 is float32 whose products a GPU rounds to 10 bits of mantissa.
@@ -82,12 +83,15 @@ class Teacher:
         self.dim: int = model.config.hidden_size
         self.num_params: int = model.num_parameters()
         self.fingerprint = _fingerprint(model, self.config, final_norm)
-        stable = self.config.get("do_stable_layer_norm", False)
-        self._final_norm: nn.Module | None = model.encoder.layer_norm.to(device) if stable and final_norm else None
-
         config = FrontendConfig.from_teacher_config(self.config)
         self._frontend = Frontend(config)
         self._frontend.load_state_dict(_frontend_tensors(model, config))
+        # What the cache stores of the weights, as it was loaded: those that compute may be cast.
+        self._frontend_state = self._frontend.state_dict()
+        self._layer_states = [layer.state_dict() for layer in model.encoder.layers]
+
+        stable = self.config.get("do_stable_layer_norm", False)
+        self._final_norm: nn.Module | None = model.encoder.layer_norm.to(device) if stable and final_norm else None
         self._frontend.eval().requires_grad_(False).to(device)
         self._layers: Any = model.encoder.layers.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
@@ -95,6 +99,8 @@ class Teacher:
         if can_pack(self.device, self._dtype or torch.float32):
             pack(self._layers, self._dtype or torch.float32, self.config["hidden_act"])
             pack_frontend(self._frontend, self._dtype or torch.float32)
+        if self.device.type == "cuda":
+            cast_weights(self._layers, self._frontend, self._dtype)
 
     @torch.inference_mode()
     def hidden_states(
@@ -104,6 +110,11 @@ class Teacher:
 
         Layer 0 is the first Transformer layer's input. In fp32 each utterance's rows are within 1e-4 of
         ``AutoModel(...)(...).hidden_states`` for that utterance alone.
+
+        The same batch gives the same bits every time: on a CPU with the same number of threads, and on the same kind
+        of GPU with the same libraries, where only backward passes add in an order that changes. In another batch, or
+        on other hardware, an utterance's last bits may differ, most of all on a GPU, which chooses its kernels by the
+        shapes of the whole batch.
 
         Args:
             waveform_BS: float samples at 16 kHz in [-1, 1), padded at the end with any values.
@@ -122,11 +133,8 @@ class Teacher:
             waveform_BS = normalize(waveform_BS, num_samples_B)
         # The contexts are left before each yield; otherwise they would leak into the code that consumes the layers.
         with self._compute():
-            hidden_BTD = self._frontend(waveform_BS, num_samples_B)
-        frames = hidden_BTD.shape[1]
-        mask_BT = frame_mask(self._frontend.num_frames(num_samples_B), frames, self.device)
-        with self._compute():
-            shared = self.prepare(frames, mask_BT)
+            hidden_BTD, mask_BT = self._frontend.with_mask(waveform_BS, num_samples_B)
+            shared = self.prepare(hidden_BTD.shape[1], mask_BT)
         yield hidden_BTD
         for i, layer in enumerate(self._layers[:last_layer]):
             with self._compute():
@@ -146,7 +154,7 @@ class Teacher:
 
     def frontend_tensors(self) -> dict[str, Tensor]:
         """The state dict of :class:`gdist.stages.frontend.frontend.Frontend`, float32 on the CPU."""
-        return {name: t.detach().cpu().clone() for name, t in self._frontend.state_dict().items()}
+        return {name: tensor.clone() for name, tensor in self._frontend_state.items()}
 
     def layer_tensors(self, n: int) -> dict[str, Tensor]:
         """The first ``n`` Transformer layers, under a student's names: ``"0.attention.q_proj.weight"`` …
@@ -156,27 +164,27 @@ class Teacher:
         if not 0 <= n <= self.num_layers:
             raise ValueError(f"n is {n}, but this teacher has {self.num_layers} layers")
         return {
-            f"{i}.{name}": tensor.detach().cpu().clone()
+            f"{i}.{name}": tensor.clone()
             for i in range(n)
-            for name, tensor in self._layers[i].state_dict().items()
+            for name, tensor in self._layer_states[i].items()
             if _LAYER_NAMES.match(name)
         }
 
     @contextlib.contextmanager
     def _compute(self) -> Iterator[None]:
-        if self._dtype is not None:
-            with torch.autocast(self.device.type, self._dtype):
-                yield
-        elif self.device.type == "cuda":
-            # cuDNN uses TF32 by default, which is off by 1e-3.
-            matmul = torch.backends.cuda.matmul
-            before, matmul.allow_tf32 = matmul.allow_tf32, self._tf32
-            try:
-                with torch.backends.cudnn.flags(allow_tf32=self._tf32):
-                    yield
-            finally:
-                matmul.allow_tf32 = before
-        else:
+        """Arithmetic in the teacher's precision, with kernels that are chosen by shape and not by a stopwatch."""
+        with contextlib.ExitStack() as stack:
+            if self._dtype is not None:
+                stack.enter_context(torch.autocast(self.device.type, self._dtype))
+            if self.device.type == "cuda":
+                # cuDNN uses TF32 by default, which is off by 1e-3. Without `enabled`, these flags turn cuDNN off.
+                flags = torch.backends.cudnn.flags(
+                    enabled=True, benchmark=False, deterministic=True, allow_tf32=self._tf32
+                )
+                stack.enter_context(flags)
+                matmul = torch.backends.cuda.matmul
+                stack.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
+                matmul.allow_tf32 = self._tf32
             yield
 
 

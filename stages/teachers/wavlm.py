@@ -19,6 +19,9 @@ from gdist.stages.teachers.base import Teacher
 # The bias has B·H·T² numbers per layer, so a few utterances are processed at a time: on a CPU, as fit its caches.
 BIAS_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
 
+# On a GPU, rows of the bias begin at multiples of this many numbers; attention would copy others to such places.
+ROW = 16
+
 # Where calling an operator costs little, frames of padding are left out and utterances processed one by one.
 UNPADDED = ("cpu",)
 
@@ -30,12 +33,15 @@ class WavLMTeacher(Teacher):
     attention = "eager"  # Hugging Face has no other for WavLM; only the weights of its attention modules are used
 
     def prepare(self, num_frames: int, mask_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The ungated position bias ``[H, T, T]``, computed by layer 0 and shared by all layers; and the mask."""
+        """The ungated position bias ``[H, T, T]``, computed by layer 0 and shared by all layers; and the mask. On a
+        GPU the mask is as :func:`gated` adds it."""
         attention = self._layers[0].attention
         # It depends on (key − query) only: look up 2T − 1 distances, and give every query its window of them.
         distance = torch.arange(1 - num_frames, num_frames, device=attention.rel_attn_embed.weight.device)
         bias_HR = attention.rel_attn_embed(attention._relative_positions_bucket(distance)).T
         bias_HTT = bias_HR.unfold(1, num_frames, 1).flip(1).contiguous()
+        if mask_BT is not None and mask_BT.device.type not in UNPADDED:
+            mask_BT = additive(mask_BT)
         return bias_HTT, mask_BT
 
     def run_layer(self, layer: Any, hidden_BTD: Tensor, shared: tuple[Tensor, Tensor | None]) -> Tensor:
@@ -66,11 +72,34 @@ class WavLMTeacher(Teacher):
         return output
 
 
-def attend(attention: Any, hidden_BTD: Tensor, bias_HTT: Tensor, mask_BT: Tensor | None) -> Tensor:
+def additive(mask_BT: Tensor) -> Tensor:
+    """0 for an utterance's own frames and −∞ for padding, in float32."""
+    return torch.zeros_like(mask_BT, dtype=torch.float32).masked_fill_(~mask_BT, -torch.inf)
+
+
+def gated(gate_BHT1: Tensor, bias_HTT: Tensor, additive_BT: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """gate · bias, −∞ for keys of padding: ``[B, H, T, T]`` in the attention's own dtype.
+
+    On a GPU these numbers are a layer's largest tensor, so they are written once, as they will be read: rounded, and
+    each row at a multiple of :data:`ROW` numbers.
+    """
+    frames = bias_HTT.shape[-1]
+    room = torch.empty(
+        *gate_BHT1.shape[:3], -(-frames // ROW) * ROW, dtype=dtype, device=bias_HTT.device
+    )[..., :frames]  # fmt: skip
+    if additive_BT is None:
+        return torch.mul(gate_BHT1, bias_HTT, out=room)
+    return torch.addcmul(additive_BT[:, None, None, :], gate_BHT1, bias_HTT, out=room)
+
+
+def attend(attention: Any, hidden_BTD: Tensor, bias_HTT: Tensor, additive_BT: Tensor | None) -> Tensor:
     """What ``WavLMAttention`` computes, without forming the attention weights.
 
     The gate comes from each layer's own input (section 3.1 of the paper); the bias it gates is layer 0's.
     """
+    device = hidden_BTD.device.type
+    if torch.is_autocast_enabled(device):  # which would cast it four times
+        hidden_BTD = hidden_BTD.to(torch.get_autocast_dtype(device))
 
     def heads(features_BTD: Tensor) -> Tensor:
         return features_BTD.view(*features_BTD.shape[:2], attention.num_heads, -1).transpose(1, 2)
@@ -83,17 +112,18 @@ def attend(attention: Any, hidden_BTD: Tensor, bias_HTT: Tensor, mask_BT: Tensor
     query_BHTE = heads(attention.q_proj(hidden_BTD))
     key_BHTE = heads(attention.k_proj(hidden_BTD))
     value_BHTE = heads(attention.v_proj(hidden_BTD))
-    few = max(1, BIAS_ELEMENTS.get(hidden_BTD.device.type, 2**24) // bias_HTT.numel())
+    few = max(1, BIAS_ELEMENTS.get(device, 2**24) // bias_HTT.numel())
     parts = []
     for start in range(0, len(hidden_BTD), few):
         rows = slice(start, start + few)
-        bias_BHTT = gate_BHT1[rows] * bias_HTT
-        if mask_BT is not None:
-            bias_BHTT = bias_BHTT.masked_fill_(~mask_BT[rows, None, None, :], -torch.inf)
+        if device in UNPADDED:  # without a mask, and a product and a cast are faster here than `out`
+            bias_BHTT = (gate_BHT1[rows] * bias_HTT).to(query_BHTE.dtype)
+        else:
+            hidden_keys_BT = None if additive_BT is None else additive_BT[rows]
+            bias_BHTT = gated(gate_BHT1[rows], bias_HTT, hidden_keys_BT, query_BHTE.dtype)
         parts.append(
-            F.scaled_dot_product_attention(
-                query_BHTE[rows], key_BHTE[rows], value_BHTE[rows], attn_mask=bias_BHTT.to(query_BHTE.dtype)
-            )
+            F.scaled_dot_product_attention(query_BHTE[rows], key_BHTE[rows], value_BHTE[rows], attn_mask=bias_BHTT)
         )
-    output: Tensor = attention.out_proj(torch.cat(parts).transpose(1, 2).flatten(2))
+    output_BHTE = parts[0] if len(parts) == 1 else torch.cat(parts)
+    output: Tensor = attention.out_proj(output_BHTE.transpose(1, 2).flatten(2))
     return output

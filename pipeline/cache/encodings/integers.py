@@ -54,15 +54,27 @@ class _Integers(Encoding):
         return {LAYERS: Part(width, "uint8", FILL), SCALES: Part(dim, "uint8", FILL, per_chunk=True)}
 
     def encode(self, hidden_BTD: Tensor, num_frames_B: Tensor, tables: Tables) -> Stored:
-        steps = _step_of_scale(hidden_BTD.device)[:FILL]
-        codes, scales = [], []
-        for chunk_BTD in torch.split(hidden_BTD, CHUNK_FRAMES, dim=1):  # chunk by chunk, it stays in the CPU's cache
-            peak_BD = torch.maximum(chunk_BTD.amax(dim=1), -chunk_BTD.amin(dim=1))
-            scale_BD = torch.searchsorted(steps, peak_BD / self.levels).clamp(max=FILL - 1)
-            code_BTD = (chunk_BTD / steps[scale_BD][:, None]).round_().to(torch.int8)
-            codes.append(self._pack((code_BTD + self.levels).view(torch.uint8)))
-            scales.append(scale_BD.to(torch.uint8))
-        return {LAYERS: torch.cat(codes, dim=1), SCALES: torch.stack(scales, dim=1)}
+        if hidden_BTD.device.type == "cpu":  # chunk by chunk, which stays in the CPU's cache
+            chunks = torch.split(hidden_BTD, CHUNK_FRAMES, dim=1)
+            codes, scales = zip(*(self.encode_chunks(chunk_BTD[:, None]) for chunk_BTD in chunks), strict=True)
+            return {LAYERS: torch.cat([code[:, 0] for code in codes], dim=1), SCALES: torch.cat(scales, dim=1)}
+        batch, frames, dim = hidden_BTD.shape
+        padded_BTD = pad(hidden_BTD, (0, 0, 0, -frames % CHUNK_FRAMES))  # zeros leave every peak as it is
+        code_BCTW, scale_BCD = self.encode_chunks(padded_BTD.view(batch, -1, CHUNK_FRAMES, dim))
+        return {LAYERS: code_BCTW.flatten(1, 2)[:, :frames], SCALES: scale_BCD}
+
+    def encode_chunks(self, hidden_BCTD: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, T, D] → codes [B, C, T, W] and scales [B, C, D]."""
+        steps = _step_of_scale(hidden_BCTD.device)[:FILL]
+        if hidden_BCTD.device.type == "cpu":
+            peak_BCD = torch.maximum(
+                hidden_BCTD.amax(dim=2), -hidden_BCTD.amin(dim=2)
+            )  # 20 times as fast as the norm
+        else:
+            peak_BCD = torch.linalg.vector_norm(hidden_BCTD, torch.inf, dim=2)  # the same, in one pass
+        scale_BCD = torch.searchsorted(steps, peak_BCD / self.levels).clamp_(max=FILL - 1)
+        code_BCTD = (hidden_BCTD / steps[scale_BCD][:, :, None]).round_().to(torch.int8)
+        return self._pack((code_BCTD + self.levels).view(torch.uint8)), scale_BCD.to(torch.uint8)
 
     def decode(self, stored: Stored, chunk_T: Tensor, tables: Tables) -> Tensor:
         bytes_TW, scale_CD = stored[LAYERS], stored[SCALES]
@@ -77,11 +89,11 @@ class _Integers(Encoding):
             )
         return values_TD[:, : step_CD.shape[1]].mul_(step_CD.index_select(0, chunk_T))
 
-    def _pack(self, code_BTD: Tensor) -> Tensor:
+    def _pack(self, code_BCTD: Tensor) -> Tensor:
         if self.bits == 8:
-            return code_BTD
-        code_BTD = pad(code_BTD, (0, code_BTD.shape[2] % 2))
-        return code_BTD[..., 0::2] | code_BTD[..., 1::2] << 4
+            return code_BCTD
+        code_BCTD = pad(code_BCTD, (0, code_BCTD.shape[3] % 2))
+        return code_BCTD[..., 0::2] | code_BCTD[..., 1::2] << 4
 
 
 class Int8(_Integers):

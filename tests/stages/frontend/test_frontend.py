@@ -112,7 +112,8 @@ def test_the_convolutions_equal_torch_at_every_remainder_and_so_do_gradients(sam
     hidden_BCT = waveform_BS[:, None]
     for conv, norm in zip(frontend.convs, frontend.norms, strict=True):
         hidden_BCT = torch.nn.functional.gelu(norm(conv(hidden_BCT).transpose(1, 2)).transpose(1, 2))
-    hidden_BTC = frontend._convolve(waveform_BS, num_samples_B)
+    lengths_NB = frontend._lengths(num_samples_B)
+    hidden_BTC = frontend._convolve(waveform_BS, lengths_NB, lengths_NB)
     torch.testing.assert_close(hidden_BTC, hidden_BCT.transpose(1, 2))
     parameters = [waveform_BS, *frontend.convs.parameters(), *frontend.norms.parameters()]
     ours = torch.autograd.grad(hidden_BTC.sin().sum(), parameters)
