@@ -6,6 +6,7 @@ import os
 import sys
 
 import torch
+from torch import Tensor
 
 from gdist.pipeline.errors import ConfigError
 
@@ -41,6 +42,18 @@ def visible_gpus() -> list[str]:
     """The names, as in CUDA_VISIBLE_DEVICES, of the GPUs that this process may use."""
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named or [str(number) for number in range(torch.cuda.device_count())]
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor, in memory that ``device`` reads without this thread waiting for it; itself if that is a CPU."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor
+    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``; this thread does not wait for a GPU to have received it."""
+    return pinned(tensor, device).to(device, non_blocking=True)
 
 
 def in_own_memory[M: torch.nn.Module](module: M) -> M:

@@ -18,7 +18,7 @@ Axes: B batch, N utterances times places, T frames, K predicted layers, L teache
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -179,41 +179,41 @@ class GenDistillerModel(Student):
             return torch.where(forced_BK[:, place, None, None], given[place], own_BTD)
 
         walk = self._walk_with_memory if self.config.history == "all" else self._walk_from_the_last
-        return walk(runs, given, mask_BT, start_from)
+        return walk(runs, given, Shared.of(self, mask_BT), start_from)
 
     def _walk_from_the_last(
-        self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], mask_BT: Tensor | None, start_from: Any
+        self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], shared: "Shared", start_from: Any
     ) -> dict[int, Tensor]:
         """Walk all runs in parallel: their n-th steps are one batch."""
         predicted: dict[int, Tensor] = {}
         for walked in range(max(last - first for first, last in runs)):
             places = [first + walked for first, last in runs if first + walked < last]
             states = [start_from(place, predicted[place]) if walked else given[place] for place in places]
-            predicted |= zip((place + 1 for place in places), self._take(states, places, mask_BT), strict=True)
+            predicted |= zip((place + 1 for place in places), self._take(states, places, shared), strict=True)
         return predicted
 
     def _walk_with_memory(
-        self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], mask_BT: Tensor | None, start_from: Any
+        self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], shared: "Shared", start_from: Any
     ) -> dict[int, Tensor]:
         """Take the first steps of all runs as one batch over the given states; then each run keeps its own memory."""
         predicted: dict[int, Tensor] = {}
         starts = [first for first, _ in runs]
         known = list(range(max(starts) + 1))
         memories = [Memory() for _ in range(self.config.num_layers)]
-        firsts = self._take([given[place] for place in known], known, mask_BT, memories, starts)
+        firsts = self._take([given[place] for place in known], known, shared, memories, starts)
         for (first, last), state_BTD in zip(runs, firsts, strict=True):
             predicted[first + 1] = state_BTD
             own = [memory.fork(first) for memory in memories]
             for place in range(first + 1, last):
                 states = [start_from(place, predicted[place])]
-                (predicted[place + 1],) = self._take(states, [place], mask_BT, own, [place])
+                (predicted[place + 1],) = self._take(states, [place], shared, own, [place])
         return predicted
 
     def _take(
         self,
         states: Sequence[Tensor],
         places: Sequence[int],
-        mask_BT: Tensor | None,
+        shared: "Shared",
         memories: Sequence[Memory] = (),
         only: Sequence[int] | None = None,
     ) -> list[Tensor]:
@@ -229,19 +229,20 @@ class GenDistillerModel(Student):
             wanted = at if only is None else list(only)
             previous_NTD = torch.cat([states[i] for i in chosen])
             input_NTD = previous_NTD
-            if self.embedding is not None:
-                embedding_ND = self.embedding.weight[at].repeat_interleave(states[0].shape[0], 0)
+            if shared.embedding_D:
+                embedding_KD = _stacked(shared.embedding_D, at)
+                embedding_ND = embedding_KD[:, None].expand(-1, states[0].shape[0], -1).flatten(0, 1)
                 input_NTD = input_NTD + embedding_ND[:, None, :]
-            if self.adapter is not None:
-                input_NTD = self.adapter(input_NTD, at)
-            hidden_NTD = self.steps[step](input_NTD, mask_BT, memories, at, wanted)
+            if shared.down_DR:
+                input_NTD = adapted(input_NTD, _stacked(shared.down_DR, at), _stacked(shared.up_RD, at))
+            hidden_NTD = self.steps[step](input_NTD, shared.mask_BT, memories, at, wanted)
             # The residual stream keeps its precision under autocast.
             hidden_NTD = hidden_NTD.to(previous_NTD.dtype)
             if self.config.skip:
                 if wanted != at:
                     previous_NTD = torch.cat([states[at.index(place)] for place in wanted])
                 hidden_NTD = hidden_NTD + previous_NTD
-            outputs += chunked(zero_padding(hidden_NTD, _repeat(mask_BT, len(wanted))), len(wanted))
+            outputs += chunked(zero_padding(hidden_NTD, _repeat(shared.mask_BT, len(wanted))), len(wanted))
         return outputs
 
     @torch.no_grad()
@@ -252,6 +253,29 @@ class GenDistillerModel(Student):
             init.zeros_(module.up_KRD)
         elif self.config.output_init == "zero" and any(module is step.output for step in self.steps):
             init.zeros_(module.weight)
+
+
+class Shared(NamedTuple):
+    """What all steps of a walk share: the mask, and the weights of each place.
+
+    The weights are taken apart once and not indexed in each step. Indexing would copy the index to a GPU, which waits
+    for it, and would make a gradient of the whole parameter for each step.
+    """
+
+    mask_BT: Tensor | None
+    embedding_D: Sequence[Tensor] = ()
+    down_DR: Sequence[Tensor] = ()
+    up_RD: Sequence[Tensor] = ()
+
+    @classmethod
+    def of(cls, student: GenDistillerModel, mask_BT: Tensor | None) -> "Shared":
+        embedding, adapter = student.embedding, student.adapter
+        return cls(
+            mask_BT,
+            () if embedding is None else embedding.weight.unbind(),
+            () if adapter is None else adapter.down_KDR.unbind(),
+            () if adapter is None else adapter.up_KRD.unbind(),
+        )
 
 
 class Step(nn.Module):
@@ -295,11 +319,12 @@ class Adapter(nn.Module):
         self.down_KDR = nn.Parameter(torch.zeros(count, dim, rank))
         self.up_KRD = nn.Parameter(torch.zeros(count, rank, dim))
 
-    def forward(self, hidden_NTD: Tensor, places: Sequence[int]) -> Tensor:
-        """Correct each state for its place."""
-        flat = hidden_NTD.reshape(len(places), -1, hidden_NTD.shape[-1])
-        low = torch.bmm(flat.to(self.down_KDR.dtype), self.down_KDR[list(places)])
-        return hidden_NTD + torch.bmm(low, self.up_KRD[list(places)].to(low.dtype)).view_as(hidden_NTD)
+
+def adapted(hidden_NTD: Tensor, down_KDR: Tensor, up_KRD: Tensor) -> Tensor:
+    """Correct the states of K places, each with its place's matrices."""
+    flat = hidden_NTD.reshape(len(down_KDR), -1, hidden_NTD.shape[-1])
+    low = torch.bmm(flat.to(down_KDR.dtype), down_KDR)
+    return hidden_NTD + torch.bmm(low, up_KRD.to(low.dtype)).view_as(hidden_NTD)
 
 
 def _runs(places: int, count: int, length: int, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
@@ -328,6 +353,11 @@ def _runs(places: int, count: int, length: int, rng: np.random.Generator) -> tup
         else:
             runs.append((first % places, (last - 1) % places + 1))
     return tuple(sorted(runs))
+
+
+def _stacked(rows: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+    """The rows at ``places`` along a new first axis; a single row needs no copy."""
+    return rows[places[0]][None] if len(places) == 1 else torch.stack([rows[place] for place in places])
 
 
 def _repeat(mask_BT: Tensor | None, times: int) -> Tensor | None:

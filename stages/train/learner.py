@@ -15,12 +15,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.run import Run
+from gdist.stages.device import to_device
 from gdist.stages.students import Student
 from gdist.stages.train.checkpoint import MOMENTS, require_match
 from gdist.stages.train.config import OptimConfig, TrainConfig
@@ -58,11 +59,9 @@ class Learner:
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
             eps=optim.eps,
-            # One pass over the weights instead of a dozen. On a GPU, the step count would have to be there too.
-            fused=self.ranks.device.type == "cpu",
+            fused=True,  # one pass over the weights instead of a dozen; on a GPU, a few launches instead of hundreds
         )
-        average = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(student, multi_avg_fn=average) if optim.ema_decay else None
+        self.average = AveragedModel(student) if optim.ema_decay else None
         self.validated = self.objective if self.average is None else Objective(self.result, config)
         self._distribute()
 
@@ -103,40 +102,63 @@ class Learner:
         """
         self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
+        device = self.ranks.device
         frames = sum(batch.total_frames for batch in batches)
-        losses, cosine = [], 0.0
+        losses, cosine = [], torch.zeros((), dtype=torch.float64, device=device)
         for place, batch in enumerate(batches):
-            # Seeded by the step's number, random draws need no state in a checkpoint.
-            seed = (self.config.train.seed * 1_000_003 + step) * 64 + place
+            seed = self._seed(step, place)
             forced_BK = self._draw_forced(step, batch, torch.Generator().manual_seed(seed + FORCING_SEED))
             torch.manual_seed(seed + self.ranks.rank * RANK_STRIDE)
-            generator = torch.Generator().manual_seed(seed + AUGMENT_SEED + self.ranks.rank * RANK_STRIDE)
             alone = self.ranks.world > 1 and place < len(batches) - 1
             with self.distributed.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
-                loss_K, cosine_K = self.distributed(batch, forced_BK, generator)
+                loss_K, cosine_K = self.distributed(batch, forced_BK)
                 share = batch.frames / frames
                 loss = loss_K.mean() * share
                 torch.autograd.backward(loss * self.ranks.world)  # DDP averages over ranks
-            losses.append(float(loss.detach()))
-            cosine += float(cosine_K.mean()) * share
-        cosine, stops, *losses = self.ranks.total(cosine, float(stopping), *losses)
-        for batch, part in zip(batches, losses, strict=True):
+            losses.append(loss.detach().double())
+            cosine = cosine + cosine_K.mean().double() * share
+        stops = torch.full_like(cosine, float(stopping))
+        norm = nn.utils.clip_grad_norm_(list(self.params.values()), self.config.train.clip_norm)
+        # The only place in a step where this thread waits for the device: all figures in one copy, before the update,
+        # because a loss that is not finite must not reach the weights.
+        sums = self.ranks.add(torch.stack([cosine, stops, *losses]))
+        mean_cosine, stop, *parts, self.grad_norm = torch.cat([sums, norm.double()[None]]).tolist()
+        for batch, part in zip(batches, parts, strict=True):
             if not math.isfinite(part):
                 raise RunError(
                     f"the loss at step {step} is {part}; utterances: {', '.join(batch.all_ids[:20])}",
                     "a lower train.lr or train.clip_norm, or train.precision=fp32; the last checkpoint is kept",
                 )
         self._update(step)
-        return sum(losses), cosine, bool(stops)
+        return sum(parts), mean_cosine, bool(stop)
+
+    def augmented(self, step: int, place: int, batch: Batch) -> Batch:
+        """The batch that is ``place``-th in its step, with its audio augmented; it may be called from any thread."""
+        seed = self._seed(step, place) + AUGMENT_SEED + self.ranks.rank * RANK_STRIDE
+        return self.objective.augmented(batch, torch.Generator().manual_seed(seed))
+
+    def _seed(self, step: int, place: int) -> int:
+        """Seeded by the step's number, random draws need no state in a checkpoint."""
+        return (self.config.train.seed * 1_000_003 + step) * 64 + place
 
     def _update(self, step: int) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(list(self.params.values()), self.config.train.clip_norm)
-        self.grad_norm = float(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.student)
+            self._average(self.average)
+
+    @torch.no_grad()
+    def _average(self, average: AveragedModel) -> None:
+        """What ``average.update_parameters`` does, which would copy its count to the GPU and wait for that."""
+        own, new = list(average.module.parameters()), list(self.student.parameters())
+        if int(average.n_averaged) == 0:
+            torch._foreach_copy_(own, new)
+        else:
+            torch._foreach_lerp_(own, new, 1 - self.config.train.ema_decay)
+        for own_buffer, buffer in zip(average.module.buffers(), self.student.buffers(), strict=True):
+            own_buffer.copy_(buffer)
+        average.n_averaged += 1
 
     def _draw_forced(self, step: int, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Whether each predicted layer of each utterance on this rank starts from the teacher's state, ``[B, K]``."""
@@ -146,19 +168,19 @@ class Learner:
         # Drawn for the rows of all ranks, on the CPU, so that the draws do not depend on ranks or devices.
         draws_BK = torch.rand(len(batch.all_ids), len(self.student.predicted_layers), generator=generator)
         rows = list(batch.rows) or [0]  # an idle rank has one row of silence
-        return (draws_BK[rows] < ratio).to(self.ranks.device)
+        return to_device(draws_BK[rows] < ratio, self.ranks.device)
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Loss and cosine on held-out utterances, in free-running generation, as the student is used."""
         self.result.eval()
         layers = self.student.predicted_layers
-        sums = torch.zeros(1 + 2 * len(layers), dtype=torch.float64)
+        ones = torch.ones(1, dtype=torch.float64, device=self.ranks.device)
+        sums = torch.zeros(1 + 2 * len(layers), dtype=torch.float64, device=self.ranks.device)
         for batch in batches:
             loss_K, cosine_K = self.validated(batch)
-            ones = torch.ones(1, dtype=torch.float64)
-            sums += torch.cat([ones, loss_K.double().cpu(), cosine_K.double().cpu()]) * batch.frames
-        weight, *means = self.ranks.total(*sums.tolist())
+            sums += torch.cat([ones, loss_K.double(), cosine_K.double()]) * batch.frames
+        weight, *means = self.ranks.add(sums).tolist()
         losses, cosines = means[: len(layers)], means[len(layers) :]
         return {
             "loss": sum(losses) / weight / len(layers),
@@ -208,8 +230,7 @@ class Learner:
         for name, parameter in self.params.items():
             if f"{name}.step" in files["optimizer"]:  # else no step has used it yet
                 self.optimizer.state[parameter] = {
-                    kind: files["optimizer"][f"{name}.{kind}"].to("cpu" if kind == "step" else self.ranks.device)
-                    for kind in MOMENTS
+                    kind: files["optimizer"][f"{name}.{kind}"].to(self.ranks.device) for kind in MOMENTS
                 }
         loader.load_state_dict(state["loader"])
         return step, float(state["seconds"])

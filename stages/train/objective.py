@@ -3,7 +3,7 @@
 Axes: B batch, K predicted layers, T frames, D features, S samples.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.loading.batch import Batch, Selection
+from gdist.stages.device import pinned, to_device
 from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
 from gdist.stages.students.base import StepPlan
@@ -56,14 +57,11 @@ class Objective(nn.Module):
         """All layers in free-running generation, as the student is used."""
         return StepSelection.of(StepPlan(self.student.predicted_layers), self.reads_audio)
 
-    def forward(
-        self, batch: Batch, forced_BK: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, forced_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(weighted loss, mean cosine) of one batch, each ``[K]``, one value per predicted layer.
 
         Args:
             forced_BK: see :meth:`Student.learn`.
-            generator: draws the augmentation of the audio; None leaves it clean.
         """
         selection = batch.selection
         assert isinstance(selection, StepSelection)
@@ -72,26 +70,36 @@ class Objective(nn.Module):
         precision = self.config.train.precision
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             if selection.waveforms:
-                given[0] = self.encode(batch, generator)
+                given[0] = self.encode(batch)
             prediction_BKTD = self.student.learn(plan, given, batch.num_frames_B, forced_BK).float()
         target_BKTD = torch.stack([given[layer] for layer in plan.answers], dim=1)
-        mask_BT = (torch.arange(target_BKTD.shape[2]) < batch.num_frames_B[:, None]).to(device, non_blocking=True)
+        num_frames_B = to_device(batch.num_frames_B, device)
+        mask_BT = torch.arange(target_BKTD.shape[2], device=device) < num_frames_B[:, None]
         loss_K = self.loss(prediction_BKTD, target_BKTD, mask_BT, self.config.loss.cosine_weight)
-        weight_K = loss_K.new_tensor([self.weights[layer] for layer in plan.answers])
+        weight_K = torch.tensor([self.weights[layer] for layer in plan.answers], dtype=loss_K.dtype)
         cosine_BKT = cosine(prediction_BKTD.detach(), target_BKTD)
-        return loss_K * weight_K, masked_mean(cosine_BKT, mask_BT)
+        return loss_K * to_device(weight_K, device), masked_mean(cosine_BKT, mask_BT)
 
-    def encode(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
+    def encode(self, batch: Batch) -> Tensor:
         """The student's layer 0, computed from the audio, which is normalized first if the teacher's was."""
         assert batch.waveform_BS is not None
-        waveform_BS = batch.waveform_BS
-        if generator is not None and self.config.augment.enabled and not batch.idle:
-            waveform_BS = self.augment(waveform_BS, batch.num_samples_B, generator, batch.speakers)
-        waveform_BS = waveform_BS.to(self.student.device, non_blocking=True)
+        waveform_BS = batch.waveform_BS.to(self.student.device, non_blocking=True)
         if self.student.config.do_normalize:
             waveform_BS = normalize(waveform_BS, batch.num_samples_B)
         h0_BTD: Tensor = self.student.frontend(waveform_BS, batch.num_samples_B)
         return h0_BTD
+
+    @property
+    def augments(self) -> bool:
+        """Whether the audio of training batches is augmented."""
+        return self.reads_audio and self.config.augment.enabled
+
+    def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with its audio augmented by the draws of ``generator``, in pinned memory if it goes to a GPU."""
+        if batch.waveform_BS is None or batch.idle:
+            return batch
+        waveform_BS = self.augment(batch.waveform_BS, batch.num_samples_B, generator, batch.speakers)
+        return replace(batch, waveform_BS=pinned(waveform_BS, self.student.device))
 
 
 def layer_weights(student: Student, config: TrainConfig) -> dict[int, float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import GdistError, RunError
@@ -38,9 +39,14 @@ class Ranks:
         """Sums over all ranks, the same on every rank to the last bit."""
         if self.world == 1:
             return list(values)
-        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(sums)
-        return [float(value) for value in sums.tolist()]
+        sums: list[float] = self.add(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+        return sums
+
+    def add(self, values: Tensor) -> Tensor:
+        """``values``, which are on :attr:`device`, replaced by their sums over all ranks."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

@@ -31,6 +31,7 @@ from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import choose_splits, usable_entries
 from gdist.pipeline.run import Run
 from gdist.stages.students import STUDENTS, Student
+from gdist.stages.train.ahead import augmented
 from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.learner import Learner
 from gdist.stages.train.losses import LOSSES
@@ -145,11 +146,13 @@ def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
     """
     optim = learner.config.train
     if optim.thaw_step and learner.frozen:
+        before = max(optim.thaw_step - 1 - step, 0)
         with contextlib.closing(iter(loader)) as cold:
-            yield from itertools.islice(cold, max(optim.thaw_step - 1 - step, 0) * optim.accumulate)
+            yield from itertools.islice(cold, before * optim.accumulate)
         learner.thaw()
+        step += before
     with contextlib.closing(iter(loader)) as stream:
-        yield from stream
+        yield from augmented(learner, loader, stream, step) if learner.objective.augments else stream
 
 
 def at_most(entries: list[Entry], seconds: float) -> list[Entry]:

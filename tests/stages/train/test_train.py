@@ -363,9 +363,10 @@ def test_audio_is_augmented_in_training_only(tiny_cache: Path) -> None:
     batch = next(Loader(cache, cache.entries, selection, 8.0).once(selection))
     held = batch.hidden_BLTD.clone(), batch.waveform_BS.clone()  # type: ignore[union-attr]
     assert learner.validate([batch]) == clean.validate([batch])
-    first = learner.step(1, [batch])[0]
+    first = learner.step(1, [learner.augmented(1, 0, batch)])[0]
     assert first != clean.step(1, [batch])[0]
-    assert first == Learner(build_student(cache, config), config).step(1, [batch])[0]
+    again = Learner(build_student(cache, config), config)
+    assert first == again.step(1, [again.augmented(1, 0, batch)])[0]
     assert torch.equal(batch.hidden_BLTD, held[0]) and torch.equal(batch.waveform_BS, held[1])  # type: ignore[arg-type]
 
 
