@@ -16,24 +16,30 @@ them equally. Each is a whole step: reading the batch, the forward and backward 
 What a step of (a) costs depends on whether the layers that it drew need the front-end. Every round times both kinds,
 and the mean weighs them as often as the plan draws them. At the end the real `train()` takes some steps of (c), the
 fastest, and reports the fraction of its time that it waited for data. The teacher has WavLM Base's shapes and random
-weights; batches are read from the disk each time. Axes: B batch, L layers, T frames, D features, S samples.
+weights; batches are read from the disk each time.
+
+    python benchmarks/train.py --peer s3prl --minutes 2.5 --batch-seconds 24 --rounds 2 --steps 5
+
+does nothing of this, but compares the baseline student's step with that of s3prl's own distiller, and shows where the
+time of ours goes (peer.py). Axes: B batch, L layers, T frames, D features, S samples.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from extract import speech, wavlm_base
+from peer import beside_s3prl, seconds_of, show_beside_s3prl
+from timing import add_device, timed
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache, Span
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Batch, Selection
@@ -45,6 +51,7 @@ from gdist.stages.teachers import Teacher, load_teacher
 from gdist.stages.train.config import TrainConfig, load_config
 from gdist.stages.train.learner import Learner
 from gdist.stages.train.objective import StepSelection
+from gdist.stages.train.ranks import Ranks
 from gdist.stages.train.student_store import build_student
 from gdist.stages.train.train import train
 
@@ -63,17 +70,18 @@ AIMS = {
 DRAWS = 1000  # over this many draws, it is counted how often each kind of selection comes
 
 
-def s3prl_like(source: str) -> Callable[[Batch], list[torch.Tensor]]:
+def s3prl_like(source: str, device: str) -> Callable[[Batch], list[torch.Tensor]]:
     """Layers 0 … L as s3prl's distiller computes them in every step: teacher in eval mode, without gradients."""
     from transformers import WavLMModel
 
-    model = WavLMModel.from_pretrained(source).eval()
+    model = WavLMModel.from_pretrained(source).eval().to(device)
 
     @torch.no_grad()
     def run(batch: Batch) -> list[torch.Tensor]:
         assert batch.waveform_BS is not None
         mask_BS = (torch.arange(batch.waveform_BS.shape[1]) < batch.num_samples_B[:, None]).long()
-        return list(model(batch.waveform_BS, attention_mask=mask_BS, output_hidden_states=True).hidden_states)
+        waveform_BS, mask_BS = batch.waveform_BS.to(device), mask_BS.to(device)
+        return list(model(waveform_BS, attention_mask=mask_BS, output_hidden_states=True).hidden_states)
 
     return run
 
@@ -126,15 +134,9 @@ def kinds(learner: Learner, count: int) -> list[tuple[float, list[StepSelection]
     return [(len(some) / DRAWS, some) for some in by_kind if some]
 
 
-def timed(step: Callable[[int], None], number: int) -> float:
-    began = time.perf_counter()
-    step(number)
-    return time.perf_counter() - began
-
-
 def settings(options: argparse.Namespace, precision: str, *more: str) -> TrainConfig:
     chosen = (
-        f"student.dropout={options.dropout}", f"train.precision={precision}", "train.device=cpu",
+        f"student.dropout={options.dropout}", f"train.precision={precision}", f"train.device={options.device}",
         f"train.batch_seconds={options.batch_seconds}", "data.crop_seconds=0",
     )  # fmt: skip
     return load_config(None, None, (*chosen, *more))
@@ -149,10 +151,10 @@ def compare(
     learners = {}
     for frontend in ("trained", "frozen"):
         config = settings(options, precision, *fields, f"student.frontend={frontend}")
-        learners[frontend] = Learner(build_student(cache, config), config)
-    reader = Loader(cache, cache.entries, Selection(()), options.batch_seconds)
+        learners[frontend] = Learner(build_student(cache, config), config, Ranks(device=torch.device(options.device)))
+    reader = Loader(cache, cache.entries, Selection(()), options.batch_seconds, device=options.device)
     # Only full batches: the last of an epoch is shorter.
-    batches = [spans for spans in reader.epoch_batches(0) if total(spans) > 0.8 * options.batch_seconds]
+    batches = [spans for spans in reader.epoch_batches(0) if seconds_of(spans) > 0.8 * options.batch_seconds]
 
     def ways(place: int) -> dict[str, list[tuple[float, Callable[[int], None]]]]:
         """What each way does in this round: its steps, each with the weight of its time."""
@@ -178,9 +180,10 @@ def compare(
     took: dict[str, list[float]] = {}
     seconds = []
     for place in range(options.rounds):
-        seconds.append(total(batches[place % len(batches)]))
+        seconds.append(seconds_of(batches[place % len(batches)]))
         for way, steps in ways(place).items():
-            took.setdefault(way, []).append(sum(weight * timed(step, place + 2) for weight, step in steps))
+            times = [weight * timed(partial(step, place + 2), options.device) for weight, step in steps]
+            took.setdefault(way, []).append(sum(times))
     rows = {}
     for way, times in took.items():
         ratios = [reference / own for reference, own in zip(took["online"], times, strict=True)]
@@ -191,11 +194,6 @@ def compare(
         }  # fmt: skip
     return {"student": name, "precision": precision, "dropout": options.dropout, "layers_per_step": count,
             "batch_seconds": statistics.mean(seconds), "rows": rows}  # fmt: skip
-
-
-def total(spans: list[Span]) -> float:
-    """Seconds of audio."""
-    return sum(frames for _, _, frames in spans) / framing.FRAMES_PER_SECOND
 
 
 def show(result: dict[str, Any]) -> None:
@@ -223,6 +221,20 @@ def waiting(options: argparse.Namespace, precision: str, uri: str) -> dict[str, 
     return result | {"precision": precision}
 
 
+def online_ways(
+    options: argparse.Namespace, source: str, cache: Cache, precisions: list[str], results: dict[str, Any]
+) -> None:
+    """Compare all ways for all students, and add the figures to ``results``."""
+    device = options.device
+    teachers = {"online": s3prl_like(source, device), "fast": gdist_teacher(load_teacher(source, device=device))}
+    for precision in precisions:
+        for name in options.student or STUDENTS:
+            results["students"].append(compare(options, name, precision, cache, teachers))
+            show(results["students"][-1])
+        if options.train_steps:
+            results["train"].append(waiting(options, precision, cache.uri))
+
+
 def build(options: argparse.Namespace, work: Path) -> tuple[str, str]:
     """Write the teacher and the cache of its layers into ``work``, unless they are there already."""
     work.mkdir(parents=True, exist_ok=True)
@@ -232,7 +244,8 @@ def build(options: argparse.Namespace, work: Path) -> tuple[str, str]:
     manifest = work / "speech.parquet"
     if not manifest.exists():
         speech(options.minutes, options.join_seconds, manifest)
-    extract(ExtractConfig(str(source), str(manifest), str(uri), encoding="fp16", device="cpu"), show_progress=False)
+    config = ExtractConfig(str(source), str(manifest), str(uri), encoding="fp16", device=options.device)
+    extract(config, show_progress=False)
     return str(source), str(uri)
 
 
@@ -252,6 +265,12 @@ def main() -> None:
     parser.add_argument("--join-seconds", type=float, default=10.0, help="minimum length of an utterance")
     parser.add_argument("--train-steps", type=int, default=12, help="steps of the real train(); 0 is none")
     parser.add_argument("--keep-memory", action="store_true", help="keep freed memory, as extraction does")
+    parser.add_argument("--peer", choices=["s3prl"], help="compare a step with s3prl's own instead")
+    parser.add_argument(
+        "--peer-python", type=Path, default=Path(".venv-s3prl/bin/python"), help="of s3prl's environment"
+    )
+    parser.add_argument("--steps", type=int, default=5, help="steps in a round beside s3prl")
+    add_device(parser)
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     loader.RESIDENT_BYTES = 0  # so that every batch is read
@@ -261,13 +280,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source, uri = build(options, options.work or Path(scratch))
         cache = Cache.open(uri)
-        teachers = {"online": s3prl_like(source), "fast": gdist_teacher(load_teacher(source, device="cpu"))}
-        for precision in options.precision or ["fp32"]:
-            for name in options.student or STUDENTS:
-                results["students"].append(compare(options, name, precision, cache, teachers))
-                show(results["students"][-1])
-            if options.train_steps:
-                results["train"].append(waiting(options, precision, uri))
+        precisions = options.precision or ["fp32"]
+        if options.peer:
+            configs = {name: settings(options, name, "student.name=distilhubert") for name in precisions}
+            results["peer"] = beside_s3prl(options, cache, configs)
+            show_beside_s3prl(results["peer"])
+        else:
+            online_ways(options, source, cache, precisions, results)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
 

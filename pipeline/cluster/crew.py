@@ -7,6 +7,7 @@ receives a tensor.
 """
 
 import contextlib
+import itertools
 import queue
 import threading
 import time
@@ -83,41 +84,43 @@ class Crew:
         """
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-        def submit(task: T, attempt: int) -> None:
-            future = self.cluster.client.submit(_run, self.name, task, pure=False)
-            self.running[future.key] = future, (task, attempt)
-            future.add_done_callback(ended.put)
+        def submit(entries: list[tuple[T, int]]) -> None:
+            # In one message to the scheduler, which takes it as long for one task as for several.
+            tasks = [task for task, _ in entries]
+            futures = self.cluster.client.map(_run, [self.name] * len(tasks), tasks, pure=False)
+            for future, entry in zip(futures, entries, strict=True):
+                self.running[future.key] = future, entry
+                future.add_done_callback(ended.put)
 
         waiting = iter(tasks)
         more, limit, counted = True, 0, float("-inf")
-        while more or self.running:
+        again: list[tuple[T, int]] = []  # tasks to be retried, with the number of the attempt
+        while more or again or self.running:
             if time.monotonic() - counted > COUNT_SECONDS:
                 limit, counted = self._max_in_flight(), time.monotonic()
-            while more and len(self.running) < limit:
-                try:
-                    submit(next(waiting), 1)
-                except StopIteration:
-                    more = False
+            free = max(0, limit - len(self.running) - len(again))
+            fresh = [(task, 1) for task in itertools.islice(waiting, free if more else 0)]
+            more = more and len(fresh) == free
+            if again or fresh:
+                submit(again + fresh)
+                again = []
             if not self.running:
                 return
-            try:
-                future = ended.get(timeout=1)
-            except queue.Empty:
-                continue
-            _, (task, attempt) = self.running.pop(future.key)
-            if future.status == "cancelled":
-                raise self.cluster.lost()
-            error = future.exception() if future.status == "error" else None
-            if isinstance(error, (KilledWorker, OSError)) or type(error) is CacheError:
-                if attempt < ATTEMPTS:
-                    submit(task, attempt + 1)
-                    continue
-                if not isinstance(error, CacheError):
-                    raise ClusterError(
-                        f"every worker that was given one of the tasks was lost ({error})",
-                        "see the workers' logs; usually they ran out of memory, so try fewer --batch-seconds",
-                    ) from error
-            yield task, error
+            for future in _all_of(ended):
+                _, (task, attempt) = self.running.pop(future.key)
+                if future.status == "cancelled":
+                    raise self.cluster.lost()
+                error = future.exception() if future.status == "error" else None
+                if isinstance(error, (KilledWorker, OSError)) or type(error) is CacheError:
+                    if attempt < ATTEMPTS:
+                        again.append((task, attempt + 1))
+                        continue
+                    if not isinstance(error, CacheError):
+                        raise ClusterError(
+                            f"every worker that was given one of the tasks was lost ({error})",
+                            "see the workers' logs; usually they ran out of memory, so try fewer --batch-seconds",
+                        ) from error
+                yield task, error
 
     def _max_in_flight(self) -> int:
         """How many tasks to have in flight now. Raises ClusterError when the scheduler or all workers were lost."""
@@ -157,6 +160,16 @@ class _JobPlugin(WorkerPlugin):
                 self.is_open = True
         with self.lanes:
             self.job.run(task)
+
+
+def _all_of(ended: "queue.SimpleQueue[Any]") -> list[Any]:
+    """What has ended by now; nothing after a second without any."""
+    found: list[Any] = []
+    with contextlib.suppress(queue.Empty):
+        found.append(ended.get(timeout=1))
+        while True:
+            found.append(ended.get_nowait())
+    return found
 
 
 def _run(name: str, task: Any) -> None:

@@ -23,9 +23,10 @@ def strided_conv(hidden_BTC: Tensor, kernel_OC1K: Tensor, bias_O: Tensor | None,
 
 
 class StridedConv(torch.autograd.Function):
-    """``strided_conv`` with a backward pass made of matrix products, one per tap.
+    """``strided_conv`` with a backward pass made of matrix products over strided views, from which nothing is copied.
 
-    On a CPU this is more than twice as fast as oneDNN's: every tap's rows are a strided view, and nothing is copied.
+    On a CPU this is more than twice as fast as oneDNN's. Taps that lie within one stride share a product: their views
+    are next to each other, so their gradients are written to where they belong without being added up.
     """
 
     @staticmethod
@@ -37,20 +38,36 @@ class StridedConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden_BTC, kernel_OC1K = ctx.saved_tensors
-        grad_BTO, stride = gradients[0].contiguous(), ctx.stride
-        batch, frames, channels = grad_BTO.shape
-        rows_NO = grad_BTO.view(batch * frames, channels)
-        grad_hidden = torch.zeros_like(hidden_BTC) if ctx.needs_input_grad[0] else None
-        taps: list[Tensor] = []
-        for tap in range(kernel_OC1K.shape[3]):
-            span = slice(tap, tap + stride * (frames - 1) + 1, stride)
+        hidden_BTC, grad_BTO, stride = hidden_BTC.contiguous(), gradients[0].contiguous(), ctx.stride
+        kernel_OKC = kernel_OC1K[:, :, 0].transpose(1, 2)
+        _, frames, channels = grad_BTO.shape
+        taps = kernel_OKC.shape[1]
+        grad_hidden = torch.empty_like(hidden_BTC) if ctx.needs_input_grad[0] else None
+        if grad_hidden is not None:  # no product writes to these
+            grad_hidden[:, 0 if taps < stride else frames * stride :] = 0
+        grads_OKC: list[Tensor] = []
+        for first in range(0, taps, stride):
+            together = range(first, min(first + stride, taps))
+            weight_OX = kernel_OKC[:, together.start : together.stop].flatten(1)
             if grad_hidden is not None:
-                grad_hidden[:, span] += (rows_NO @ kernel_OC1K[:, :, 0, tap]).view(batch, frames, -1)
+                for grad_TO, out_TC in zip(grad_BTO, grad_hidden, strict=True):
+                    out_TX = _windows(out_TC, together, frames, stride)
+                    if first == 0:
+                        torch.mm(grad_TO, weight_OX, out=out_TX)
+                    else:
+                        out_TX += grad_TO @ weight_OX
             if ctx.needs_input_grad[1]:
-                rows = zip(grad_BTO, hidden_BTC[:, span], strict=True)
-                taps.append(torch.stack([grad_TO.T @ hidden_TC for grad_TO, hidden_TC in rows]).sum(0))
-        grad_kernel = torch.stack(taps, dim=2)[:, :, None] if taps else None
-        return grad_hidden, grad_kernel, rows_NO.sum(0) if ctx.biased else None, None
+                views = [_windows(hidden_TC, together, frames, stride) for hidden_TC in hidden_BTC]
+                products = [grad_TO.T @ view_TX for grad_TO, view_TX in zip(grad_BTO, views, strict=True)]
+                grads_OKC.append(torch.stack(products).sum(0).view(channels, len(together), -1))
+        grad_kernel = torch.cat(grads_OKC, dim=1).transpose(1, 2)[:, :, None] if grads_OKC else None
+        return grad_hidden, grad_kernel, grad_BTO.flatten(0, 1).sum(0) if ctx.biased else None, None
+
+
+def _windows(hidden_TC: Tensor, taps: range, frames: int, stride: int) -> Tensor:
+    """What neighbouring taps see at every frame, as a view: ``[frames, len(taps) · C]``."""
+    channels = hidden_TC.shape[1]
+    return hidden_TC[taps.start :].as_strided((frames, len(taps) * channels), (stride * channels, 1))
 
 
 class PositionConv(nn.Conv1d):

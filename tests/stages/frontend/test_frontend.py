@@ -285,7 +285,10 @@ def test_every_field_has_an_impossible_value() -> None:
     assert {field.name for field in dataclasses.fields(FrontendConfig)} == {field for field, _ in IMPOSSIBLE}
 
 
-@pytest.mark.parametrize(("kernel", "stride", "bias"), [(3, 2, False), (2, 2, True), (10, 5, True), (3, 1, False)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "bias"),
+    [(3, 2, False), (2, 2, True), (10, 5, True), (3, 1, False), (2, 3, True), (7, 3, False)],
+)
 def test_a_convolution_has_the_gradients_of_the_operator(kernel: int, stride: int, bias: bool) -> None:
     """Its own backward pass against the operator's, in double, at lengths that leave samples over at the end."""
     torch.manual_seed(0)

@@ -1,0 +1,87 @@
+"""What a large fleet holds of a cache before the first pack is handed out: what cluster.py calls `plan`.
+
+The receipts are real objects in a store in memory, as many as there are packs. The index is made for fewer packs, and
+what opening it takes is multiplied. Each figure is the growth of a process of its own, so that nothing is counted
+twice.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from gdist.pipeline.cache import layout
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.plan import Plan, tasks
+from gdist.pipeline.storage.objects import Storage
+
+KEYS_PER_LISTING = 1000  # of S3
+IDENTITY = {"layers": [*range(13)], "dim": 768, "encoding": "fp16", "chunk_frames": 128, "pack_frames": 16_384}
+
+
+def plan(options: argparse.Namespace) -> None:
+    packs = options.total
+    print(f"{packs:,} packs of {options.utterances_per_pack} utterances")
+    listed, seconds, memory = apart(list_receipts, packs)
+    requests = -(-packs // KEYS_PER_LISTING)
+    print(f"  all tasks and the listing of {listed:,} receipts: {seconds:.1f} s and {memory / 1e6:.0f} MB")
+    print(f"  in a bucket the listing is {requests} requests, one after another: "
+          f"{requests * options.latency:.0f} s (computed)")  # fmt: skip
+    opened, seconds, memory = apart(open_index, options.planned, options.utterances_per_pack)
+    times = packs / options.planned
+    print(f"  opening a cache, by the client and by every worker: {seconds:.1f} s and {memory / 1e6:.0f} MB for "
+          f"{opened:,} utterances (measured), {seconds * times:.0f} s and {memory * times / 1e9:.1f} GB for "
+          f"{int(opened * times):,} (computed)")  # fmt: skip
+
+
+def apart(work: Callable[..., int], *arguments: Any) -> tuple[int, float, int]:
+    """(result, seconds, bytes of memory) of ``work``, in a process of its own, after its preparation."""
+    receiving, sending = multiprocessing.Pipe(False)
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(sending, *arguments))
+    process.start()
+    found: tuple[int, float, int] = receiving.recv()
+    process.join()
+    return found
+
+
+def list_receipts(sending: Any, packs: int) -> None:
+    """What `Ledger.todo` does when every pack is done."""
+    gdist = {"additions": [{"layers": IDENTITY["layers"], "waveform": True, "packs": [0, packs]}]}
+    storage = Storage("memory://listing", create=True)
+    for task in tasks(gdist):
+        storage.put(task.receipt, b"")
+    with Growth(sending) as growth:
+        planned = tasks(gdist)
+        keys = storage.objects("receipts")
+        todo = [task for task in planned if task.receipt not in keys]
+        assert not todo
+        growth.result = len(keys)
+
+
+def open_index(sending: Any, packs: int, each: int) -> None:
+    rows = IDENTITY["pack_frames"] // each // 128 * 128
+    lengths = [(f"utterance-{number:09d}", rows * 320 - 400, None) for number in range(packs * each)]
+    entries = layout.place(lengths, 10**9)
+    Cache.create("memory://plan", Plan(IDENTITY, {"gdist": "benchmark"}, entries))
+    del lengths, entries
+    with Growth(sending) as growth:
+        cache = Cache.open("memory://plan")
+        growth.result = len(cache.entries)
+
+
+class Growth:
+    """Sends (result, seconds, bytes by which this process grew)."""
+
+    def __init__(self, sending: Any) -> None:
+        self.sending, self.result = sending, 0
+
+    def __enter__(self) -> "Growth":
+        self.memory, self.began = psutil.Process().memory_info().rss, time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.monotonic() - self.began
+        self.sending.send((self.result, seconds, psutil.Process().memory_info().rss - self.memory))
