@@ -8,6 +8,7 @@ would not be.
 Axes: B batch, T frames, C chunks of 128 frames, D features, W bytes per row.
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -32,11 +33,11 @@ def _step_of_scale(device: torch.device) -> Tensor:
 
 
 @cache
-def _steps_of_byte(bits: int, levels: int, device: torch.device) -> Tensor:
-    """A byte → its values in steps, [256, 8 / bits]; int4 stores its first feature in the low bits."""
-    byte = torch.arange(256)[:, None]
-    codes = byte >> torch.arange(0, 8, bits) & (1 << bits) - 1
-    return (codes - levels).float().masked_fill(codes == (1 << bits) - 1, torch.nan).to(device)
+def _pair_of_byte(levels: int, device: torch.device) -> Tensor:
+    """A byte → two values in steps, the first one from the low bits, as the 64 bits of both: [256]."""
+    codes = torch.arange(256)[:, None] >> torch.tensor([0, 4]) & 15
+    pair = (codes - levels).float().masked_fill(codes == 15, torch.nan)
+    return pair.view(torch.int64)[:, 0].to(device)
 
 
 class _Integers(Encoding):
@@ -78,16 +79,38 @@ class _Integers(Encoding):
 
     def decode(self, stored: Stored, chunk_T: Tensor, tables: Tables) -> Tensor:
         bytes_TW, scale_CD = stored[LAYERS], stored[SCALES]
-        step_CD = _step_of_scale(scale_CD.device)[scale_CD.int()]
-        if self.bits == 8:
-            values_TD = bytes_TW.float().sub_(self.levels).masked_fill_(bytes_TW == FILL, torch.nan)
-        else:
+        hidden_TD = torch.empty(len(bytes_TW), scale_CD.shape[1], device=bytes_TW.device)
+        if hidden_TD.device.type == "cpu":
+            self.decode_into([hidden_TD], stored, chunk_T, tables)
+            return hidden_TD
+        self._unpack(bytes_TW, hidden_TD)
+        return hidden_TD.mul_(_step_of_scale(scale_CD.device)[scale_CD.int()].index_select(0, chunk_T))
+
+    def decode_into(self, out: Sequence[Tensor], stored: Stored, chunk_T: Tensor, tables: Tables) -> None:
+        bytes_TW, scale_CD = stored[LAYERS], stored[SCALES]
+        if bytes_TW.device.type != "cpu":
+            super().decode_into(out, stored, chunk_T, tables)
+            return
+        # In place and chunk by chunk, it stays in the CPU's cache: several times as fast.
+        step_CD, row = _step_of_scale(scale_CD.device)[scale_CD.int()], 0
+        for piece_TD in out:
+            chunks, counts = torch.unique_consecutive(chunk_T[row : row + len(piece_TD)], return_counts=True)
+            for chunk_TD, chunk in zip(piece_TD.split(counts.tolist()), chunks.tolist(), strict=True):
+                self._unpack(bytes_TW[row : row + len(chunk_TD)], chunk_TD)
+                chunk_TD.mul_(step_CD[chunk])
+                row += len(chunk_TD)
+
+    def _unpack(self, bytes_TW: Tensor, out_TD: Tensor) -> None:
+        """Fill ``out_TD`` with the values in steps; NaN where nothing was written."""
+        if self.bits == 4:
             # index_select is used because indexing takes three times as long on a CPU.
-            table = _steps_of_byte(self.bits, self.levels, bytes_TW.device)
-            values_TD = table.index_select(0, bytes_TW.int().flatten()).view(
-                len(bytes_TW), table.shape[1] * bytes_TW.shape[1]
-            )
-        return values_TD[:, : step_CD.shape[1]].mul_(step_CD.index_select(0, chunk_T))
+            pairs = _pair_of_byte(self.levels, bytes_TW.device).index_select(0, bytes_TW.flatten().int())
+            out_TD.copy_(pairs.view(torch.float32).view(len(bytes_TW), 2 * bytes_TW.shape[1])[:, : out_TD.shape[1]])
+            return
+        out_TD.copy_(bytes_TW).sub_(self.levels)
+        # On a CPU, comparing takes longer than all the rest, and finding the largest takes hardly any time.
+        if bytes_TW.device.type != "cpu" or (bytes_TW.numel() and int(bytes_TW.max()) == FILL):
+            out_TD.masked_fill_(bytes_TW == FILL, torch.nan)
 
     def _pack(self, code_BCTD: Tensor) -> Tensor:
         if self.bits == 8:

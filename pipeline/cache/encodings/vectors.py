@@ -66,7 +66,8 @@ class ResidualVectors(Encoding):
         code_TW = stored[LAYERS].int()
         mean_D, scale, frames_SKD, axes_CD, groups_MKG = _unpacked(tables)
         (groups, rows, _), stages = groups_MKG.shape, len(frames_SKD)
-        row_TM = code_TW[:, stages:] + rows * torch.arange(groups, dtype=torch.int32, device=code_TW.device)
+        first_M = torch.arange(0, groups * rows, rows, dtype=torch.int32, device=code_TW.device)
+        row_TM = code_TW[:, stages:] + first_M
         components = groups_MKG.flatten(0, 1).index_select(0, row_TM.flatten()).view(len(code_TW), len(axes_CD))
         hidden_TD = components @ axes_CD
         for stage in range(stages):
