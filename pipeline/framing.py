@@ -8,6 +8,12 @@ receptive field of 400 samples at 16 kHz, without padding. Worked by hand:
 ``num_samples // 320`` is the usual mistake: it gives one frame too many for a quarter of all lengths.
 """
 
+from typing import Any
+
+import numpy as np
+
+Lengths = np.ndarray[Any, np.dtype[np.int64]]
+
 SAMPLE_RATE = 16_000
 HOP = 320
 RECEPTIVE_FIELD = 400
@@ -29,8 +35,9 @@ def num_rows(num_samples: int) -> int:
     return -(-num_samples // HOP)
 
 
-def resampled_length(num_samples: int, sample_rate: int) -> int:
-    """Samples at 16 kHz after resampling ``num_samples`` at ``sample_rate``: rounded up, as torchaudio does."""
+def resampled_length[N: (int, Lengths)](num_samples: N, sample_rate: N) -> N:
+    """Samples at 16 kHz after resampling ``num_samples`` at ``sample_rate``: rounded up, as torchaudio does.
+    Takes numbers, or int64 arrays of them."""
     return -(-num_samples * SAMPLE_RATE // sample_rate)
 
 

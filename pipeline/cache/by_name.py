@@ -4,14 +4,14 @@ Axes: T frames, D features, S samples.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.ledger import Ledger
 from gdist.pipeline.errors import CacheError
 
@@ -30,10 +30,10 @@ class ByName(Ledger, ABC):
     @abstractmethod
     def waveform(self, spans: Sequence[Span]) -> list[np.ndarray[Any, Any]]: ...
 
-    @cached_property
-    def utterances(self) -> dict[str, Entry]:
+    @property
+    def utterances(self) -> Mapping[str, Entry]:
         """Id → the utterance's lengths and labels, in the order of the manifest."""
-        return {entry.id: entry for entry in self.entries}
+        return self.entries.by_id
 
     def layer(self, utterance: str, layer: int) -> Tensor:
         """Read one layer of one utterance, float32 [T, D]; layer 0 is the first Transformer layer's input.

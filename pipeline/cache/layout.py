@@ -10,43 +10,63 @@ starts on a chunk boundary, so no chunk has two owners. Worked by hand, with chu
      16,000       49         128      2           512
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from gdist.pipeline import framing
-from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.cache.entries import Entries, Entry, Numbers
+
+__all__ = ["CHUNK_FRAMES", "PACK_FRAMES", "Entries", "Entry", "Lengths", "place"]
 
 CHUNK_FRAMES = 128
 PACK_FRAMES = 16_384
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One utterance's place in the cache.
+class Lengths(Sequence[tuple[str, int, str | None]]):
+    """What is known of each utterance before it is placed: (id, samples at 16 kHz, known problem or None).
 
     Attributes:
-        start_frame: its first row, in every layer and in the waveform.
-        num_frames: hidden-state rows; 0 when it cannot be used (too short, too long, unreadable when planned).
-        num_samples: at 16 kHz.
-        problem: why it has no rows, for its quarantine record; None when it has rows.
-        labels: the manifest's label columns.
+        ids: Arrow strings [N].
+        samples: int64 [N].
+        problems: row → why it cannot be used, for the few rows that have such a reason.
     """
 
-    id: str
-    pack: int
-    start_frame: int
-    num_frames: int
-    num_samples: int
-    problem: str | None = None
-    labels: dict[str, Any] = field(default_factory=dict, compare=False)
+    ids: pa.Array
+    samples: Numbers
+    problems: Mapping[int, str] = field(default_factory=dict)
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of 320 samples that the waveform needs."""
-        return framing.num_rows(self.num_samples) if self.num_frames else 0
+    @classmethod
+    def of(cls, lengths: Iterable[tuple[str, int, str | None]]) -> "Lengths":
+        """Make columns of rows."""
+        if isinstance(lengths, cls):
+            return lengths
+        rows = list(lengths)
+        problems = {row: problem for row, (_, _, problem) in enumerate(rows) if problem}
+        samples = np.array([samples for _, samples, _ in rows], np.int64)
+        return cls(pa.array([name for name, _, _ in rows], pa.string()), samples, problems)
+
+    def take(self, rows: Numbers) -> "Lengths":
+        """Return these rows, in this order."""
+        problems = {}
+        if self.problems:
+            place_of = {row: place for place, row in enumerate(rows.tolist())}
+            problems = {place_of[row]: why for row, why in self.problems.items() if row in place_of}
+        return Lengths(self.ids.take(pa.array(rows)), self.samples[rows], problems)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: Any) -> Any:
+        assert isinstance(row, int), "take() returns several"
+        return self.ids[row].as_py(), int(self.samples[row]), self.problems.get(row)
+
+    def __iter__(self) -> Iterator[tuple[str, int, str | None]]:
+        return (self[row] for row in range(len(self)))
 
 
 def place(
@@ -55,73 +75,71 @@ def place(
     chunk_frames: int = CHUNK_FRAMES,
     pack_frames: int = PACK_FRAMES,
     first_pack: int = 0,
-) -> list[Entry]:
+) -> Entries:
     """Give each (id, samples at 16 kHz, known problem or None) its rows, in the order given.
 
     Args:
+        lengths: rows, or the columns of :class:`Lengths`.
         max_samples: longer utterances get no rows; neither do those that are too short for one frame.
         first_pack: where to begin; the packs before it belong to other utterances.
     """
-    pack_samples = pack_frames * framing.HOP
-    entries: list[Entry] = []
-    next_row = first_pack * pack_frames
-    for name, samples, known_problem in lengths:
-        problem = known_problem or _unusable(samples, max_samples, pack_samples)
-        frames = 0 if problem else framing.num_frames(samples)
-        # Frames overlap, so a waveform may need up to two rows more than there are frames.
-        held = 0 if problem else -(-framing.num_rows(samples) // chunk_frames) * chunk_frames
-        if next_row % pack_frames + held > pack_frames:
-            next_row = (next_row // pack_frames + 1) * pack_frames
-        # The row after a pack's last already belongs to the next pack; an utterance without rows stays in this one.
-        pack = (
-            next_row // pack_frames
-            if held or next_row % pack_frames
-            else max(next_row // pack_frames - 1, first_pack)
-        )
-        entries.append(Entry(name, pack, next_row, frames, samples, problem))
-        next_row += held
-    return entries
+    lengths = Lengths.of(lengths)
+    samples, pack_samples = lengths.samples, pack_frames * framing.HOP
+    problems = dict(lengths.problems)
+    unusable = (samples > min(max_samples, pack_samples)) | (samples < framing.RECEPTIVE_FIELD)
+    for row in np.flatnonzero(unusable).tolist():
+        problems.setdefault(row, _unusable(int(samples[row]), max_samples, pack_samples))
+    unusable[list(problems)] = True
+    frames = np.where(unusable, 0, (samples - framing.RECEPTIVE_FIELD) // framing.HOP + 1).astype(np.int32)
+    # Frames overlap, so a waveform may need up to two rows more than there are frames.
+    held = np.where(unusable, 0, -(-samples // framing.HOP // chunk_frames) * chunk_frames)
+    packs, starts = _placed(held, pack_frames, first_pack)
+    return Entries(
+        {
+            "id": lengths.ids,
+            "pack": packs,
+            "start_frame": starts,
+            "num_frames": frames,
+            "num_samples": samples,
+            "problem": _sparse(problems, len(lengths)),
+        },
+        {},
+    )
 
 
-def _unusable(samples: int, max_samples: int, pack_samples: int) -> str | None:
-    if samples > min(max_samples, pack_samples):
-        limit = f"the limit is {max_samples / framing.SAMPLE_RATE:.0f} s"
-        if pack_samples < max_samples:
-            limit = f"a pack holds {pack_samples / framing.SAMPLE_RATE:.0f} s"
-        seconds = samples / framing.SAMPLE_RATE
-        return f"too long: {seconds:.0f} s, {limit} (manifest build --split-seconds cuts it)"
-    if framing.num_frames(samples) == 0:
-        return f"too short: {samples} samples at 16 kHz, one frame needs {framing.RECEPTIVE_FIELD}"
-    return None
+def _placed(held: Numbers, pack_frames: int, first_pack: int) -> tuple[Numbers, Numbers]:
+    """Return the pack and the first row of utterances that hold this many rows each.
 
-
-def to_table(entries: Sequence[Entry], labels: pa.Table | None = None) -> pa.Table:
-    """Build the index: one row per utterance, including the manifest's label columns.
-
-    Raises:
-        ManifestError: a label column has the name of one of the index's own columns.
+    A pack is filled in order until the next utterance does not fit. An utterance without rows stays in the pack of
+    those before it, also where that pack is full and its own first row is already the next pack's.
     """
-    columns = {
-        "id": pa.array([e.id for e in entries], pa.string()),
-        "pack": pa.array([e.pack for e in entries], pa.int32()),
-        "start_frame": pa.array([e.start_frame for e in entries], pa.int64()),
-        "num_frames": pa.array([e.num_frames for e in entries], pa.int32()),
-        "num_samples": pa.array([e.num_samples for e in entries], pa.int64()),
-        "problem": pa.array([e.problem for e in entries], pa.string()),
-    }
-    if labels is not None:
-        taken = [name for name in labels.column_names if name in columns]
-        if taken:
-            raise ManifestError(
-                f"the cache's index has a column `{taken[0]}` of its own", "rename the manifest's label"
-            )
-        columns |= {name: labels[name].combine_chunks() for name in labels.column_names}
-    return pa.table(columns)
+    packs, ends = np.empty(len(held), np.int32), np.cumsum(held)
+    starts = ends - held  # without the rows that are left over at the ends of packs
+    first, pack = 0, first_pack
+    while first < len(held):
+        before = int(starts[first])
+        last = int(np.searchsorted(ends, before + pack_frames, side="right"))
+        packs[first:last] = pack
+        starts[first:last] += pack * pack_frames - before
+        first, pack = last, pack + 1
+    return packs, starts
 
 
-def from_table(table: pa.Table) -> list[Entry]:
-    """Invert :func:`to_table`."""
-    own = ("id", "pack", "start_frame", "num_frames", "num_samples", "problem")
-    rows = table.select(own).to_pylist()
-    labels = table.drop_columns(list(own)).to_pylist() if table.num_columns > len(own) else [{} for _ in rows]
-    return [Entry(**row, labels=label) for row, label in zip(rows, labels, strict=True)]
+def _sparse(problems: Mapping[int, str], size: int) -> pa.Array:
+    """Return a column of texts that are mostly missing."""
+    texts = sorted(set(problems.values()))
+    number = {text: code for code, text in enumerate(texts)}
+    codes, absent = np.zeros(size, np.int32), np.ones(size, bool)
+    rows = list(problems)
+    codes[rows], absent[rows] = [number[problems[row]] for row in rows], False
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=absent), pa.array(texts, pa.string()))
+
+
+def _unusable(samples: int, max_samples: int, pack_samples: int) -> str:
+    if samples <= min(max_samples, pack_samples):
+        return f"too short: {samples} samples at 16 kHz, one frame needs {framing.RECEPTIVE_FIELD}"
+    limit = f"the limit is {max_samples / framing.SAMPLE_RATE:.0f} s"
+    if pack_samples < max_samples:
+        limit = f"a pack holds {pack_samples / framing.SAMPLE_RATE:.0f} s"
+    seconds = samples / framing.SAMPLE_RATE
+    return f"too long: {seconds:.0f} s, {limit} (manifest build --split-seconds cuts it)"

@@ -3,19 +3,18 @@
 commit  → one task: its shards, whole, then its receipt, create-only
 """
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from gdist.pipeline.cache import layout, plan
+from gdist.pipeline.cache import plan
 from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.encode import encoded
-from gdist.pipeline.cache.layout import Entry
-from gdist.pipeline.cache.plan import WAVEFORM, Task, encoding_of
+from gdist.pipeline.cache.entries import Entry
+from gdist.pipeline.cache.index import read
+from gdist.pipeline.cache.plan import WAVEFORM, Task, Tasks, encoding_of
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, unseal
@@ -36,19 +35,13 @@ class Ledger:
     """
 
     def __init__(self, storage: Storage, gdist: dict[str, Any], index: bytes) -> None:
-        self.storage, self.gdist, self.index_bytes = storage, gdist, index
+        self.storage, self.gdist = storage, gdist
         self.identity: dict[str, Any] = gdist["identity"]
-        self.entries = layout.from_table(pq.read_table(io.BytesIO(index)))
+        self.entries = read(index)
         self.encoding = encoding_of(self.identity, storage.uri)
         self.specs = plan.array_specs(self.identity)
-        self.tasks = plan.tasks(gdist)
+        self.tasks = Tasks(gdist)
         self.guard: Callable[[], None] = lambda: None
-        self._tasks_by_pack: dict[int, list[Task]] = {}
-        for task in self.tasks:
-            self._tasks_by_pack.setdefault(task.pack, []).append(task)
-        self._by_pack: dict[int, list[Entry]] = {}
-        for entry in self.entries:
-            self._by_pack.setdefault(entry.pack, []).append(entry)
 
     @property
     def uri(self) -> str:
@@ -65,7 +58,7 @@ class Ledger:
 
     def pack_entries(self, pack: int) -> list[Entry]:
         """Return the utterances of one pack."""
-        return self._by_pack.get(pack, [])
+        return self.entries.of_pack(pack)
 
     def arrays_of(self, task: Task) -> list[str]:
         """Return the arrays whose shards a task writes."""
@@ -183,7 +176,7 @@ class Ledger:
 
     def tasks_of(self, pack: int) -> list[Task]:
         """Return the tasks of one pack: the first, and one for each time that layers were added."""
-        return self._tasks_by_pack[pack]
+        return self.tasks.of_pack(pack)
 
     def damaged(self, what: str, why: str) -> CacheDamagedError:
         """Return the error to raise where a part of the cache cannot be read."""

@@ -5,18 +5,19 @@ opened the cache with the old root continue with the copies of both.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gdist.pipeline import framing
-from gdist.pipeline.cache import arrays, layout
+from gdist.pipeline.cache import arrays, index
 from gdist.pipeline.cache.arrays import ArraySpec
 from gdist.pipeline.cache.encodings import ENCODINGS, Encoding, encoding
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entries
 from gdist.pipeline.errors import CacheError, CacheMismatchError
 from gdist.pipeline.storage.objects import seal, sha256
 from gdist.pipeline.storage.paths import is_uri
@@ -61,7 +62,7 @@ class Plan:
 
     identity: dict[str, Any]
     about: dict[str, str]
-    entries: list[Entry]
+    entries: Entries
     labels: pa.Table | None = None
     teacher_files: dict[str, bytes] = field(default_factory=dict)
     before: Mapping[str, Any] | None = None
@@ -69,7 +70,7 @@ class Plan:
     @property
     def packs(self) -> int:
         """How many packs there will be; at least one, so that there is a receipt for quarantine records."""
-        return max((entry.pack for entry in self.entries), default=0) + 1
+        return int(self.entries.numbers("pack").max(initial=0)) + 1
 
     @property
     def generation(self) -> int:
@@ -105,7 +106,7 @@ class Plan:
         specs = array_specs(self.identity)
         metadata = arrays.metadata(specs, self.packs, {})
         buffer = io.BytesIO()
-        pq.write_table(layout.to_table(self.entries, self.labels), buffer, compression="zstd")
+        pq.write_table(index.to_table(self.entries, self.labels), buffer, compression="zstd")
         documents = {f"teacher/{name}": data for name, data in self.teacher_files.items()}
         documents |= {index_key(self.generation): buffer.getvalue(), INDEX: buffer.getvalue()}
         documents |= {key: data for key, data in metadata.items() if key != ROOT}
@@ -117,7 +118,7 @@ class Plan:
             "about": self.about,
             "packs": self.packs,
             "utterances": len(self.entries),
-            "frames": sum(entry.num_frames for entry in self.entries),
+            "frames": int(self.entries.numbers("num_frames").sum(dtype=np.int64)),
             "additions": self.additions(),
             "objects": kept | {key: sha256(data) for key, data in documents.items()},
         }
@@ -161,13 +162,45 @@ def index_key(generation: int) -> str:
     return f"plans/{generation:05d}.parquet"
 
 
-def tasks(gdist: Mapping[str, Any]) -> list[Task]:
-    """Return all tasks of a cache, in order."""
-    return [
-        Task(pack, tuple(addition["layers"]), addition["waveform"], _receipt_name(pack, number, addition))
-        for number, addition in enumerate(gdist["additions"])
-        for pack in range(*addition["packs"])
-    ]
+class Tasks(Sequence[Task]):
+    """All tasks of a cache, in order, each made when it is asked for: large caches have a million."""
+
+    def __init__(self, gdist: Mapping[str, Any]) -> None:
+        self.additions: list[Mapping[str, Any]] = gdist["additions"]
+        self._packs = [range(*addition["packs"]) for addition in self.additions]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._packs))
+
+    @overload
+    def __getitem__(self, place: int) -> Task: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Task]: ...
+    def __getitem__(self, place: int | slice) -> Task | list[Task]:
+        places = range(len(self))[place]
+        if isinstance(places, range):
+            return [self[each] for each in places]
+        for number, packs in enumerate(self._packs):
+            if places < len(packs):
+                return self._task(number, packs[places])
+            places -= len(packs)
+        raise AssertionError("a range checks its own bounds")
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self._task(number, pack) for number, packs in enumerate(self._packs) for pack in packs)
+
+    def of_addition(self, number: int) -> Iterator[Task]:
+        """Yield the tasks of one addition."""
+        return (self._task(number, pack) for pack in self._packs[number])
+
+    def of_pack(self, pack: int) -> list[Task]:
+        """Return the tasks of one pack: the first, and one for each time that layers were added."""
+        return [self._task(number, pack) for number, packs in enumerate(self._packs) if pack in packs]
+
+    def _task(self, number: int, pack: int) -> Task:
+        addition = self.additions[number]
+        name = _receipt_name(pack, number, addition)
+        return Task(pack, tuple(addition["layers"]), addition["waveform"], name)
 
 
 def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:

@@ -50,8 +50,8 @@ class Batches(IterableDataset[Batch]):
         absent = [layer for layer in selection.layers if layer not in cache.layers]
         if absent:
             raise CacheError(f"the cache at {cache.uri} does not contain layers {absent}; it contains {cache.layers}")
-        entries = usable_entries(cache, data.skip_missing, selection.layers)
-        entries = entries if split is None else choose_splits(entries, data)[split]
+        usable = usable_entries(cache, data.skip_missing, selection.layers)
+        entries = usable if split is None else choose_splits(usable, data)[split]
         if not entries:
             raise CacheError(f"no utterance of the cache at {cache.uri} can be used in the split {split}")
         self.epoch = 0

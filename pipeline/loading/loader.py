@@ -22,10 +22,11 @@ from gdist.pipeline import framing
 from gdist.pipeline.audio import to_float
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry, numbers
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError
 from gdist.pipeline.loading.batch import Batch, Buffers, Choose, Selection
+from gdist.pipeline.loading.order import Batches, longest_first, shuffled
 from gdist.pipeline.storage.locations import in_shell
 
 WINDOW_PACKS = 8
@@ -65,7 +66,7 @@ class Loader:
         skip_damaged: bool = False,
         layers: Sequence[int] | None = None,
     ) -> None:
-        self.cache, self.entries = cache, list(entries)
+        self.cache, self.entries = cache, entries
         self.choose: Choose = (lambda rng: choose) if isinstance(choose, Selection) else choose
         self.batch_frames = max(int(batch_seconds * framing.FRAMES_PER_SECOND), 1)
         self.crop_frames = int(crop_seconds * framing.FRAMES_PER_SECOND)
@@ -73,10 +74,11 @@ class Loader:
         self.skip_damaged = skip_damaged
         self.damaged: dict[str, str] = {}  # utterance id → what is wrong with it
         self.epoch, self.position = 0, 0
+        self._epoch: tuple[int, Batches] | None = None
         self._buffers = Buffers(PREFETCH + 3)
         if layers is None:
             layers = choose.layers if isinstance(choose, Selection) else cache.layers
-        frames = sum(e.num_frames for e in self.entries)
+        frames = int(numbers(entries, "num_frames").sum(dtype=np.int64))
         resident = frames * (4 * cache.identity["dim"] * len(layers) + 2 * framing.HOP) <= RESIDENT_BYTES
         self._resident: dict[tuple[str, int], Any] | None = {} if resident else None
 
@@ -88,30 +90,15 @@ class Loader:
         """Continue after the batch that was consumed last."""
         self.epoch, self.position = state["epoch"], state["position"]
 
-    def epoch_batches(self, epoch: int) -> list[list[Span]]:
+    def epoch_batches(self, epoch: int) -> Batches:
         """Return all batches of an epoch, for all ranks: a pure function of (entries, seed, epoch)."""
-        rng = np.random.default_rng([self.seed, epoch])
-        packs = rng.permutation(sorted({e.pack for e in self.entries}))
-        window_of = {int(pack): place // WINDOW_PACKS for place, pack in enumerate(packs)}
-        windows: dict[int, list[Entry]] = {}
-        for entry in self.entries:
-            windows.setdefault(window_of[entry.pack], []).append(entry)
-        batches: list[list[Span]] = []
-        for _, members in sorted(windows.items()):
-            spans = [self._crop(members[i], rng) for i in rng.permutation(len(members))]
-            # Within a shuffled window, similar lengths share a batch; the noise varies which ones share it.
-            noisy = np.array([frames for _, _, frames in spans]) * rng.uniform(0.9, 1.1, len(spans))
-            grouped = group([spans[i] for i in np.argsort(noisy, kind="stable")], self.batch_frames)
-            batches += [grouped[i] for i in rng.permutation(len(grouped))]
-        return batches
-
-    def _crop(self, entry: Entry, rng: np.random.Generator) -> Span:
-        if not self.crop_frames or entry.num_frames <= self.crop_frames:
-            return entry, 0, entry.num_frames
-        grid = min(int(self.cache.identity["chunk_frames"]), self.crop_frames)
-        last = -(-(entry.num_frames - self.crop_frames) // grid)  # from here on the crop reaches the end
-        first = grid * int(rng.integers(last + 1))
-        return entry, first, min(self.crop_frames, entry.num_frames - first)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = None  # of many utterances, one order takes a gigabyte
+            grid = int(self.cache.identity["chunk_frames"])
+            rng = np.random.default_rng([self.seed, epoch])
+            order = shuffled(self.entries, rng, self.batch_frames, self.crop_frames, grid, WINDOW_PACKS)
+            self._epoch = epoch, order
+        return self._epoch[1]
 
     def __iter__(self) -> Generator[Batch]:
         assert self.entries, "an endless iterator over nothing would never yield"
@@ -160,9 +147,8 @@ class Loader:
 
     def once(self, selection: Selection, entries: Sequence[Entry] | None = None) -> Iterator[Batch]:
         """Yield this rank's share of every utterance (or each of ``entries``): whole, exactly once, longest first."""
-        spans: list[Span] = [(e, 0, e.num_frames) for e in (self.entries if entries is None else entries)]
-        for spans_of_batch in group(sorted(spans, key=lambda span: -span[2]), self.batch_frames):
-            if (batch := self._read_share(spans_of_batch, selection, (0, 0))) is not None:
+        for spans in longest_first(self.entries if entries is None else entries, self.batch_frames):
+            if (batch := self._read_share(spans, selection, (0, 0))) is not None:
                 yield batch
 
     def read(self, spans: Sequence[Span], selection: Selection, position: tuple[int, int] = (0, 0)) -> Batch:
@@ -236,17 +222,3 @@ class Loader:
             self._resident |= {(entry.id, layer): hidden.clone() for entry, hidden in zip(absent, whole, strict=True)}
         for (entry, first, frames), hidden_TD in zip(spans, out, strict=True):
             hidden_TD.copy_(self._resident[entry.id, layer][first : first + frames])
-
-
-def group(spans: Sequence[Span], batch_frames: int) -> list[list[Span]]:
-    """Cut a sequence of spans into batches whose frames, padding included, stay within ``batch_frames``."""
-    batches: list[list[Span]] = []
-    longest = 0
-    for span in spans:
-        longest = max(longest, span[2])
-        if batches and longest * (len(batches[-1]) + 1) <= batch_frames:
-            batches[-1].append(span)
-        else:
-            batches.append([span])
-            longest = span[2]
-    return batches

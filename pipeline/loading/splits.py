@@ -5,8 +5,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entries, Entry, Numbers, ids, label, subset
 from gdist.pipeline.cache.ledger import quarantined
 from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
 from gdist.pipeline.config import TomlTables, build, require
@@ -52,7 +56,7 @@ class _DataOnly:
     data: DataConfig = field(default_factory=DataConfig)
 
 
-def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[int] | None = None) -> list[Entry]:
+def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[int] | None = None) -> Entries:
     """Return the utterances whose data is in the cache: committed, not quarantined, with objects of the right size.
 
     Args:
@@ -79,32 +83,57 @@ def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[in
         )
     left_out = quarantined(receipts)
     usable = done - broken.keys()
-    return [e for e in cache.entries if e.pack in usable and e.num_frames and e.id not in left_out]
+    keep = cache.entries.numbers("num_frames") > 0
+    if len(usable) < cache.packs:
+        keep &= np.isin(cache.entries.numbers("pack"), np.fromiter(usable, np.int32, len(usable)))
+    if left_out:
+        names = cache.entries.texts("id")
+        keep &= ~pc.is_in(names, pa.array(left_out, names.type)).to_numpy(zero_copy_only=False)
+    return cache.entries.take(np.flatnonzero(keep))
 
 
-def choose_splits(entries: Sequence[Entry], config: DataConfig) -> dict[str, list[Entry]]:
+def choose_splits(entries: Sequence[Entry], config: DataConfig) -> dict[str, Sequence[Entry]]:
     """Choose the ``train``, ``valid`` and ``test`` utterances. Without a ``split`` column, all are for training
     except the held-out fraction."""
 
-    def matching(patterns: str) -> list[Entry]:
-        wanted = [pattern.strip() for pattern in patterns.split(",")]
-        return [e for e in entries if any(fnmatch.fnmatch(str(e.labels.get("split")), p) for p in wanted)]
+    codes, found = label(entries, "split")
 
-    labelled = any(e.labels.get("split") is not None for e in entries)
-    splits = {
-        "train": matching(config.train_split) if labelled else list(entries),
-        "valid": matching(config.valid_split),
-        "test": matching(config.test_split),
-    }
-    if not splits["train"]:
-        found = ", ".join(sorted({str(e.labels.get("split")) for e in entries}))
+    def matching(patterns: str) -> Numbers:
+        wanted = [pattern.strip() for pattern in patterns.split(",")]
+        matched = [any(fnmatch.fnmatch(str(value), p) for p in wanted) for value in found]
+        return np.array(matched, bool)[codes]
+
+    used = [found[code] for code in np.unique(codes).tolist()]
+    labelled = any(value is not None for value in used)
+    train = matching(config.train_split) if labelled else np.ones(len(entries), bool)
+    valid, test = matching(config.valid_split), matching(config.test_split)
+    if not train.any():
+        named = ", ".join(sorted({str(value) for value in used}))
         raise CacheError(
-            f"no utterance of the cache is in the training split {config.train_split!r} (splits: {found})",
+            f"no utterance of the cache is in the training split {config.train_split!r} (splits: {named})",
             "name one with --set data.train_split=…",
         )
-    if not splits["valid"]:
-        ranked = sorted(splits["train"], key=lambda e: hashlib.sha256(e.id.encode()).digest())
-        held = {e.id for e in ranked[: max(round(len(ranked) * config.valid_fraction), 1)]}
-        splits["valid"] = [e for e in splits["train"] if e.id in held]
-        splits["train"] = [e for e in splits["train"] if e.id not in held] or splits["train"]
-    return splits
+    if not valid.any():
+        valid = _held_out(entries, train, config.valid_fraction)
+        train = train & ~valid if (train & ~valid).any() else train
+    return {name: subset(entries, keep) for name, keep in (("train", train), ("valid", valid), ("test", test))}
+
+
+def _held_out(entries: Sequence[Entry], train: Numbers, fraction: float) -> Numbers:
+    """Return which of the training utterances to hold out: those whose ids have the smallest SHA-256."""
+    count = max(round(int(train.sum()) * fraction), 1)
+    heads = np.fromiter((sha256(name)[:8] for some in ids(entries) for name in some), "V8", len(entries)).view(">u8")
+    last = np.partition(heads[train], count - 1)[count - 1]
+    near = np.flatnonzero(
+        train & (heads <= last)
+    )  # more than ``count`` only if two digests begin with the same bytes
+    names = [name for some in ids(subset(entries, train & (heads <= last))) for name in some]
+    ranked = sorted(range(len(near)), key=lambda place: sha256(names[place]))
+    held = np.zeros(len(entries), bool)
+    held[near[ranked[:count]]] = True
+    return held
+
+
+def sha256(name: str) -> bytes:
+    """Return the digest of an id."""
+    return hashlib.sha256(name.encode()).digest()

@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gdist.pipeline.audio import Header, load_utterance, read_header
@@ -104,10 +106,16 @@ class Manifest:
         """The columns other than the five of the schema, in the table's order."""
         return [name for name in self.table.column_names if name not in COLUMNS]
 
-    def take(self, rows: Sequence[int], labels: Sequence[str] | None = None) -> Self:
+    def take(self, rows: Sequence[int] | np.ndarray[Any, Any], labels: Sequence[str] | None = None) -> Self:
         """Return these rows, in this order, with all label columns or only ``labels``."""
         columns = [*COLUMNS, *(self.label_columns if labels is None else labels)]
-        return replace(self, table=self.table.select(columns).take(list(rows)), problems=())
+        return replace(self, table=self.table.select(columns).take(pa.array(rows, pa.int64())), problems=())
+
+    def utterance(self, row: int) -> Utterance:
+        """Return one row, with its path resolved."""
+        labels = {name: self.table[name][row].as_py() for name in self.label_columns}
+        id, path, start, samples, rate = (self.table[name][row].as_py() for name in COLUMNS)
+        return Utterance(id, self._resolve(path), start or 0, samples, rate, labels)
 
     def utterances(self) -> list[Utterance]:
         """Return every row, in order, with its path resolved."""
@@ -129,14 +137,16 @@ class Manifest:
 
     def measured(self, progress: Progress | None = None) -> "Manifest":
         """Fill null ``num_samples`` and ``sample_rate`` from the files' headers, in threads."""
-        utterances = self.utterances()
-        unknown = [i for i, u in enumerate(utterances) if u.num_samples is None or u.sample_rate is None]
+        absent = pc.or_(pc.is_null(self.table["num_samples"]), pc.is_null(self.table["sample_rate"]))
+        unknown = np.flatnonzero(absent.to_numpy()).tolist()
+        if not unknown:
+            return replace(self, problems=())
+        utterances = self.take(unknown, ()).utterances()
         header = cache(_header)
         lengths, rates = self.table["num_samples"].to_pylist(), self.table["sample_rate"].to_pylist()
         problems = []
-        found = _in_threads(lambda i: header(utterances[i].path), unknown, progress)
-        for i, known in zip(unknown, found, strict=True):
-            u = utterances[i]
+        found = _in_threads(lambda u: header(u.path), utterances, progress)
+        for i, u, known in zip(unknown, utterances, found, strict=True):
             if isinstance(known, str):
                 problems.append(Problem(u.id, known))
             elif u.num_samples is None and u.start > known.num_samples:

@@ -15,7 +15,8 @@ from gdist.pipeline import framing
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.encode import COMPRESS, UNCOMPRESSED
 from gdist.pipeline.cache.encodings import encoding
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
+from gdist.pipeline.cache.index import to_table
 from gdist.pipeline.cache.plan import INDEX, WAVEFORM, Plan, array_specs, layer_name
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.heartbeat import BEAT_SECONDS
@@ -69,25 +70,25 @@ class Corpus:
         manifest = Manifest.read(path)
         _, lengths = measure(manifest)
         entries = layout.place(lengths, int(max_seconds * framing.SAMPLE_RATE), layout.CHUNK_FRAMES, pack_frames)
-        usable = [entry for entry in entries if entry.num_frames]
-        if not usable:
+        usable = entries.take(np.flatnonzero(entries.numbers("num_frames")))
+        if not len(usable):
             raise UsageError(f"no utterance of {path} can be used", f"gdist manifest check {in_shell(path)}")
         index = io.BytesIO()
-        pq.write_table(layout.to_table(entries, labels_of(manifest)), index, compression="zstd")
-        packs: dict[int, list[Entry]] = {}
-        for entry in usable:
-            packs.setdefault(entry.pack, []).append(entry)
+        pq.write_table(to_table(entries, labels_of(manifest)), index, compression="zstd")
+        packs = np.unique(usable.numbers("pack"))
         spread = np.linspace(0, len(packs) - 1, min(len(packs), SAMPLED_PACKS)).round().astype(int)
+        samples = usable.numbers("num_samples")
+        rows = -(-samples // framing.HOP)
         return cls(
             utterances=len(usable),
             quarantined=len(entries) - len(usable),
-            samples=sum(entry.num_samples for entry in usable),
-            frames=sum(entry.num_frames for entry in usable),
-            rows=sum(entry.num_rows for entry in usable),
-            chunks=sum(-(-entry.num_rows // layout.CHUNK_FRAMES) for entry in usable),
-            packs=max(entry.pack for entry in entries) + 1,
+            samples=int(samples.sum()),
+            frames=int(usable.numbers("num_frames").sum(dtype=np.int64)),
+            rows=int(rows.sum()),
+            chunks=int((-(-rows // layout.CHUNK_FRAMES)).sum()),
+            packs=int(entries.numbers("pack").max()) + 1,
             index_bytes=len(index.getbuffer()),
-            sample=[list(packs.values())[place] for place in spread],
+            sample=[usable.of_pack(int(pack)) for pack in packs[spread]],
         )
 
     @classmethod
@@ -158,8 +159,8 @@ def size_of(
         sizes[array] = rows * row + math.ceil(corpus.packs * spec.pack_rows / spec.chunk_rows * around)
     names = [*TEACHER_FILES, *(["tables-0.safetensors"] if kind.calibrated else [])]
     # Only the last entry's pack matters here; the size of the index is computed separately, once for all encodings.
-    last = Entry("", corpus.packs - 1, 0, 0, 0, "represents all entries")
-    documents = Plan(identity, {}, [last], None, dict.fromkeys(names, b"")).documents()
+    last = layout.place([("", 0, "represents all entries")], 0, first_pack=corpus.packs - 1)
+    documents = Plan(identity, {}, last, None, dict.fromkeys(names, b"")).documents()
     described = sum(len(data) for key, data in documents.items() if key != INDEX) + corpus.index_bytes
     described += teacher_bytes(teacher) + (_table_bytes(name, dim) * len(layers) if kind.calibrated else 0)
     receipts = corpus.packs * RECEIPT_BYTES * (len(sizes) + 1)

@@ -64,7 +64,7 @@ class Bench:
                 f"eval compares every layer, but {cache.uri} lacks {absent}", "extract with --layers all"
             )
         entries = usable_entries(cache, data.skip_missing)
-        self.splits = choose_splits(entries, data)
+        self.splits = {name: list(found) for name, found in choose_splits(entries, data).items()}
         # One loader for all passes, so that a selection that fits in memory is read only once.
         self._full = Selection(tuple(range(self.num_layers + 1)))
         self._loader = Loader(cache, entries, self._full, BATCH_SECONDS)

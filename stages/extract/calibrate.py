@@ -32,7 +32,7 @@ def learn_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utteranc
         CacheError: no utterance of the sample can be read.
     """
     layers = plan.new_layers
-    usable = [entry for entry in plan.entries if entry.num_frames]
+    usable = plan.entries.take(np.flatnonzero(plan.entries.numbers("num_frames")))
     spread = np.linspace(0, len(usable) - 1, min(len(usable), MAX_UTTERANCES)).round().astype(int)
     order = np.random.default_rng(0).permutation(spread)  # so that the first few are spread over the corpus as well
     sample: dict[int, list[Tensor]] = {layer: [] for layer in layers}

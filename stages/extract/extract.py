@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | Non
     return summarize(cache, resumed=resumed, new_seconds=total, seconds=time.monotonic() - began)
 
 
-def with_tables(plan: Plan, teacher: Teacher, utterances: dict[str, Utterance]) -> Plan:
+def with_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utterance]) -> Plan:
     """The plan, completed with the tables that its encoding learns for new layers."""
     if not encoding(plan.identity["encoding"]).calibrated or not plan.new_layers:
         return plan
@@ -99,7 +99,7 @@ def run_here(
     cache: Cache,
     teacher: Teacher,
     todo: Sequence[Task],
-    utterances: dict[str, Utterance],
+    utterances: Mapping[str, Utterance],
     advance: Callable[[float, str], None],
 ) -> None:
     """Run the tasks in this process, computing in this thread."""
@@ -145,7 +145,7 @@ def stopping(stop: threading.Event) -> Iterator[None]:
         raise
 
 
-def audio_of(cache: Cache, task: Task, utterances: dict[str, Utterance]) -> list[Utterance] | None:
+def audio_of(cache: Cache, task: Task, utterances: Mapping[str, Utterance]) -> list[Utterance] | None:
     """The utterances of a task, or None for layers added to a pack whose audio is in the cache."""
     return [utterances[entry.id] for entry in cache.pack_entries(task.pack)] if task.waveform else None
 

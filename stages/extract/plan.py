@@ -3,11 +3,14 @@
 import importlib.metadata
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import safetensors.torch
 
 from gdist.pipeline import framing
@@ -15,10 +18,12 @@ from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache, require_same
 from gdist.pipeline.cache.encode import COMPRESS, UNCOMPRESSED, compression
 from gdist.pipeline.cache.encodings import ENCODINGS, encoding
+from gdist.pipeline.cache.index import joined
 from gdist.pipeline.cache.plan import Plan, array_specs
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.extensions import Extension
+from gdist.pipeline.manifest.by_id import ById
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.stages.teachers import FAMILIES, Teacher
 
@@ -76,7 +81,7 @@ class ExtractConfig:
             )
 
 
-def measure(manifest: Manifest) -> tuple[dict[str, Utterance], list[tuple[str, int, str | None]]]:
+def measure(manifest: Manifest) -> tuple[Mapping[str, Utterance], layout.Lengths]:
     """Find the length of each utterance at 16 kHz, from the manifest or, if it has none, from the file's header.
 
     Returns:
@@ -84,23 +89,23 @@ def measure(manifest: Manifest) -> tuple[dict[str, Utterance], list[tuple[str, i
         manifest's order.
     """
     measured = manifest.measured()
-    problems = {problem.id: problem.reason for problem in measured.problems}
-    utterances = measured.utterances()
-    lengths: list[tuple[str, int, str | None]] = []
-    for utterance in utterances:
-        samples, rate = utterance.num_samples or 0, utterance.sample_rate or framing.SAMPLE_RATE
-        known = utterance.id not in problems
-        lengths.append(
-            (utterance.id, framing.resampled_length(samples, rate) if known else 0, problems.get(utterance.id))
-        )
-    return {utterance.id: utterance for utterance in utterances}, lengths
+    utterances = ById(measured)
+    samples, rates = (
+        pc.fill_null(measured.table[name], unknown).to_numpy().astype(np.int64)
+        for name, unknown in (("num_samples", 0), ("sample_rate", framing.SAMPLE_RATE))
+    )
+    lengths = framing.resampled_length(samples, rates)
+    rows = pc.index_in(pa.array([p.id for p in measured.problems], utterances.ids.type), utterances.ids).to_pylist()
+    problems = {row: problem.reason for row, problem in zip(rows, measured.problems, strict=True)}
+    lengths[rows] = 0
+    return utterances, layout.Lengths(utterances.ids, lengths, problems)
 
 
 def make_plan(
     config: ExtractConfig,
     teacher: Teacher,
     manifest: Manifest,
-    lengths: list[tuple[str, int, str | None]],
+    lengths: layout.Lengths,
     device: str,
     cache: Cache | None = None,
 ) -> Plan:
@@ -180,14 +185,16 @@ def _addition(
     about: dict[str, str],
     cache: Cache,
     manifest: Manifest,
-    lengths: list[tuple[str, int, str | None]],
+    lengths: layout.Lengths,
     max_samples: int,
 ) -> Plan:
     """The plan of a cache to which new utterances and layers are added. What is already stored stays unchanged."""
-    known = {entry.id for entry in cache.entries}
-    rows = {name: row for row, (name, _, _) in enumerate(lengths)}
-    new = [row for name, row in rows.items() if name not in known]
-    old = [rows[entry.id] for entry in cache.entries if entry.id in rows]
+    known = cache.entries.texts("id")
+    found = pc.index_in(lengths.ids, known.cast(lengths.ids.type))  # where the cache has each row of the manifest
+    absent = found.is_null().to_numpy(zero_copy_only=False)
+    new, row_of = np.flatnonzero(absent), np.full(len(known), -1)
+    row_of[found.drop_null().to_numpy()] = np.flatnonzero(~absent)
+    old = row_of[row_of >= 0]
     if len(old) < len(known):
         identity["manifest"] = f"{len(known) - len(old)} of its utterances are not in this one"
     elif not _has_rows(manifest.take(old), cache):
@@ -196,17 +203,17 @@ def _addition(
         identity["manifest"] = cache.identity["manifest"]
     identity["layers"] = sorted({*identity["layers"], *cache.identity["layers"]})
     require_same(cache.uri, cache.identity, identity | {"layers": cache.identity["layers"]})
-    ordered = manifest.take([*old, *new])
+    ordered = manifest.take(np.concatenate([old, new]))
     identity["manifest"] = ordered.fingerprint()
     added = layout.place(
-        [lengths[row] for row in new], max_samples, identity["chunk_frames"], identity["pack_frames"], cache.packs
+        lengths.take(new), max_samples, identity["chunk_frames"], identity["pack_frames"], cache.packs
     )
-    return Plan(identity, about, [*cache.entries, *added], labels_of(ordered), {}, cache.gdist)
+    return Plan(identity, about, joined(cache.entries, added), labels_of(ordered), {}, cache.gdist)
 
 
 def _has_rows(manifest: Manifest, cache: Cache) -> bool:
     """Whether these are the rows that the cache was planned from. Columns that were added later do not count."""
-    labels = list(cache.entries[0].labels)
+    labels = list(cache.entries.labels)
     if not set(labels) <= set(manifest.label_columns):
         return False
     fingerprint = manifest.take(range(len(manifest.table)), labels).fingerprint()
@@ -250,21 +257,22 @@ def describe(plan: Plan, done: int) -> dict[str, Any]:
     Args:
         done: the number of packs that are already complete.
     """
-    usable = [entry for entry in plan.entries if entry.num_frames]
-    kind, frames = encoding(plan.identity["encoding"]), sum(entry.num_frames for entry in usable)
-    samples = sum(entry.num_samples for entry in usable)
+    kind, all_frames = encoding(plan.identity["encoding"]), plan.entries.numbers("num_frames")
+    frames = int(all_frames.sum(dtype=np.int64))
+    samples = int(plan.entries.numbers("num_samples")[all_frames > 0].sum())
+    problems = plan.entries.take(np.flatnonzero(all_frames == 0))
     specs = array_specs(plan.identity)
     size = frames * plan.identity["dim"] * len(plan.identity["layers"]) * kind.bytes_per_value + samples * 2
     if plan.identity["compress"] == UNCOMPRESSED:
         size = plan.packs * sum(spec.pack_bytes for spec in specs.values())
     return {
-        "utterances": len(usable),
+        "utterances": len(plan.entries) - len(problems),
         "frames": frames,
         "audio_seconds": samples / framing.SAMPLE_RATE,
         "bytes": round(size),
         "packs": plan.packs,
         "packs_resumed": done,
         "objects": plan.packs * (len(specs) + 1),
-        "quarantined": len(plan.entries) - len(usable),
-        "quarantine": {entry.id: entry.problem for entry in plan.entries if entry.problem},
+        "quarantined": len(problems),
+        "quarantine": {entry.id: entry.problem for entry in problems},
     }

@@ -144,7 +144,7 @@ class PackRepair:
     def __init__(self, cache: Cache, sources: Sources) -> None:
         self.cache, self.sources = cache, sources
         self.extractor = Extractor(cache, find_teacher(cache, sources))
-        self._utterances: dict[str, Utterance] | None = None
+        self._utterances: Mapping[str, Utterance] | None = None
 
     def repair(self, task: Task, names: list[str]) -> list[str]:
         """Write shards of one task again, and its receipt if it changes. Returns the keys written.

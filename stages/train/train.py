@@ -14,7 +14,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -155,7 +155,7 @@ def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
         yield from augmented(learner, loader, stream, step) if learner.objective.augments else stream
 
 
-def at_most(entries: list[Entry], seconds: float) -> list[Entry]:
+def at_most(entries: Sequence[Entry], seconds: float) -> list[Entry]:
     """The first utterances whose audio adds up to at most ``seconds``; at least one."""
     ends = itertools.accumulate(entry.num_frames / framing.FRAMES_PER_SECOND for entry in entries)
     return [
@@ -164,7 +164,7 @@ def at_most(entries: list[Entry], seconds: float) -> list[Entry]:
 
 
 def provenance(
-    cache: Cache, student: Student, config: TrainConfig, splits: dict[str, list[Entry]], ranks: Ranks
+    cache: Cache, student: Student, config: TrainConfig, splits: Mapping[str, Sequence[Entry]], ranks: Ranks
 ) -> dict[str, Any]:
     """Where a run comes from, for run.json."""
     teacher = cache.identity["teacher"]

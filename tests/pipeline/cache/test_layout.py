@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdist.pipeline import framing
-from gdist.pipeline.cache.layout import Entry, from_table, place, to_table
+from gdist.pipeline.cache.index import from_table, to_table
+from gdist.pipeline.cache.layout import Entry, place
 from gdist.pipeline.errors import ManifestError
 
 CHUNK, PACK = 128, 512

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from gdist.pipeline.cache.layout import Entry
 from gdist.pipeline.errors import CacheDamagedError, CacheError, ConfigError
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Batch, Buffers, Selection
-from gdist.pipeline.loading.loader import Loader, group
+from gdist.pipeline.loading.loader import Loader
+from gdist.pipeline.loading.order import crops, group
 from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
 
 LAYERS = [0, 3]
@@ -206,12 +207,11 @@ class TestContent:
 
     @pytest.mark.parametrize("crop", [40, 128, 200])
     def test_crops_start_where_chunks_do_and_miss_nothing(self, cache: Cache, crop: int) -> None:
-        one = make(cache, crop_seconds=crop / 50)
         entry = max(cache.entries, key=lambda e: e.num_frames)
         rng = np.random.default_rng(0)
         seen: set[int] = set()
         for _ in range(300):
-            _, first, frames = one._crop(entry, rng)
+            (first,), (frames,) = (a.tolist() for a in crops(np.array([entry.num_frames]), rng, crop, 128))
             assert first % min(crop, 128) == 0 and 0 < frames <= crop and first + frames <= entry.num_frames
             assert frames == crop or first + frames == entry.num_frames
             seen |= set(range(first, first + frames))
@@ -442,10 +442,10 @@ class TestSplits:
 
 @given(st.lists(st.integers(1, 400), max_size=60), st.integers(1, 800))
 def test_groups_stay_within_their_limit(lengths: list[int], batch_frames: int) -> None:
-    entry = Entry("u", 0, 0, 400, 400)
-    groups = group([(entry, 0, n) for n in lengths], batch_frames)
-    assert [n for batch in groups for _, _, n in batch] == lengths
-    assert all(len(b) == 1 or len(b) * max(n for _, _, n in b) <= batch_frames for b in groups)
+    groups = [lengths[start:stop] for start, stop in pairwise(group(lengths, batch_frames))]
+    assert [n for batch in groups for n in batch] == lengths and all(groups)
+    assert all(len(b) == 1 or len(b) * max(b) <= batch_frames for b in groups)
+    assert all(max(*b, after[0]) * (len(b) + 1) > batch_frames for b, after in pairwise(groups)), "none too early"
 
 
 def test_to_float_is_the_teachers_input(cache: Cache) -> None:

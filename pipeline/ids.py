@@ -1,0 +1,51 @@
+"""Where an id is in a column of ids: a sorted array of 64-bit hashes, 12 bytes per id instead of a dict's hundred."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+STEP = 65_536
+
+
+class Ids:
+    """The rows of unique ids.
+
+    Args:
+        ids: an Arrow array of strings, which is kept.
+    """
+
+    def __init__(self, ids: pa.Array) -> None:
+        self.ids = ids
+        hashes = np.empty(len(ids), np.uint64)
+        for start in range(0, len(ids), STEP):
+            some = ids.slice(start, STEP).to_pylist()
+            hashes[start : start + len(some)] = [_hash(name) for name in some]
+        self._order = np.argsort(hashes).astype(np.int32 if len(ids) < 2**31 else np.int64, copy=False)
+        self._hashes = hashes[self._order]
+
+    def find(self, name: str) -> int | None:
+        """Return the row of an id; None where there is no such id."""
+        hashed = np.uint64(_hash(name))
+        place = int(np.searchsorted(self._hashes, hashed))
+        while place < len(self._hashes) and self._hashes[place] == hashed:  # twice for one in 10⁵ corpora of 20 M
+            row = int(self._order[place])
+            if self.ids[row].as_py() == name:
+                return row
+            place += 1
+        return None
+
+    def row(self, name: str) -> int:
+        """Return the row of an id; KeyError where there is no such id."""
+        row = self.find(name)
+        if row is None:
+            raise KeyError(name)
+        return row
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.find(name) is not None
+
+
+def _hash(name: Any) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
