@@ -155,8 +155,7 @@ class DeviceRows:
 
     def _copied(self, tensor: Tensor) -> Tensor:
         tensor.record_stream(self._copies)
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return host.copy_(tensor, non_blocking=True)
+        return _pinned(tensor.shape, tensor.dtype).copy_(tensor, non_blocking=True)
 
     def fetched(self) -> tuple[dict[str, Array], list[Tensor]]:
         assert self._fetched is not None, "queued first"
@@ -178,6 +177,10 @@ def fill_others(rows: Array, owned: Sequence[slice], fill_value: float) -> None:
     for place in (*owned, slice(len(rows), len(rows))):
         rows[end : place.start] = fill_value
         end = place.stop
+
+
+def _pinned(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, pin_memory=True)
 
 
 def _bits(dtype: str) -> torch.dtype:

@@ -68,9 +68,7 @@ class _Integers(Encoding):
         """[B, C, T, D] → codes [B, C, T, W] and scales [B, C, D]."""
         steps = _step_of_scale(hidden_BCTD.device)[:FILL]
         if hidden_BCTD.device.type == "cpu":
-            peak_BCD = torch.maximum(
-                hidden_BCTD.amax(dim=2), -hidden_BCTD.amin(dim=2)
-            )  # 20 times as fast as the norm
+            peak_BCD = torch.maximum(hidden_BCTD.amax(dim=2), -hidden_BCTD.amin(dim=2))  # 20 times as fast
         else:
             peak_BCD = torch.linalg.vector_norm(hidden_BCTD, torch.inf, dim=2)  # the same, in one pass
         scale_BCD = torch.searchsorted(steps, peak_BCD / self.levels).clamp_(max=FILL - 1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from gdist.pipeline.cache.encodings import ENCODINGS, LAYERS, SCALES, Encoding, Stored, Tables, encoding
 from gdist.pipeline.cache.encodings.floats import _Float
 from gdist.pipeline.cache.encodings.integers import _Integers
+from gdist.pipeline.cache.encodings.vectors import ResidualVectors
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.extensions import Extension
 from gdist.stages.testing import EncodingSuite
@@ -250,3 +251,32 @@ def test_the_message_for_an_unknown_name_contains_the_nearest() -> None:
     with pytest.raises(ConfigError, match="--encoding pf16: there is no such encoding") as caught:
         encoding("pf16")
     assert caught.value.hint == "did you mean `fp16`?"
+
+
+@integers
+@pytest.mark.parametrize("frames", [1, 127, 128, 129, 300])
+@pytest.mark.parametrize("dim", [5, 48])
+def test_all_chunks_at_once_give_the_same_bytes_as_one_by_one(name: str, frames: int, dim: int) -> None:
+    """A GPU encodes all chunks at once."""
+    kind = encoding(name)
+    assert isinstance(kind, _Integers)
+    hidden_BTD = torch.randn(3, frames, dim, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, dim)
+    hidden_BTD[1, frames // 2 :] = 0
+    one_by_one = kind.encode(hidden_BTD, torch.tensor([frames, frames // 2, frames]), NONE)
+    padded_BTD = torch.nn.functional.pad(hidden_BTD, (0, 0, 0, -frames % CHUNK))
+    code_BCTW, scale_BCD = kind.encode_chunks(padded_BTD.view(3, -1, CHUNK, dim))
+    assert torch.equal(code_BCTW.flatten(1, 2)[:, :frames], one_by_one[LAYERS])
+    assert torch.equal(scale_BCD, one_by_one[SCALES])
+    norm_BCD = torch.linalg.vector_norm(padded_BTD.view(3, -1, CHUNK, dim), torch.inf, dim=2)  # a GPU's peaks
+    assert torch.equal(norm_BCD, padded_BTD.view(3, -1, CHUNK, dim).abs().amax(2))
+
+
+def test_blocks_at_once_give_the_same_numbers_as_one_by_one() -> None:
+    kind = ResidualVectors()
+    hidden_BTD = torch.randn(4, 384, 48, generator=torch.Generator().manual_seed(0))
+    tables = kind.calibrate(hidden_BTD.flatten(0, 1))
+    blocks_NTD = hidden_BTD.reshape(-1, CHUNK, 48)
+    one_by_one = kind.encode_blocks(blocks_NTD, 1, tables)
+    assert torch.equal(kind.encode(hidden_BTD, torch.full((4,), 384), tables)[LAYERS].flatten(0, 1), one_by_one)
+    for at_once in (5, len(blocks_NTD)):
+        assert torch.equal(kind.encode_blocks(blocks_NTD, at_once, tables), one_by_one)
