@@ -12,6 +12,7 @@
     │   └── CacheDamagedError   1   bytes do not match their receipts
     ├── ClusterError            1   workers or a scheduler that are unavailable, unsuitable, or were lost
     ├── RunError                1   a training run's directory that cannot be used
+    ├── DeviceMemoryError   1   the memory of a GPU, or of the machine, does not suffice
     ├── ExportError             1   an export whose output differs from its student's
     └── StoppedError          130   asked to stop (Ctrl-C); what was finished is kept
 
@@ -84,6 +85,10 @@ class ClusterError(GdistError):
 
 class RunError(GdistError):
     """A training run's directory that cannot be used as asked."""
+
+
+class DeviceMemoryError(GdistError):
+    """The memory of a device does not suffice for what was attempted; what was finished is kept."""
 
 
 class ExportError(GdistError):

@@ -32,7 +32,17 @@ from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.owner import OWNER
 
 # Fields that may change when a run is resumed, without changing what is computed (the device: except the last bits).
-FREE_FIELDS = {"train": {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "device"}}
+FREE_FIELDS = {
+    "train": {
+        "checkpoint_every",
+        "deterministic",
+        "device",
+        "keep_checkpoints",
+        "keep_every",
+        "log_every",
+        "peer_timeout",
+    }
+}
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
 CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
 STEP = re.compile(r"step-(\d{7,})")

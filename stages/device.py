@@ -1,14 +1,16 @@
-"""Which device to compute on."""
+"""Which device to compute on, how tensors get there, and what is said when its memory is full."""
 
 import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from gdist.pipeline.errors import ConfigError
+from gdist.pipeline import console
+from gdist.pipeline.errors import ConfigError, DeviceMemoryError
 
 KINDS = ("cpu", "cuda")
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # M_TRIM_THRESHOLD and so on in malloc.h
@@ -54,6 +56,32 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on ``device``; this thread does not wait for a GPU to have received it."""
     return pinned(tensor, device).to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def enough_memory(attempt: str, device: torch.device, hint: str) -> Iterator[None]:
+    """Raise DeviceMemoryError where the memory of ``device``, or of this machine, does not suffice for the block.
+
+    Args:
+        attempt: what the block does, the message's first words.
+        hint: what to type next.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # On a CPU, torch raises a plain RuntimeError.
+        full = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        if not full:
+            raise
+        peak = f"the peak was {_peak(device)}; " if device.type == "cuda" else ""
+        reason = (str(error).strip() or "no memory is left").splitlines()[0]
+        raise DeviceMemoryError(f"{attempt}: the memory of {device} is full: {peak}{reason}", hint) from error
+
+
+def _peak(device: torch.device) -> str:
+    """The most memory that this process has used on a GPU, of all that it has."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    return f"{console.size(torch.cuda.max_memory_allocated(device))} of {console.size(total)}"
 
 
 def in_own_memory[M: torch.nn.Module](module: M) -> M:

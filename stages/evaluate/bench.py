@@ -42,6 +42,7 @@ class Bench:
         probes: Mapping[str, Probe] | None = None,
         control: bool = False,
         notify: Callable[[str], None] = lambda note: None,
+        device: str = "cpu",
     ) -> None:
         """Choose the utterances; no probe runs yet.
 
@@ -49,6 +50,7 @@ class Bench:
             probes: the probes to run, each of which must be possible; None runs every probe that the labels allow.
             control: also run each probe with shuffled labels.
             notify: is called with a description of each part of the evaluation, which takes minutes.
+            device: where students generate and fidelity is measured. Probes always run on the CPU.
 
         Raises:
             CacheError: the cache lacks a layer.
@@ -57,6 +59,7 @@ class Bench:
         self.cache = cache
         self.control = control
         self.notify = notify
+        self.device = torch.device(device)
         self.num_layers = cache.identity["teacher"]["num_layers"]
         absent = [layer for layer in range(self.num_layers + 1) if layer not in cache.layers]
         if absent:
@@ -67,7 +70,7 @@ class Bench:
         self.splits = {name: list(found) for name, found in choose_splits(entries, data).items()}
         # One loader for all passes, so that a selection that fits in memory is read only once.
         self._full = Selection(tuple(range(self.num_layers + 1)))
-        self._loader = Loader(cache, entries, self._full, BATCH_SECONDS)
+        self._loader = Loader(cache, entries, self._full, BATCH_SECONDS, device=device)
         self.split = "test" if self.splits["test"] else "valid"
         self.probes = dict(PROBES if probes is None else probes)
         self.tasks = self._tasks(named=probes is not None)
@@ -110,7 +113,7 @@ class Bench:
     @cached_property
     def mean_frame(self) -> Tensor:
         """The teacher's mean frame [L, D] at each layer 1 … L, over training speech."""
-        total_LD, frames = torch.zeros(()), 0
+        total_LD, frames = torch.zeros((), device=self.device), 0
         for batch in self.batches(self.splits["train"]):
             total_LD = total_LD + batch.hidden_BLTD[:, 1:].double().sum((0, 2))  # padding is zero
             frames += int(batch.num_frames_B.sum())
@@ -121,7 +124,7 @@ class Bench:
     @cached_property
     def mean_frame_rows(self) -> list[dict[str, float]]:
         """The fidelity of the mean frame, the minimum that a student must beat."""
-        fidelity = Fidelity(list(range(1, self.num_layers + 1)))
+        fidelity = Fidelity(list(range(1, self.num_layers + 1)), self.device)
         for batch in self.batches(self.splits[self.split]):
             fidelity.add(self.mean_frame[None, :, None, :], batch.hidden_BLTD[:, 1:], batch.mask_BT)
         return fidelity.rows()

@@ -20,10 +20,19 @@ from gdist.stages.commandline import LocalPath, TableOption, command, json_optio
     "or all (that the labels allow), or none.",
 )
 @click.option("--control", is_flag=True, help="Also run every probe with shuffled labels: it should score at chance.")
+@click.option(
+    "--device", default="auto", show_default=True, help="Where students generate: auto, cpu, cuda, cuda:1, …"
+)
 @use_option
 @json_option
 def eval_command(
-    runs: tuple[Path, ...], cache: str | None, probes: str, control: bool, uses: tuple[str, ...], as_json: bool
+    runs: tuple[Path, ...],
+    cache: str | None,
+    probes: str,
+    control: bool,
+    device: str,
+    uses: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Evaluate students on held-out speech, generating freely: fidelity to each of the teacher's layers, and
     SUPERB-style probes of the students, the teacher (from the cache) and log-mel.
@@ -39,4 +48,4 @@ def eval_command(
     from gdist.stages.students import STUDENTS
 
     use(uses, STUDENTS, ENCODINGS, PROBES)
-    return evaluate.eval_command(list(runs), cache, probes, control, as_json)
+    return evaluate.eval_command(list(runs), cache, probes, control, as_json, device)

@@ -12,6 +12,7 @@ from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.run import Run
+from gdist.stages.device import choose_device, enough_memory
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.evaluate.probes import PROBES, probes_named
@@ -23,11 +24,20 @@ MAX_COLUMNS = 4  # with more runs than this, columns are headed by numbers inste
 
 
 def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
-    """Evaluate one run's student and write RUN/eval.json."""
-    student = load_student(run.folder)
-    student.eval()
+    """Evaluate one run's student and write RUN/eval.json.
+
+    Raises:
+        DeviceMemoryError: the device's memory does not suffice.
+    """
+    hint = "--device cpu, where there is more" if bench.device.type == "cuda" else "a machine with more memory"
+    with enough_memory(f"evaluating {run.folder} on {bench.cache.uri}", bench.device, hint):
+        return _evaluate(run, bench)
+
+
+def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
+    student = load_student(run.folder).to(bench.device).eval()
     layers = list(range(1, bench.num_layers + 1))
-    fidelity, copies = Fidelity(layers), Fidelity(layers)
+    fidelity, copies = Fidelity(layers, bench.device), Fidelity(layers, bench.device)
     collected = bench.collector()
     bench.notify(f"{run.name}: fidelity")
     for batch in bench.batches(bench.splits[bench.split]):
@@ -59,8 +69,11 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     return result
 
 
-def eval_command(folders: list[Path], uri: str | None, probes: str, control: bool, as_json: bool) -> int:
+def eval_command(
+    folders: list[Path], uri: str | None, probes: str, control: bool, as_json: bool, device: str = "auto"
+) -> int:
     """Evaluate runs one after another; what they share is computed once per cache."""
+    device = choose_device(device, "--device ")
     chosen = None if probes == "all" else probes_named(probes)
     benches: dict[tuple[str, DataConfig], Bench] = {}
     results = []
@@ -73,7 +86,7 @@ def eval_command(folders: list[Path], uri: str | None, probes: str, control: boo
             cache = Cache.open(uri) if uri else open_cache(run, where)
             key = cache.gdist["checksum"], data
             if key not in benches:
-                benches[key] = Bench(cache, data, chosen, control, lambda note: advance(0, note))
+                benches[key] = Bench(cache, data, chosen, control, lambda note: advance(0, note), device)
             results.append(evaluate(run, benches[key]))
             advance(1)
     if as_json:

@@ -7,22 +7,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gdist.stages.device import to_device
+
 
 class Fidelity:
-    """Running sums of cosine, L1 and squared error for each of L layers; every frame has the same weight."""
+    """Running sums of cosine, L1 and squared error for each of L layers; every frame has the same weight.
 
-    def __init__(self, layers: list[int]) -> None:
+    Args:
+        device: where the hidden states are; nothing is copied from there before :meth:`rows`.
+    """
+
+    def __init__(self, layers: list[int], device: torch.device | None = None) -> None:
         self.layers = layers
         self.frames = 0
-        self.cosine_L = torch.zeros(len(layers), dtype=torch.float64)
+        self.cosine_L = torch.zeros(len(layers), dtype=torch.float64, device=device)
         self.l1_L = torch.zeros_like(self.cosine_L)
         self.error_L = torch.zeros_like(self.cosine_L)
         self.energy_L = torch.zeros_like(self.cosine_L)
 
     def add(self, prediction_BLTD: Tensor, target_BLTD: Tensor, mask_BT: Tensor) -> None:
-        """Add a batch. The prediction may broadcast over B, L and T (a mean frame, or one state for all layers)."""
+        """Add a batch. The prediction may broadcast over B, L and T (a mean frame, or one state for all layers).
+
+        Args:
+            mask_BT: on the CPU.
+        """
         prediction_BLTD = prediction_BLTD.expand_as(target_BLTD)
-        mask_B1T = mask_BT[:, None, :].expand(target_BLTD.shape[:3])
+        mask_B1T = to_device(mask_BT, target_BLTD.device)[:, None, :].expand(target_BLTD.shape[:3])
         difference_BLTD = prediction_BLTD - target_BLTD
 
         def total(value_BLT: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gdist.pipeline import framing
 from gdist.pipeline.loading.batch import Batch
+from gdist.stages.device import to_device
 from gdist.stages.evaluate.probes.base import Features
 from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
@@ -34,7 +35,7 @@ class LogMel:
 def hidden_states(student: Student, batch: Batch) -> Tensor:
     """All L + 1 hidden states [B, L + 1, T, D] of a batch, in free-running generation."""
     assert batch.waveform_BS is not None
-    waveform_BS = batch.waveform_BS
+    waveform_BS = to_device(batch.waveform_BS, student.device)
     if student.config.do_normalize:
         waveform_BS = normalize(waveform_BS, batch.num_samples_B)
     samples_BS = torch.arange(waveform_BS.shape[1]) < batch.num_samples_B[:, None]
@@ -42,7 +43,7 @@ def hidden_states(student: Student, batch: Batch) -> Tensor:
 
 
 class StateCollector:
-    """An upstream's states of the utterances that were added so far.
+    """An upstream's states of the utterances that were added so far, in the CPU's memory, where probes run.
 
     Args:
         framewise: the utterances of which every frame is kept; of the others, only the mean over time is.
@@ -55,11 +56,12 @@ class StateCollector:
 
     def add(self, states_BKTD: Tensor, batch: Batch) -> None:
         """Keep what is needed of a batch's states."""
-        sums_BKD = torch.where(batch.mask_BT[:, None, :, None], states_BKTD, 0).sum(2)
+        mask_BT = to_device(batch.mask_BT, states_BKTD.device)
+        sums_BKD = torch.where(mask_BT[:, None, :, None], states_BKTD, 0).sum(2).cpu()
         self.mean |= zip(batch.ids, sums_BKD / batch.num_frames_B[:, None, None], strict=True)
         for row, name in enumerate(batch.ids):
             if name in self.framewise:
-                self._frames[name] = states_BKTD[row, :, : int(batch.num_frames_B[row])].half()
+                self._frames[name] = states_BKTD[row, :, : int(batch.num_frames_B[row])].half().cpu()
 
     def features(self, training: Sequence[str]) -> Features:
         """The probes' input. Frames are standardized with the mean and variance over the ``training`` utterances."""

@@ -12,6 +12,8 @@ from gdist.stages.students import STUDENTS, student_values
 from gdist.stages.train.augment import AugmentConfig, refuse_misaligning
 from gdist.stages.train.losses import LOSSES, LossConfig
 
+MAX_TIMEOUT = 1e6  # twelve days
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -29,6 +31,8 @@ class OptimConfig:
         schedule: what follows the linear warm-up: linear decay to zero, or a constant rate.
         precision: fp32, or bf16 by autocast.
         compile: torch.compile the student's Transformer layers.
+        deterministic: on a GPU, use only kernels that give the same bits each time; see :mod:`.repeatable`.
+        peer_timeout: how many seconds a rank waits for the others before it gives up.
         ema_decay: validate and keep an exponential average of the weights, with this decay per step; 0 means the
             last weights themselves.
         validate_seconds: at most this much held-out audio is used in each validation.
@@ -54,6 +58,8 @@ class OptimConfig:
     ema_decay: float = 0.0
     seed: int = 0
     device: str = "auto"
+    deterministic: bool = False
+    peer_timeout: float = 600.0
     log_every: int = 50
     validate_every: int = 1000
     validate_seconds: float = 600.0
@@ -67,7 +73,7 @@ class OptimConfig:
         for name in ("layers_per_step", "forcing_steps", "thaw_step", "keep_every"):
             require(getattr(self, name) >= 0, f"train.{name} = {getattr(self, name)}: must be 0 or more")
         require(0 <= self.ema_decay < 1, f"train.ema_decay = {self.ema_decay}: must be 0 or more, and below 1")
-        for name in ("batch_seconds", "lr", "eps", "clip_norm", "validate_seconds"):
+        for name in ("batch_seconds", "lr", "eps", "clip_norm", "validate_seconds", "peer_timeout"):
             require(getattr(self, name) > 0, f"train.{name} = {getattr(self, name)}: must be more than 0")
         require(
             0 <= self.warmup_steps <= self.steps,
@@ -75,6 +81,9 @@ class OptimConfig:
         )
         require(len(self.betas) == 2, f"train.betas = {list(self.betas)}: AdamW takes two numbers")
         require(self.weight_decay >= 0, f"train.weight_decay = {self.weight_decay}: must be 0 or more")
+        require(
+            self.peer_timeout <= MAX_TIMEOUT, f"train.peer_timeout = {self.peer_timeout}: at most {MAX_TIMEOUT:g} s"
+        )
         require(0 <= self.seed < 2**31, f"train.seed = {self.seed}: must be between 0 and 2³¹−1")
 
 
@@ -92,6 +101,20 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def smaller(self) -> str:
+        """What to type when the memory of the device is full: the fields that take less of it, for another run."""
+        optim = self.train
+        less = [f"train.batch_seconds={optim.batch_seconds / 2:g} --set train.accumulate={optim.accumulate * 2}"]
+        if optim.precision == "fp32":
+            less.append("train.precision=bf16")
+        if not optim.layers_per_step:
+            less.append("train.layers_per_step=4")
+        if self.student["frontend"] == "trained":
+            less.append("student.frontend=frozen")
+        choices = ", or ".join(f"--set {setting}" for setting in less)
+        return f"another --out with {choices}; the last checkpoint is kept"
 
 
 STUDENT_DEFAULTS = {"name": "gendistiller", "frontend": "trained", "initialize": "frontend"}

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -74,14 +75,16 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def join(device: str) -> Iterator[Ranks]:
+def join(device: str, peer_timeout: float) -> Iterator[Ranks]:
     """Join the run's processes, and leave them at the end.
 
     Args:
         device: ``train.device``. If it does not say which GPU, each rank uses its own.
+        peer_timeout: how many seconds to wait for the other ranks, here and in every exchange with them.
 
     Raises:
-        RunError: another rank ended, and this one cannot continue without it.
+        RunError: another rank ended or did not answer in time, and this one cannot continue without it. On GPUs,
+            NCCL's watchdog ends the process instead, because this thread may be waiting for the device.
     """
     chosen = choose_device(device, "train.device = ")
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -92,7 +95,8 @@ def join(device: str) -> Iterator[Ranks]:
     place = torch.device(f"cuda:{local}" if chosen == "cuda" else chosen)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    timeout = timedelta(seconds=peer_timeout)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
     _groups.append(dist.group.WORLD)
     try:
         with console.silenced(rank > 0):

@@ -30,6 +30,7 @@ from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import choose_splits, usable_entries
 from gdist.pipeline.run import Run
+from gdist.stages.device import enough_memory
 from gdist.stages.students import STUDENTS, Student
 from gdist.stages.train.ahead import augmented
 from gdist.stages.train.config import TrainConfig
@@ -37,6 +38,7 @@ from gdist.stages.train.learner import Learner
 from gdist.stages.train.losses import LOSSES
 from gdist.stages.train.meter import Meter, MetricsWriter, summarize
 from gdist.stages.train.ranks import Ranks, join
+from gdist.stages.train.repeatable import repeatable
 from gdist.stages.train.student_store import build_student, layers_to_read, open_cache, save_student
 
 
@@ -51,9 +53,11 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
     Raises:
         CacheError: the cache cannot be used for this student.
         RunError: the folder or a checkpoint in it cannot be used, or the loss is not finite.
-        ConfigError: the config is impossible. In all cases, what is already written is kept.
+        ConfigError: the config is impossible.
+        DeviceMemoryError: a batch does not fit into memory. In all cases, what is already written is kept.
     """
-    with join(config.train.device) as ranks, contextlib.ExitStack() as alone:
+    with join(config.train.device, config.train.peer_timeout) as ranks, contextlib.ExitStack() as alone:
+        alone.enter_context(repeatable(config.train.deterministic, ranks.device))
         run = Run(out)
         with ranks.together():
             cache = open_cache(run, uri)
@@ -83,7 +87,9 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
         )
         loader = read(splits["train"], crop_seconds=config.data.crop_seconds, seed=config.train.seed)
         held_out = read(at_most(splits["valid"], config.train.validate_seconds))
-        _steps(run, learner, loader, held_out, ranks, show_progress)
+        attempt = f"training {out} on batches of {config.train.batch_seconds:g} s of audio"
+        with enough_memory(attempt, ranks.device, config.smaller):
+            _steps(run, learner, loader, held_out, ranks, show_progress)
         with ranks.together():
             if ranks.first:
                 save_student(run, learner.result)

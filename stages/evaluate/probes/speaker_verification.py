@@ -100,7 +100,7 @@ class SpeakerVerification:
 
     def run(self, examples: Examples, features: Features, seed: int = 0, control: bool = False) -> ProbeResult:
         folds = speaker_folds(examples)
-        with one_thread(), torch.random.fork_rng():
+        with one_thread(), torch.random.fork_rng(devices=[]):  # probes run on the CPU, and touch no GPU
             done = [self._fold(fold, features, seed, shuffle=False) for fold in folds]
             wrong = [self._fold(fold, features, seed, shuffle=True) for fold in folds] if control else []
         value, low, high = _mean_over_folds([scored for scored, _, _ in done])
@@ -132,7 +132,7 @@ class SpeakerVerification:
         return _trials(model, states, fold["test"]), rate, model.mix_K.detach().softmax(0)
 
     def _train(self, states: Mapping[str, Tensor], train: Sequence[Example], rate: float, seed: int) -> XVector:
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         rng = np.random.default_rng(seed)
         some = states[train[0].id]
         model = XVector(some.shape[0], some.shape[2])
