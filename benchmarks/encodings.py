@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from timing import add_device
+
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS
@@ -29,11 +31,12 @@ from gdist.stages.train.config import load_config
 from gdist.stages.train.train import train
 
 
-def stored(encoding: str, folder: Path) -> dict[str, Any]:
+def stored(encoding: str, folder: Path, device: str) -> dict[str, Any]:
     """Extract with one encoding: the bytes of the layers per second of audio, and what was lost."""
     cache_uri = str(folder / encoding)
     teacher, manifest = demo_folder() / "teacher-nano", demo_folder() / "demo.parquet"
-    found = extract(ExtractConfig(str(teacher), str(manifest), cache_uri, encoding=encoding), show_progress=False)
+    config = ExtractConfig(str(teacher), str(manifest), cache_uri, encoding=encoding, device=device)
+    found = extract(config, show_progress=False)
     cache = Cache.open(cache_uri)
     layers = combined(cache.receipts())
     tables = [key for key in cache.gdist["objects"] if key.startswith("teacher/tables")]
@@ -52,10 +55,12 @@ def stored(encoding: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def student(encoding: str, seed: int, folder: Path, bench: Bench) -> float:
+def student(encoding: str, seed: int, folder: Path, bench: Bench, device: str) -> float:
     """The mean cosine over layers of a student trained from one cache, against the layers in fp32."""
     out = folder / f"run-{encoding}-{seed}"
-    config = load_config("demo-gendistiller", None, (f"train.seed={seed}", "train.checkpoint_every=1000"))
+    config = load_config(
+        "demo-gendistiller", None, (f"train.seed={seed}", "train.checkpoint_every=1000", f"train.device={device}")
+    )
     train(str(folder / encoding), out, config, show_progress=False)
     return float(evaluate(Run.open(out), bench)["mean_cosine"])
 
@@ -64,20 +69,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encodings", default=",".join(ENCODINGS))
     parser.add_argument("--seeds", type=int, default=3)
+    add_device(parser)
     parser.add_argument("--draw", type=Path, help="file for an SVG of the trade-off")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     names = ["fp32", *(name for name in options.encodings.split(",") if name != "fp32")]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        rows = [stored(name, folder) for name in names]
+        rows = [stored(name, folder, options.device) for name in names]
         bench = None
         for row in rows:
             if options.seeds:
                 if bench is None:
                     exact = Cache.open(str(folder / "fp32"))
                     bench = Bench(exact, load_config("demo-gendistiller", None, ()).data, {})
-                row["students"] = [student(row["encoding"], seed, folder, bench) for seed in range(options.seeds)]
+                row["students"] = [
+                    student(row["encoding"], seed, folder, bench, options.device) for seed in range(options.seeds)
+                ]
             row["fraction"] = row["bytes_per_second"] / rows[0]["bytes_per_second"]
             print(described(row, rows[0]), flush=True)
     if options.json:

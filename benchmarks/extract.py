@@ -33,6 +33,7 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 import torch
+from timing import add_device, timed
 from torch.utils.flop_counter import FlopCounterMode
 
 from gdist.data_manifests import demo_folder
@@ -90,8 +91,6 @@ def limit(teacher: Teacher, ready: list[tuple[torch.Tensor, torch.Tensor]]) -> N
     for waveform_BS, num_samples_B in ready:
         for _ in teacher.hidden_states(waveform_BS, num_samples_B):
             pass
-    if teacher.device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def loop(model: Any, utterances: list[Utterance], precision: str, half: bool, out: Path) -> None:
@@ -153,7 +152,7 @@ def main() -> None:
     parser.add_argument("--teacher", help="a checkpoint [default: WavLM Base's shapes]")
     parser.add_argument("--precision", action="append", choices=list(PRECISIONS))
     parser.add_argument("--encoding", action="append", help="[default: fp32 for fp32, else fp16]")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser, "auto")
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument(
         "--join-seconds", type=float, default=9.0, help="join sentences into utterances of at least this"
@@ -212,14 +211,10 @@ def compare(
         run_here(cache, teacher, cache.todo(), utterances, lambda seconds, note: None)
         assert not cache.todo()
 
-    def timed(way: Callable[[], None]) -> float:
-        began = time.perf_counter()
-        way()
-        return time.perf_counter() - began
-
     ways: dict[str, Callable[[], float]] = {
-        "limit": lambda: timed(lambda: limit(teacher, ready)), "gdist": lambda: timed(gdist)
-    }  # fmt: skip
+        "limit": lambda: timed(lambda: limit(teacher, ready), options.device),
+        "gdist": lambda: timed(gdist, options.device),
+    }
     if not options.no_loop:
         (folder / "npy").mkdir(exist_ok=True)
         turns, theirs = multiprocessing.Pipe()

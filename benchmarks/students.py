@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from extract import wavlm_base
+from timing import add_device, timed
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
@@ -82,8 +84,8 @@ def files(form: str, source: str, folder: Path) -> Path:
     return folder / name / "model.safetensors"
 
 
-def load(form: str, source: str, folder: Path, threads: int) -> Model:
-    """Load the form, ready to run."""
+def load(form: str, source: str, folder: Path, threads: int, device: str) -> Model:
+    """Load the form, ready to run on waveforms in main memory. Forms in ONNX Runtime always run on the CPU."""
     name, *kind = form.split()
     if "onnx" in kind:
         from gdist.stages.export.formats.onnx import open_session
@@ -100,13 +102,17 @@ def load(form: str, source: str, folder: Path, threads: int) -> Model:
     if name == "teacher" and kind:
         from gdist.stages.teachers import load_teacher
 
-        teacher = load_teacher(source, precision="bf16" if bf16 else "fp32", device="cpu")
-        return lambda waveform_1S: list(teacher.hidden_states(waveform_1S, torch.tensor([waveform_1S.shape[1]])))
-    model = AutoModel.from_pretrained(source if name == "teacher" else folder / name).eval()
+        teacher = load_teacher(source, precision="bf16" if bf16 else "fp32", device=device)
+
+        def run_teacher(waveform_1S: Tensor) -> list[Tensor]:
+            return list(teacher.hidden_states(waveform_1S.to(device), torch.tensor([waveform_1S.shape[1]])))
+
+        return run_teacher
+    model = AutoModel.from_pretrained(source if name == "teacher" else folder / name).eval().to(device)
 
     def run_torch(waveform_1S: Tensor) -> Sequence[Tensor]:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            states: Sequence[Tensor] = model(waveform_1S, output_hidden_states=True).hidden_states
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+            states: Sequence[Tensor] = model(waveform_1S.to(device), output_hidden_states=True).hidden_states
         return states
 
     return run_torch
@@ -119,7 +125,7 @@ def speech(seconds: float) -> Tensor:
     return bundled_1S.repeat(1, -(-samples // bundled_1S.shape[1]))[:, :samples]
 
 
-def memory(form: str, source: str, folder: Path, seconds: float, threads: int) -> None:
+def memory(form: str, source: str, folder: Path, seconds: float, threads: int, device: str) -> None:
     """Print the bytes that loading and running add to the libraries themselves. Runs in a separate process."""
     torch.set_num_threads(threads)
     waveform_1S = speech(seconds)
@@ -128,8 +134,9 @@ def memory(form: str, source: str, folder: Path, seconds: float, threads: int) -
     elif "gdist" in form:
         import gdist.stages.teachers.packed  # noqa: F401
     before = resident("VmRSS")
-    load(form, source, folder, threads)(waveform_1S)
-    print(json.dumps(resident("VmHWM") - before))
+    load(form, source, folder, threads, device)(waveform_1S)
+    on_gpu = device != "cpu" and "onnx" not in form
+    print(json.dumps(torch.cuda.max_memory_allocated(device) if on_gpu else resident("VmHWM") - before))
 
 
 def resident(what: str) -> int:
@@ -139,11 +146,11 @@ def resident(what: str) -> int:
 
 
 def speed(
-    forms: Sequence[str], source: str, folder: Path, lengths: Sequence[float], threads: int, rounds: int
+    forms: Sequence[str], source: str, folder: Path, lengths: Sequence[float], threads: int, rounds: int, device: str
 ) -> list[dict[str, Any]]:
     """One row for each form and length: its speed, relative to real time and to the first form."""
     torch.set_num_threads(threads)
-    ways = {form: load(form, source, folder, threads) for form in forms}
+    ways = {form: load(form, source, folder, threads, device) for form in forms}
     rows = []
     for seconds in lengths:
         waveform_1S = speech(seconds)
@@ -151,10 +158,9 @@ def speed(
         for turn in range(rounds + 1):
             for form, model in ways.items():
                 time.sleep(PAUSE)
-                began = time.perf_counter()
-                model(waveform_1S)
+                seconds_taken = timed(partial(model, waveform_1S), device)
                 if turn:  # the first turn warms up
-                    took[form].append(time.perf_counter() - began)
+                    took[form].append(seconds_taken)
         for form, times in took.items():
             ratios = [first / own for first, own in zip(took[forms[0]], times, strict=True)]
             rows.append(
@@ -170,14 +176,14 @@ def speed(
     return rows
 
 
-def cosines(forms: Sequence[str], source: str, folder: Path, seconds: float) -> dict[str, float]:
+def cosines(forms: Sequence[str], source: str, folder: Path, seconds: float, device: str) -> dict[str, float]:
     """The cosine between each form of a model and the same model in PyTorch and float32."""
     waveform_1S = speech(seconds)
     found, references = {}, {}
     for form in forms:
         name = form.split()[0]
-        states = load(form, source, folder, torch.get_num_threads())(waveform_1S)
-        hidden_LTD = torch.stack([state[0].float() for state in states])[1:]
+        states = load(form, source, folder, torch.get_num_threads(), device)(waveform_1S)
+        hidden_LTD = torch.stack([state[0].float().cpu() for state in states])[1:]
         reference_LTD = references.setdefault(name, hidden_LTD)
         found[form] = float(F.cosine_similarity(hidden_LTD, reference_LTD, dim=-1).mean())
     return found
@@ -199,6 +205,8 @@ def apart(options: argparse.Namespace, what: str, *rest: str) -> Any:
         what,
         "--teacher",
         options.teacher,
+        "--device",
+        options.device,
         "--folder",
         str(options.folder),
     ]
@@ -231,6 +239,7 @@ def main() -> None:
     parser.add_argument("--seconds", action="append", type=float, help="[default: 1, 5 and 15]")
     parser.add_argument("--threads", action="append", type=int, help="[default: 1 and 2]")
     parser.add_argument("--rounds", type=int, default=9)
+    add_device(parser)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -239,17 +248,17 @@ def main() -> None:
     lengths, forms = options.seconds or [1.0, 5.0, 15.0], options.form or list(FORMS)
     place = (options.teacher, options.folder)
     if options.part == "memory":
-        memory(forms[0], *place, max(lengths), options.threads[0])
+        memory(forms[0], *place, max(lengths), options.threads[0], options.device)
         return
     if options.part == "speed":
-        print(json.dumps(speed(forms, *place, lengths, options.threads[0], options.rounds)))
+        print(json.dumps(speed(forms, *place, lengths, options.threads[0], options.rounds, options.device)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         options.folder = Path(scratch)
         options.teacher = options.teacher or wavlm_base(options.folder / "wavlm-base")
         place = (options.teacher, options.folder)
         prepare(*place)
-        near = cosines(forms, *place, max(lengths))
+        near = cosines(forms, *place, max(lengths), options.device)
         durations = [part for seconds in lengths for part in ("--seconds", str(seconds))]
         chosen = [part for form in forms for part in ("--form", form)]
         results: dict[str, Any] = {

@@ -11,7 +11,7 @@ from gdist.stages.device import choose_device
 
 
 def add_device(parser: argparse.ArgumentParser, default: str = "cpu") -> None:
-    """Add ``--device`` to a benchmark. The published figures are the CPU's, so that is the default."""
+    """Add ``--device`` to a benchmark. Most of the published figures are the CPU's, so that is the default."""
     parser.add_argument(
         "--device",
         default=default,
