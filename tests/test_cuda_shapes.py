@@ -1,7 +1,7 @@
 """What a GPU would run, on a pretended one (``pretend``): no mixture of devices, values as on the CPU, few stops.
 
-Every part that takes a device is run on tensors that say they are on cuda:0, and compared with the CPU. ``BOUNDS`` says
-how many kernels one batch or one step may launch, and how often it may stop to wait for the device.
+Every part that takes a device is run on tensors that say they are on cuda:0, and compared with the CPU. ``BOUNDS``
+says how many kernels one batch or one step may launch, and how often it may stop to wait for the device.
 
 Axes: B batch, S samples, T frames, L layers, D features.
 """
@@ -47,9 +47,9 @@ from gdist.stages.train.learner import Learner
 from gdist.stages.train.ranks import Ranks
 from gdist.stages.train.student_store import build_student
 
-# What is measured → (launches, synchronisations), at most. Teachers have 12 layers, as Base has; widths do not matter.
-# Aim: no step of training stops more than twice. Lower a bound whenever the figure falls; `--log-cli-level=INFO`
-# prints the figures. A bound is raised only for a reason that CHANGELOG.md can give.
+# What is measured → (launches, synchronisations), at most. Teachers have 12 layers unless stated, as Base has; widths
+# do not matter. Aim: no step of training stops more than twice. Lower a bound when the figure has fallen (with
+# `--log-cli-level=INFO` pytest prints the figures); raise one only for a reason that CHANGELOG.md can give.
 BOUNDS: dict[str, tuple[int, int]] = {
     "forward pass of hubert-base, bf16": (517, 2),
     "forward pass of hubert-base, fp32": (306, 2),
@@ -118,7 +118,7 @@ def require_within(what: str, counts: Counts) -> None:
     )
 
 
-# --- teachers -------------------------------------------------------------------------------------------------------
+# --- teachers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -159,7 +159,7 @@ def test_the_speed_of_a_teacher_can_be_measured(gpu: Counts, tiny_teacher: Path,
     assert measure_speed(teacher, [entries], 10.0, 3, 0.01)[0] > 0
 
 
-# --- encodings and extraction -----------------------------------------------------------------------------------------
+# --- encodings and extraction --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -260,7 +260,7 @@ def test_launches_of_a_batch_of_extraction(
     extractor.commit(task, computed)
 
 
-# --- loader -----------------------------------------------------------------------------------------------------------
+# --- loader --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +308,7 @@ def test_launches_of_a_batch_of_the_loader(
     require_within(f"batch of the loader, 6 rows, 3 layers, {encoding}", gpu)
 
 
-# --- students and training --------------------------------------------------------------------------------------------
+# --- students and training -----------------------------------------------------------------------------------------
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("gendistiller", "base", {}),
