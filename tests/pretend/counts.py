@@ -1,5 +1,6 @@
 """What a pretended GPU counts, and the lines that caused it."""
 
+import functools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -44,16 +45,25 @@ COUNTS = Counts()
 """The counts of this process, which has one pretended GPU."""
 
 
+@functools.cache
+def _place(name: str) -> str | None:
+    """How a file is called in a count: None for torch's own and for these."""
+    for part in OURS:
+        if part in name:
+            return f"{part.strip('/').removeprefix('gdist/')}/{name.split(part)[-1]}"
+    return None if "/torch/" in name or name.startswith(OWN_FOLDER) else ""
+
+
 def here() -> str:
     """The innermost line of gdist or transformers that is running; outside of both, of whatever else calls torch."""
     frame: FrameType | None = sys._getframe(1)
     other = ""
     while frame is not None:
         name = frame.f_code.co_filename
-        for part in OURS:
-            if part in name:
-                return f"{part.strip('/').removeprefix('gdist/')}/{name.split(part)[-1]}:{frame.f_lineno}"
-        if not other and "/torch/" not in name and not name.startswith(OWN_FOLDER):
+        place = _place(name)
+        if place:
+            return f"{place}:{frame.f_lineno}"
+        if place is not None and not other:
             other = f"{Path(name).name}:{frame.f_lineno}"
         frame = frame.f_back
     return other

@@ -1,5 +1,6 @@
 """Tensors of a pretended GPU: a wrapper that says cuda:0 around a CPU tensor, and what CUDA does with operators."""
 
+import functools
 from typing import Any
 
 import torch
@@ -73,6 +74,9 @@ class Cuda(Tensor):
 
     def data_ptr(self) -> int:
         return self.held.data_ptr()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.held.untyped_storage()
 
     def __deepcopy__(self, memo: Any) -> Any:
         made: Tensor = Cuda(self.held.detach().clone())
@@ -153,7 +157,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return result
     known = {id(x.held): x for x in there}  # operators in place return the tensor they were given
     result = pytree.tree_map_only(Tensor, lambda x: known[id(x)] if id(x) in known else Cuda(x), result)
-    if there and kernel is None and device is None:
+    if there and _aliases(func):
         return return_and_correct_aliasing(func, args, kwargs, result)  # type: ignore[no-untyped-call]
     return result
 
@@ -162,6 +166,13 @@ def _launch(name: str) -> None:
     COUNTS.launches[f"{name} @ {here()}"] += 1
 
 
+@functools.cache
+def _aliases(func: Any) -> bool:
+    """Whether a result shares memory with an argument: a view, or an operator in place."""
+    return any(out.alias_info is not None for out in func._schema.returns)
+
+
+@functools.cache
 def _is_view(func: Any) -> bool:
     return any(out.alias_info is not None and not out.alias_info.is_write for out in func._schema.returns)
 
