@@ -18,11 +18,12 @@ from torch import Tensor
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache import arrays, plan, planning
-from gdist.pipeline.cache.arrays import Empty
 from gdist.pipeline.cache.by_name import ByName, Span
 from gdist.pipeline.cache.encodings import Tables
 from gdist.pipeline.cache.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, layer_name, plan_key
 from gdist.pipeline.cache.shards import Rows
+from gdist.pipeline.cache.stage import Stage
+from gdist.pipeline.cache.wanted import Wanted, samples_of
 from gdist.pipeline.config import differences
 from gdist.pipeline.errors import CacheError, CacheMismatchError
 from gdist.pipeline.storage.buckets import first_line
@@ -144,31 +145,44 @@ class Cache(ByName):
             raise CacheError(
                 f"{self.uri} does not contain layer {layer} (it contains {self.layers})", "extract that layer too"
             )
-        chunk_frames = self.identity["chunk_frames"]
-        ranges = [(entry.start_frame + first, entry.start_frame + first + n) for entry, first, n in spans]
-        chunks = [(start // chunk_frames, -(-stop // chunk_frames)) for start, stop in ranges]
-        stored = {}
-        empty = _pinned if torch.device(device).type == "cuda" else np.empty
-        for folder, part in self.encoding.parts(self.identity["dim"]).items():
-            wanted = chunks if part.per_chunk else ranges
-            rows = self._read(layer_name(layer, folder), wanted, spans, empty)
-            # A row is written whole or not at all, so its first number is enough. Checked here, not on a GPU.
-            first_W = rows[:, 0]
-            unwritten = np.isnan(first_W) if part.fill_value != part.fill_value else first_W == part.fill_value
-            if unwritten.any():
-                span_of_row = np.repeat(np.arange(len(spans)), [stop - start for start, stop in wanted])
-                entry = spans[span_of_row[unwritten.argmax()]][0]
-                raise self.damaged(layer_name(layer, folder), f"utterance {entry.id} is missing from it")
-            stored[folder] = torch.from_numpy(rows).to(device, non_blocking=True)
-        chunk_T, before = [], 0
-        for (start, stop), (first_chunk, last_chunk) in zip(ranges, chunks, strict=True):
-            chunk_T.append(torch.arange(start, stop) // chunk_frames + (before - first_chunk))
-            before += last_chunk - first_chunk
-        inputs = (stored, torch.cat(chunk_T).to(device, non_blocking=True), self.tables_on(layer, device))
+        wanted, parts = self.wanted(spans), self.encoding.parts(self.identity["dim"])
+        shapes = {folder: (wanted.shape(part), part.dtype) for folder, part in parts.items()}
+        stage = Stage(shapes | {"chunk_T": (wanted.chunk_T.shape, "int64")}, device)
+        self.stored(layer, wanted, stage.arrays)
+        stage.arrays["chunk_T"][:] = wanted.chunk_T
+        stored = stage.send()
+        inputs = (stored, stored.pop("chunk_T"), self.tables_on(layer, device))
         if out is None:
             return list(torch.split(self.encoding.decode(*inputs), [n for _, _, n in spans]))
         self.encoding.decode_into(out, *inputs)
         return list(out)
+
+    def wanted(self, spans: Sequence[Span]) -> Wanted:
+        """Return which rows of this cache's arrays the spans need."""
+        return Wanted.of(spans, self.identity["chunk_frames"])
+
+    def stored(self, layer: int, wanted: Wanted, into: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Read one layer as it is stored.
+
+        Args:
+            layer: one of :attr:`layers`.
+            into: for each folder of the encoding, an array of :meth:`Wanted.shape` to fill.
+
+        Raises:
+            CacheError: the store does not answer.
+            CacheDamagedError: a span is missing or torn; the message names the utterance and the layer.
+        """
+        for folder, part in self.encoding.parts(self.identity["dim"]).items():
+            name, out = layer_name(layer, folder), into[folder]
+            rows = self._read(name, wanted.rows(part), wanted.spans, out)
+            if rows is not out:
+                out[:] = rows
+            # A row is written whole or not at all, so its first number is enough. Checked here, not on a GPU.
+            first_W = out[:, 0]
+            unwritten = np.isnan(first_W) if part.fill_value != part.fill_value else first_W == part.fill_value
+            if unwritten.any():
+                entry = wanted.owner(part, int(unwritten.argmax()))
+                raise self.damaged(name, f"utterance {entry.id} is missing from it")
 
     def waveform(self, spans: Sequence[Span]) -> list[np.ndarray[Any, Any]]:
         """Read the int16 samples at 16 kHz of the same spans: exactly those that yield a span's frames, and all up to
@@ -180,8 +194,7 @@ class Cache(ByName):
         """
         ranges, cuts = [], []
         for entry, first, frames in spans:
-            start, stop = framing.crop_samples(first, frames)
-            stop = entry.num_samples if first + frames == entry.num_frames else stop
+            start, stop = samples_of((entry, first, frames))
             ranges.append((entry.start_frame + first, entry.start_frame + framing.num_rows(stop)))
             cuts.append(stop - start)
         rows = self._read(WAVEFORM, ranges, spans)
@@ -195,8 +208,9 @@ class Cache(ByName):
         return pieces
 
     def _read(
-        self, name: str, ranges: list[Rows], spans: Sequence[Span], empty: Empty = np.empty
+        self, name: str, ranges: list[Rows], spans: Sequence[Span], into: np.ndarray[Any, Any] | None = None
     ) -> np.ndarray[Any, Any]:
+        """Read rows of an array, into ``into`` where that is possible."""
         packs = {entry.pack for entry, _, _ in spans}
         needed = {pack: plan.receipt_of(self.gdist, pack, name) for pack in packs}
         if not self._receipts_seen.issuperset(needed.values()):
@@ -207,7 +221,7 @@ class Cache(ByName):
         try:
             if self._reader is None:
                 self._reader = arrays.Reader(self.storage)
-            return self._reader.read(name, ranges, empty)
+            return self._reader.read(name, ranges, np.empty if into is None else lambda *_: into)
         except CacheError:  # the store does not answer, which is not damage
             raise
         # zarr raises ValueError, RuntimeError and its own codec errors; all mean that these rows cannot be read.
@@ -218,13 +232,6 @@ class Cache(ByName):
                     [self._read(name, [rows], [span]) for rows, span in zip(ranges, spans, strict=True)]
                 )
             raise self.damaged(name, f"utterance {spans[0][0].id} is torn: {first_line(error)}") from error
-
-
-def _pinned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Allocate page-locked memory, which a GPU copies from asynchronously. torch keeps it until the copy is done."""
-    like = torch.from_numpy(np.empty(0, dtype))
-    pinned: np.ndarray[Any, Any] = torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
-    return pinned
 
 
 def require_same(uri: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -34,9 +34,12 @@ class Batch:
 
     Attributes:
         ids, speakers: of this rank's rows; ``all_ids``: of the rows of all ranks.
-        waveform_BS: float32 in [−1, 1), zeros past each length; None when the selection has no waveforms.
-        num_samples_B, num_frames_B: the length of each row, without padding.
+        waveform_BS: float32 in [−1, 1), zeros past each length; None when the selection has no waveforms. It is where
+            ``hidden_BLTD`` is, unless the loader was asked to leave it on the CPU.
+        num_samples_B, num_frames_B: the length of each row, without padding; always on the CPU.
         hidden_BLTD: float32, the layers of ``selection``, in its order; zeros past each length.
+        num_samples_on_device_B, num_frames_on_device_B: the lengths again, where ``hidden_BLTD`` is. Whoever computes
+            with them there need not copy them.
         rows: the positions of this rank's rows among those of all ranks.
         total_frames: of the rows of all ranks, damaged ones included.
         idle: there was no row for this rank. The batch has one row of silence instead, so that every rank takes the
@@ -49,6 +52,8 @@ class Batch:
     num_samples_B: Tensor
     num_frames_B: Tensor
     hidden_BLTD: Tensor
+    num_samples_on_device_B: Tensor
+    num_frames_on_device_B: Tensor
     selection: Selection
     all_ids: tuple[str, ...]
     rows: tuple[int, ...]
@@ -69,8 +74,15 @@ class Batch:
 
     @property
     def mask_BT(self) -> Tensor:  # noqa: N802  named by its axes, like every tensor
-        """True where a frame belongs to its utterance, False where it is padding: [B, T]."""
-        return torch.arange(self.hidden_BLTD.shape[2]) < self.num_frames_B[:, None]
+        """True where a frame belongs to its utterance, False where it is padding: [B, T], beside ``hidden_BLTD``."""
+        place_T = torch.arange(self.hidden_BLTD.shape[2], device=self.hidden_BLTD.device)
+        return place_T < self.num_frames_on_device_B[:, None]
+
+    @property
+    def on_device(self) -> list[Tensor]:
+        """The tensors that are not on the CPU."""
+        found = (self.hidden_BLTD, self.waveform_BS, self.num_samples_on_device_B, self.num_frames_on_device_B)
+        return [tensor for tensor in found if tensor is not None and tensor.device.type != "cpu"]
 
     def hidden(self, layer: int) -> Tensor:
         """Return one of the layers that were read, [B, T, D]; UsageError when it was not read."""
@@ -92,11 +104,9 @@ class Buffers:
         self._kept: list[Tensor] = []
         self._lock = threading.Lock()
 
-    def take(self, shape: tuple[int, ...], device: str) -> Tensor:
+    def take(self, shape: tuple[int, ...]) -> Tensor:
         """Return an uninitialized float32 tensor. It is free again once no tensor, view or gradient refers to it."""
         size = math.prod(shape)
-        if torch.device(device).type != "cpu":  # CUDA's allocator keeps what is freed
-            return torch.empty(shape, device=device)
         with self._lock:
             free = [place for place, buffer in enumerate(self._kept) if _holders(buffer) == 1]
             fitting = [self._kept[place] for place in free if len(self._kept[place]) >= size]

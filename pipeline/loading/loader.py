@@ -12,20 +12,22 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gdist.pipeline import framing
-from gdist.pipeline.audio import to_float
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry, numbers
+from gdist.pipeline.cache.wanted import samples_of
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError
-from gdist.pipeline.loading.batch import Batch, Buffers, Choose, Selection
+from gdist.pipeline.loading.batch import Batch, Choose, Selection
+from gdist.pipeline.loading.in_memory import InMemory
+from gdist.pipeline.loading.on_device import OnDevice, SideStream
 from gdist.pipeline.loading.order import Batches, longest_first, shuffled
 from gdist.pipeline.storage.locations import in_shell
 
@@ -46,7 +48,8 @@ class Loader:
         crop_seconds: longer utterances are cropped to this length; 0 keeps them whole.
         seed: of the order and of the crops.
         rank, world: this process reads every ``world``-th of a batch's rows, sorted by length, starting at ``rank``.
-        device: where hidden states are decoded; only their stored form is copied there.
+        device: where batches are: hidden states are decoded there, and only their stored form is copied there.
+        audio_on_cpu: leave the audio on the CPU whatever the device, for whoever changes it before it is used.
         skip_damaged: leave out damaged utterances with a message, instead of raising.
         layers: all layers that ``choose`` may ever name; None for the selection's, or all that are stored. If all of
             them fit into memory, what was read stays there.
@@ -63,6 +66,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         device: str = "cpu",
+        audio_on_cpu: bool = False,
         skip_damaged: bool = False,
         layers: Sequence[int] | None = None,
     ) -> None:
@@ -75,12 +79,14 @@ class Loader:
         self.damaged: dict[str, str] = {}  # utterance id → what is wrong with it
         self.epoch, self.position = 0, 0
         self._epoch: tuple[int, Batches] | None = None
-        self._buffers = Buffers(PREFETCH + 3)
         if layers is None:
             layers = choose.layers if isinstance(choose, Selection) else cache.layers
         frames = int(numbers(entries, "num_frames").sum(dtype=np.int64))
         resident = frames * (4 * cache.identity["dim"] * len(layers) + 2 * framing.HOP) <= RESIDENT_BYTES
-        self._resident: dict[tuple[str, int], Any] | None = {} if resident else None
+        if torch.device(device).type == "cpu":
+            self._read_tensors = InMemory(cache, resident, buffers=PREFETCH + 3).read
+        else:
+            self._read_tensors = OnDevice(cache, resident, device, audio_on_cpu).read
 
     def state_dict(self) -> dict[str, int]:
         """Return the consumer's position; batches that were only read ahead do not count."""
@@ -104,12 +110,14 @@ class Loader:
         assert self.entries, "an endless iterator over nothing would never yield"
         upcoming = self._upcoming(self.epoch, self.position)
         pool = ThreadPoolExecutor(READERS if self.cache.storage.folder else BUCKET_READERS, "gdist-reader")
-        ahead: deque[Future[Batch | None]] = deque()
+        side = self._side
+        ahead: deque[Future[tuple[Batch | None, Any]]] = deque()
         lost = 0
         try:
             while lost <= len(self.entries):
-                ahead.extend(pool.submit(self._read_share, *next(upcoming)) for _ in range(PREFETCH + 1 - len(ahead)))
-                batch = ahead.popleft().result()
+                for _ in range(PREFETCH + 1 - len(ahead)):
+                    ahead.append(pool.submit(side.run, self._read_share, *next(upcoming)))
+                batch = side.receive(*ahead.popleft().result())
                 if batch is None:  # every row was damaged
                     lost += 1
                     continue
@@ -177,48 +185,29 @@ class Loader:
 
     def _assemble(self, spans: Sequence[Span], selection: Selection, position: tuple[int, int]) -> Batch:
         idle = not spans
-        num_frames_B = torch.tensor([frames for _, _, frames in spans] or [1])
-        layers, dim = selection.layers, self.cache.identity["dim"]
-        shape = (len(num_frames_B), len(layers), int(num_frames_B.max()), dim)
-        hidden_BLTD = self._buffers.take(shape, self.device)
-        for row, frames in enumerate([0] if idle else num_frames_B.tolist()):
-            hidden_BLTD[row, :, frames:] = 0
-        for place, layer in enumerate(() if idle else layers):
-            self._hidden(layer, spans, [h[:n] for h, (_, _, n) in zip(hidden_BLTD[:, place], spans, strict=True)])
-        num_samples_B = torch.tensor([framing.num_samples_for(frames) for frames in num_frames_B.tolist()])
-        waveform_BS = None
-        if selection.waveforms:
-            pieces = [] if idle else self.cache.waveform(spans)
-            if pieces:
-                num_samples_B = torch.tensor([len(piece) for piece in pieces])
-            shape_BS, pinned = (len(num_samples_B), int(num_samples_B.max())), self.device.startswith("cuda")
-            waveform_BS = torch.zeros(shape_BS, pin_memory=pinned)
-            for row, piece in enumerate(pieces):
-                waveform_BS[row, : len(piece)] = to_float(piece)
+        num_frames = [frames for _, _, frames in spans] or [1]
+        num_samples = [framing.num_samples_for(frames) for frames in num_frames]
+        if selection.waveforms and not idle:
+            num_samples = [stop - start for start, stop in map(samples_of, spans)]
+        read = self._read_tensors(spans, selection, num_frames, num_samples)
         ids = tuple(entry.id for entry, _, _ in spans)
         return Batch(
             ids,
-            waveform_BS,
-            num_samples_B,
-            num_frames_B,
-            hidden_BLTD,
+            read.waveform_BS,
+            torch.tensor(num_samples),
+            torch.tensor(num_frames),
+            read.hidden_BLTD,
+            read.num_samples_B,
+            read.num_frames_B,
             selection,
             all_ids=ids,
             rows=tuple(range(len(spans))),
-            total_frames=0 if idle else int(num_frames_B.sum()),
+            total_frames=0 if idle else sum(num_frames),
             speakers=tuple(None if (who := e.labels.get("speaker")) is None else str(who) for e, _, _ in spans),
             idle=idle,
             position=position,
         )
 
-    def _hidden(self, layer: int, spans: Sequence[Span], out: Sequence[Tensor]) -> None:
-        """Read one layer of each span into the batch."""
-        if self._resident is None:
-            self.cache.hidden(layer, spans, self.device, out)
-            return
-        absent = [entry for entry, _, _ in spans if (entry.id, layer) not in self._resident]
-        if absent:
-            whole = self.cache.hidden(layer, [(entry, 0, entry.num_frames) for entry in absent], self.device)
-            self._resident |= {(entry.id, layer): hidden.clone() for entry, hidden in zip(absent, whole, strict=True)}
-        for (entry, first, frames), hidden_TD in zip(spans, out, strict=True):
-            hidden_TD.copy_(self._resident[entry.id, layer][first : first + frames])
+    @cached_property
+    def _side(self) -> SideStream:
+        return SideStream(self.device)

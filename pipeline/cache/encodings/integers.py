@@ -93,7 +93,7 @@ class _Integers(Encoding):
         step_CD, row = _step_of_scale(scale_CD.device)[scale_CD.int()], 0
         for piece_TD in out:
             chunks, counts = torch.unique_consecutive(chunk_T[row : row + len(piece_TD)], return_counts=True)
-            for chunk_TD, chunk in zip(piece_TD.split(counts.tolist()), chunks.tolist(), strict=True):
+            for chunk_TD, chunk in zip(torch.split(piece_TD, counts.tolist()), chunks.tolist(), strict=True):
                 self._unpack(bytes_TW[row : row + len(chunk_TD)], chunk_TD)
                 chunk_TD.mul_(step_CD[chunk])
                 row += len(chunk_TD)

@@ -271,27 +271,27 @@ class TestTheReaderThread:
 class TestBuffers:
     def test_memory_is_reused_once_it_is_free(self) -> None:
         buffers = Buffers(2)
-        first = buffers.take((3, 4), "cpu")
+        first = buffers.take((3, 4))
         address, view = first.data_ptr(), first[1:, 2]
-        other = buffers.take((3, 4), "cpu")
+        other = buffers.take((3, 4))
         assert other.data_ptr() != address
         del first
-        assert buffers.take((2, 4), "cpu").data_ptr() != address, "a view of it is still held"
+        assert buffers.take((2, 4)).data_ptr() != address, "a view of it is still held"
         weight = torch.ones(2, requires_grad=True)
         loss = (weight * view).sum()
         del view
-        assert buffers.take((2, 4), "cpu").data_ptr() != address, "a gradient still needs it"
+        assert buffers.take((2, 4)).data_ptr() != address, "a gradient still needs it"
         del loss
-        again = buffers.take((2, 5), "cpu")
+        again = buffers.take((2, 5))
         assert again.shape == (2, 5) and again.data_ptr() == address
 
     def test_no_more_are_kept_than_the_limit_and_small_ones_are_replaced(self) -> None:
         buffers = Buffers(1)
-        small = buffers.take((4,), "cpu")
-        assert buffers.take((4,), "cpu").data_ptr() != small.data_ptr()
+        small = buffers.take((4,))
+        assert buffers.take((4,)).data_ptr() != small.data_ptr()
         del small
-        address = buffers.take((40,), "cpu").data_ptr()
-        assert buffers.take((30,), "cpu").data_ptr() == address
+        address = buffers.take((40,)).data_ptr()
+        assert buffers.take((30,)).data_ptr() == address
 
 
 class TestDamage:
