@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gdist.pipeline import framing
-from gdist.pipeline.cache import arrays, plan, planning
+from gdist.pipeline.cache import arrays, planning
 from gdist.pipeline.cache.by_name import ByName, Span
 from gdist.pipeline.cache.encodings import Tables
 from gdist.pipeline.cache.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, layer_name, plan_key
@@ -40,7 +40,6 @@ class Cache(ByName):
     def __init__(self, storage: Storage, gdist: dict[str, Any], index: bytes) -> None:
         super().__init__(storage, gdist, index)
         self._reader: arrays.Reader | None = None
-        self._receipts_seen: set[str] = set()
         self._tables: dict[tuple[int, str], Tables] = {}
 
     @classmethod
@@ -211,13 +210,10 @@ class Cache(ByName):
         self, name: str, ranges: list[Rows], spans: Sequence[Span], into: np.ndarray[Any, Any] | None = None
     ) -> np.ndarray[Any, Any]:
         """Read rows of an array, into ``into`` where that is possible."""
-        packs = {entry.pack for entry, _, _ in spans}
-        needed = {pack: plan.receipt_of(self.gdist, pack, name) for pack in packs}
-        if not self._receipts_seen.issuperset(needed.values()):
-            self._receipts_seen = set(self.storage.objects("receipts"))
-            for entry, _, _ in spans:
-                if needed[entry.pack] not in self._receipts_seen:
-                    raise self.damaged(name, f"utterance {entry.id} is missing: pack {entry.pack} has no receipt")
+        undone = self.undone(name, {entry.pack for entry, _, _ in spans})
+        for entry, _, _ in spans if undone else ():
+            if entry.pack in undone:
+                raise self.damaged(name, f"utterance {entry.id} is missing: pack {entry.pack} has no receipt")
         try:
             if self._reader is None:
                 self._reader = arrays.Reader(self.storage)

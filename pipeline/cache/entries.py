@@ -7,7 +7,7 @@ plain list of entries.
 Axes of arrays: N utterances.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, overload
@@ -223,6 +223,13 @@ def subset(entries: Sequence[Entry], keep: Numbers) -> Sequence[Entry]:
     """Return the entries where ``keep`` [N] is true, in order: columns of columns, a list of anything else."""
     positions = np.flatnonzero(keep)
     return entries.take(positions) if isinstance(entries, Entries) else [entries[i] for i in positions.tolist()]
+
+
+def named(entries: Entries, names: Collection[str]) -> Numbers:
+    """Return which entries have one of these ids: bool [N]."""
+    column = entries.texts("id")
+    found: Numbers = pc.is_in(column, pa.array(names, column.type)).to_numpy(zero_copy_only=False)
+    return found
 
 
 def ids(entries: Sequence[Entry]) -> Iterator[list[str]]:

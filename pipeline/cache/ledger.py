@@ -3,18 +3,20 @@
 commit  → one task: its shards, whole, then its receipt, create-only
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from gdist.pipeline.cache import plan
+from gdist.pipeline.cache import plan, summary
 from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.index import read
 from gdist.pipeline.cache.plan import WAVEFORM, Task, Tasks, encoding_of
+from gdist.pipeline.cache.standing import Standing, quarantined, read_all
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, unseal
@@ -42,6 +44,7 @@ class Ledger:
         self.specs = plan.array_specs(self.identity)
         self.tasks = Tasks(gdist)
         self.guard: Callable[[], None] = lambda: None
+        self._seen = self.standing()
 
     @property
     def uri(self) -> str:
@@ -62,16 +65,52 @@ class Ledger:
 
     def arrays_of(self, task: Task) -> list[str]:
         """Return the arrays whose shards a task writes."""
-        return plan.layer_arrays(self.identity, task.layers) + [WAVEFORM] * task.waveform
+        return self._arrays(task.layers, task.waveform)
 
-    def todo(self) -> list[Task]:
-        """Return the tasks without a receipt. This needs one listing and reads no object."""
-        keys = self.storage.objects("receipts")
-        return [task for task in self.tasks if task.receipt not in keys]
+    def _arrays(self, layers: Sequence[int], waveform: bool) -> list[str]:
+        return plan.layer_arrays(self.identity, layers) + [WAVEFORM] * waveform
+
+    def standing(self, listed: bool | None = None) -> Standing:
+        """Return what is done at this moment.
+
+        Args:
+            listed: whether to list the receipts even where a summary says that all are there; None for only where
+                there are few.
+        """
+        sizes = ((len(range(*a["packs"])), self._arrays(a["layers"], a["waveform"])) for a in self.tasks.additions)
+        objects = sum(packs * (len(names) + 1) for packs, names in sizes)
+        return Standing(self.storage, self.tasks, self._receipt, objects, listed)
+
+    def todo(self, listed: bool | None = None) -> list[Task]:
+        """Return the tasks without a receipt. This needs some summaries or a listing, and reads no receipt."""
+        return self.standing(listed).todo()
 
     def done(self) -> set[int]:
         """Return the packs that are complete: each of their tasks has its receipt."""
         return set(range(self.packs)) - {task.pack for task in self.todo()}
+
+    def size(self, now: Standing) -> tuple[int, int]:
+        """Return the number and the bytes of the objects that a listing shows, or, where there are too many, of
+        those that the cache consists of."""
+        if now.lists_all:
+            return len(now.sizes), sum(now.sizes.values())
+        shards = now.stored()
+        receipts = [found.head["receipt_bytes"] for found in now.summaries.values()]
+        metadata = arrays.metadata(self.specs, self.packs, {})
+        documents = [len(data) for key, data in metadata.items() if key != plan.ROOT]  # the root is in the folder ""
+        for folder in ("", "plans", "teacher", "summaries"):
+            documents += self.storage.directly_in(folder).values()
+        objects = sum(found.head["packs"] * (len(found.head["bytes"]) + 1) for found in now.summaries.values())
+        return objects + len(documents), sum(shards.values()) + sum(receipts) + sum(documents)
+
+    def undone(self, name: str, packs: Iterable[int]) -> set[int]:
+        """Return those of ``packs`` whose shard of array ``name`` has no receipt."""
+        needed = {pack: plan.receipt_of(self.gdist, pack, name) for pack in packs}
+        for seen in (self._seen, self.standing()):  # a second time, since it may have been written since
+            self._seen = seen
+            if not (undone := {pack for pack, receipt in needed.items() if not seen.has(*receipt)}):
+                break
+        return undone
 
     def commit(
         self,
@@ -125,6 +164,11 @@ class Ledger:
 
     def receipt(self, task: Task) -> dict[str, Any] | None:
         """Return what was committed for ``task``; None when it is not done."""
+        found = self._receipt(task)
+        return None if found is None else found[0]
+
+    def _receipt(self, task: Task) -> tuple[dict[str, Any], int] | None:
+        """Return a receipt and its size in bytes."""
         try:
             data = self.storage.get(task.receipt)
         except FileNotFoundError:
@@ -135,44 +179,64 @@ class Ledger:
             raise self.damaged(task.receipt, error.message) from error
         if receipt.get("pack") != task.pack:
             raise self.damaged(task.receipt, f"it is the receipt of pack {receipt.get('pack')}")
-        return receipt
+        return receipt, len(data)
 
-    def receipts(self) -> list[dict[str, Any]]:
-        """Return the receipts of all tasks that are done, read in parallel."""
-        todo = set(self.todo())
-        with ThreadPoolExecutor(16) as pool:
-            found = pool.map(self.receipt, [task for task in self.tasks if task not in todo])
-            return [receipt for receipt in found if receipt is not None]
+    def receipts(self) -> Iterator[dict[str, Any]]:
+        """Yield the receipts of all tasks that are done."""
+        return self.standing().receipts()
 
-    def broken_packs(
-        self, names: Sequence[str], receipts: Iterable[Mapping[str, Any]] | None = None
-    ) -> dict[int, str]:
+    def broken_packs(self, names: Sequence[str]) -> dict[int, str]:
         """Return pack → reason for the committed packs of which an object is missing or has another size than its
-        receipt says. This needs one listing per array and reads no data: damage that keeps the size is not found.
+        receipt says. This lists all objects, and reads no data: damage that keeps the size is not found. Where the
+        objects are too many to be listed, nothing is found.
 
         Args:
             names: arrays to look at, such as :func:`plan.layer_arrays` of some layers.
-            receipts: the result of :meth:`receipts`, if it was called before.
         """
-        with ThreadPoolExecutor(16) as pool:
-            listings = list(pool.map(lambda name: self.storage.objects(f"{name}/c"), names))
-        sizes = {key: int(meta["size"]) for listing in listings for key, meta in listing.items()}
-        wanted = {shard_key(name, pack) for name in names for pack in range(self.packs)}
-        broken: dict[int, str] = {}
-        for receipt in self.receipts() if receipts is None else receipts:
-            for key, written in receipt["objects"].items():
-                if key in wanted and sizes.get(key) != written["bytes"]:
-                    has = f"has {sizes[key]:,} bytes, not {written['bytes']:,}" if key in sizes else "is missing"
-                    broken.setdefault(receipt["pack"], f"{key} {has}")
-        return dict(sorted(broken.items()))
+        return self.standing().broken(names)
 
     def quarantine(self, pack: int | None = None) -> dict[str, str]:
         """Return utterance id → why it cannot be used, for all tasks that are done (or those of one pack)."""
         if pack is None:
-            receipts = self.receipts()
-        else:
-            receipts = [r for r in map(self.receipt, self.tasks_of(pack)) if r is not None]
-        return quarantined(receipts)
+            return self.standing().quarantine()
+        return quarantined(r for r in map(self.receipt, self.tasks.of_pack(pack)) if r is not None)
+
+    # --- summaries ----------------------------------------------------------------------------------------------
+
+    def summarize(self) -> list[str]:
+        """Write the summaries that are missing, of additions whose tasks are all done. Returns the keys written.
+
+        Raises:
+            CacheDamagedError: a receipt is damaged.
+            CacheError: the store cannot be written.
+        """
+        now, written = self.standing(listed=True), []
+        for number, addition in enumerate(self.tasks.additions):
+            if number in now.summaries or now.absent(number):
+                continue
+            names = self._arrays(addition["layers"], addition["waveform"])
+            receipts = read_all(self._receipt, self.tasks.of_addition(number))
+            table, head = summary.encode(addition, names, receipts)
+            self.guard()
+            written += summary.write(self.storage, number, table, head)
+        return written
+
+    def withdraw_summaries(self, additions: Iterable[int]) -> None:
+        """Delete the summaries of additions, by number: always before one of their receipts changes."""
+        for number in sorted(set(additions)):
+            self.guard()
+            summary.withdraw(self.storage, number)
+
+    def faulty_summaries(self, now: Standing) -> list[tuple[str, str]]:
+        """Return key and reason of every object of a summary that does not match the receipts, as far as these are
+        all there and undamaged."""
+        faults = []
+        for number, addition in enumerate(self.tasks.additions):
+            if not now.absent(number):
+                receipts = read_all(self._receipt, self.tasks.of_addition(number))
+                with suppress(CacheDamagedError):
+                    faults.append(summary.fault(self.storage, number, addition, receipts))
+        return [fault for fault in faults if fault is not None]
 
     def tasks_of(self, pack: int) -> list[Task]:
         """Return the tasks of one pack: the first, and one for each time that layers were added."""
@@ -183,8 +247,3 @@ class Ledger:
         return CacheDamagedError(
             f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {in_shell(self.uri)} --repair"
         )
-
-
-def quarantined(receipts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return utterance id → why it cannot be used, for everything that these receipts cover."""
-    return {name: reason for receipt in receipts for name, reason in receipt["quarantine"].items()}

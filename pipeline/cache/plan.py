@@ -38,12 +38,14 @@ class Task:
     Attributes:
         waveform: whether the pack is new, so that its audio is part of the task; else only layers are added.
         receipt: the object whose presence shows that the task is done.
+        addition: the number of the addition that it is a part of, see :meth:`Plan.additions`.
     """
 
     pack: int
     layers: tuple[int, ...]
     waveform: bool
     receipt: str
+    addition: int
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,14 @@ def _receipt_name(pack: int, number: int, addition: Mapping[str, Any]) -> str:
     return f"receipts/{pack:05d}.json" if addition["waveform"] else f"receipts/{pack:05d}-{number}.json"
 
 
-def receipt_of(gdist: Mapping[str, Any], pack: int, array: str) -> str:
-    """Return the key of the receipt that covers one array's shard of ``pack``."""
+def receipt_of(gdist: Mapping[str, Any], pack: int, array: str) -> tuple[int, str]:
+    """Return the number of the addition that one array's shard of ``pack`` belongs to, and the key of its receipt."""
     layer = None if array == WAVEFORM else int(array.rpartition("/")[2])
     for number, addition in enumerate(gdist["additions"]):
         if pack in range(*addition["packs"]) and (
             addition["waveform"] if layer is None else layer in addition["layers"]
         ):
-            return _receipt_name(pack, number, addition)
+            return number, _receipt_name(pack, number, addition)
     raise AssertionError(f"nothing was planned for {array} of pack {pack}")
 
 
@@ -200,7 +202,7 @@ class Tasks(Sequence[Task]):
     def _task(self, number: int, pack: int) -> Task:
         addition = self.additions[number]
         name = _receipt_name(pack, number, addition)
-        return Task(pack, tuple(addition["layers"]), addition["waveform"], name)
+        return Task(pack, tuple(addition["layers"]), addition["waveform"], name, number)
 
 
 def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:

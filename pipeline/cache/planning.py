@@ -24,11 +24,11 @@ PLANNING, LOCK = "planning", "extracting.json"
 OURS = re.compile(
     r"zarr\.json|planning|extracting\.json|index\.parquet|plans/\d+\.(json|parquet)"
     r"|teacher/(config\.json|(frontend|layers|tables-\d+)\.safetensors|[^/]+\.py)"
-    r"|receipts/\d+(-\d+)?\.json"
+    r"|receipts/\d+(-\d+)?\.json|summaries/\d+\.(json|parquet)"
     r"|((layers|scales)(/\d+)?|waveform)/zarr\.json|((layers|scales)/\d+|waveform)/c/\d+/\d+"
 )
 
-FOLDERS = {"layers", "plans", "receipts", "scales", "teacher", "waveform"}  # all of them at a cache's top
+FOLDERS = {"layers", "plans", "receipts", "scales", "summaries", "teacher", "waveform"}  # at a cache's top
 
 
 def is_ours(key: str) -> bool:
@@ -38,6 +38,9 @@ def is_ours(key: str) -> bool:
 
 def require_place(storage: Storage) -> None:
     """Raise CacheError where the place contains something that is neither a cache nor the beginning of one."""
+    with suppress(FileNotFoundError):
+        storage.get(ROOT)
+        return  # without listing what may be millions of objects
     keys = [key for key in storage.found() if key != LOCK]
     if keys and ROOT not in keys and not _planning(storage):
         raise CacheError(

@@ -71,7 +71,9 @@ def verify(cache: Cache, advance: Advance, tasks: Collection[Task] | None = None
                 bad.append(Damage(key, "is missing"))
         except CacheDamagedError as error:
             bad.append(Damage(key, error.message.split(": ", 1)[-1]))
-    todo = set(cache.todo())
+    now = cache.standing(listed=True)
+    bad += [Damage(key, reason) for key, reason in cache.faulty_summaries(now)]
+    todo = set(now.todo())
     finished = [task for task in (cache.tasks if tasks is None else tasks) if task not in todo]
     with ThreadPoolExecutor(THREADS) as pool:
         for damages in pool.map(lambda task: _verify_task(cache, task), finished):

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.entries import Entries, Entry, Numbers, ids, label, subset
-from gdist.pipeline.cache.ledger import quarantined
+from gdist.pipeline.cache.entries import Entries, Entry, Numbers, ids, label, named, subset
 from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
 from gdist.pipeline.config import TomlTables, build, require
 from gdist.pipeline.errors import CacheDamagedError, CacheError
@@ -66,30 +63,25 @@ def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[in
         CacheError: packs are missing, unless ``skip_missing``.
         CacheDamagedError: objects of committed packs are missing or cut short, unless ``skip_missing``.
     """
-    done = cache.done()
-    if len(done) < cache.packs and not skip_missing:
+    now = cache.standing()
+    missing = {task.pack for task in now.todo()}
+    if missing and not skip_missing:
         raise CacheError(
-            f"the cache at {cache.uri} is unfinished: {cache.packs - len(done)} of {cache.packs} packs are missing",
+            f"the cache at {cache.uri} is unfinished: {len(missing)} of {cache.packs} packs are missing",
             "run the same `gdist extract` again to finish it, or use --set data.skip_missing=true to leave them out",
         )
-    receipts = cache.receipts()
     names = [*layer_arrays(cache.identity, cache.layers if layers is None else layers), WAVEFORM]
-    broken = cache.broken_packs(names, receipts)
+    broken = now.broken(names)
     if broken and not skip_missing:
         pack, reason = next(iter(broken.items()))
         raise CacheDamagedError(
             f"{len(broken)} of {cache.packs} packs of the cache at {cache.uri} are damaged; pack {pack}: {reason}",
             f"gdist verify {in_shell(cache.uri)} --repair, or --set data.skip_missing=true to leave them out",
         )
-    left_out = quarantined(receipts)
-    usable = done - broken.keys()
     keep = cache.entries.numbers("num_frames") > 0
-    if len(usable) < cache.packs:
-        keep &= np.isin(cache.entries.numbers("pack"), np.fromiter(usable, np.int32, len(usable)))
-    if left_out:
-        names = cache.entries.texts("id")
-        keep &= ~pc.is_in(names, pa.array(left_out, names.type)).to_numpy(zero_copy_only=False)
-    return cache.entries.take(np.flatnonzero(keep))
+    if unusable := missing | broken.keys():
+        keep &= ~np.isin(cache.entries.numbers("pack"), list(unusable))
+    return cache.entries.take(np.flatnonzero(keep & ~named(cache.entries, now.quarantine())))
 
 
 def choose_splits(entries: Sequence[Entry], config: DataConfig) -> dict[str, Sequence[Entry]]:

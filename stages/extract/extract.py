@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import encoding
-from gdist.pipeline.cache.ledger import quarantined
+from gdist.pipeline.cache.entries import named
 from gdist.pipeline.cache.lock import Lock, require_token
 from gdist.pipeline.cache.plan import Plan, Task
 from gdist.pipeline.cache.planning import remove, require_place
@@ -72,13 +74,15 @@ def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | Non
         resumed = cache.packs - len({task.pack for task in todo})
         if resumed and todo:
             console.say(f"{resumed} of {cache.packs} packs are already done")
+        cache.withdraw_summaries(task.addition for task in todo)  # receipts may have been deleted by hand
         total = audio_seconds(cache, todo)
         with console.progress("extract", total, "s of audio", enabled=show_progress) as advance:
             if workers:
-                parts = ((task, audio_of(cache, task, utterances), audio_seconds(cache, [task])) for task in todo)
+                parts = ((task, audio_of(cache, task, utterances), seconds_of(cache, task)) for task in todo)
                 workers.run(cache, lock.token, parts, advance)
             else:
                 run_here(cache, teacher, todo, utterances, advance)
+        cache.summarize()
     return summarize(cache, resumed=resumed, new_seconds=total, seconds=time.monotonic() - began)
 
 
@@ -150,32 +154,40 @@ def audio_of(cache: Cache, task: Task, utterances: Mapping[str, Utterance]) -> l
     return [utterances[entry.id] for entry in cache.pack_entries(task.pack)] if task.waveform else None
 
 
+def seconds_of(cache: Cache, task: Task) -> float:
+    """Seconds of usable audio in one task."""
+    samples = sum(entry.num_samples for entry in cache.pack_entries(task.pack) if entry.num_frames)
+    return samples / framing.SAMPLE_RATE
+
+
 # --- results --------------------------------------------------------------------------------------------------------
 
 
 def audio_seconds(cache: Cache, tasks: Iterable[Task]) -> float:
     """Seconds of usable audio in the tasks."""
-    samples = sum(entry.num_samples for task in tasks for entry in cache.pack_entries(task.pack) if entry.num_frames)
-    return samples / framing.SAMPLE_RATE
+    entries = cache.entries
+    packs = np.bincount([task.pack for task in tasks], minlength=cache.packs)  # a pack may have several tasks
+    samples = np.where(entries.numbers("num_frames") > 0, entries.numbers("num_samples"), 0)
+    return int((packs[entries.numbers("pack")] * samples).sum()) / framing.SAMPLE_RATE
 
 
 def summarize(cache: Cache, resumed: int, new_seconds: float, seconds: float) -> dict[str, Any]:
     """The result that ``gdist extract`` reports for a complete cache."""
-    receipts = cache.receipts()
-    quarantine = quarantined(receipts)
-    stored = [entry for entry in cache.entries if entry.id not in quarantine]
+    now = cache.standing()
+    quarantine = now.quarantine()
+    stored = cache.entries.take(np.flatnonzero(~named(cache.entries, quarantine)))
     return {
         "utterances": len(stored),
-        "frames": sum(entry.num_frames for entry in stored),
-        "audio_seconds": sum(entry.num_samples for entry in stored) / framing.SAMPLE_RATE,
+        "frames": int(stored.numbers("num_frames").sum(dtype=np.int64)),
+        "audio_seconds": int(stored.numbers("num_samples").sum()) / framing.SAMPLE_RATE,
         "seconds": seconds,
         "realtime_factor": new_seconds / seconds,
-        "bytes": sum(int(meta["size"]) for meta in cache.storage.objects().values()),
+        "bytes": cache.size(now)[1],
         "packs": cache.packs,
         "packs_resumed": resumed,
         "quarantined": len(quarantine),
         "quarantine": quarantine,
-        "layers": layer_statistics.combined(receipts),
+        "layers": layer_statistics.combined(now.receipts()),
     }
 
 

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import numpy as np
+
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.ledger import quarantined
+from gdist.pipeline.cache.entries import named
+from gdist.pipeline.cache.lock import Lock, require_token
 from gdist.pipeline.cache.plan import layer_name
 from gdist.pipeline.cache.verify import verify
-from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError
+from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError, CacheError
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.extract import layer_statistics
 from gdist.stages.extract.repair import Sources, repair
@@ -15,20 +18,16 @@ from gdist.stages.extract.repair import Sources, repair
 
 def describe(cache: Cache) -> dict[str, Any]:
     """Describe what a cache contains, from its root, its index and its receipts. No layer is read."""
-    receipts = cache.receipts()
-    quarantine = quarantined(receipts)
-    stored = [entry for entry in cache.entries if entry.id not in quarantine and entry.num_frames]
-    objects, done = cache.storage.objects(), cache.done()
+    now = cache.standing()
+    quarantine, missing = now.quarantine(), {task.pack for task in now.todo()}
+    entries = cache.entries
+    stored = entries.take(np.flatnonzero(~named(entries, quarantine) & (entries.numbers("num_frames") > 0)))
+    whole = ~np.isin(stored.numbers("pack"), list(missing))
+    arrays = now.stored()
     parts = cache.encoding.parts(cache.identity["dim"])
-    sizes = {
-        layer: sum(
-            int(meta["size"])
-            for key, meta in objects.items()
-            if key.startswith(tuple(f"{layer_name(layer, folder)}/" for folder in parts))
-        )
-        for layer in cache.layers
-    }
-    measured = {row["layer"]: row for row in layer_statistics.combined(receipts)}
+    sizes = {layer: sum(arrays.get(layer_name(layer, part), 0) for part in parts) for layer in cache.layers}
+    measured = {row["layer"]: row for row in layer_statistics.combined(now.receipts())}
+    objects, size = cache.size(now)
     layers = [{"layer": layer, "bytes": sizes[layer]} | measured.get(layer, {}) for layer in cache.layers]
     return {
         "uri": cache.uri,
@@ -36,12 +35,12 @@ def describe(cache: Cache) -> dict[str, Any]:
         "identity": cache.identity,
         "about": cache.gdist["about"],
         "utterances": len(stored),
-        "frames": sum(entry.num_frames for entry in stored if entry.pack in done),
-        "audio_seconds": sum(entry.num_samples for entry in stored) / framing.SAMPLE_RATE,
-        "bytes": sum(int(meta["size"]) for meta in objects.values()),
-        "objects": len(objects),
+        "frames": int(stored.numbers("num_frames")[whole].sum(dtype=np.int64)),
+        "audio_seconds": int(stored.numbers("num_samples").sum()) / framing.SAMPLE_RATE,
+        "bytes": size,
+        "objects": objects,
         "packs": cache.packs,
-        "packs_done": len(done),
+        "packs_done": cache.packs - len(missing),
         "layers": layers,
         "quarantine": quarantine,
     }
@@ -74,6 +73,18 @@ def inspect_command(uri: str, as_json: bool) -> int:
     return EXIT_OK
 
 
+def _summarize(cache: Cache) -> None:
+    """Write the summaries that are missing: a cache that was extracted before there were any opens faster then."""
+    if len(cache.standing().summaries) == len(cache.tasks.additions):
+        return
+    try:
+        with Lock(cache.storage) as lock:
+            cache.guard = lambda: require_token(cache.storage, lock.token)
+            cache.summarize()
+    except CacheError as error:  # one may verify what one may not write
+        console.say(f"the cache is sound, but its summary was not written: {error.message}", style="yellow")
+
+
 def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> int:
     """Check every byte of a cache, after repairing what is damaged if ``sources`` are given."""
     try:
@@ -83,6 +94,8 @@ def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> i
             cache = Cache.open(uri)
             with console.progress("verify", len(cache.tasks), "packs", enabled=not as_json) as advance:
                 result = verify(cache, advance) | {"repaired": []}
+            if result["ok"]:
+                _summarize(cache)
     except CacheDamagedError as error:
         # Damage to a document without which the cache cannot be opened is reported like any other damage.
         if not as_json:

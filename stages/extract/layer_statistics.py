@@ -4,7 +4,7 @@ Axes: L layers, M measures, B batch, T frames, C chunks, D features.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ class Statistics:
         return {"frames": self.frames, "layers": layers}
 
 
-def combined(receipts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def combined(receipts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The statistics over all receipts, by ascending layer, with ``snr_db``, which is None where nothing was lost."""
     by_layer: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for receipt in receipts:

@@ -6,7 +6,7 @@ only where the stored waveform itself was lost.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.lock import Lock, require_token
 from gdist.pipeline.cache.plan import ROOT, WAVEFORM, Task, plan_key
+from gdist.pipeline.cache.summary import head_key, table_key
 from gdist.pipeline.cache.verify import verify
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from gdist.pipeline.manifest.table import Manifest, Utterance
@@ -62,15 +63,15 @@ def repair(uri: str, sources: Sources, show_progress: bool = True) -> dict[str, 
             found = verify(cache, advance)
         bad = {damage["object"] for damage in found["bad"]}
         repaired += restore_documents(cache, bad, sources)
-        todo = set(cache.todo())
-        damaged = {task: lost(cache, task, bad, task in todo) for task in cache.tasks}
-        damaged = {task: names for task, names in damaged.items() if names}
+        todo = set(cache.todo(listed=True))
+        damaged = {task: names for task in cache.tasks if (names := lost(cache, task, bad, task in todo))}
         if damaged:
             pack_repair = PackRepair(cache, sources)
             with console.progress("repair", len(damaged), "packs", enabled=show_progress) as advance:
                 for task, names in damaged.items():
                     repaired += pack_repair.repair(task, names)
                     advance(1)
+        repaired += restore_summaries(cache, bad)
         if bad or damaged:
             found = verify(cache, lambda n=1, note="": None, damaged)
     return found | {"repaired": repaired}
@@ -131,6 +132,13 @@ def restore_documents(cache: Cache, bad: Iterable[str], sources: Sources) -> lis
     return repaired
 
 
+def restore_summaries(cache: Cache, bad: Collection[str]) -> list[str]:
+    """Write the summaries that are missing or among ``bad``, from the receipts. Returns the latter's keys."""
+    numbers = range(len(cache.tasks.additions))
+    cache.withdraw_summaries(n for n in numbers if {head_key(n), table_key(n)} & {*bad})
+    return sorted({*cache.summarize()} & {*bad})
+
+
 def lost(cache: Cache, task: Task, bad: Iterable[str], missing: bool) -> list[str]:
     """The arrays of a task that must be written again; all of them if its receipt is missing or damaged."""
     if task.receipt in bad or missing:
@@ -154,6 +162,7 @@ class PackRepair:
         """
         receipt = None if set(names) == set(self.cache.arrays_of(task)) else self.cache.receipt(task)
         if receipt is None:
+            self.cache.withdraw_summaries([task.addition])
             self.cache.storage.delete([task.receipt])
             self.extractor.run(task, self.audio(task) if task.waveform else None)
             return [arrays.shard_key(name, task.pack) for name in names] + [task.receipt]
@@ -191,6 +200,7 @@ class PackRepair:
                 f"pack {task.pack}: the bytes differ from those of the first run (another machine?); "
                 "its receipt was updated"
             )
+            self.cache.withdraw_summaries([task.addition])
             self.cache.storage.put(task.receipt, seal(receipt, receipt))
             written.append(task.receipt)
         return written

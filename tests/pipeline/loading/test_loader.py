@@ -17,6 +17,7 @@ from gdist.pipeline import framing
 from gdist.pipeline.audio import to_float
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.standing import Standing
 from gdist.pipeline.errors import CacheDamagedError, CacheError, ConfigError
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Batch, Buffers, Selection
@@ -381,7 +382,7 @@ class TestUsable:
 
     def test_the_quarantined_are_left_out(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         name = cache.entries[4].id
-        monkeypatch.setattr(cache, "receipts", lambda: [{"pack": 0, "objects": {}, "quarantine": {name: "why not"}}])
+        monkeypatch.setattr(Standing, "quarantine", lambda self: {name: "why not"})
         assert name not in [entry.id for entry in usable_entries(cache)]
         assert len(usable_entries(cache)) == 29
 

@@ -1,0 +1,199 @@
+"""Sealed summaries: copies of an addition's receipts in two objects, so that a finished cache opens in few requests.
+
+    summaries/00000.parquet   one row per pack: its receipt, and the sizes of its shards as columns
+    summaries/00000.json      sealed, written last: totals, every quarantined utterance, and the table's digest
+
+A pack is done when its receipt is there; a summary only says so faster. Whoever changes a receipt deletes the summary
+first. What does not match its seal is not a summary, and the receipts are read instead.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gdist.pipeline.cache.entries import Numbers
+from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.storage.objects import Storage, seal, sha256, unseal
+
+ROWS = 1024  # per row group: what is in memory as Python objects at a time
+
+Receipt = dict[str, Any]
+
+
+def head_key(number: int) -> str:
+    """Return the key of the sealed document of an addition's summary."""
+    return f"summaries/{number:05d}.json"
+
+
+def table_key(number: int) -> str:
+    """Return the key of the table of an addition's summary."""
+    return f"summaries/{number:05d}.parquet"
+
+
+@dataclass
+class Summary:
+    """The summary of one addition, whose receipts may be read from its table."""
+
+    storage: Storage
+    number: int
+    head: dict[str, Any]
+
+    def table(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the columns of the table, some packs at a time.
+
+        Raises:
+            CacheDamagedError: the table is missing, or is not the one that the summary was sealed with.
+        """
+        key = table_key(self.number)
+        try:
+            data = self.storage.get(key)
+        except FileNotFoundError as error:
+            raise CacheDamagedError(f"{self.storage.uri}/{key} is missing") from error
+        if {"bytes": len(data), "sha256": sha256(data)} != self.head["table"]:
+            raise CacheDamagedError(f"{self.storage.uri}/{key} does not match its checksum")
+        batches: Iterator[pa.RecordBatch] = pq.ParquetFile(pa.BufferReader(data)).iter_batches(ROWS, columns=columns)
+        return batches
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Return the receipts in the order of the packs; raises as :meth:`table` does, at once."""
+        batches = self.table(["receipt"])
+        return (json.loads(text) for batch in batches for text in batch["receipt"].to_pylist())
+
+    def sizes(self, names: Iterable[str]) -> dict[str, Numbers]:
+        """Return array → bytes of each pack's shard, for those of ``names`` that the addition has, and ``pack``;
+        raises as :meth:`table` does."""
+        columns = ["pack", *(name for name in names if name in self.head["bytes"])]
+        batches = list(self.table(columns))
+        return {name: np.concatenate([batch[name].to_numpy() for batch in batches]) for name in columns}
+
+
+@dataclass
+class Totals:
+    """What a summary says of its receipts, added up one receipt at a time.
+
+    Attributes:
+        bytes: of the shards of each array; of all receipts in ``receipt_bytes``.
+        digest: of the receipts in order, whatever wrote the table.
+    """
+
+    packs: int = 0
+    receipt_bytes: int = 0
+    bytes: dict[str, int] = field(default_factory=dict)
+    quarantine: dict[str, str] = field(default_factory=dict)
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, receipt: Mapping[str, Any], size: int) -> dict[str, Any]:
+        """Count one receipt, which is stored in ``size`` bytes. Returns its row of the table."""
+        text = json.dumps(receipt, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        self.digest.update(text.encode() + b"\n")
+        sizes = {name_of(key): int(written["bytes"]) for key, written in receipt["objects"].items()}
+        for name, size in sizes.items():
+            self.bytes[name] = self.bytes.get(name, 0) + size
+        self.quarantine |= receipt["quarantine"]
+        self.packs += 1
+        self.receipt_bytes += size
+        return {"pack": receipt["pack"], **sizes, "receipt": text}
+
+    def head(self, addition: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of the sealed document, without the table's."""
+        return {
+            "addition": dict(addition),
+            "packs": self.packs,
+            "bytes": self.bytes,
+            "receipt_bytes": self.receipt_bytes,
+            "receipts_sha256": self.digest.hexdigest(),
+            "quarantine": self.quarantine,
+        }
+
+
+def name_of(shard: str) -> str:
+    """Return the array of a shard's key."""
+    return shard.rsplit("/", 3)[0]
+
+
+def encode(
+    addition: Mapping[str, Any], names: Iterable[str], receipts: Iterable[tuple[Receipt, int]]
+) -> tuple[bytes, bytes]:
+    """Return the table and the sealed document of an addition. The same receipts give the same bytes.
+
+    Args:
+        names: the arrays that the addition's shards belong to.
+        receipts: all of its receipts and their sizes in bytes, in the order of its packs.
+    """
+    schema = pa.schema([("pack", pa.int32()), *((name, pa.int64()) for name in names), ("receipt", pa.string())])
+    totals, buffer = Totals(), io.BytesIO()
+    rows: list[dict[str, Any]] = []
+    # Receipts hardly repeat themselves, so a dictionary of them only takes memory.
+    with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=False) as writer:
+        for receipt, size in receipts:
+            rows.append(totals.add(receipt, size))
+            if len(rows) == ROWS:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                rows.clear()
+        if rows:
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+    table = buffer.getvalue()
+    head = totals.head(addition) | {"table": {"bytes": len(table), "sha256": sha256(table)}}
+    return table, seal(head, head)
+
+
+def read(storage: Storage, number: int, addition: Mapping[str, Any]) -> Summary | None:
+    """Return the summary of an addition, in one request; None where there is none that can be trusted."""
+    with suppress(FileNotFoundError, CacheDamagedError):
+        return _opened(storage, number, addition)
+    return None
+
+
+def _opened(storage: Storage, number: int, addition: Mapping[str, Any]) -> Summary:
+    head = unseal(storage.get(head_key(number)))
+    if head.get("addition") != addition:
+        raise CacheDamagedError("it is the summary of another addition")
+    return Summary(storage, number, head)
+
+
+def write(storage: Storage, number: int, table: bytes, head: bytes) -> list[str]:
+    """Write a summary, the sealed document last. Returns the keys written."""
+    storage.put(table_key(number), table)
+    storage.put(head_key(number), head)
+    return [head_key(number), table_key(number)]
+
+
+def withdraw(storage: Storage, number: int) -> None:
+    """Delete a summary, before a receipt changes; the sealed document first."""
+    storage.delete([head_key(number), table_key(number)])
+
+
+def fault(
+    storage: Storage, number: int, addition: Mapping[str, Any], receipts: Iterable[tuple[Receipt, int]]
+) -> tuple[str, str] | None:
+    """Compare a summary with the receipts. Returns the key and what is wrong with it; None where nothing is, or where
+    there is no summary.
+
+    Args:
+        receipts: of the addition's tasks that are done, and their sizes in bytes, in order.
+    """
+    try:
+        found = _opened(storage, number, addition)
+    except FileNotFoundError:
+        return None
+    except CacheDamagedError as error:
+        return head_key(number), error.message
+    try:
+        found.table([])
+    except CacheDamagedError as error:
+        return table_key(number), error.message.removeprefix(f"{storage.uri}/{table_key(number)} ")
+    totals = Totals()
+    for receipt, size in receipts:
+        totals.add(receipt, size)
+    expected = totals.head(addition)
+    if {name: found.head.get(name) for name in expected} != expected:
+        return head_key(number), "it does not match the receipts"
+    return None
