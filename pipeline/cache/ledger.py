@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gdist.pipeline.cache import plan, summary
+from gdist.pipeline.cache import arrays, plan, summary
 from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.entries import Entry
