@@ -17,7 +17,7 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests kills compiled browser s3prl newest lock clean
+.PHONY: help demo test check lint types tests kills compiled gpu browser s3prl newest lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,10 @@ kills: $(STAMP)  ## kill extractions at random moments, resume them and compare 
 
 compiled: $(STAMP)  ## train with torch.compile, and compare (a minute or two; needs a C++ compiler)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/compiled.py
+
+# On a machine where nothing can be installed: benchmarks/gpu.sh.
+gpu: $(STAMP)  ## on a machine with a GPU: tests/test_cuda.py, then all speeds, into benchmarks/gpu/ (7 minutes at most)
+	$(BIN)/python benchmarks/gpu.py $(STEPS)
 
 # Not what the lock pins, but what `pip install gdist` would fetch today. The environment is created from scratch each
 # time, and CI never uses it: what fails here is to be fixed before a user meets it. (Tests that need s3prl are skipped,
