@@ -27,14 +27,14 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.encodings import ENCODINGS
+from gdist.pipeline.cache.encodings import ENCODINGS, Encoding, Stored, Tables
 from gdist.pipeline.errors import GdistError
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.run import Run
 from gdist.stages.extract.extractor import Extractor
-from gdist.stages.extract.layer_statistics import measure_layer
+from gdist.stages.extract.layer_statistics import BatchMeasures
 from gdist.stages.teachers import load_teacher
 from gdist.stages.testing.student import sound as sound_without_padding
 from gdist.stages.testing.teacher import LENGTHS, sound
@@ -141,6 +141,13 @@ def test_a_teacher_leaves_cudnn_on_and_the_settings_as_they_were(tmp_path: Path)
 # --- encodings and extraction --------------------------------------------------------------------------------------
 
 
+def measures(hidden_BTD: Tensor, num_frames_B: Tensor, stored: Stored, encoding: Encoding, tables: Tables) -> Tensor:
+    """The measures of one layer."""
+    batch = BatchMeasures(num_frames_B.to(hidden_BTD.device), encoding)
+    batch.add(hidden_BTD, stored, tables)
+    return batch.result()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_encodings_give_the_bytes_of_the_cpu(name: str) -> None:
     encoding = ENCODINGS[name]
@@ -156,8 +163,8 @@ def test_encodings_give_the_bytes_of_the_cpu(name: str) -> None:
         own_bytes, bytes_ = (x.cpu().contiguous().view(torch.uint8) for x in (own[folder], part))
         # Words are chosen by distances, sums whose order differs; everything else is rounded value by value.
         assert float((own_bytes == bytes_).double().mean()) > (0.98 if name == "rvq" else 0.9999), folder
-    measured = measure_layer(hidden_BTD.to(DEVICE), num_frames_B, own, encoding, there)
-    assert difference(measured, measure_layer(hidden_BTD, num_frames_B, expected, encoding, tables)) < 1e-3
+    measured = measures(hidden_BTD.to(DEVICE), num_frames_B, own, encoding, there)
+    assert difference(measured, measures(hidden_BTD, num_frames_B, expected, encoding, tables)) < 1e-3
 
 
 @pytest.mark.parametrize(("encoding", "precision"), [*((name, "fp32") for name in NAMES), ("fp16", "bf16")])

@@ -26,17 +26,16 @@ from test_train import Killed, curves, kill_at, run, short
 from torch import Tensor
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.encodings import ENCODINGS
+from gdist.pipeline.cache.encodings import ENCODINGS, Encoding, Stored, Tables
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.manifest.table import Manifest
 from gdist.stages.estimate.speed import measure_speed
 from gdist.stages.export.formats.upstream import Upstream
-from gdist.stages.extract.batching import batches
 from gdist.stages.extract.extract import with_tables
 from gdist.stages.extract.extractor import Extractor
-from gdist.stages.extract.layer_statistics import measure_layer
+from gdist.stages.extract.layer_statistics import BatchMeasures
 from gdist.stages.extract.plan import ExtractConfig, make_plan, measure
 from gdist.stages.students import STUDENTS, student_config
 from gdist.stages.students.classification import classifier_of
@@ -162,6 +161,13 @@ def test_the_speed_of_a_teacher_can_be_measured(gpu: Counts, tiny_teacher: Path,
 # --- encodings and extraction --------------------------------------------------------------------------------------
 
 
+def measures(hidden_BTD: Tensor, num_frames_B: Tensor, stored: Stored, encoding: Encoding, tables: Tables) -> Tensor:
+    """The measures of one layer."""
+    batch = BatchMeasures(num_frames_B.to(hidden_BTD.device), encoding)
+    batch.add(hidden_BTD, stored, tables)
+    return batch.result()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_encodings_give_the_same_bytes(gpu: Counts, name: str) -> None:
     encoding = ENCODINGS[name]
@@ -177,9 +183,9 @@ def test_encodings_give_the_same_bytes(gpu: Counts, name: str) -> None:
     for folder, part in expected.items():
         assert is_cuda(own[folder])
         assert np.array_equal(to_cpu(own[folder]).numpy(), part.numpy(), equal_nan=name.startswith("fp")), folder
-    measured = measure_layer(hidden_BTD.to("cuda"), num_frames_B, own, encoding, there)
+    measured = measures(hidden_BTD.to("cuda"), num_frames_B, own, encoding, there)
     assert is_cuda(measured)
-    assert difference(measured, measure_layer(hidden_BTD, num_frames_B, expected, encoding, tables)) < 1e-6
+    assert difference(measured, measures(hidden_BTD, num_frames_B, expected, encoding, tables)) < 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -251,13 +257,13 @@ def test_launches_of_a_batch_of_extraction(
     cache = Cache.create(str(tmp_path), plan)
     extractor = Extractor(cache, teacher)
     [task] = cache.todo()
-    assert len(list(batches(cache.entries, extractor.batch_samples))) == 1
     audio = extractor.read(task, list(utterances.values()))
     for _ in range(2):
         gpu.clear()
-        computed = extractor.compute(task, audio)
+        queued = extractor.compute(task, audio)
+    assert len(queued.cut) == 1
     require_within(f"batch of extraction, {teacher.num_layers} layers, {encoding}, {precision}", gpu)
-    extractor.commit(task, computed)
+    extractor.commit(task, queued)
 
 
 # --- loader --------------------------------------------------------------------------------------------------------

@@ -73,8 +73,7 @@ class Objective(nn.Module):
                 given[0] = self.encode(batch)
             prediction_BKTD = self.student.learn(plan, given, batch.num_frames_B, forced_BK).float()
         target_BKTD = torch.stack([given[layer] for layer in plan.answers], dim=1)
-        num_frames_B = to_device(batch.num_frames_B, device)
-        mask_BT = torch.arange(target_BKTD.shape[2], device=device) < num_frames_B[:, None]
+        mask_BT = batch.mask_BT.to(device, non_blocking=True)
         loss_K = self.loss(prediction_BKTD, target_BKTD, mask_BT, self.config.loss.cosine_weight)
         weight_K = torch.tensor([self.weights[layer] for layer in plan.answers], dtype=loss_K.dtype)
         cosine_BKT = cosine(prediction_BKTD.detach(), target_BKTD)
