@@ -1,4 +1,4 @@
-"""Which process on which machine: how a lock describes its owner, and whether that owner is still alive; its cores."""
+"""Which process on which machine: how a lock describes its owner, and whether it is still alive; and the cores."""
 
 import os
 import socket
