@@ -3,12 +3,14 @@
     python benchmarks/shards.py --json shards.json     # two cores, 2 GB of disk, two minutes
 
 Rows are like activations (smooth in time, channels of different sizes), in utterances of 2 to 15 s with padding up to
-whole chunks. Every figure is in GB of rows per second, the best of several turns in one run, so that old and new ways
-meet the same machine: `write` is encoding and digest, `read` is reading, checking and decoding into memory that is
-used again, both per second of one core's time. `two_cores_of_one` compares times on the clock, with as many cores (by
-affinity) and threads; so does `cold`, where pages were dropped, with one core and the threads of a training. *Old* is zarr's encoder at zstd level 1 with
-SHA-256, and reading every chunk of that through zstd. The *machine* is measured too: with its copies of memory and
-its two cores no figure can do better.
+whole chunks. Figures are the best of several turns in one run, so that old and new ways meet the same machine.
+`write` is encoding and digest, `read` is reading, checking and decoding into memory that is used again; both are GB
+of rows per second of one core's time. `two_cores_of_one` compares times on the clock, with as many cores (by affinity)
+as threads. So does `cold`, where the files were dropped from the page cache, with one core and the threads of a
+training.
+
+*Old* is zarr's encoder at zstd level 1 with SHA-256, and reading that with every chunk through zstd. The *machine* is
+measured too: what it copies in memory and how much faster its two cores are than one bounds all other figures.
 
 A *null teacher* has its hidden states in memory. With it, the whole of extraction is measured: audio from files,
 encoding, statistics, shards, receipts; over a plain write of the same files.

@@ -1,4 +1,4 @@
-"""Which process on which machine: how a lock describes its owner, and whether that owner is still alive."""
+"""Which process on which machine: how a lock describes its owner, and whether it is still alive; and the cores."""
 
 import os
 import socket
@@ -11,6 +11,11 @@ def myself() -> dict[str, Any]:
     """Describe this process, so that :func:`alive` can find it from another process of the same machine."""
     pid = os.getpid()
     return {"pid": pid, "started": _started(pid), **_machine()}
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_here(seen: dict[str, Any]) -> bool:

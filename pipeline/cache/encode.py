@@ -28,8 +28,8 @@ LEVELS = range(-100, 23)
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 # Memory of shards that were written, for the next ones: having the kernel provide new pages takes as long as a fifth
-# of encoding. As many are kept as a disk's writers use at a time.
-_KEPT = 4
+# of encoding. As many are kept as there are writers at most; there are never more than were in use at a time.
+_KEPT = 16
 _free: deque[Bytes] = deque(maxlen=_KEPT)
 
 
@@ -72,7 +72,7 @@ def level_of(compress: str) -> int | None:
 def encoded(rows: np.ndarray[Any, Any], chunk_rows: int, compress: str) -> Iterator[Shard]:
     """Encode one pack's rows, [rows, width]. Same rows, same bytes. The shard's memory is used again after the block.
 
-    Any number of threads may do this at a time, and they hardly hold up each other.
+    Any number of threads may do this at a time: zstd and the digest leave the interpreter to others.
     """
     chunks = np.ascontiguousarray(rows).reshape(len(rows) // chunk_rows, -1).view(np.uint8)
     memory = _memory(len(chunks) * (_most(chunks.shape[1]) + INDEX_ENTRY_BYTES) + CRC_BYTES)

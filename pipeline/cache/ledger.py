@@ -18,12 +18,14 @@ from gdist.pipeline.cache.index import read
 from gdist.pipeline.cache.plan import WAVEFORM, Task, Tasks, encoding_of
 from gdist.pipeline.cache.standing import Standing, quarantined, read_all
 from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.machine import cores
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, unseal
 
-# Shards encoded and written at a time. A few saturate a disk; each connection to a bucket transfers some 90 MB/s, and
-# a GPU produces ten times that.
-WRITERS, BUCKET_WRITERS = 4, 16
+# Shards encoded and written at a time: on a disk one for each core, which encoding and the kernel's copy keep busy, and
+# a few even on a small machine, for when the disk has to catch up. Each connection to a bucket transfers some 90 MB/s,
+# and a GPU produces ten times that.
+WRITERS, BUCKET_WRITERS = min(max(cores(), 4), 16), 16
 
 
 class Ledger:

@@ -27,7 +27,7 @@ from urllib.request import urlopen
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
-from gdist.pipeline import console
+from gdist.pipeline import console, machine
 from gdist.pipeline.errors import ClusterError, ConfigError
 
 MAX_WORKER_DEATHS = 10  # during one task before Dask gives it up; Dask's default is 3, but a spot fleet loses more
@@ -46,9 +46,8 @@ def check_spec(spec: str) -> None:
 
 def threads_of(workers: int) -> int:
     """The number of threads that each of ``workers`` processes on this machine computes with."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     budget = os.environ.get("OMP_NUM_THREADS", "")  # if the user has set it, it applies to each process
-    return int(budget) if budget.isdecimal() and int(budget) else max(1, cores // workers)
+    return int(budget) if budget.isdecimal() and int(budget) else max(1, machine.cores() // workers)
 
 
 @contextlib.contextmanager
