@@ -77,13 +77,14 @@ def test_a_finished_cache_opens_in_a_handful_of_requests(
     for packs in (3, 40):
         uri = finished(packs).uri
         cost = {}
-        for name, use in {
-            "train": lambda cache: usable_entries(cache),
+        uses: dict[str, Callable[[Cache], object]] = {
+            "train": usable_entries,
             "inspect": describe,
-            "quarantine": lambda cache: cache.quarantine(),
-            "todo": lambda cache: cache.todo(),
+            "quarantine": Cache.quarantine,
+            "todo": Cache.todo,
             "result": lambda cache: summarize(cache, 0, 0.0, 1.0),
-        }.items():
+        }
+        for name, use in uses.items():
             requests.clear()
             use(Cache.open(uri))
             cost[name] = requests["requests"]
