@@ -61,16 +61,36 @@ class Entry:
         return framing.num_rows(self.num_samples) if self.num_frames else 0
 
 
+@dataclass(frozen=True)
+class Coded:
+    """A column of few different texts: codes [N], and what they stand for; the last code for None."""
+
+    codes: Numbers
+    values: list[str | None]
+
+    @classmethod
+    def of(cls, column: pa.DictionaryArray) -> "Coded":
+        """Convert an Arrow array."""
+        values = [*column.dictionary.to_pylist(), None]
+        return cls(column.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False), values)
+
+    def to_arrow(self) -> pa.Array:
+        """Return the texts as strings."""
+        indices = pa.array(self.codes, mask=self.codes == len(self.values) - 1)
+        return pa.DictionaryArray.from_arrays(indices, pa.array(self.values[:-1], pa.string())).cast(pa.string())
+
+
 class Entries(Sequence[Entry]):
     """A sequence of entries, held as columns. Slices and :meth:`take` share the columns of what they are part of.
 
     Args:
-        columns: all of :data:`OWN`, numbers as numpy arrays and texts as Arrow arrays; and the labels.
+        columns: all of :data:`OWN`: numbers as numpy arrays, texts as Arrow arrays or :class:`Coded`.
+        labels: the same of each label.
         positions: which rows of the columns, in which order; None for all.
     """
 
     def __init__(
-        self, columns: Mapping[str, Any], labels: Mapping[str, pa.Array], positions: Numbers | None = None
+        self, columns: Mapping[str, Any], labels: Mapping[str, Any], positions: Numbers | None = None
     ) -> None:
         self.columns, self.labels, self.positions = columns, labels, positions
 
@@ -128,6 +148,9 @@ class Entries(Sequence[Entry]):
     def texts(self, name: str) -> pa.Array:
         """Return the ``id``, the ``problem`` or a label of every utterance, as an Arrow array."""
         column = self.columns[name] if name in OWN else self.labels[name]
+        if isinstance(column, Coded):
+            codes = column.codes if self.positions is None else column.codes[self.positions]
+            return Coded(codes, column.values).to_arrow()
         return column if self.positions is None else column.take(pa.array(self.positions))
 
     def ids(self) -> Iterator[list[str]]:
@@ -160,6 +183,8 @@ class Entries(Sequence[Entry]):
 
     @staticmethod
     def _values(column: Any, positions: Numbers) -> list[Any]:
+        if isinstance(column, Coded):
+            return [column.values[code] for code in column.codes[positions].tolist()]
         arrow = not isinstance(column, np.ndarray)
         values: list[Any] = column.take(pa.array(positions)).to_pylist() if arrow else column[positions].tolist()
         return values
@@ -204,14 +229,14 @@ def label(entries: Sequence[Entry], name: str) -> tuple[Numbers, list[Any]]:
     if isinstance(entries, Entries):
         if name not in entries.labels:
             return np.zeros(len(entries), np.int32), [None]
+        if isinstance(column := entries.labels[name], Coded):
+            return column.codes if entries.positions is None else column.codes[entries.positions], column.values
         column = entries.texts(name)
         try:
-            encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+            coded = Coded.of(column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column))
         except pa.ArrowNotImplementedError:  # lists and the like
             return _coded(column.to_pylist())
-        values = [*encoded.dictionary.to_pylist(), None]
-        codes = encoded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)
-        return codes, values
+        return coded.codes, coded.values
     return _coded([entry.labels.get(name) for entry in entries])
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gdist.pipeline.cache.entries import OWN, Entries
+from gdist.pipeline.cache.entries import OWN, Coded, Entries
 from gdist.pipeline.errors import ManifestError
 
 SAMPLED = 65_536  # rows that show whether a column of texts repeats itself
@@ -72,7 +72,7 @@ def _compact(name: str, column: Any) -> Any:
         return column.to_numpy()
     texts = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     if texts and name != "id" and _repeats(column):
-        return column.dictionary_encode().combine_chunks()
+        return Coded.of(column.dictionary_encode().combine_chunks())
     if texts and column.nbytes > LIMIT:
         column = column.cast(pa.large_string())
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from gdist.pipeline import framing
-from gdist.pipeline.cache.entries import Entries, Entry, Numbers
+from gdist.pipeline.cache.entries import Coded, Entries, Entry, Numbers
 
 __all__ = ["CHUNK_FRAMES", "PACK_FRAMES", "Entries", "Entry", "Lengths", "place"]
 
@@ -125,14 +125,13 @@ def _placed(held: Numbers, pack_frames: int, first_pack: int) -> tuple[Numbers, 
     return packs, starts
 
 
-def _sparse(problems: Mapping[int, str], size: int) -> pa.Array:
+def _sparse(problems: Mapping[int, str], size: int) -> Coded:
     """Return a column of texts that are mostly missing."""
     texts = sorted(set(problems.values()))
     number = {text: code for code, text in enumerate(texts)}
-    codes, absent = np.zeros(size, np.int32), np.ones(size, bool)
-    rows = list(problems)
-    codes[rows], absent[rows] = [number[problems[row]] for row in rows], False
-    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=absent), pa.array(texts, pa.string()))
+    codes = np.full(size, len(texts), np.int32)
+    codes[list(problems)] = [number[problem] for problem in problems.values()]
+    return Coded(codes, [*texts, None])
 
 
 def _unusable(samples: int, max_samples: int, pack_samples: int) -> str:

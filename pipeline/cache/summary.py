@@ -95,8 +95,8 @@ class Totals:
         text = json.dumps(receipt, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.digest.update(text.encode() + b"\n")
         sizes = {name_of(key): int(written["bytes"]) for key, written in receipt["objects"].items()}
-        for name, size in sizes.items():
-            self.bytes[name] = self.bytes.get(name, 0) + size
+        for name, of_shard in sizes.items():
+            self.bytes[name] = self.bytes.get(name, 0) + of_shard
         self.quarantine |= receipt["quarantine"]
         self.packs += 1
         self.receipt_bytes += size

@@ -126,8 +126,9 @@ def group(lengths: Sequence[int], batch_frames: int) -> list[int]:
     edges = [0]
     longest = begin = 0
     for place, length in enumerate(lengths):
-        longest = max(longest, length)
-        if place > begin and longest * (place + 1 - begin) > batch_frames:
+        if length > longest:
+            longest = length
+        if longest * (place + 1 - begin) > batch_frames and place > begin:
             edges.append(place)
             begin, longest = place, length
     return [*edges, len(lengths)] if lengths else edges

@@ -35,6 +35,7 @@ SAMPLED_PACKS = 8  # packs whose batches are timed
 # entry in the shard's index; and the share that zstd adds to numbers that it cannot compress.
 CHUNK_BYTES, CHUNK_SHARE = 64, 1 / 256
 RECEIPT_BYTES = 400  # per receipt, and again for each array in it
+SUMMARY_OBJECTS = 2  # the table of all receipts, and its sealed document
 INDEX_BYTES = 64  # per row of the index, if there is no manifest
 DOCUMENT_BYTES = 20_000  # for the teacher's config, versions and names
 
@@ -163,12 +164,12 @@ def size_of(
     documents = Plan(identity, {}, last, None, dict.fromkeys(names, b"")).documents()
     described = sum(len(data) for key, data in documents.items() if key != INDEX) + corpus.index_bytes
     described += teacher_bytes(teacher) + (_table_bytes(name, dim) * len(layers) if kind.calibrated else 0)
-    receipts = corpus.packs * RECEIPT_BYTES * (len(sizes) + 1)
+    receipts = 2 * corpus.packs * RECEIPT_BYTES * (len(sizes) + 1)  # themselves, and in the summary
     unread = {layer_name(0, folder) for folder in kind.parts(dim)}
     read = [array for array in sizes if array not in unread]
     return Size(
         bytes=sum(sizes.values()) + described + receipts + DOCUMENT_BYTES,
-        objects=len(documents) + corpus.packs * (len(sizes) + 1),
+        objects=len(documents) + corpus.packs * (len(sizes) + 1) + SUMMARY_OBJECTS,
         read_layers=sum(layer > 0 for layer in layers),
         read_arrays=len(read),
         read_bytes=sum(sizes[array] for array in read),

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdist.pipeline import framing
+from gdist.pipeline.cache.entries import Entries, Entry
 from gdist.pipeline.cache.index import from_table, to_table
-from gdist.pipeline.cache.layout import Entry, place
+from gdist.pipeline.cache.layout import place
 from gdist.pipeline.errors import ManifestError
 
 CHUNK, PACK = 128, 512
@@ -25,7 +26,7 @@ def corpora(draw: st.DrawFn) -> Lengths:
     return [(f"u{i}", n, draw(problems)) for i, n in enumerate(samples)]
 
 
-def placed(lengths: Lengths) -> list[Entry]:
+def placed(lengths: Lengths) -> Entries:
     return place(lengths, max_samples=10**9, chunk_frames=CHUNK, pack_frames=PACK)
 
 

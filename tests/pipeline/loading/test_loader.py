@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -393,7 +394,7 @@ class TestSplits:
         return [Entry(f"u{i}", 0, 0, 1, 400, labels={"split": split}) for i, split in enumerate(splits)]
 
     @staticmethod
-    def names(splits: dict[str, list[Entry]]) -> dict[str, list[str]]:
+    def names(splits: Mapping[str, Sequence[Entry]]) -> dict[str, list[str]]:
         return {split: [entry.id for entry in entries] for split, entries in splits.items()}
 
     def test_patterns(self) -> None:
