@@ -26,6 +26,7 @@ from gdist.pipeline.storage.locations import folder_of, scheme_of
 from gdist.pipeline.storage.paths import is_uri
 from gdist.stages.device import choose_device, visible_gpus
 from gdist.stages.extract.extractor import LANES, Extractor
+from gdist.stages.extract.gpus import listed, model_of
 from gdist.stages.extract.plan import PACKAGES, ExtractConfig, extensions_of, packages_of
 from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
 
@@ -132,7 +133,21 @@ def workers_of(config: ExtractConfig) -> Iterator["Workers"]:
         raise ConfigError(f"--cache {config.cache}: no other process can see this memory", "use a folder or a bucket")
     device = choose_device(config.device, "--device ") if local else config.device
     with connect(config.cluster, LANES, visible_gpus() if device == "cuda" else ()) as connected:
-        yield Workers(config, connected, device if local else _worker_device(connected, config.device))
+        if not local:
+            device = _worker_device(connected, config.device)
+        yield Workers(config, connected, device, _models(connected) if device == "cuda" else "")
+
+
+def _models(connected: Cluster, known: str = "") -> str:
+    """The models of the workers' GPUs and those already ``known``; a message names them where they become several."""
+    models = listed(connected.ask(model_of, "cuda").values(), known)
+    if ", " in models and models != known:
+        console.say(
+            f"the workers of {connected.spec} have GPUs of several models ({models}): which of them computes a pack "
+            "decides its last bits, so another run would not write the same bytes",
+            style="yellow",
+        )
+    return models
 
 
 def _worker_device(connected: Cluster, device: str) -> str:
@@ -166,11 +181,13 @@ class Workers:
 
     Attributes:
         device: the device that each worker computes on.
+        gpus: the models of the workers' GPUs, when the extraction began.
     """
 
     config: ExtractConfig
     cluster: Cluster
     device: str
+    gpus: str = ""
 
     def run(
         self,
@@ -202,6 +219,7 @@ class Workers:
         seconds: dict[str, float] = {}
         not_visible: list[TaskMessage] = []
         began, done = time.monotonic(), 0.0
+        counted, models = self.cluster.workers(), self.gpus
 
         def messages() -> Iterator[TaskMessage]:
             for task, utterances, length in todo:
@@ -219,6 +237,9 @@ class Workers:
                         raise error
                     length = seconds.pop(message[0])
                     done += length
+                    if models and workers.workers > counted:  # some have joined, perhaps with another model of GPU
+                        models = _models(self.cluster, models)
+                    counted = workers.workers
                     speed = done / (time.monotonic() - began)
                     advance(
                         length, f"{speed:.0f}× real time on {workers.workers} worker{'s' * (workers.workers != 1)}"

@@ -28,8 +28,13 @@ from gdist.pipeline.storage.objects import Storage
 from gdist.stages.device import choose_device
 from gdist.stages.extract import layer_statistics
 from gdist.stages.extract.calibrate import learn_tables
+<<<<<<< HEAD
 from gdist.stages.extract.extractor import MAX_WRITES, Extractor
 from gdist.stages.extract.pack_audio import PackAudio
+=======
+from gdist.stages.extract.extractor import MAX_WRITES, Extractor, PackAudio
+from gdist.stages.extract.gpus import model_of, warn_of_other_models
+>>>>>>> learn
 from gdist.stages.extract.plan import ExtractConfig, describe, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
 
@@ -60,7 +65,8 @@ def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | Non
     teacher = load_teacher(config.teacher, precision=precision, device=here, final_norm=config.final_norm)
     utterances, lengths = measure(manifest)
     existing = None if config.restart else Cache.find(config.cache)
-    plan = make_plan(config, teacher, manifest, lengths, device, existing)
+    gpus = workers.gpus if workers else model_of(device)
+    plan = make_plan(config, teacher, manifest, lengths, device, existing, gpus)
     if config.dry_run:
         return describe(plan, done=len(existing.done()) if existing else 0)
     storage = Storage(config.cache, create=True)
@@ -69,6 +75,7 @@ def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | Non
         if config.restart:
             remove(storage)
         cache = Cache.create(config.cache, with_tables(plan, teacher, utterances))
+        warn_of_other_models(cache, gpus)
         cache.guard = lambda: require_token(storage, lock.token)
         todo = cache.todo()
         resumed = cache.packs - len({task.pack for task in todo})

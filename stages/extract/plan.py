@@ -108,12 +108,14 @@ def make_plan(
     lengths: layout.Lengths,
     device: str,
     cache: Cache | None = None,
+    gpus: str = "",
 ) -> Plan:
     """Plan everything that the cache will contain, before the teacher runs.
 
     Args:
         lengths: the lengths of the utterances, in the manifest's order, see :func:`measure`.
         cache: the existing cache, if any. It keeps its utterances and layers, and new ones are added.
+        gpus: the models of the GPUs that compute, which the cache records.
 
     Raises:
         CacheMismatchError: the existing cache was made from other inputs, or some of its utterances are missing from
@@ -151,7 +153,7 @@ def make_plan(
         "teacher": published_name(teacher.name),
         "device": device,
     }
-    about |= packages_of(teacher.family, config.encoding)
+    about |= packages_of(teacher.family, config.encoding) | ({"gpus": gpus} if gpus else {})
     max_samples = int(config.max_seconds * framing.SAMPLE_RATE)
     if cache is not None:
         return _addition(identity, about, cache, manifest, lengths, max_samples)

@@ -4,6 +4,7 @@ The Dask processes are real: a scheduler and two workers.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -33,7 +34,9 @@ from gdist.pipeline.errors import CacheError, CacheLockedError, ClusterError, Co
 from gdist.pipeline.manifest.table import Manifest
 from gdist.stages.extract import cluster as extract_cluster
 from gdist.stages.extract.extractor import LANES
-from gdist.stages.extract.plan import PACKAGES, ExtractConfig
+from gdist.stages.extract.gpus import warn_of_other_models
+from gdist.stages.extract.plan import PACKAGES, ExtractConfig, make_plan, measure
+from gdist.stages.teachers import load_teacher
 
 Gdist = Callable[..., Result]
 nursery = test_extract.nursery
@@ -191,6 +194,76 @@ def test_workers_with_other_versions_are_refused() -> None:
     cluster.require_same_versions({"tcp://a": ours})
     with pytest.raises(ClusterError, match=r"worker tcp://b has other versions: gdist 0\.0\.1 \(here "):
         cluster.require_same_versions({"tcp://a": ours, "tcp://b": ours | {"gdist": "0.0.1"}})
+
+
+PRETENDED_GPU = """
+import os, types, torch
+gpu = types.SimpleNamespace(name=os.environ["PRETENDED_GPU"], uuid=os.getpid())
+torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
+torch.cuda.get_device_properties = lambda device: gpu
+"""
+
+
+@contextlib.contextmanager
+def dask_with(folder: Path, *gpus: str | None) -> Iterator[str]:
+    """A scheduler, and a worker process for each of ``gpus``: one that says it has this model, or none."""
+    (folder / "pretended_gpu.py").write_text(PRETENDED_GPU)
+    file = folder / "scheduler.json"
+    common = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def start(program: str, gpu: str | None, *options: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", f"distributed.cli.dask_{program}", "--scheduler-file", str(file), *options]
+        preload = ["--preload", str(folder / "pretended_gpu.py")] if gpu else []
+        with (folder / "log").open("ab") as log:
+            env = common | ({"PRETENDED_GPU": gpu} if gpu else {})
+            return subprocess.Popen([*words, *preload, "--no-dashboard"], stdout=log, stderr=log, env=env)
+
+    processes = [start("scheduler", None, "--host", "127.0.0.1", "--port", "0")]
+    processes += [start("worker", gpu, "--nthreads", "2", "--memory-limit", "0", "--no-nanny") for gpu in gpus]
+    try:
+        address = Running(processes[0], processes[0], file).address()
+        with cluster.connect(address, LANES) as connected:
+            connected.client.wait_for_workers(len(gpus), timeout=120)
+        yield address
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_models_of_gpus_are_named_and_recorded(
+    tiny_teacher: Path, speech: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Real worker processes, two of which say that they have GPUs: no pack is computed on these."""
+    config = ExtractConfig(str(tiny_teacher), str(speech), str(tmp_path / "cache"))
+    with (
+        dask_with(tmp_path, "NVIDIA H100", "NVIDIA A100") as address,
+        extract_cluster.workers_of(dataclasses.replace(config, cluster=address)) as workers,
+    ):
+        assert (workers.device, workers.gpus) == ("cuda", "NVIDIA A100, NVIDIA H100")
+    assert "GPUs of several models (NVIDIA A100, NVIDIA H100)" in capfd.readouterr().err
+
+    teacher, manifest = load_teacher(str(tiny_teacher)), Manifest.read(str(speech))
+    plan = make_plan(config, teacher, manifest, measure(manifest)[1], "cuda", gpus=workers.gpus)
+    assert plan.about["gpus"] == "NVIDIA A100, NVIDIA H100"
+    cache = Cache.create(config.cache, plan)
+    warn_of_other_models(cache, "NVIDIA A100, NVIDIA H100")
+    assert not capfd.readouterr().err
+    warn_of_other_models(cache, "NVIDIA L4")
+    message = "was begun on NVIDIA A100, NVIDIA H100 and continues on NVIDIA L4"
+    assert message in " ".join(capfd.readouterr().err.split())
+
+
+def test_workers_with_and_without_a_gpu_are_refused(tmp_path: Path) -> None:
+    with dask_with(tmp_path, "NVIDIA H100", None) as address:
+        config = ExtractConfig("teacher", "manifest", str(tmp_path / "cache"), cluster=address)
+        with (
+            pytest.raises(ClusterError, match="some have none: they would not write the same bytes"),
+            extract_cluster.workers_of(config),
+        ):
+            pass
+        with extract_cluster.workers_of(dataclasses.replace(config, device="cpu")) as workers:
+            assert (workers.device, workers.gpus) == ("cpu", "")
 
 
 # --- processes of this machine --------------------------------------------------------------------------------------
