@@ -28,13 +28,9 @@ from gdist.pipeline.storage.objects import Storage
 from gdist.stages.device import choose_device
 from gdist.stages.extract import layer_statistics
 from gdist.stages.extract.calibrate import learn_tables
-<<<<<<< HEAD
 from gdist.stages.extract.extractor import MAX_WRITES, Extractor
-from gdist.stages.extract.pack_audio import PackAudio
-=======
-from gdist.stages.extract.extractor import MAX_WRITES, Extractor, PackAudio
 from gdist.stages.extract.gpus import model_of, warn_of_other_models
->>>>>>> learn
+from gdist.stages.extract.pack_audio import PackAudio
 from gdist.stages.extract.plan import ExtractConfig, describe, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
 
