@@ -99,4 +99,9 @@ def _accumulate(variable: Tensor, gradient: Tensor | None) -> None:
     assert gradient.device == variable.device and gradient.dtype == variable.dtype
     if gradient.shape != variable.shape:
         gradient = gradient.sum_to_size(variable.shape)
-    variable.grad = gradient.detach() if variable.grad is None else variable.grad + gradient
+    if variable.grad is None:
+        # torch promises that a gradient lies in memory as its parameter does; fused optimizers rely on that.
+        own = gradient.detach()
+        variable.grad = own if own.stride() == variable.stride() else torch.empty_like(variable.detach()).copy_(own)
+    else:
+        variable.grad = variable.grad + gradient
