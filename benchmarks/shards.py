@@ -5,9 +5,8 @@
 Rows are like activations (smooth in time, channels of different sizes), in utterances of 2 to 15 s with padding up to
 whole chunks. Figures are the best of several turns in one run, so that old and new ways meet the same machine.
 `write` is encoding and digest, `read` is reading, checking and decoding into memory that is used again; both are GB
-of rows per second of one core's time. `two_cores_of_one` compares times on the clock, with as many cores (by
-affinity) as threads. So does `cold`, where the files were dropped from the page cache, with one core and the threads
-of a training.
+of rows per second of one core's time. `two_cores_of_one` compares times on the clock, with as many cores as threads.
+So does `cold`, where the files were dropped from the page cache, with one core and the threads of a training.
 
 *Old* is zarr's encoder at zstd level 1 with SHA-256, and reading that with every chunk through zstd. The *machine* is
 measured too: what it copies in memory and how much faster its two cores are than one bounds all other figures.

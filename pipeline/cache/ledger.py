@@ -22,9 +22,9 @@ from gdist.pipeline.machine import cores
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, unseal
 
-# Shards encoded and written at a time: on a disk one for each core, which encoding and the kernel's copy keep busy,
-# and a few even on a small machine, for when the disk has to catch up. Each connection to a bucket transfers some
-# 90 MB/s, and a GPU produces ten times that.
+# Shards encoded and written at a time. On a disk one for each core, since encoding and the kernel's copy are work,
+# and a few on a small machine too, for when the disk has to catch up. A connection to a bucket transfers some
+# 90 MB/s, a GPU produces ten times that.
 WRITERS, BUCKET_WRITERS = min(max(cores(), 4), 16), 16
 
 
