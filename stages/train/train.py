@@ -80,7 +80,12 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
             skip_damaged=config.data.skip_damaged,
             layers=layers,
         )
-        loader = read(splits["train"], crop_seconds=config.data.crop_seconds, seed=config.train.seed)
+        loader = read(
+            splits["train"],
+            crop_seconds=config.data.crop_seconds,
+            seed=config.train.seed,
+            audio_on_cpu=config.augment.enabled,  # it is augmented there
+        )
         held_out = read(at_most(splits["valid"], config.train.validate_seconds))
         _steps(run, learner, loader, held_out, ranks, show_progress)
         with ranks.together():
