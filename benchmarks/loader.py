@@ -11,14 +11,18 @@ The cache has WavLM Base's shapes (13 layers of 768) and synthetic values that c
     reader    read the rows of every batch, checked and decompressed, as they are stored
     hidden    the same as float32, one utterance at a time
     into      the same, decoded into the memory of one batch, which is reused
+    stage     the rows of every batch as they are stored, with the audio, in one block: what a GPU is sent
     loader    whole batches (60 s, padded, layers 1 to 12 and the audio), read ahead by the loader
     zarr      what `reader` does, by zarr itself: what gdist did before it had its own reader of shards
 
-Speeds are bytes of the shard files per second. *warm*: the files are in the page cache. *cold*: they were dropped
-from it (posix_fadvise) before every turn; caches of the disk or the host cannot be dropped. `two layers` is the
-loader with two of the layers; the bytes it reads are those that the kernel counted. `--s3` does the same through
-moto's S3 server on this machine; `plain` is then a download of the same objects one after another. Axes: T frames,
-D features.
+Speeds are bytes of the shard files per second, and per second of a core's time in all threads, which other load on
+the machine changes less. `stage_GBps` and `stage_of_plain` are those of `stage`, warm, per second of a core;
+`stage_fp16_GBps` counts instead what the batches contain, as values of two bytes.
+
+*warm*: the files are in the page cache. *cold*: they were dropped from it (posix_fadvise) before every turn; caches
+of the disk or the host cannot be dropped. `two layers` is the loader with two of the layers; the bytes it reads are
+those that the kernel counted. `--s3` does the same through moto's S3 server on this machine; `plain` is then a
+download of the same objects one after another. Axes: T frames, D features.
 """
 
 import argparse
@@ -40,16 +44,19 @@ from urllib.request import Request, urlopen
 import numpy as np
 import obstore
 import torch
+from torch import Tensor
 
 from gdist.pipeline import framing
-from gdist.pipeline.cache import arrays, layout
+from gdist.pipeline.cache import arrays, layout, stage
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_arrays, layer_name
 from gdist.pipeline.cache.shards import Layout, crc32c, zstd
+from gdist.pipeline.cache.wanted import samples_of
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
+from gdist.pipeline.loading.on_device import OnDevice
 
 DIM, LAYERS = 768, range(13)
 
@@ -103,6 +110,10 @@ class Bench:
         self.selection = Selection(tuple(layers))
         self.loader = Loader(cache, entries, self.selection, options.batch_seconds, device=options.device)
         self.batches = self.loader.epoch_batches(0)
+        self.block: Tensor | None = None
+        self.on_device = OnDevice(cache, resident=False, device=options.device, audio_on_cpu=False)
+        frames = sum(n for spans in self.batches for _, _, n in spans)
+        self.values_bytes = 2 * frames * len(layers) * cache.identity["dim"]
         self.memory = memoryview(bytearray(1 << 20))
         largest = max(len(spans) * max(n for _, _, n in spans) for spans in self.batches)
         self.floats = torch.zeros(largest * len(layers) * cache.identity["dim"], device=options.device)
@@ -169,6 +180,25 @@ class Bench:
                 hidden_BLTD[row, :, n:] = 0
             self.cache.waveform(spans)
 
+    def stage(self) -> None:
+        """Into the same memory each time, as page-locked memory is used again."""
+        original, stage.memory = stage.memory, self._reused
+        try:
+            self._stage()
+        finally:
+            stage.memory = original
+
+    def _reused(self, size: int, device: torch.device) -> Tensor:
+        if self.block is None or len(self.block) < size:
+            self.block = torch.zeros(size, dtype=torch.uint8)
+        return self.block[:size]
+
+    def _stage(self) -> None:
+        for spans in self.batches:
+            num_frames = [n for _, _, n in spans]
+            num_samples = [stop - start for start, stop in map(samples_of, spans)]
+            self.on_device.stage(self.cache.wanted(spans), self.selection, num_frames, num_samples)
+
     def load(self) -> float:
         """Seconds until the last batch has arrived; by then the next epoch's first batch is already being read."""
         self.loader.load_state_dict({"epoch": 0, "position": 0})
@@ -187,37 +217,44 @@ def bytes_read() -> int:
     return int(next(line for line in lines if line.startswith("rchar")).split()[1])
 
 
-def seconds_of(way: Callable[[], float | None]) -> float:
-    began = time.perf_counter()
+def seconds_of(way: Callable[[], float | None]) -> tuple[float, float]:
+    """Seconds that a way took, and seconds of a core's time in all threads."""
+    began, core_began = time.perf_counter(), time.process_time()
     own = way()
-    return time.perf_counter() - began if own is None else own
+    core = time.process_time() - core_began
+    return (time.perf_counter() - began, core) if own is None else (own, min(own, core))
 
 
 def compare(
     bench: Bench, ways: dict[str, Callable[[], float | None]], rounds: int, before: Callable[[], None] = lambda: None
 ) -> dict[str, dict[str, float]]:
     """For each way: MB per second, its ratio to the first way (the median of the rounds), and ms per chunk."""
-    took: dict[str, list[float]] = {name: [] for name in ways}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             before()
             took[name].append(seconds_of(way))
     plain = took[next(iter(ways))]
-    return {
-        name: {
-            "mb_per_second": bench.bytes / 1e6 / statistics.median(times),
-            "ratio": statistics.median(p / t for p, t in zip(plain, times, strict=True)),
-            "ms_per_chunk": 1000 * statistics.median(times) / bench.chunks,
+    found = {}
+    for name, times in took.items():
+        seconds, core = (statistics.median(column) for column in zip(*times, strict=True))
+        found[name] = {
+            "mb_per_second": bench.bytes / 1e6 / seconds,
+            "ratio": statistics.median(p / t for (p, _), (t, _) in zip(plain, times, strict=True)),
+            "ms_per_chunk": 1000 * seconds / bench.chunks,
+            "mb_per_core_second": bench.bytes / 1e6 / core,
+            "core_ratio": statistics.median(p / t for (_, p), (_, t) in zip(plain, times, strict=True)),
         }
-        for name, times in took.items()
-    }
+    return found
 
 
 def show(title: str, found: dict[str, dict[str, float]]) -> None:
     print(title)
     for name, row in found.items():
         print(f"  {name:8} {row['mb_per_second']:7.0f} MB/s, {row['ratio']:.3f} of plain, "
-              f"{row['ms_per_chunk']:.3f} ms per chunk", flush=True)  # fmt: skip
+              f"{row['ms_per_chunk']:.3f} ms per chunk; "
+              f"{row['mb_per_core_second']:7.0f} MB per s of a core, {row['core_ratio']:.3f} of plain",
+              flush=True)  # fmt: skip
 
 
 class Moto:
@@ -299,15 +336,22 @@ def measure(cache: Cache, options: argparse.Namespace) -> dict[str, Any]:
         "reader": lambda: bench.rows(bench.reader),
         "hidden": bench.hidden,
         "into": bench.into,
+        "stage": bench.stage,
         "loader": bench.load,
     }
-    cold = {name: ways[name] for name in ("plain", "reader", "into", "loader")}
+    cold = {name: ways[name] for name in ("plain", "reader", "into", "stage", "loader")}
     if not options.no_zarr:
         ways["zarr"] = lambda: bench.rows(bench.with_zarr)
     bench.plain()
     bench.loader.read(bench.batches[0], bench.selection)  # warm up
     results: dict[str, Any] = {"warm": compare(bench, ways, options.rounds)}
     show("warm", results["warm"])
+    results["stage_GBps"] = results["warm"]["stage"]["mb_per_core_second"] / 1e3
+    results["stage_of_plain"] = results["warm"]["stage"]["core_ratio"]
+    results["stage_fp16_GBps"] = results["stage_GBps"] * bench.values_bytes / bench.bytes
+    print(f"  into a batch in the stored type, warm, per core: {results['stage_GBps']:.2f} GB/s of files, "
+          f"{results['stage_of_plain']:.3f} of plain; "
+          f"{results['stage_fp16_GBps']:.2f} GB/s as fp16", flush=True)  # fmt: skip
     results["cold"] = compare(bench, cold, options.rounds, before=bench.drop)
     show("cold", results["cold"])
     two = Bench(cache, all_but_first(cache)[:2], options)

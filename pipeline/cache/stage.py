@@ -31,7 +31,7 @@ class Stage:
             count = math.prod(shape) * np.dtype(dtype).itemsize
             self._places[name] = slice(size, size + count)
             size += -(-count // _ALIGNMENT) * _ALIGNMENT
-        self._block = torch.empty(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        self._block = memory(size, self.device)
         block: np.ndarray[Any, Any] = self._block.numpy()
         self.arrays = {name: block[self._places[name]].view(dtype).reshape(s) for name, (s, dtype) in shapes.items()}
 
@@ -42,3 +42,8 @@ class Stage:
             name: there[self._places[name]].view(torch.from_numpy(array[:0]).dtype).view(array.shape)
             for name, array in self.arrays.items()
         }
+
+
+def memory(size: int, device: torch.device) -> Tensor:
+    """Allocate so many bytes, from which ``device`` copies without this thread."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
