@@ -1,12 +1,12 @@
 """Tensors of a pretended GPU: a wrapper that says cuda:0 around a CPU tensor, and what CUDA does with operators."""
 
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pretend import attention
 from pretend.counts import COUNTS, here
@@ -118,7 +118,7 @@ class Device(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         device = kwargs.get("device")
         there = device is not None and torch.device(device).type == "cuda"
-        if there or kwargs.get("pin_memory") or any(isinstance(x, Cuda) for x in pytree.tree_leaves((args, kwargs))):
+        if there or Cuda in types or kwargs.get("pin_memory"):
             return run(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -130,7 +130,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return _to_copy(func, args[0], kwargs)
     if name == "aten::copy_":
         return _copy(args[0], args[1], bool(args[2] if len(args) > 2 else kwargs.get("non_blocking")))
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors = [*_tensors(args), *_tensors(kwargs)]
     there = [x for x in tensors if isinstance(x, Cuda)]
     if there:
         _refuse_mixture(name, args, tensors)
@@ -143,10 +143,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         local["device"] = torch.device("cpu")
     if "pin_memory" in local:
         local["pin_memory"] = False
-    own_args, own_kwargs = pytree.tree_map_only(Cuda, to_cpu, (args, local))
-    kernel = OWN_KERNELS.get(name)
-    run_kernel: Any = kernel or func
-    result = run_kernel(*own_args, **own_kwargs)
+    kernel: Any = OWN_KERNELS.get(name, func)
+    result = kernel(*_each(args, to_cpu), **_each(local, to_cpu))
     if pinned:
         pin(result)
     if not to_device:
@@ -156,20 +154,31 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name in RETURNS_TO_HOST:
         return result
     known = {id(x.held): x for x in there}  # operators in place return the tensor they were given
-    result = pytree.tree_map_only(Tensor, lambda x: known[id(x)] if id(x) in known else Cuda(x), result)
-    if there and _aliases(func):
-        return return_and_correct_aliasing(func, args, kwargs, result)  # type: ignore[no-untyped-call]
-    return result
+    return _each(result, lambda x: known[id(x)] if id(x) in known else Cuda(x))
+
+
+def _tensors(found: Any) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments."""
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, list | tuple | dict):
+        for one in found.values() if isinstance(found, dict) else found:
+            yield from _tensors(one)
+
+
+def _each(found: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """An operator's arguments or results with each tensor changed."""
+    if isinstance(found, Tensor):
+        return change(found)
+    if isinstance(found, list | tuple):
+        return type(found)([_each(one, change) for one in found])
+    if isinstance(found, dict):
+        return {name: _each(one, change) for name, one in found.items()}
+    return found
 
 
 def _launch(name: str) -> None:
     COUNTS.launches[f"{name} @ {here()}"] += 1
-
-
-@functools.cache
-def _aliases(func: Any) -> bool:
-    """Whether a result shares memory with an argument: a view, or an operator in place."""
-    return any(out.alias_info is not None for out in func._schema.returns)
 
 
 @functools.cache
