@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,6 +112,8 @@ def beside_s3prl(options: argparse.Namespace, cache: Cache, configs: dict[str, T
             for turn in range(options.steps):
                 for way, step in ways.items():
                     took.setdefault(way, []).append(step(place, 2 + place * options.steps + turn))
+                last = ", ".join(f"{way} {times[-1][0]:.2f} ({times[-1][1]:.2f})" for way, times in took.items())
+                print(f"  round {place + 1}, turn {turn + 1}, seconds (of CPU): {last}", file=sys.stderr, flush=True)
             for way, own in ours.items():
                 parts.setdefault(way, []).append(own.parts(place, 2 + (place + 1) * options.steps))
     seconds = [seconds_of(spans) for spans in batches for _ in range(options.steps)]
