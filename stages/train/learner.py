@@ -151,7 +151,8 @@ class Learner:
     @torch.no_grad()
     def _average(self, average: AveragedModel) -> None:
         """What ``average.update_parameters`` does, which would copy its count to the GPU and wait for that."""
-        own, new = list(average.module.parameters()), list(self.student.parameters())
+        own: list[Tensor] = list(average.module.parameters())
+        new: list[Tensor] = list(self.student.parameters())
         if int(average.n_averaged) == 0:
             torch._foreach_copy_(own, new)
         else:
