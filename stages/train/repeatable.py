@@ -9,10 +9,11 @@ pass of attention add up in any order: data, draws and schedule are the same, bu
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch.utils import deterministic as memory
 
+UNTYPED: Any = torch  # some of its settings have no types
 CUBLAS_WORKSPACE = ":4096:8"  # one of the two sizes with which cuBLAS promises the same bits
 
 
@@ -27,7 +28,7 @@ def repeatable(wanted: bool, device: torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
-    cudnn, attention = torch.backends.cudnn, torch.backends.cuda
+    cudnn, attention, memory = torch.backends.cudnn, UNTYPED.backends.cuda, UNTYPED.utils.deterministic
     algorithms, fill = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     convolutions, benchmark, by_cudnn = cudnn.deterministic, cudnn.benchmark, attention.cudnn_sdp_enabled()
     try:

@@ -120,7 +120,7 @@ def test_the_command(trained: dict[str, Run], gdist: Callable[..., Result]) -> N
     assert result.exit_code == 0, result.stderr
     both: list[dict[str, Any]] = json.loads(result.stdout)
     assert [one["student"] for one in both] == ["gendistiller", "distilhubert"]
-    alone = json.loads(gdist("eval", folders[0], "--probes", "none", "--json").stdout)
+    alone = json.loads(gdist("eval", folders[0], "--probes", "none", "--device", "cpu", "--json").stdout)
     assert alone == both[0]
     assert {"params", "mean_cosine", "layers", "probes"} <= alone.keys()
     assert alone["layers"][0].keys() == {"layer", "cosine", "l1", "relative_error"}
@@ -163,6 +163,8 @@ def test_what_probes_are_given(bench: Bench) -> None:
 def test_mistakes(trained: dict[str, Run], tmp_path: Path, gdist: Callable[..., Result]) -> None:
     result = gdist("eval", tmp_path)
     assert result.exit_code == 1 and "gdist train" in result.stderr
+    result = gdist("eval", trained["gendistiller"].folder, "--device", "tpu")
+    assert result.exit_code == 2 and "--device auto" in result.stderr
     result = gdist("eval", trained["gendistiller"].folder, "--probes", "kws")
     assert result.exit_code == 2 and "did you mean `ks`" in result.stderr
     result = gdist("eval", trained["gendistiller"].folder, "--probes", "qbe")

@@ -15,7 +15,7 @@ from gdist.pipeline.errors import GdistError
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.manifest.table import Manifest
 from gdist.stages.evaluate.probes import PROBES
-from gdist.stages.evaluate.probes.base import FOLDS, SPLITS, Example, Examples, speaker_folds
+from gdist.stages.evaluate.probes.base import FOLDS, SPLITS, Example, Examples, Features, speaker_folds
 from gdist.stages.evaluate.probes.keyword_spotting import KEYWORD_SPOTTING
 from gdist.stages.evaluate.probes.language_identification import LANGUAGE_IDENTIFICATION
 from gdist.stages.evaluate.probes.linear import standardized
@@ -63,6 +63,25 @@ class TestSpeakerVerification(ProbeSuite):
     def items(self, examples: Examples) -> int:
         """Trials: all pairs of a fold's test utterances."""
         return sum(math.comb(len(fold["test"]), 2) for fold in speaker_folds(examples))
+
+
+def test_verification_touches_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking a GPU for its generator's state takes half a gigabyte of its memory, also of GPUs that others use."""
+
+    def touched(*args: object) -> None:
+        raise AssertionError("a GPU was asked")
+
+    for name in ("get_rng_state", "set_rng_state", "manual_seed_all", "manual_seed"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    probe = SpeakerVerification(steps=2)
+    examples = probe.choose(entries())
+    generator = torch.Generator().manual_seed(0)
+    names = [example.id for split in examples.values() for example in split]
+    frames = {name: torch.randn(2, 40, 8, generator=generator).half() for name in names}
+    before = torch.get_rng_state()
+    probe.run(examples, Features({}, frames))
+    assert torch.equal(torch.get_rng_state(), before), "the state of this process's own generator is kept"
 
 
 class TestLanguageIdentification(ProbeSuite):
