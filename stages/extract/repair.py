@@ -59,6 +59,7 @@ def repair(uri: str, sources: Sources, show_progress: bool = True) -> dict[str, 
         repaired = restore_root(storage)
         cache = open_restoring(storage, repaired)
         cache.guard = lambda: require_token(storage, lock.token)
+        summaries = set(storage.objects("summaries"))
         with console.progress("verify", len(cache.tasks), "packs", enabled=show_progress) as advance:
             found = verify(cache, advance)
         bad = {damage["object"] for damage in found["bad"]}
@@ -71,7 +72,7 @@ def repair(uri: str, sources: Sources, show_progress: bool = True) -> dict[str, 
                 for task, names in damaged.items():
                     repaired += pack_repair.repair(task, names)
                     advance(1)
-        repaired += restore_summaries(cache, bad)
+        repaired += restore_summaries(cache, summaries - bad)
         if bad or damaged:
             found = verify(cache, lambda n=1, note="": None, damaged)
     return found | {"repaired": repaired}
@@ -132,11 +133,11 @@ def restore_documents(cache: Cache, bad: Iterable[str], sources: Sources) -> lis
     return repaired
 
 
-def restore_summaries(cache: Cache, bad: Collection[str]) -> list[str]:
-    """Write the summaries that are missing or among ``bad``, from the receipts. Returns the latter's keys."""
+def restore_summaries(cache: Cache, sound: Collection[str]) -> list[str]:
+    """Write the summaries that are not there, or not ``sound``, from the receipts. Returns the keys that were not."""
     numbers = range(len(cache.tasks.additions))
-    cache.withdraw_summaries(n for n in numbers if {head_key(n), table_key(n)} & {*bad})
-    return sorted({*cache.summarize()} & {*bad})
+    cache.withdraw_summaries(n for n in numbers if not {head_key(n), table_key(n)} <= {*sound})
+    return sorted({*cache.summarize()} - {*sound})
 
 
 def lost(cache: Cache, task: Task, bad: Iterable[str], missing: bool) -> list[str]:

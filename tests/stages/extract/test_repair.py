@@ -92,7 +92,7 @@ def test_on_another_machine_the_receipt_is_updated(own_cache: Path, repaired: Ca
     receipt["objects"]["layers/02/c/4/0"]["xxh3_128"] = "0" * 32  # as if other bits had been written
     path.write_bytes(seal(receipt, receipt))
     found = repaired()
-    assert found["repaired"] == ["layers/02/c/4/0", "receipts/00004.json"] and found["ok"]
+    assert found["repaired"] == ["layers/02/c/4/0", "receipts/00004.json", "summaries/00000.json"] and found["ok"]
 
 
 def test_missing_packs_are_extracted(
