@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -62,9 +63,8 @@ def write(uri: str, encoding: str) -> Cache:
 
 
 def safetensors_of(tensors: dict[str, Tensor]) -> bytes:
-    import safetensors.torch
-
-    return safetensors.torch.save(tensors)
+    data: bytes = safetensors.torch.save(tensors)
+    return data
 
 
 @pytest.fixture(scope="module", params=list(ENCODINGS.own))
