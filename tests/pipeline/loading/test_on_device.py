@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.by_name import Span
@@ -43,7 +42,7 @@ def write(uri: str, encoding: str) -> Cache:
     if tables:
         # Each layer has tables of its own.
         named = {f"{layer}.{name}": table * (1 + layer) for layer in range(5) for name, table in tables.items()}
-        files["tables.safetensors"] = safetensors_of(named)
+        files["tables.safetensors"] = safetensors.torch.save(named)
     cache = Cache.create(uri, Plan(identity, {"gdist": "test"}, entries, teacher_files=files))
     for task in cache.todo():
         rows = {name: spec.empty_pack() for name, spec in cache.specs.items()}
@@ -60,11 +59,6 @@ def write(uri: str, encoding: str) -> Cache:
             rows[WAVEFORM][start : start + entry.num_rows].reshape(-1)[: entry.num_samples] = samples
         cache.commit(task, rows, {}, {})
     return cache
-
-
-def safetensors_of(tensors: dict[str, Tensor]) -> bytes:
-    data: bytes = safetensors.torch.save(tensors)
-    return data
 
 
 @pytest.fixture(scope="module", params=list(ENCODINGS.own))
