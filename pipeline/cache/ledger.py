@@ -99,9 +99,10 @@ class Ledger:
         shards = now.stored()
         receipts = [found.head["receipt_bytes"] for found in now.summaries.values()]
         metadata = arrays.metadata(self.specs, self.packs, {})
-        documents = [len(data) for key, data in metadata.items() if key != plan.ROOT]  # the root is in the folder ""
-        for folder in ("", "plans", "teacher", "summaries"):
-            documents += self.storage.directly_in(folder).values()
+        documents = [len(data) for key, data in metadata.items() if key != plan.ROOT]  # a root contains more
+        documents += [self.storage.get_part(key, 0, 1)[1] for key in (plan.ROOT, plan.INDEX)]
+        for folder in ("plans", "teacher", "summaries"):
+            documents += [int(meta["size"]) for meta in self.storage.objects(folder).values()]
         objects = sum(found.head["packs"] * (len(found.head["bytes"]) + 1) for found in now.summaries.values())
         return objects + len(documents), sum(shards.values()) + sum(receipts) + sum(documents)
 

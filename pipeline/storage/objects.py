@@ -162,12 +162,6 @@ class Storage:
             meta["path"]: dict(meta) for meta in sorted(found, key=lambda meta: str(meta["path"])) if meta["path"]
         }
 
-    def directly_in(self, folder: str) -> dict[str, int]:
-        """Return key → bytes of the objects in a folder ("" for the location), without those in its folders."""
-        with self._explained("list", folder):
-            found = self._repeat(lambda store: obstore.list_with_delimiter(store, folder or None)["objects"])
-        return {meta["path"]: int(meta["size"]) for meta in found if meta["path"]}
-
     def found(self) -> list[str]:
         """List every key, in order: what may be deleted. On a disk, a link counts as a key and is not followed."""
         if self.folder is None:

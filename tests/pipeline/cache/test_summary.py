@@ -93,7 +93,7 @@ def test_a_finished_cache_opens_in_a_handful_of_requests(
     assert costs[0] == (
         {"train": 6, "inspect": 6, "quarantine": 4, "todo": 4, "result": 6}
         if listed
-        else {"train": 3, "inspect": 8, "quarantine": 3, "todo": 3, "result": 8}
+        else {"train": 3, "inspect": 9, "quarantine": 3, "todo": 3, "result": 9}
     )
 
 
