@@ -25,6 +25,7 @@ from test_teachers import LAYOUTS, checkpoint
 from test_train import Killed, curves, kill_at, run, short
 from torch import Tensor
 
+from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.loading import loader
@@ -36,7 +37,6 @@ from gdist.stages.export.formats.upstream import Upstream
 from gdist.stages.extract.batching import batches
 from gdist.stages.extract.extract import with_tables
 from gdist.stages.extract.extractor import Extractor
-from gdist.stages.extract.layer_statistics import measure_layer
 from gdist.stages.extract.plan import ExtractConfig, make_plan, measure
 from gdist.stages.students import STUDENTS, student_config
 from gdist.stages.students.classification import classifier_of
@@ -70,11 +70,11 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "batch of the loader, 6 rows, 3 layers, int4": (51, 0),
     "batch of the loader, 6 rows, 3 layers, int8": (57, 0),
     "batch of the loader, 6 rows, 3 layers, rvq": (75, 0),
-    "step of training, distilhubert, bf16": (998, 6),
-    "step of training, gendistiller averaged, bf16": (1847, 31),
+    "step of training, distilhubert, bf16": (1004, 6),
+    "step of training, gendistiller averaged, bf16": (1853, 31),
     "step of training, gendistiller frozen, 4 layers, bf16": (680, 12),
-    "step of training, gendistiller, bf16": (1845, 30),
-    "step of training, gendistiller, fp32": (1613, 30),
+    "step of training, gendistiller, bf16": (1851, 30),
+    "step of training, gendistiller, fp32": (1619, 30),
 }
 
 NAMES = tuple(ENCODINGS.own)
@@ -177,9 +177,6 @@ def test_encodings_give_the_same_bytes(gpu: Counts, name: str) -> None:
     for folder, part in expected.items():
         assert is_cuda(own[folder])
         assert np.array_equal(to_cpu(own[folder]).numpy(), part.numpy(), equal_nan=name.startswith("fp")), folder
-    measured = measure_layer(hidden_BTD.to("cuda"), num_frames_B, own, encoding, there)
-    assert is_cuda(measured)
-    assert difference(measured, measure_layer(hidden_BTD, num_frames_B, expected, encoding, tables)) < 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +199,10 @@ def test_extraction(
     before = contents(on_gpu)
     again = extracted(tiny_teacher, few, on_gpu, **options)
     assert again["packs_resumed"] == again["packs"] and contents(on_gpu) == before
-    extracted(tiny_teacher, few, on_cpu, encoding=encoding, pack_frames=256)
+    expected = extracted(tiny_teacher, few, on_cpu, encoding=encoding, pack_frames=256)
+    for ours, theirs in zip(result["layers"], expected["layers"], strict=True):
+        assert ours["rms"] == pytest.approx(theirs["rms"], rel=0.01)
+        assert ours["cosine"] == pytest.approx(theirs["cosine"], abs=0.01)
     own, reference = Cache.open(str(on_gpu)), Cache.open(str(on_cpu))
     for layer in own.layers:
         states = [
@@ -251,7 +251,7 @@ def test_launches_of_a_batch_of_extraction(
     cache = Cache.create(str(tmp_path), plan)
     extractor = Extractor(cache, teacher)
     [task] = cache.todo()
-    assert len(list(batches(cache.entries, extractor.batch_samples))) == 1
+    assert len(list(batches(cache.entries, int(plan.identity["batch_seconds"] * framing.SAMPLE_RATE)))) == 1
     audio = extractor.read(task, list(utterances.values()))
     for _ in range(2):
         gpu.clear()

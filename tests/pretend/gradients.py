@@ -99,4 +99,9 @@ def _accumulate(variable: Tensor, gradient: Tensor | None) -> None:
     assert gradient.device == variable.device and gradient.dtype == variable.dtype
     if gradient.shape != variable.shape:
         gradient = gradient.sum_to_size(variable.shape)
-    variable.grad = gradient.detach() if variable.grad is None else variable.grad + gradient
+    if variable.grad is not None:
+        variable.grad = variable.grad + gradient
+    elif gradient.stride() == variable.stride():
+        variable.grad = gradient.detach()
+    else:  # fused optimizers rely on gradients being laid out as their parameters are
+        variable.grad = torch.empty_like(variable).copy_(gradient)
