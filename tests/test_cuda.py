@@ -186,7 +186,10 @@ def test_extraction_equals_the_cpu_and_itself_after_a_kill(
         extracted(tiny_teacher, speech, tmp_path / "killed", **options)
     assert 0 < extracted(tiny_teacher, speech, tmp_path / "killed", **options)["packs_resumed"] < result["packs"]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    extracted(tiny_teacher, speech, tmp_path / "cpu", encoding=encoding)
+    reference = extracted(tiny_teacher, speech, tmp_path / "cpu", encoding=encoding)
+    for ours, theirs in zip(result["layers"], reference["layers"], strict=True):
+        assert ours["rms"] == pytest.approx(theirs["rms"], rel=0.01)
+        assert ours["cosine"] == pytest.approx(theirs["cosine"], abs=0.01)
     own, expected = Cache.open(str(tmp_path / "whole")), Cache.open(str(tmp_path / "cpu"))
     for layer in own.layers:
         states = [
