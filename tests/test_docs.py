@@ -4,6 +4,7 @@ import doctest
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,8 @@ class TestCache:
     def test_what_could_not_be_used_says_why(self, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cache = Cache.open(str(own_cache))
         first, second, *_ = cache.utterances
-        object.__setattr__(cache.utterances[first], "problem", "too short: 300 samples")
+        unusable = replace(cache.utterances[first], problem="too short: 300 samples")
+        monkeypatch.setattr(Cache, "utterances", {**cache.utterances, first: unusable})
         monkeypatch.setattr(Cache, "quarantine", lambda self, pack=None: {second: "empty file"})
         for name, reason in ((first, "too short"), (second, "empty file")):
             with pytest.raises(CacheError, match=f"utterance {name} of .* could not be used: {reason}"):
