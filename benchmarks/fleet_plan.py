@@ -16,12 +16,14 @@ import psutil
 
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.plan import Plan, tasks
 from gdist.pipeline.storage.objects import Storage
 
 KEYS_PER_LISTING = 1000  # of S3
 IDENTITY: dict[str, Any] = {
-    "layers": [*range(13)], "dim": 768, "encoding": "fp16", "chunk_frames": 128, "pack_frames": 16_384,
+    "layers": [*range(13)], "dim": 768, "encoding": "fp16", "compress": COMPRESS,
+    "chunk_frames": 128, "pack_frames": 16_384,
 }  # fmt: skip
 
 

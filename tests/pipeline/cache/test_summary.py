@@ -13,6 +13,7 @@ from conftest import contents
 
 from gdist.pipeline.cache import standing
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.layout import place
 from gdist.pipeline.cache.plan import Plan
 from gdist.pipeline.cache.summary import head_key, table_key
@@ -30,6 +31,7 @@ def plan_of(packs: int, **options: Any) -> Plan:
     """Utterances that fill a pack each, and one that is too short."""
     entries = place([("short", 10, None), *((f"u{i}", 256 * 320, None) for i in range(packs))], 10**9, 128, 256)
     identity = {"layers": [0, 2], "dim": 8, "encoding": "fp16", "chunk_frames": 128, "pack_frames": 256}
+    identity |= {"compress": COMPRESS}
     about = {"teacher": "t", "device": "cpu"}
     return Plan(identity | options, about, entries, None, {"config.json": b"{}", "frontend.safetensors": b"F"})
 

@@ -16,6 +16,7 @@ import torch
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_name
 from gdist.pipeline.cache.stage import Stage
@@ -37,6 +38,7 @@ def write(uri: str, encoding: str) -> Cache:
     rng = np.random.default_rng(0)
     entries = layout.place([(f"u{i}", n, None) for i, n in enumerate(SAMPLES)], 10**9, pack_frames=PACK)
     identity = {"layers": [*range(5)], "dim": DIM, "encoding": encoding, "chunk_frames": 128, "pack_frames": PACK}
+    identity |= {"compress": COMPRESS}
     kind, files = ENCODINGS.own[encoding], {}
     tables = kind.calibrate(torch.from_numpy(rng.standard_normal((600, DIM), np.float32)))
     if tables:
