@@ -32,6 +32,7 @@ from gdist.pipeline.cluster import workers as cluster
 from gdist.stages.extract.extractor import LANES
 
 WORKERS_PER_PROCESS = 128
+NOTES_SECONDS = 60.0  # to wait for the workers' notes
 # AWS: "at least 3,500 PUT or 5,500 GET requests per second per partitioned prefix".
 PUTS_PER_SECOND, GETS_PER_SECOND = 3500, 5500
 # Of a pack: `Extraction.run` looks for its receipt, and so does `Ledger.commit`, which also looks at the lock twice.
@@ -75,7 +76,9 @@ class Simulated:
         return self.latency * self.random.lognormvariate(0, 0.47) if self.latency else 0.0
 
     def close(self) -> None:
-        Path(self.notes, f"{id(self)}-{os.getpid()}.json").write_text(json.dumps(self.spent))
+        place = Path(self.notes, f"{id(self)}-{os.getpid()}")
+        place.write_text(json.dumps(self.spent))
+        place.rename(place.with_suffix(".json"))
 
 
 def many(options: argparse.Namespace) -> None:
@@ -137,7 +140,9 @@ def measure(
     store: argparse.Namespace,
 ) -> Found:  # fmt: skip
     """Run ``packs`` packs on each worker."""
-    with tempfile.TemporaryDirectory() as notes, cluster.connect(address, LANES) as connected:
+    with contextlib.ExitStack() as stack:
+        notes = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        connected = stack.enter_context(cluster.connect(address, LANES))
         connected.client.wait_for_workers(workers, timeout=600)
         simulated = Simulated(notes, gpu, puts, store.latency, store.connection, store.writers)
         with crew.deploy(connected, simulated) as deployed:
@@ -153,7 +158,10 @@ def measure(
                 for p, before in zip(processes, clocks, strict=True)
             ]
             memory = [p.memory_info().rss for p in processes]
-        spent = [json.loads(path.read_text()) for path in Path(notes).iterdir()]
+        deadline = time.monotonic() + NOTES_SECONDS
+        while len(list(Path(notes).glob("*.json"))) < workers and time.monotonic() < deadline:
+            time.sleep(0.1)  # a thousand workers do not close their jobs at once
+        spent = [json.loads(path.read_text()) for path in Path(notes).glob("*.json")]
     done = packs / (packs + LANES)  # the share of the noted times that is after the warm-up
     shares = {name: sum(s[name] for s in spent) * done / (seconds * workers * LANES) for name in spent[0]}
     shares["idle"] = max(0.0, 1 - sum(shares.values()))
