@@ -41,7 +41,8 @@ def null_teacher(packs: int, layers: int, hidden_TD: Tensor, folder: Path | None
     """From states in memory to committed receipts: GB of fp16 rows (and audio) a second, over a plain write."""
     rng = np.random.default_rng(0)
     lengths = [(f"u{n:05d}", int(rng.uniform(2, 15) * framing.SAMPLE_RATE), None) for n in range(60 * packs)]
-    entries = [entry for entry in layout.place(lengths, 10**9) if entry.pack < packs]
+    placed = layout.place(lengths, 10**9)
+    entries = placed.take(np.flatnonzero(placed.numbers("pack") < packs))
     identity = {
         "layers": list(range(layers)),
         "dim": hidden_TD.shape[1],
