@@ -41,7 +41,7 @@ from gdist.pipeline.cache import layout, shards
 from gdist.pipeline.cache.arrays import ArraySpec, Reader, metadata, shard_key
 from gdist.pipeline.cache.encode import COMPRESS, encoded
 from gdist.pipeline.cache.encodings import ENCODINGS
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.storage.objects import Storage
 from gdist.stages.device import keep_freed_memory
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from compared import difference, measures, require_same_cache
 from conftest import contents, extracted, free_port, make_teacher
 from test_encodings import tables_of
 from test_students import given_to, make
@@ -27,14 +28,13 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.encodings import ENCODINGS, Encoding, Stored, Tables
+from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.errors import GdistError
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.run import Run
 from gdist.stages.extract.extractor import Extractor
-from gdist.stages.extract.layer_statistics import BatchMeasures
 from gdist.stages.teachers import load_teacher
 from gdist.stages.testing.student import sound as sound_without_padding
 from gdist.stages.testing.teacher import LENGTHS, sound
@@ -80,12 +80,6 @@ def exact_products() -> Iterator[None]:
 def apart(own: Tensor, reference: Tensor) -> float:
     """The largest difference of two tensors."""
     return float((own.detach().cpu() - reference.detach().cpu()).abs().max())
-
-
-def difference(own: Tensor, reference: Tensor) -> float:
-    """Their relative difference."""
-    own, reference = own.detach().cpu().double(), reference.detach().cpu().double()
-    return float((own - reference).norm() / (reference.norm() + 1e-30))
 
 
 # --- teachers ------------------------------------------------------------------------------------------------------
@@ -141,13 +135,6 @@ def test_a_teacher_leaves_cudnn_on_and_the_settings_as_they_were(tmp_path: Path)
 # --- encodings and extraction --------------------------------------------------------------------------------------
 
 
-def measures(hidden_BTD: Tensor, num_frames_B: Tensor, stored: Stored, encoding: Encoding, tables: Tables) -> Tensor:
-    """The measures of one layer."""
-    batch = BatchMeasures(num_frames_B.to(hidden_BTD.device), encoding)
-    batch.add(hidden_BTD, stored, tables)
-    return batch.result()
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_encodings_give_the_bytes_of_the_cpu(name: str) -> None:
     encoding = ENCODINGS[name]
@@ -187,16 +174,7 @@ def test_extraction_equals_the_cpu_and_itself_after_a_kill(
     assert 0 < extracted(tiny_teacher, speech, tmp_path / "killed", **options)["packs_resumed"] < result["packs"]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     reference = extracted(tiny_teacher, speech, tmp_path / "cpu", encoding=encoding)
-    for ours, theirs in zip(result["layers"], reference["layers"], strict=True):
-        assert ours["rms"] == pytest.approx(theirs["rms"], rel=0.01)
-        assert ours["cosine"] == pytest.approx(theirs["cosine"], abs=0.01)
-    own, expected = Cache.open(str(tmp_path / "whole")), Cache.open(str(tmp_path / "cpu"))
-    for layer in own.layers:
-        states = [
-            torch.cat(cache.hidden(layer, [(entry, 0, entry.num_frames) for entry in cache.entries]))
-            for cache in (own, expected)
-        ]
-        assert difference(*states) < {"rvq": 0.3, "int4": 0.05}.get(encoding, 0.02 if precision == "fp32" else 0.1)
+    require_same_cache((tmp_path / "whole", result), (tmp_path / "cpu", reference), encoding, precision)
 
 
 # --- loader --------------------------------------------------------------------------------------------------------

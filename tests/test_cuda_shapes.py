@@ -17,16 +17,16 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
+from compared import difference, measures, require_same_cache
 from conftest import contents, extracted
 from pretend import Counts, is_cuda, pretended, to_cpu
 from test_encodings import tables_of
 from test_students import TEACHERS, given_to, make
 from test_teachers import LAYOUTS, checkpoint
 from test_train import Killed, curves, kill_at, run, short
-from torch import Tensor
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.encodings import ENCODINGS, Encoding, Stored, Tables
+from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
@@ -35,7 +35,6 @@ from gdist.stages.estimate.speed import measure_speed
 from gdist.stages.export.formats.upstream import Upstream
 from gdist.stages.extract.extract import with_tables
 from gdist.stages.extract.extractor import Extractor
-from gdist.stages.extract.layer_statistics import BatchMeasures
 from gdist.stages.extract.plan import ExtractConfig, make_plan, measure
 from gdist.stages.students import STUDENTS, student_config
 from gdist.stages.students.classification import classifier_of
@@ -100,12 +99,6 @@ def gpu() -> Iterator[Counts]:
         yield counts
 
 
-def difference(own: Tensor, reference: Tensor) -> float:
-    """The relative difference of two tensors, whichever device they are on."""
-    own, reference = to_cpu(own.detach()).double(), to_cpu(reference.detach()).double()
-    return float((own - reference).norm() / (reference.norm() + 1e-30))
-
-
 def require_within(what: str, counts: Counts) -> None:
     """Fail with the lines that launch or stop most, if there are more of either than ``BOUNDS`` allows."""
     launches, syncs = counts.launches.total(), counts.syncs.total()
@@ -161,13 +154,6 @@ def test_the_speed_of_a_teacher_can_be_measured(gpu: Counts, tiny_teacher: Path,
 # --- encodings and extraction --------------------------------------------------------------------------------------
 
 
-def measures(hidden_BTD: Tensor, num_frames_B: Tensor, stored: Stored, encoding: Encoding, tables: Tables) -> Tensor:
-    """The measures of one layer."""
-    batch = BatchMeasures(num_frames_B.to(hidden_BTD.device), encoding)
-    batch.add(hidden_BTD, stored, tables)
-    return batch.result()
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_encodings_give_the_same_bytes(gpu: Counts, name: str) -> None:
     encoding = ENCODINGS[name]
@@ -209,17 +195,7 @@ def test_extraction(
     again = extracted(tiny_teacher, few, on_gpu, **options)
     assert again["packs_resumed"] == again["packs"] and contents(on_gpu) == before
     expected = extracted(tiny_teacher, few, on_cpu, encoding=encoding, pack_frames=256)
-    for ours, theirs in zip(result["layers"], expected["layers"], strict=True):
-        assert ours["rms"] == pytest.approx(theirs["rms"], rel=0.01)
-        assert ours["cosine"] == pytest.approx(theirs["cosine"], abs=0.01)
-    own, reference = Cache.open(str(on_gpu)), Cache.open(str(on_cpu))
-    for layer in own.layers:
-        states = [
-            torch.cat(cache.hidden(layer, [(entry, 0, entry.num_frames) for entry in cache.entries]))
-            for cache in (own, reference)
-        ]
-        # Rounded to integers or words, values of which the last bits differ may fall on different sides.
-        assert difference(*states) < {"rvq": 0.3, "int4": 0.05}.get(encoding, 0.02 if precision == "fp32" else 0.1)
+    require_same_cache((on_gpu, result), (on_cpu, expected), encoding, precision)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """What all steps share: the device, the size of what is measured, the teacher and the speech, and a clock."""
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from extract import speech
+from timing import synchronize, timed
 from torch import Tensor
 
 
@@ -77,16 +77,11 @@ class Setting:
 
     def wait(self) -> None:
         """Wait until the device is done."""
-        if self.cuda:
-            torch.cuda.synchronize()
+        synchronize(self.device)
 
     def seconds(self, call: Callable[[], object]) -> float:
         """The seconds that one call takes, until the device is done."""
-        self.wait()
-        began = time.perf_counter()
-        call()
-        self.wait()
-        return time.perf_counter() - began
+        return timed(call, self.device)
 
     def clock(self, call: Callable[[], object], times: int = 5, warm: int = 2) -> float:
         """The median of the milliseconds that a call takes."""

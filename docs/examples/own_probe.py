@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache import Entry
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.stages.evaluate.probes.base import Examples, check, labelled
 from gdist.stages.evaluate.probes.linear import LinearProbe

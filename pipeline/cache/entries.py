@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gdist.pipeline import framing
-from gdist.pipeline.ids import Ids
+from gdist.pipeline.ids import ById
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
 Number = Literal["pack", "start_frame", "num_frames", "num_samples"]
@@ -161,7 +161,7 @@ class Entries(Sequence[Entry]):
     @cached_property
     def by_id(self) -> Mapping[str, Entry]:
         """Id → entry, in this order."""
-        return ById(self)
+        return ById(self.texts("id"), self.__getitem__)
 
     def of_pack(self, pack: int) -> list[Entry]:
         """Return the entries of one pack."""
@@ -188,30 +188,6 @@ class Entries(Sequence[Entry]):
         arrow = not isinstance(column, np.ndarray)
         values: list[Any] = column.take(pa.array(positions)).to_pylist() if arrow else column[positions].tolist()
         return values
-
-
-class ById(Mapping[str, Entry]):
-    """Id → entry; finding one takes some microseconds, and the first one a pass over all ids."""
-
-    def __init__(self, entries: Entries) -> None:
-        self.entries = entries
-
-    @cached_property
-    def _ids(self) -> Ids:
-        return Ids(self.entries.texts("id"))
-
-    def __getitem__(self, name: str) -> Entry:
-        return self.entries[self._ids.row(name)]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._ids
-
-    def __iter__(self) -> Iterator[str]:
-        for some in self.entries.ids():
-            yield from some
-
-    def __len__(self) -> int:
-        return len(self.entries)
 
 
 # --- columns of any sequence of entries -----------------------------------------------------------------------------

@@ -18,9 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from gdist.pipeline import framing
-from gdist.pipeline.cache.entries import Coded, Entries, Entry, Numbers
-
-__all__ = ["CHUNK_FRAMES", "PACK_FRAMES", "Entries", "Entry", "Lengths", "place"]
+from gdist.pipeline.cache.entries import Coded, Entries, Numbers
 
 CHUNK_FRAMES = 128
 PACK_FRAMES = 16_384

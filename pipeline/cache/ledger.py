@@ -109,11 +109,10 @@ class Ledger:
     def undone(self, name: str, packs: Iterable[int]) -> set[int]:
         """Return those of ``packs`` whose shard of array ``name`` has no receipt."""
         needed = {pack: plan.receipt_of(self.gdist, pack, name) for pack in packs}
-        for seen in (self._seen, self.standing()):  # a second time, since it may have been written since
-            self._seen = seen
-            if not (undone := {pack for pack, receipt in needed.items() if not seen.has(*receipt)}):
-                break
-        return undone
+        if all(self._seen.has(*receipt) for receipt in needed.values()):
+            return set()
+        self._seen = self.standing()  # it may have been written since
+        return {pack for pack, receipt in needed.items() if not self._seen.has(*receipt)}
 
     def commit(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 from gdist.pipeline import framing
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.encodings import Part
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.shards import Rows
 
 

@@ -47,14 +47,7 @@ class OnDevice:
     def read(
         self, spans: Sequence[Span], selection: Selection, num_frames: Sequence[int], num_samples: Sequence[int]
     ) -> Tensors:
-        """Read the rows of a batch; without any spans, one row of silence. Work is queued on the current stream.
-
-        Args:
-            num_frames, num_samples: of each row.
-
-        Raises:
-            CacheDamagedError: a row is damaged.
-        """
+        """Do what :meth:`InMemory.read` does, queueing the device's work on the current stream."""
         layers, wanted = selection.layers, self.cache.wanted(spans)
         stage = self.stage(wanted, selection, num_frames, num_samples)
         there = stage.send()

@@ -114,18 +114,15 @@ def choose_splits(entries: Sequence[Entry], config: DataConfig) -> dict[str, Seq
 def _held_out(entries: Sequence[Entry], train: Numbers, fraction: float) -> Numbers:
     """Return which of the training utterances to hold out: those whose ids have the smallest SHA-256."""
     count = max(round(int(train.sum()) * fraction), 1)
-    heads = np.fromiter((sha256(name)[:8] for some in ids(entries) for name in some), "V8", len(entries)).view(">u8")
-    last = np.partition(heads[train], count - 1)[count - 1]
-    near = np.flatnonzero(
-        train & (heads <= last)
-    )  # more than ``count`` only if two digests begin with the same bytes
-    names = [name for some in ids(subset(entries, train & (heads <= last))) for name in some]
-    ranked = sorted(range(len(near)), key=lambda place: sha256(names[place]))
+    heads = np.fromiter((_rank(name)[:8] for some in ids(entries) for name in some), "V8", len(entries)).view(">u8")
+    # More than ``count`` are near only if two digests begin with the same eight bytes.
+    near = train & (heads <= np.partition(heads[train], count - 1)[count - 1])
+    names = [name for some in ids(subset(entries, near)) for name in some]
+    ranked = sorted(range(len(names)), key=lambda place: _rank(names[place]))
     held = np.zeros(len(entries), bool)
-    held[near[ranked[:count]]] = True
+    held[np.flatnonzero(near)[ranked[:count]]] = True
     return held
 
 
-def sha256(name: str) -> bytes:
-    """Return the digest of an id."""
+def _rank(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()

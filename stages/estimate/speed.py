@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gdist.pipeline import console, framing
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import TeacherError
 from gdist.stages.device import choose_device
 from gdist.stages.extract.batching import OVERHEAD_SAMPLES, batches

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import CacheError, GdistError
 from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.loader import Loader

@@ -26,11 +26,7 @@ class Fidelity:
         self.energy_L = torch.zeros_like(self.cosine_L)
 
     def add(self, prediction_BLTD: Tensor, target_BLTD: Tensor, mask_BT: Tensor) -> None:
-        """Add a batch. The prediction may broadcast over B, L and T (a mean frame, or one state for all layers).
-
-        Args:
-            mask_BT: on the CPU.
-        """
+        """Add a batch. The prediction may broadcast over B, L and T (a mean frame, or one state for all layers)."""
         prediction_BLTD = prediction_BLTD.expand_as(target_BLTD)
         mask_B1T = to_device(mask_BT, target_BLTD.device)[:, None, :].expand(target_BLTD.shape[:3])
         difference_BLTD = prediction_BLTD - target_BLTD

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 
 # The cost of starting one more batch, in samples of padding. A GPU computes seconds of audio in the time in which a
 # batch's kernels are launched: LibriSpeech's packs take 5 batches, not 13, for 5 % of padding. The kind

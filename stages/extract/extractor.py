@@ -6,6 +6,7 @@ computed. Computing belongs to a single thread, see :meth:`Extractor.compute`.
 Axes: B batch, T frames, D features, S samples.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from torch import Tensor
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.plan import NO_SAMPLE, WAVEFORM, Task, layer_arrays, layer_name
-from gdist.pipeline.errors import GdistError, StoppedError
+from gdist.pipeline.errors import StoppedError
 from gdist.pipeline.manifest.table import Utterance
-from gdist.stages.device import keep_freed_memory
+from gdist.stages.device import enough_memory, keep_freed_memory
 from gdist.stages.extract.batching import OVERHEAD_SAMPLES, batches
 from gdist.stages.extract.layer_statistics import LARGEST, BatchMeasures, Statistics
 from gdist.stages.extract.pack_audio import PackAudio, decode_pack, stored_audio
@@ -105,22 +106,22 @@ class Extractor:
         which cost a tenth of the speed.
 
         Raises:
-            GdistError: the GPU's memory does not suffice for a batch.
+            DeviceMemoryError: the memory does not suffice for a batch.
         """
         cut = self._batches(heard) if task.layers else []
         if not cut:
             return Queued(task, heard, cut, None)
         measured: list[Tensor] = []
-        try:
+        with self._enough_memory(task, cut[0]):
             rows = self._rows(task, heard, cut)
-            for batch, members in enumerate(cut):
-                self._check_stop()
+        for batch, members in enumerate(cut):
+            self._check_stop()
+            with self._enough_memory(task, members):
                 measured.append(self._forward(task, batch, members, rows))
-                if self._copies is None:
-                    self.advance(sum(entry.num_samples for entry in members) / framing.SAMPLE_RATE)
+            if self._copies is None:
+                self.advance(sum(entry.num_samples for entry in members) / framing.SAMPLE_RATE)
+        with self._enough_memory(task, cut[-1]):
             rows.queue(measured)
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(task, cut[min(len(measured), len(cut) - 1)], error) from error
         return Queued(task, heard, cut, rows)
 
     def collect(self, queued: Queued) -> Computed:
@@ -194,17 +195,16 @@ class Extractor:
         samples = sum(entry.num_samples for entry in entries if entry.num_frames and entry.id not in heard)
         self.advance(samples / framing.SAMPLE_RATE)
 
-    def _out_of_memory(self, task: Task, members: list[Entry], error: torch.OutOfMemoryError) -> GdistError:
+    def _enough_memory(self, task: Task, members: list[Entry]) -> contextlib.AbstractContextManager[None]:
+        """Explain what to type next where memory does not suffice for a batch."""
         longest = max(entry.num_samples for entry in members) / framing.SAMPLE_RATE
-        what = (
-            f"{len(members)} utterances of up to {longest:.0f} s" if len(members) > 1 else f"one of {longest:.0f} s"
-        )
-        option = f"--batch-seconds {self.cache.identity['batch_seconds'] / 2:g}"
-        if len(members) == 1:
-            option = f"--max-seconds {int(longest / 2)}"
-        return GdistError(
-            f"{self.teacher.device} ran out of memory on a batch of pack {task.pack} ({what}): "
-            f"{str(error).splitlines()[0]}",
+        what, option = f"one utterance of {longest:.0f} s", f"--max-seconds {int(longest / 2)}"
+        if len(members) > 1:
+            what = f"{len(members)} utterances of up to {longest:.0f} s"
+            option = f"--batch-seconds {self.cache.identity['batch_seconds'] / 2:g}"
+        return enough_memory(
+            f"computing a batch of pack {task.pack} ({what})",
+            self.teacher.device,
             "what was committed is kept. If other programs use that memory (nvidia-smi lists them), run the same "
             f"command again to continue. Else begin again with {option} --restart: what the batches are is part of "
             "the cache's identity, since it changes last bits",

@@ -3,7 +3,6 @@
 Axes: S samples.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from torch import Tensor
 
 from gdist.pipeline import audio, framing
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.plan import NO_SAMPLE
 from gdist.pipeline.errors import AudioError
+from gdist.pipeline.machine import cores
 from gdist.pipeline.manifest.table import Utterance
 
-AUDIO_THREADS = min(max(8, os.cpu_count() or 8), 32)  # a GPU asks for audio faster than eight cores decode it
+AUDIO_THREADS = min(max(8, cores()), 32)  # a GPU asks for audio faster than eight cores decode it
 
 Array = np.ndarray[Any, Any]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gdist.pipeline import audio, framing
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.plan import layer_arrays
 from gdist.stages.extract.pack_audio import PackAudio
 from gdist.stages.frontend.padding import on_device
@@ -137,9 +137,8 @@ class DeviceRows:
             )
             offset_T = torch.arange(length, device=self._device)
             place_BT = torch.where(offset_T < count_B[:, None], start_B[:, None] + offset_T, rows)
-            self._places = {
-                key: place for key, place in self._places.items() if key[0] == batch
-            }  # the others are done
+            # Those of the other batches are done.
+            self._places = {key: place for key, place in self._places.items() if key[0] == batch}
             self._places[batch, rows] = place_BT.flatten()
         return self._places[batch, rows]
 

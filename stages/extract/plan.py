@@ -23,7 +23,7 @@ from gdist.pipeline.cache.plan import Plan, array_specs
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.extensions import Extension
-from gdist.pipeline.manifest.by_id import ById
+from gdist.pipeline.manifest.by_id import by_id
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.stages.teachers import FAMILIES, Teacher
 
@@ -89,7 +89,7 @@ def measure(manifest: Manifest) -> tuple[Mapping[str, Utterance], layout.Lengths
         manifest's order.
     """
     measured = manifest.measured()
-    utterances = ById(measured)
+    utterances = by_id(measured)
     samples, rates = (
         pc.fill_null(measured.table[name], unknown).to_numpy().astype(np.int64)
         for name, unknown in (("num_samples", 0), ("sample_rate", framing.SAMPLE_RATE))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.stages.evaluate.probes import PROBES, Probe, ProbeResult
 from gdist.stages.evaluate.probes.base import SPLITS, Examples, Features

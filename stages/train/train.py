@@ -22,7 +22,7 @@ from typing import Any
 from gdist.pipeline import console, framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.config import to_tables
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.extensions import Extension

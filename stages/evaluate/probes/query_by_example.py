@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import GdistError
 from gdist.stages.evaluate.probes.base import Example, Examples, Features, ProbeResult, labelled, one_thread
 from gdist.stages.evaluate.probes.scores import Array, interval

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import torchaudio.functional
 from torch import Tensor
 
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import GdistError
 from gdist.stages.evaluate.probes.base import (
     SPLITS,

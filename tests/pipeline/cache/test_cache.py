@@ -21,7 +21,8 @@ from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.encodings import ENCODINGS, Stored
-from gdist.pipeline.cache.layout import Entry, place
+from gdist.pipeline.cache.entries import Entry
+from gdist.pipeline.cache.layout import place
 from gdist.pipeline.cache.plan import NO_SAMPLE, WAVEFORM, Plan, Task, layer_name
 from gdist.pipeline.cache.planning import PLANNING, is_ours, remove
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError

@@ -11,7 +11,7 @@ from click.testing import Result
 from conftest import contents
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.plan import layer_name
 
 Gdist = Callable[..., Result]

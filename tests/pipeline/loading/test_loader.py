@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gdist.pipeline import framing
 from gdist.pipeline.audio import to_float
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.standing import Standing
 from gdist.pipeline.errors import CacheDamagedError, CacheError, ConfigError
 from gdist.pipeline.loading import loader

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline.cache.layout import Entry
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import GdistError
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.manifest.table import Manifest

@@ -13,7 +13,7 @@ import torch
 from conftest import extracted
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.errors import GdistError
+from gdist.pipeline.errors import DeviceMemoryError
 from gdist.pipeline.manifest.table import Manifest
 from gdist.stages.extract import pack_rows
 from gdist.stages.extract.extractor import Extractor
@@ -105,7 +105,7 @@ def test_memory_that_does_not_suffice_is_an_error_that_says_what_to_type(
         return original(self, *arguments)
 
     monkeypatch.setattr(Teacher, "hidden_states", exhausted)
-    with pytest.raises(GdistError, match=r"ran out of memory on a batch of pack . .*2.00 GiB") as raised:
+    with pytest.raises(DeviceMemoryError, match=r"a batch of pack . .* memory of cpu is full: .*2.00 GiB") as raised:
         extracted(tiny_teacher, speech, tmp_path / "c", batch_seconds=batch_seconds)
     assert raised.value.hint is not None and advice in raised.value.hint
     monkeypatch.setattr(Teacher, "hidden_states", original)
