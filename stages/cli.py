@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from gdist.stages.commandline import LocalPath, TableOption, command, json_option, use_option
+from gdist.stages.copy.command import copy_command
 from gdist.stages.estimate.command import plan_command
 from gdist.stages.evaluate.command import eval_command
 from gdist.stages.export.command import export_command
@@ -153,6 +154,7 @@ for _command in (
     extract_command,
     inspect_command,
     verify_command,
+    copy_command,
     train_command,
     eval_command,
     report_command,

@@ -66,7 +66,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("stages.teachers", "stages.students"),
     ("stages.extract", "stages.train"),
     ("stages.evaluate", "stages.estimate"),
-    ("stages.report", "stages.export"),
+    ("stages.report", "stages.export", "stages.copy"),
     ("stages.catalogue", "stages.manifests", "stages.demo"),
     ("stages.testing",),
     ("stages.cli",),
