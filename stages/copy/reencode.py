@@ -32,9 +32,6 @@ from gdist.stages.extract.pack_audio import PackAudio, placed
 
 READERS = 4  # layers of a batch that are read at a time
 
-Loss = Mapping[int, Mapping[str, float]]
-"""Layer → how exactly the source stores it: ``relative_error`` and ``cosine``."""
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -95,10 +92,6 @@ class Reencoder(PackEncoder):
         self.origin, self.source, self._readers = origin, origin.cache, readers
         self._as_stored = cache.identity["encoding"] == self.source.identity["encoding"]
         self._stored: dict[str, Tensor] = {}
-        measured = layer_statistics.combined(self.source.receipts()) if self._as_stored else []
-        self._loss: Loss = {
-            row["layer"]: {"relative_error": row["relative_error"], "cosine": row["cosine"]} for row in measured
-        }
 
     def read(self, task: Task) -> PackAudio:
         """Read the audio of a task."""
@@ -148,18 +141,23 @@ class Reencoder(PackEncoder):
                 rows[folder][row, : len(piece)] = piece
         return hidden_BTD, rows
 
-    def statistics(self, statistics: dict[str, Any]) -> dict[str, Any]:
-        """Return a pack's statistics. What is stored as it was has the loss that the source reports, over all of it:
-        what it was measured against is gone."""
+    def statistics(self, task: Task, measured: dict[str, Any]) -> dict[str, Any]:
+        """Return a pack's statistics. What is stored as it was has the loss that the source reports for the packs it
+        comes from: what it was measured against is gone."""
         if not self._as_stored:
-            return statistics
-        layers = {name: found | self._loss[int(name)] for name, found in statistics["layers"].items()}
-        return statistics | {"layers": layers}
+            return measured
+        packs = {self.origin.find(entry).pack for entry in self.cache.pack_entries(task.pack)}
+        receipts = [self.source.receipt(part) for pack in sorted(packs) for part in self.source.tasks_of(pack)]
+        layers = dict(measured["layers"])
+        for row in layer_statistics.combined(receipt for receipt in receipts if receipt):
+            if (name := f"{row['layer']:02d}") in layers:
+                layers[name] |= {"relative_error": row["relative_error"], "cosine": row["cosine"]}
+        return measured | {"layers": layers}
 
     def commit(self, task: Task, queued: Queued) -> dict[str, Any]:
         """Write a pack, and read it back."""
         computed = self.collect(queued)
-        computed = replace(computed, statistics=self.statistics(computed.statistics))
+        computed = replace(computed, statistics=self.statistics(task, computed.statistics))
         self._check_stop()
         receipt = self.cache.commit(task, computed.rows, computed.quarantine, computed.statistics)
         require_kept(self.cache, task, receipt)
