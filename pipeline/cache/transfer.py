@@ -22,6 +22,7 @@ from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal
 
 THREADS, BUCKET_THREADS = 4, 16  # objects on their way at a time: a bucket's connections share its latency
+MEMORY = 1_000_000_000  # bytes of shards in memory at a time, each as it is sent and as it is read back
 PACKS = 16  # packs at a time: their shards, then their receipts
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -67,6 +68,7 @@ class Transfer:
     """Objects from one place to another.
 
     Args:
+        largest: about the bytes of the largest shard, which decides how many are in memory at a time.
         guard: called before anything is written; it raises where this process may no longer write.
         advance: called with the bytes of each shard that is there and right, from any thread.
 
@@ -76,13 +78,18 @@ class Transfer:
     """
 
     def __init__(
-        self, source: Storage, target: Storage, guard: Callable[[], None], advance: Callable[[float], None]
+        self,
+        source: Storage,
+        target: Storage,
+        guard: Callable[[], None],
+        advance: Callable[[float], None],
+        largest: int,
     ) -> None:
         self.source, self.target, self.guard, self.advance = source, target, guard, advance
         self.sizes = {key: int(meta["size"]) for key, meta in target.objects().items()}
         self.sent, self.kept = Amount(), Amount()
         self._copy = copier(source, target)
-        self._counting = threading.Lock()
+        self._counting, self._room = threading.Lock(), threading.Semaphore(max(1, MEMORY // (2 * largest)))
 
     @property
     def by_store(self) -> bool:
@@ -130,12 +137,11 @@ class Transfer:
     def shard(self, key: str, record: Mapping[str, Any]) -> None:
         """Bring one shard, unless it is there and right."""
         size = int(record["bytes"])
-        if self.sizes.get(key) == size and is_sound(self.target, key, record):
-            self._count(self.kept, size)
-        else:
-            if not self._copied_by_store(key, record):
+        with self._room:
+            kept = self.sizes.get(key) == size and is_sound(self.target, key, record)
+            if not kept and not self._copied_by_store(key, record):
                 self._send(key, record)
-            self._count(self.sent, size)
+        self._count(self.kept if kept else self.sent, size)
         self.advance(size)
 
     def _copied_by_store(self, key: str, record: Mapping[str, Any]) -> bool:

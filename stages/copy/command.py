@@ -38,18 +38,18 @@ def copy_command(prices: Path | None, uses: tuple[str, ...], as_json: bool, **op
     from gdist.pipeline import console
     from gdist.pipeline.cache.encodings import ENCODINGS
     from gdist.pipeline.extensions import use
-    from gdist.stages.copy import copy
+    from gdist.stages.copy import copying
     from gdist.stages.estimate.prices import load_prices
 
     use(uses, ENCODINGS)
     if options["encoding"]:
         options["encoding"] = ENCODINGS.use(options["encoding"])
     table = load_prices(prices)
-    result = copy.copy(copy.CopyConfig(**options), table, show_progress=not as_json)
+    result = copying.copy(copying.CopyConfig(**options), table, show_progress=not as_json)
     if as_json:
         console.emit(result)
     elif options["dry_run"]:
-        copy.show_estimate(result, table)
+        copying.show_estimate(result, table)
     else:
-        copy.show(result)
+        copying.show(result)
     return EXIT_QUARANTINED if result.get("newly_quarantined") else EXIT_OK

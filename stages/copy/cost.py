@@ -6,7 +6,7 @@ from typing import Any
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.duplicate import documents_of, records_of
+from gdist.pipeline.cache.duplicate import documents_of, records_of, require_place
 from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_arrays
 from gdist.pipeline.cache.transfer import Amount
 from gdist.pipeline.storage.between import copier
@@ -50,6 +50,8 @@ def estimate(source: Cache, chosen: Chosen, plan: Plan | None, target: str, pric
     """
     exists = scheme_of(target) != "file" or folder_of(target).is_dir()
     place = Storage(target) if exists else None
+    if place:
+        require_place(place)
     sizes = {key: int(meta["size"]) for key, meta in place.objects().items()} if place else {}
     names = [*layer_arrays(source.identity, chosen.layers), WAVEFORM]
     stored = list(records_of(source, names))

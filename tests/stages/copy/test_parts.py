@@ -16,7 +16,7 @@ from test_train import short
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.verify import verify
 from gdist.pipeline.errors import CacheError, CacheMismatchError, UsageError
-from gdist.stages.copy.copy import CopyConfig
+from gdist.stages.copy.copying import CopyConfig
 from gdist.stages.train.train import train
 
 Gdist = Callable[..., Result]

@@ -90,7 +90,7 @@ def copy(config: CopyConfig, prices: Prices, show_progress: bool = True) -> dict
         return estimate(source, chosen, plan, config.target, prices) | {"currency": prices.currency}
     target = Storage(config.target, create=True)
     require_place(target)
-    with Lock(target) as lock:
+    with Lock(target, work="copy") as lock:
         target.sweep_staged(planning.is_ours)
         run = _whole if whole else _part
         outcome = run(source, chosen, target, lambda: require_token(target, lock.token), show_progress)
@@ -98,9 +98,10 @@ def copy(config: CopyConfig, prices: Prices, show_progress: bool = True) -> dict
 
 
 def _whole(source: Cache, chosen: Chosen, target: Storage, guard: Callable[[], None], show_progress: bool) -> Outcome:
+    largest = max(spec.pack_bytes for spec in source.specs.values())
     while True:
         with _sending(source, chosen, show_progress) as advance:
-            transfer = Transfer(source.storage, target, guard, advance)
+            transfer = Transfer(source.storage, target, guard, advance, largest)
             bring_whole(source, transfer)
         newest = planning.read_root(source.storage)
         if newest is None or newest["checksum"] == source.gdist["checksum"]:
@@ -123,8 +124,9 @@ def _part(source: Cache, chosen: Chosen, target: Storage, guard: Callable[[], No
     _restore_documents(cache, lambda: plan_of(source, chosen, origin.learn_tables(plan)) if learns else plan)
     cache.withdraw_summaries(task.addition for task in cache.todo(listed=True))
     if chosen.keeps_bytes(source):
+        largest = max(spec.pack_bytes for spec in cache.specs.values())
         with _sending(source, chosen, show_progress) as advance:
-            transfer = Transfer(source.storage, target, guard, advance)
+            transfer = Transfer(source.storage, target, guard, advance, largest)
             bring_layers(source, cache, transfer)
         outcome = Outcome(transfer.sent, transfer.kept, transfer.by_store)
     else:
