@@ -59,12 +59,14 @@ class Outcome:
 
     Attributes:
         sent, kept: objects that were sent, and that were there and right.
+        options: what makes it a cache of its own, as it is typed; empty for the same cache.
         refused: utterances that the source has, and the copy's encoding cannot store.
     """
 
     sent: Amount
     kept: Amount
     by_store: bool = False
+    options: str = ""
     refused: frozenset[str] = frozenset()
 
 
@@ -94,6 +96,7 @@ def copy(config: CopyConfig, prices: Prices, show_progress: bool = True) -> dict
         target.sweep_staged(planning.is_ours)
         run = _whole if whole else _part
         outcome = run(source, chosen, target, lambda: require_token(target, lock.token), show_progress)
+    outcome.options = chosen.options
     return _result(Cache.open(config.target), config, outcome, time.monotonic() - began)
 
 
@@ -198,6 +201,7 @@ def _result(cache: Cache, config: CopyConfig, outcome: Outcome, seconds: float) 
     return {
         "source": config.source,
         "cache": config.target,
+        "options": outcome.options,
         **{name: found[name] for name in kept},
         "packs_missing": missing,
         "objects_sent": outcome.sent.objects,
@@ -212,8 +216,9 @@ def _result(cache: Cache, config: CopyConfig, outcome: Outcome, seconds: float) 
 
 def show(result: dict[str, Any]) -> None:
     """Print the result of a copy for people."""
-    rows = [[str(row["layer"]), *layer_statistics.cells(row)] for row in result["layers"]]
-    console.print_table("what is stored", ["layer", *layer_statistics.COLUMNS], rows)
+    if result["options"]:
+        rows = [[str(row["layer"]), *layer_statistics.cells(row)] for row in result["layers"]]
+        console.print_table("what is stored", ["layer", *layer_statistics.COLUMNS], rows)
     way = " by the store itself" if result["by_store"] else ""
     sent, kept = (
         f"{result[f'objects_{what}']:,} objects, {console.size(result[f'bytes_{what}'])}" for what in ("sent", "kept")
@@ -235,6 +240,8 @@ def show_estimate(result: dict[str, Any], prices: Prices) -> None:
     way = ", by the store itself" if result["by_store"] else ""
     console.say(f"would send {result['objects']:,} objects, at most {console.size(result['bytes'])}{way}")
     console.say(f"{result['objects_kept']:,} objects, {console.size(result['bytes_kept'])}, are there already")
+    if not result["gets"] and not result["puts"]:
+        return
     requests = f"{result['gets']:,} gets and {result['puts']:,} puts"
     leaving = f"{console.size(result['egress_bytes'])} leave a bucket for this machine"
     console.say(f"requests: {requests}; {leaving}: {prices.money(result['cost'])} (gdist plan --show-prices)")

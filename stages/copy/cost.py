@@ -67,11 +67,14 @@ def estimate(source: Cache, chosen: Chosen, plan: Plan | None, target: str, pric
             requests.read(round(len(stored) * share) * (1 + batches), round(sum(size for _, size in stored) * share))
     else:
         documents = documents_of(source) if plan is None else plan.documents()
-        for key, size in [*stored, *((key, len(data)) for key, data in documents.items())]:
+        found = {key: len(data) for key, data in documents.items()}
+        if plan is None:
+            found |= {key: int(meta["size"]) for key, meta in source.storage.objects("summaries").items()}
+        for key, size in [*stored, *found.items()]:
             (kept if sizes.get(key) == size else sent).add(size)
         by_store = place is not None and copier(source.storage, place) is not None
         if source.storage.bucket:
-            requests.read(receipts + len(documents), sum(map(len, documents.values())))
+            requests.read(receipts + len(found), sum(found.values()))
             if not by_store:
                 requests.read(sent.objects, sent.bytes)
         sent.objects += receipts

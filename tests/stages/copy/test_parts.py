@@ -213,7 +213,8 @@ class TestUnfinished:
                 copied(source, tmp_path / "c", where=(where,))
 
     def test_damage_is_found_and_written_again(self, tiny_cache: Path, tmp_path: Path) -> None:
-        for number, options in enumerate(({"layers": "1,2"}, {"encoding": "int8"}, {"where": ("split=t*",)})):
+        choices: tuple[dict[str, Any], ...] = ({"layers": "1,2"}, {"encoding": "int8"}, {"where": ("split=t*",)})
+        for number, options in enumerate(choices):
             folder = tmp_path / str(number)
             copied(tiny_cache, folder, **options)
             whole = contents(folder)
