@@ -26,7 +26,7 @@ from gdist.pipeline.cache.stage import Stage
 from gdist.pipeline.cache.wanted import Wanted, samples_of
 from gdist.pipeline.config import differences
 from gdist.pipeline.errors import CacheError, CacheMismatchError
-from gdist.pipeline.storage.buckets import first_line
+from gdist.pipeline.storage.failures import first_line
 from gdist.pipeline.storage.locations import folder_of, in_shell, scheme_of
 from gdist.pipeline.storage.objects import Storage
 

@@ -8,7 +8,7 @@ import click
 from gdist.stages.commandline import LocalPath, command, json_option, use_option
 
 
-@command("train", short_help="Stage two: cache → student.")
+@command("train", kept="its checkpoints are kept", short_help="Stage two: cache → student.")
 @click.option("--cache", required=True, metavar="URI", help="What `gdist extract` wrote.")
 @click.option("--out", required=True, metavar="RUN", type=LocalPath(), help="The run's folder.")
 @click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file.")

@@ -25,8 +25,8 @@ from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.errors import AudioError, CacheError, UsageError
 from gdist.pipeline.manifest.table import Manifest, build
 from gdist.pipeline.run import Run
-from gdist.pipeline.storage.buckets import Patience
 from gdist.pipeline.storage.objects import Storage
+from gdist.pipeline.storage.patience import Patience
 
 Gdist = Callable[..., Result]
 BUCKET = "flaky-speech"  # no other test's: what is open stays open for the life of the process
@@ -207,7 +207,7 @@ class TestTheRunContinues:
 
     def test_a_large_object(self, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
         """More than sockets buffer: the body really stops halfway; and each object is one request."""
-        monkeypatch.setattr("gdist.pipeline.storage.buckets.SLOWEST_UPLOAD", 64 << 20)
+        monkeypatch.setattr("gdist.pipeline.storage.patience.SLOWEST_UPLOAD", 64 << 20)
         storage = Storage(f"s3://{BUCKET}/large")
         data = np.random.default_rng(0).bytes(12_000_000)
         for fault in ("stall-upload", "cut-upload"):
@@ -224,7 +224,7 @@ class TestTheRunContinues:
 
     def test_a_slow_connection_is_not_a_stall(self, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
         """An upload gets time for its size, twice as much after each time-out; a download only has to keep moving."""
-        monkeypatch.setattr("gdist.pipeline.storage.buckets.SLOWEST_UPLOAD", 8 << 20)
+        monkeypatch.setattr("gdist.pipeline.storage.patience.SLOWEST_UPLOAD", 8 << 20)
         storage, data = Storage(f"s3://{BUCKET}/slow"), bytes(8 << 20)
         storage.put("reached", b"")
         flaky.does({"method": "PUT", "delay": 1.8})  # longer than 0.5 s + 8 MiB at 8 MiB/s; the next try has 2.5 s
@@ -267,7 +267,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"status": 403, "code": "AccessDenied", "method": "PUT"},
         "AccessDenied",
-        "whether they permit list, get, put and delete",
+        "ask for s3:PutObject",
     ),
     ({"status": 301, "code": "PermanentRedirect"}, "redirect", "export AWS_REGION="),
     ({"status": 400, "code": "AuthorizationHeaderMalformed"}, "Malformed", "export AWS_REGION="),
