@@ -13,7 +13,7 @@ _CAUSES = (
 )
 _GENERIC = re.compile(r"^Generic \w+ error: ")
 # A server's refusal of a range, and obstore's own, where a server answered with other bytes than it was asked for.
-_RANGE = re.compile(r"status code: 416|resource was only \d+ bytes|Range started at")
+_RANGE = re.compile(r"status code: 416|non-partial response|resource was only \d+ bytes|Range started at")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "ResourceNotFound", "AccountNotFound", "FilesystemNotFound")
 
 
