@@ -76,4 +76,5 @@ def start_ceph(folder: Path, port: int, spawn: Callable[..., Any], access_key: s
     do("ceph-osd", "-i", 0, "--mkfs", "--osd-uuid", disk)
     spawn("ceph-osd", "-f", "-i", 0, **environment)
     spawn("radosgw", "-f", "-n", "client.rgw", **environment)
-    do("radosgw-admin", "user", "create", "--uid=test", "--display-name=test", f"--access-key={access_key}", f"--secret-key={secret_key}")  # fmt: skip
+    keys = (f"--access-key={access_key}", f"--secret-key={secret_key}")
+    do("radosgw-admin", "user", "create", "--uid=test", "--display-name=test", *keys)

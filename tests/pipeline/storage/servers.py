@@ -161,10 +161,14 @@ class Azurite(Server):
         headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
         resource = f"/{ACCOUNT}/{ACCOUNT}/{container}" + "".join(f"\n{name}:{query[name]}" for name in sorted(query))
         named = "".join(f"{name}:{value}\n" for name, value in headers.items())
-        signed = hmac.new(base64.b64decode(ACCOUNT_KEY), f"{method}{12 * chr(10)}{named}{resource}".encode(), hashlib.sha256)
+        signed = hmac.new(
+            base64.b64decode(ACCOUNT_KEY), f"{method}{12 * chr(10)}{named}{resource}".encode(), hashlib.sha256
+        )
         headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(signed.digest()).decode()}"
         url = f"http://127.0.0.1:{self.port}/{ACCOUNT}/{container}?{urlencode(query, quote_via=quote)}"
-        with urllib.request.urlopen(urllib.request.Request(url, method=method, headers=headers), timeout=10) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, method=method, headers=headers), timeout=10
+        ) as answer:
             data: bytes = answer.read()
         return data
 
@@ -178,7 +182,9 @@ class Proxy:
     def __init__(self, server: Server, port: int = 0) -> None:
         self.port = port or free_port()
         script = str(Path(__file__).parent / "flaky.py")
-        self.process = subprocess.Popen([sys.executable, script, str(self.port), str(server.port)], stdout=server.log, stderr=server.log)
+        self.process = subprocess.Popen(
+            [sys.executable, script, str(self.port), str(server.port)], stdout=server.log, stderr=server.log
+        )
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -191,7 +197,9 @@ class Proxy:
     def does(self, *rules: dict[str, Any]) -> None:
         """From now on the proxy does this; its log starts empty."""
         data = json.dumps(rules).encode()
-        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}/-/rules", data), timeout=5).close()
+        urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{self.port}/-/rules", data), timeout=5
+        ).close()
 
     def saw(self) -> list[dict[str, Any]]:
         """What went through."""
