@@ -18,6 +18,7 @@ from gdist.pipeline.cache import summary
 from gdist.pipeline.cache.encode import digest
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.storage.between import copier
+from gdist.pipeline.storage.failures import is_temporary
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal
 
@@ -152,6 +153,8 @@ class Transfer:
         except FileNotFoundError:
             return False
         except CacheError as error:  # reading and writing may be allowed where copying is not
+            if not isinstance(error.__cause__, Exception) or is_temporary(error.__cause__):
+                raise
             if self._copy is not None:
                 self._copy = None
                 console.say(f"the store does not copy by itself, so bytes pass through here: {error.message}")

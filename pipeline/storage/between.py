@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from gdist.pipeline.storage import requests
 from gdist.pipeline.storage.locations import AZURE, GOOGLE, S3, Location, folder_of, scheme_of
 from gdist.pipeline.storage.objects import Storage
 
@@ -52,7 +53,7 @@ def copier(source: Storage, target: Storage) -> Callable[[str], None] | None:
     def copy(key: str) -> None:
         origin, copied = (f"{location.key}/{key}".lstrip("/") for location in (here, there))
         try:
-            bucket.repeat(lambda store: store.copy(origin, copied))
+            bucket.repeat(requests.copy(origin, copied))
         except Exception as error:
             whole.require_reachable(error, origin)  # raises what explains a store's error
             raise
