@@ -9,6 +9,7 @@ Axes: T frames (rows), C chunks, D features, S samples, W numbers stored per row
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Cache(ByName):
     def __init__(self, storage: Storage, gdist: dict[str, Any], index: bytes) -> None:
         super().__init__(storage, gdist, index)
         self._reader: arrays.Reader | None = None
+        self._opening = Lock()
         self._tables: dict[tuple[int, str], Tables] = {}
 
     @classmethod
@@ -215,8 +217,9 @@ class Cache(ByName):
             if entry.pack in undone:
                 raise self.damaged(name, f"utterance {entry.id} is missing: pack {entry.pack} has no receipt")
         try:
-            if self._reader is None:
-                self._reader = arrays.Reader(self.storage)
+            with self._opening:  # many threads begin to read at once
+                if self._reader is None:
+                    self._reader = arrays.Reader(self.storage)
             return self._reader.read(name, ranges, np.empty if into is None else lambda *_: into)
         except CacheError:  # the store does not answer, which is not damage
             raise

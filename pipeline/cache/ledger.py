@@ -6,6 +6,7 @@ commit  → one task: its shards, whole, then its receipt, create-only
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.index import read
 from gdist.pipeline.cache.plan import WAVEFORM, Task, Tasks, encoding_of
-from gdist.pipeline.cache.standing import Standing, quarantined, read_all
+from gdist.pipeline.cache.standing import Look, Standing, quarantined, read_all
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.machine import cores
 from gdist.pipeline.storage.locations import in_shell
@@ -46,7 +47,7 @@ class Ledger:
         self.specs = plan.array_specs(self.identity)
         self.tasks = Tasks(gdist)
         self.guard: Callable[[], None] = lambda: None
-        self._seen = self.standing()
+        self._seen, self._seeing = self._look(), Lock()
 
     @property
     def uri(self) -> str:
@@ -73,15 +74,19 @@ class Ledger:
         return plan.layer_arrays(self.identity, layers) + [WAVEFORM] * waveform
 
     def standing(self, listed: bool | None = None) -> Standing:
-        """Return what is done at this moment.
+        """Return what is done at this moment. Reads use what it finds out, instead of asking again.
 
         Args:
             listed: whether to list the receipts even where a summary says that all are there; None for only where
                 there are few.
         """
+        self._seen = self._look(listed)
+        return Standing(self._seen, self._receipt)
+
+    def _look(self, listed: bool | None = None) -> Look:
         sizes = ((len(range(*a["packs"])), self._arrays(a["layers"], a["waveform"])) for a in self.tasks.additions)
         objects = sum(packs * (len(names) + 1) for packs, names in sizes)
-        return Standing(self.storage, self.tasks, self._receipt, objects, listed)
+        return Look(self.storage, self.tasks, objects, listed)
 
     def todo(self, listed: bool | None = None) -> list[Task]:
         """Return the tasks without a receipt. This needs some summaries or a listing, and reads no receipt."""
@@ -109,10 +114,11 @@ class Ledger:
     def undone(self, name: str, packs: Iterable[int]) -> set[int]:
         """Return those of ``packs`` whose shard of array ``name`` has no receipt."""
         needed = {pack: plan.receipt_of(self.gdist, pack, name) for pack in packs}
-        if all(self._seen.has(*receipt) for receipt in needed.values()):
-            return set()
-        self._seen = self.standing()  # it may have been written since
-        return {pack for pack, receipt in needed.items() if not self._seen.has(*receipt)}
+        with self._seeing:  # many threads begin to read at once, and one of them asks for all
+            if all(self._seen.has(*receipt) for receipt in needed.values()):
+                return set()
+            self._seen = self._look()  # it may have been written since
+            return {pack for pack, receipt in needed.items() if not self._seen.has(*receipt)}
 
     def commit(
         self,
