@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from gdist.stages.caches.command import caches_command
 from gdist.stages.commandline import LocalPath, TableOption, command, json_option, use_option
 from gdist.stages.estimate.command import plan_command
 from gdist.stages.evaluate.command import eval_command
@@ -151,6 +152,7 @@ for _command in (
     manifest,
     plan_command,
     extract_command,
+    caches_command,
     inspect_command,
     verify_command,
     train_command,

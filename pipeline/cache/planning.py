@@ -155,15 +155,20 @@ def read_root(storage: Storage, key: str = ROOT) -> dict[str, Any] | None:
         data = storage.get(key)
     except FileNotFoundError:
         return None
+    return parse_root(storage.uri, data, key)
+
+
+def parse_root(uri: str, data: bytes, key: str = ROOT) -> dict[str, Any]:
+    """Return the gdist description in the bytes of a root document; raises as :func:`read_root` does."""
     try:
         gdist: dict[str, Any] = unseal(data, HOLDER)["attributes"]["gdist"]
     except CacheDamagedError as error:
         raise CacheDamagedError(
-            f"{storage.uri}/{key} does not describe a cache: {error.message}",
-            f"gdist verify --repair {in_shell(storage.uri)} (if it was a cache), or extract again with --restart",
+            f"{uri}/{key} does not describe a cache: {error.message}",
+            f"gdist verify --repair {in_shell(uri)} (if it was a cache), or extract again with --restart",
         ) from error
     if gdist["format"] != FORMAT:
-        raise CacheError(f"{storage.uri} has cache format {gdist['format']}; this gdist reads format {FORMAT}")
+        raise CacheError(f"{uri} has cache format {gdist['format']}; this gdist reads format {FORMAT}")
     return gdist
 
 

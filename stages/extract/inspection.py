@@ -9,6 +9,7 @@ from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import named
 from gdist.pipeline.cache.lock import Lock, require_token
 from gdist.pipeline.cache.plan import layer_name
+from gdist.pipeline.cache.survey import caches_below
 from gdist.pipeline.cache.verify import verify
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError, CacheError
 from gdist.pipeline.storage.locations import in_shell
@@ -46,9 +47,19 @@ def describe(cache: Cache) -> dict[str, Any]:
     }
 
 
+def open_cache(uri: str) -> Cache:
+    """Open a cache; CacheError also where there are only caches below, which the message says."""
+    if cache := Cache.find(uri):
+        return cache
+    if below := caches_below(uri):
+        caches = "a cache is" if below == 1 else f"{below} caches are"
+        raise CacheError(f"no cache at {uri}, but {caches} in its folders", f"gdist caches {in_shell(uri)}")
+    return Cache.open(uri)
+
+
 def inspect_command(uri: str, as_json: bool) -> int:
     """Print what a cache contains."""
-    found = describe(Cache.open(uri))
+    found = describe(open_cache(uri))
     if as_json:
         console.emit(found)
         return EXIT_OK
@@ -91,7 +102,7 @@ def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> i
         if sources:
             result = repair(uri, sources, show_progress=not as_json)
         else:
-            cache = Cache.open(uri)
+            cache = open_cache(uri)
             with console.progress("verify", len(cache.tasks), "packs", enabled=not as_json) as advance:
                 result = verify(cache, advance) | {"repaired": []}
             if result["ok"]:

@@ -71,8 +71,8 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 def test_a_finished_cache_opens_in_a_handful_of_requests(
     requests: Counter[str], monkeypatch: pytest.MonkeyPatch, listed: bool
 ) -> None:
-    """The root, the index and the summary's document; with few objects also a listing and the summary's table. As many
-    for 40 packs as for 3."""
+    """The root, the index and the summary's document; with few objects also a listing, and the summary's table. As
+    many for 40 packs as for 3."""
     if not listed:
         monkeypatch.setattr(standing, "BUCKET_LISTED", 0)
     costs = []
