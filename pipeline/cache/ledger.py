@@ -5,7 +5,6 @@ commit  → one task: its shards, whole, then its receipt, create-only
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -16,6 +15,7 @@ from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.index import read
+from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import WAVEFORM, Task, Tasks, encoding_of
 from gdist.pipeline.cache.standing import Look, Standing, quarantined, read_all
 from gdist.pipeline.errors import CacheDamagedError, CacheError
@@ -152,14 +152,7 @@ class Ledger:
         with ThreadPoolExecutor(WRITERS if self.storage.folder else BUCKET_WRITERS) as pool:
             objects = dict(pool.map(write, names))
         self.guard()
-        # A receipt contains no times: the same inputs give the same receipt, byte for byte.
-        receipt = {
-            "pack": task.pack,
-            "utterances": len(self.pack_entries(task.pack)),
-            "objects": objects,
-            "quarantine": dict(sorted(quarantine.items())),
-            "statistics": dict(statistics),
-        }
+        receipt = self.new_receipt(task, objects, quarantine, statistics)
         sealed = seal(receipt, receipt)
         if written is None and not self.storage.put_new(task.receipt, sealed):
             written = self.receipt(task)
@@ -169,6 +162,18 @@ class Ledger:
                 f"stop the other process, then: gdist verify {in_shell(self.uri)}",
             )
         return receipt
+
+    def new_receipt(
+        self, task: Task, objects: Mapping[str, Any], quarantine: Mapping[str, str], statistics: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return a receipt without its checksum. It has no times: the same inputs give the same bytes."""
+        return {
+            "pack": task.pack,
+            "utterances": len(self.pack_entries(task.pack)),
+            "objects": dict(objects),
+            "quarantine": dict(sorted(quarantine.items())),
+            "statistics": dict(statistics),
+        }
 
     def receipt(self, task: Task) -> dict[str, Any] | None:
         """Return what was committed for ``task``; None when it is not done."""
@@ -236,14 +241,12 @@ class Ledger:
             summary.withdraw(self.storage, number)
 
     def faulty_summaries(self, now: Standing) -> list[tuple[str, str]]:
-        """Return key and reason of every object of a summary that does not match the receipts, as far as these are
-        all there and undamaged."""
+        """Return key and reason of every object of a summary that is damaged, or does not match the receipts, as far
+        as these are all there and undamaged."""
         faults = []
         for number, addition in enumerate(self.tasks.additions):
-            if not now.absent(number):
-                receipts = read_all(self._receipt, self.tasks.of_addition(number))
-                with suppress(CacheDamagedError):
-                    faults.append(summary.fault(self.storage, number, addition, receipts))
+            receipts = None if now.absent(number) else read_all(self._receipt, self.tasks.of_addition(number))
+            faults.append(summary.fault(self.storage, number, addition, receipts))
         return [fault for fault in faults if fault is not None]
 
     def tasks_of(self, pack: int) -> list[Task]:
@@ -252,6 +255,7 @@ class Ledger:
 
     def damaged(self, what: str, why: str) -> CacheDamagedError:
         """Return the error to raise where a part of the cache cannot be read."""
+        needs = Needs(teacher=True, manifest=what == WAVEFORM)
         return CacheDamagedError(
-            f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {in_shell(self.uri)} --repair"
+            f"cannot read {what} of the cache {self.uri}: {why}", repair_command(self.uri, self.gdist, needs)
         )

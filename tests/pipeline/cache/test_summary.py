@@ -194,6 +194,11 @@ class TestDistrust:
         assert [task.pack for task in cache.todo()] == [2] and not cache.standing().summaries
         monkeypatch.setattr(standing, "LISTED", 0)
         assert cache.todo() == [] and [task.pack for task in cache.todo(listed=True)] == [2]
+        found = verify(cache, lambda n=1, note="": None)
+        assert [bad["message"] for bad in found["bad"]] == [
+            f"{cache.tasks[2].receipt}: it is missing; no data of pack 2 is lost"
+        ]
+        cache.storage.delete([HEAD, TABLE])
         assert verify(cache, lambda n=1, note="": None)["packs_missing"] == [2]
 
     def test_a_summary_of_other_receipts(self, tmp_path: Path) -> None:
