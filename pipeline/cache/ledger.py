@@ -255,7 +255,7 @@ class Ledger:
 
     def damaged(self, what: str, why: str) -> CacheDamagedError:
         """Return the error to raise where a part of the cache cannot be read."""
-        needs = Needs(teacher=True, manifest=what == WAVEFORM)
+        needs = Needs(teacher=what != WAVEFORM, manifest=what == WAVEFORM)
         return CacheDamagedError(
             f"cannot read {what} of the cache {self.uri}: {why}", repair_command(self.uri, self.gdist, needs)
         )

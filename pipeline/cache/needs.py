@@ -22,8 +22,8 @@ class Needs:
 def teacher_of(gdist: Mapping[str, Any]) -> tuple[str, bool]:
     """Return the recorded name of a cache's teacher, and whether it is the last part of a folder's path instead of a
     hub id: full paths are not published."""
-    name = str(gdist["about"]["teacher"])
-    return name, "/" not in name
+    name = str(gdist["about"].get("teacher", ""))  # only recorded, so nothing depends on it
+    return name, name != "" and "/" not in name
 
 
 def repair_command(

@@ -74,7 +74,7 @@ def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[in
     broken = now.broken(names)
     if broken and not skip_missing:
         pack, reason = next(iter(broken.items()))
-        needs = Needs(teacher=True, manifest=any(why.startswith(f"{WAVEFORM}/") for why in broken.values()))
+        needs = Needs(teacher=bool(now.broken(names[:-1])), manifest=bool(now.broken([WAVEFORM])))
         raise CacheDamagedError(
             f"{len(broken)} of {cache.packs} packs of the cache at {cache.uri} are damaged; pack {pack}: {reason}",
             f"{repair_command(cache.uri, cache.gdist, needs)}, or --set data.skip_missing=true to leave them out",
