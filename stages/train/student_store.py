@@ -14,7 +14,9 @@ from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, ConfigError
 from gdist.pipeline.files import write_atomically
+from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import STUDENT_FILES, Run
+from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import STUDENTS, Student, layer_fields, student_config
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
 
@@ -50,7 +52,7 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
         except ValueError as error:
             raise ConfigError(
                 f"student.initialize = {initialize}, with the teacher of {cache.uri}: {error}",
-                FRONTEND_ONLY_HINT if initialize == "layers" else f"gdist verify {cache.uri}",
+                FRONTEND_ONLY_HINT if initialize == "layers" else f"gdist verify {in_shell(cache.uri)}",
             ) from error
     if config.student["frontend"] == "frozen":
         student.frontend.requires_grad_(False)
@@ -70,14 +72,14 @@ def require_same_attention(student: Student, teacher_config: Mapping[str, Any]) 
             )
 
 
-def open_cache(run: Run, uri: str) -> Cache:
+def open_cache(run: Run, uri: str, local: LocalFolder | None = None) -> Cache:
     """The cache at ``uri`` as it was when the run began, even if it has grown since."""
-    cache = Cache.open(uri)
+    cache = Cache.open(uri, local=local)
     bound = run.provenance().get("cache_checksum") if (run.folder / "run.json").exists() else None
     if bound is None or bound == cache.gdist["checksum"]:
         return cache
     with suppress(CacheError):  # a different cache; `Run.begin` raises the error
-        cache = Cache.open(uri, checksum=bound)
+        cache = Cache.open(uri, bound, local)
         say(f"the cache at {uri} has grown since {run.folder} was started; it is read as it was then")
     return cache
 
