@@ -142,7 +142,7 @@ class Cache(ByName):
         """Where the shards of a cache in a bucket are read; None for a cache in a folder."""
         if self.storage.bucket is None:
             return None
-        records = Records(self.packs, self._seen.receipts, self._receipts_of)
+        records = Records(self.packs, self.receipts_seen, self._receipts_of)
         if self._local is None:
             return Near(self.storage, records, self.packs, None)
         kept = KeptCache(self._local, self.uri, {"teacher": self.gdist["about"].get("teacher")})

@@ -198,6 +198,10 @@ class Ledger:
         """Yield the receipts of all tasks that are done."""
         return self.standing().receipts()
 
+    def receipts_seen(self) -> Iterator[dict[str, Any]]:
+        """Yield the receipts of all tasks that were done when somebody last looked."""
+        return Standing(self._seen, self._receipt).receipts()
+
     def broken_packs(self, names: Sequence[str]) -> dict[int, str]:
         """Return pack → reason for the committed packs of which an object is missing or has another size than its
         receipt says. This lists all objects, and reads no data: damage that keeps the size is not found. Where the

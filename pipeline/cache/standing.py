@@ -26,22 +26,27 @@ ReadReceipt = Callable[[Task], tuple[Receipt, int] | None]
 
 
 class Look:
-    """Which summaries and receipts are there. Each is requested once, when it is asked for; receipts are not read.
+    """Which summaries and receipts are there. Each is requested once, when it is asked for.
 
     Args:
         objects: how many shards and receipts there will be.
         listed: whether to list them; None where the number of objects decides.
+
+    Attributes:
+        receipts: number of an addition → those that were read, where they are few and a request each.
     """
 
     def __init__(self, storage: Storage, tasks: Tasks, objects: int, listed: bool | None = None) -> None:
         self.storage, self.tasks = storage, tasks
-        self._few = objects <= (BUCKET_LISTED if storage.folder is None else LISTED)
-        self.listed = self._few if listed is None else listed
+        few = objects <= (BUCKET_LISTED if storage.folder is None else LISTED)
+        self.listed = few if listed is None else listed
+        self._few_in_bucket = few and storage.folder is None
+        self.receipts: dict[int, list[Receipt]] | None = {} if self._few_in_bucket else None
 
     @cached_property
     def keys(self) -> frozenset[str]:
         """The receipts that a listing shows."""
-        if self._few and self.storage.folder is None:  # the sizes are wanted too, in most cases
+        if self._few_in_bucket:  # the sizes are wanted too, in most cases
             return frozenset(key for key in self.sizes if key.startswith("receipts/"))
         return frozenset(self.storage.objects("receipts"))
 
@@ -73,13 +78,13 @@ class Standing:
     """What is known of a cache's tasks without reading a shard.
 
     Args:
-        look: what is there. It may be kept for longer than this object, which keeps the receipts that it reads.
+        look: what is there. It may be kept for longer than this object, and the receipts that are read with it.
     """
 
     def __init__(self, look: Look, read: ReadReceipt) -> None:
         self.look, self.storage, self.tasks, self.read = look, look.storage, look.tasks, read
         self.absent = look.absent
-        self._receipts: dict[int, list[Receipt]] = {}
+        self._receipts = {} if look.receipts is None else look.receipts
 
     @property
     def summaries(self) -> dict[int, Summary]:

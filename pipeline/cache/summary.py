@@ -24,6 +24,7 @@ from gdist.pipeline.errors import CacheDamagedError
 from gdist.pipeline.storage.objects import Storage, canonical, seal, sha256, unseal
 
 ROWS = 1024  # per row group: what is in memory as Python objects at a time
+SMALL = 1 << 20  # bytes of a table that is kept in memory
 
 Receipt = dict[str, Any]
 
@@ -45,6 +46,7 @@ class Summary:
     storage: Storage
     number: int
     head: dict[str, Any]
+    _small: bytes | None = None  # the table, once it was read: for what is small, a request is what costs
 
     def table(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Yield the columns of the table, some packs at a time.
@@ -52,6 +54,11 @@ class Summary:
         Raises:
             CacheDamagedError: the table is missing, or is not the one that the summary was sealed with.
         """
+        data = self._small or self._read()
+        batches: Iterator[pa.RecordBatch] = pq.ParquetFile(pa.BufferReader(data)).iter_batches(ROWS, columns=columns)
+        return batches
+
+    def _read(self) -> bytes:
         key = table_key(self.number)
         try:
             data = self.storage.get(key)
@@ -59,8 +66,8 @@ class Summary:
             raise CacheDamagedError(f"{self.storage.uri}/{key} is missing") from error
         if {"bytes": len(data), "sha256": sha256(data)} != self.head["table"]:
             raise CacheDamagedError(f"{self.storage.uri}/{key} does not match its checksum")
-        batches: Iterator[pa.RecordBatch] = pq.ParquetFile(pa.BufferReader(data)).iter_batches(ROWS, columns=columns)
-        return batches
+        self._small = data if len(data) <= SMALL else None
+        return data
 
     def receipts(self) -> Iterator[Receipt]:
         """Return the receipts in the order of the packs; raises as :meth:`table` does, at once."""

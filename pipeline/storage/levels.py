@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gdist.pipeline.storage import requests
 from gdist.pipeline.storage.locations import Location
 from gdist.pipeline.storage.objects import Storage, _memory
 
@@ -23,7 +24,7 @@ def level(storage: Storage, prefix: str = "") -> Level:
     with storage._explained("list", prefix):
         if storage.folder is not None:
             return _on_disk(storage.folder, prefix)
-        found = storage._repeat(lambda store: store.list_with_delimiter(prefix or None))
+        found = storage._send(requests.level(prefix))
     folders = [str(path).rstrip("/") for path in found["common_prefixes"]]
     return folders, {str(meta["path"]): dict(meta) for meta in found["objects"]}
 

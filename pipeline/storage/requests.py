@@ -68,3 +68,11 @@ def objects(prefix: str) -> Request[Sequence[Any]]:
 def delete(keys: str | list[str]) -> Request[None]:
     """Delete one object, or several."""
     return Request(lambda store: obstore.delete(store, keys), lambda store: obstore.delete_async(store, keys))
+
+
+def level(prefix: str) -> Request[Any]:
+    """List the objects and the folders directly below a prefix."""
+    return Request(
+        lambda store: obstore.list_with_delimiter(store, prefix or None),
+        lambda store: obstore.list_with_delimiter_async(store, prefix or None),
+    )

@@ -57,13 +57,13 @@ def finished(packs: int, uri: str | None = None) -> Cache:
 def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """What is requested from a store: every request goes through one method, a page of a listing being one object."""
     counted: Counter[str] = Counter()
-    repeat = Storage._repeat
+    repeat = Storage._send
 
     def counting(self: Storage, request: Callable[[Any], Any], size: int = 0) -> Any:
         counted["requests"] += 1
         return repeat(self, request, size)
 
-    monkeypatch.setattr(Storage, "_repeat", counting)
+    monkeypatch.setattr(Storage, "_send", counting)
     yield counted
 
 

@@ -39,7 +39,9 @@ class Bucket:
         """The shards that were requested since the last look, one entry per request."""
         seen = [record["path"].partition("?")[0] for record in self.flaky.saw() if record["method"] == "GET"]
         self.flaky.does()
-        return [path.split("/cache/", 1)[1] for path in seen if "/cache/" in path and "/c/" in path.split("/cache/")[1]]
+        return [
+            path.split("/cache/", 1)[1] for path in seen if "/cache/" in path and "/c/" in path.split("/cache/")[1]
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +177,7 @@ class TestRequests:
         list(batches.stream(first))
         assert {key.split("/c/")[1] for key in bucket.gets()} == {f"{batches.epoch_batches(0)[0][0][0].pack}/0"}
 
-    def test_what_stays_in_memory_is_not_fetched_again(
-        self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_stays_in_memory_is_not_fetched_again(self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(loader, "RESIDENT_BYTES", 10**9)
         bucket.gets()
         passes(Cache.open(bucket.uri), 2, selection=Selection((1, 2), waveforms=False))
@@ -348,7 +348,9 @@ class TestCommands:
             (["--local", "s3://bucket/local"], "must be a folder on this machine"),
         ],
     )
-    def test_what_cannot_be(self, gdist: Callable[..., Result], tmp_path: Path, options: list[str], said: str) -> None:
+    def test_what_cannot_be(
+        self, gdist: Callable[..., Result], tmp_path: Path, options: list[str], said: str
+    ) -> None:
         result = gdist("train", "--cache", tmp_path / "cache", "--out", tmp_path / "run", *options)
         assert result.exit_code == 2 and said in " ".join(result.stderr.split())
 

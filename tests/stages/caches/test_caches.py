@@ -4,15 +4,15 @@ import json
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import test_buckets
 from click.testing import Result
 from conftest import contents
-from test_buckets import BUCKET, Flaky
+from in_bucket import s3_bucket
+from servers import Flaky
 
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.storage.objects import Storage, seal
@@ -20,9 +20,14 @@ from gdist.stages.caches.listing import layers_text, printable
 from gdist.stages.extract.inspection import describe
 
 Gdist = Callable[..., Result]
-s3 = test_buckets.server  # a fixture: a server for this file
 GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {"owner": "somebody"}}'
 ARRAY = b'{"zarr_format": 3, "node_type": "array", "shape": [9]}'
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flaky]:
+    with s3_bucket(tmp_path_factory.mktemp("caches")) as flaky:
+        yield flaky
 
 
 def rooted(**gdist: Any) -> bytes:
@@ -61,7 +66,7 @@ def documents(tiny_cache: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def team(s3: Flaky, tiny_cache: Path, documents: dict[str, bytes]) -> str:
     """A bucket's prefix with four caches among other things."""
-    uri = f"s3://{BUCKET}/team"
+    uri = f"{s3.uri}/team"
     storage = Storage(uri)
     for place in ("libri", "libri/ablation", "2026/may/digits 50%20#1"):
         for key, data in documents.items():
@@ -150,7 +155,7 @@ def test_bounds(s3: Flaky, team: str, gdist: Gdist) -> None:
 
 
 def test_no_cache(s3: Flaky, gdist: Gdist, tmp_path: Path) -> None:
-    result = gdist("caches", f"s3://{BUCKET}/nothing-here")
+    result = gdist("caches", f"{s3.uri}/nothing-here")
     assert result.exit_code == 0 and "no cache in 1 folder" in result.stderr and not result.stdout
     assert gdist("caches", tmp_path / "absent").exit_code == 1
     assert gdist("caches", "s3://no-such-bucket-of-ours/x").exit_code == 1

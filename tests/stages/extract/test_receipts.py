@@ -4,26 +4,31 @@ what that takes: each is run as it is printed."""
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import soundfile
-import test_buckets
 from click.testing import Result
 from conftest import contents, extracted
-from test_buckets import BUCKET, Flaky, fill, stored
+from in_bucket import fill, s3_bucket, stored
+from servers import Flaky
 
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.manifest.by_id import by_id
 from gdist.pipeline.manifest.table import Manifest
 
 Gdist = Callable[..., Result]
-s3 = test_buckets.server  # a fixture: a server for this file
 RECEIPT, OTHER = "receipts/00003.json", "receipts/00005.json"
 HEAD, TABLE = "summaries/00000.json", "summaries/00000.parquet"
 TEACHER, MANIFEST = "--teacher tiny-wavlm", "--manifest M.parquet"
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flaky]:
+    with s3_bucket(tmp_path_factory.mktemp("receipts")) as flaky:
+        yield flaky
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +132,7 @@ def test_in_a_bucket(
     whole = tiny_cache if encoding == "fp16" else fp32_cache
     cache = Path(shutil.copytree(whole, tmp_path / "cache"))
     harm(cache, damage)
-    uri = f"s3://{BUCKET}/{tmp_path.name}"
+    uri = f"{s3.uri}/{tmp_path.name}"
     fill(uri, cache)
     command = hint(gdist, uri)
     assert command == f"gdist verify {uri} --repair {needs}".rstrip()

@@ -2,16 +2,16 @@
 proxy in front of a real S3 s3."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import test_buckets
 from click.testing import Result
 from conftest import extracted
-from test_buckets import BUCKET, Flaky, fill
+from in_bucket import fill, s3_bucket
+from servers import Flaky
 from test_train import SHORT
 
 from gdist.pipeline.cache.cache import Cache
@@ -20,7 +20,12 @@ from gdist.pipeline.storage.objects import Storage
 
 Gdist = Callable[..., Result]
 SETTINGS = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
-s3 = test_buckets.server  # a fixture: a server for this file
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flaky]:
+    with s3_bucket(tmp_path_factory.mktemp("requests")) as flaky:
+        yield flaky
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +43,9 @@ def caches(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, speech:
     return cache
 
 
-def before_the_first_shard(s3: Flaky) -> tuple[Counter[str], Counter[str]]:
-    """What was requested before and after: the keys, and the prefixes of listings."""
-    names = [named(record["path"]) for record in s3.saw()]
-    first = next(place for place, name in enumerate(names) if "/c/" in name)
-    return Counter(names[:first]), Counter(name for name in names[first:] if "/c/" not in name)
+def beside_shards(s3: Flaky) -> Counter[str]:
+    """What was requested except shards: the keys, and the prefixes of listings."""
+    return Counter(name for record in s3.saw() if "/c/" not in (name := named(record["path"])))
 
 
 def named(path: str) -> str:
@@ -59,7 +62,7 @@ def test_a_handful(
 ) -> None:
     """The root and the index, one listing, and the two objects of each addition's summary. An addition that is not
     finished has none, but a receipt for each pack that is done."""
-    uri, run = f"s3://{BUCKET}/{done}-{grown}", tmp_path / "run"
+    uri, run = f"{s3.uri}/{done}-{grown}", tmp_path / "run"
     fill(uri, caches(grown))
     summarized, receipts, more = grown + 1, 0, []
     if done == "partial":
@@ -78,24 +81,23 @@ def test_a_handful(
         options = ["--cache", uri, "--out", run, *SETTINGS, *more] if command == "train" else [run, "--probes", "sid"]
         result = gdist(command, *options)
         assert result.exit_code == 0, result.output
-        before, after = before_the_first_shard(s3)
+        seen = beside_shards(s3)
         of = Counter({"receipts": 0, "teacher": 0})
-        of.update(name.split("/")[0] for name in before.elements() if name.startswith(("receipts/", "teacher/")))
+        of.update(name.split("/")[0] for name in seen.elements() if name.startswith(("receipts/", "teacher/")))
         assert (of["receipts"], of["teacher"]) == (receipts, documents)
-        assert max(before.values()) <= 2 and not after
-        others = {name: n for name, n in before.items() if not name.startswith(("receipts/", "teacher/"))}
+        others = {name: n for name, n in seen.items() if not name.startswith(("receipts/", "teacher/"))}
         assert Counter(others) == +expected
-        assert before.total() - receipts <= 6 + 2 * (grown + 1)
+        assert seen.total() - receipts <= 6 + 2 * (grown + 1)
 
 
 def test_many_readers_ask_once(s3: Flaky, caches: Callable[[int], Path]) -> None:
     """An open cache from which sixteen threads read at once, without having been looked at before."""
-    uri = f"s3://{BUCKET}/readers"
+    uri = f"{s3.uri}/readers"
     fill(uri, caches(1))
     s3.does()
     cache = Cache.open(uri)
     entries: list[Any] = [entry for entry in cache.entries if entry.num_frames]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda entry: cache.hidden(3, [(entry, 0, entry.num_frames)]), entries[:16]))
-    before, after = before_the_first_shard(s3)
-    assert max((before + after).values()) == 2 and (before + after).total() <= 6, before + after
+    seen = beside_shards(s3)
+    assert max(seen.values()) == 2 and seen.total() <= 6, seen
