@@ -57,17 +57,20 @@ def repair(uri: str, sources: Sources, show_progress: bool = True) -> tuple[Find
         sources.require(found)
         packs = PackRepair(cache, sources)
         repaired += restore_teacher(cache, bad, lambda: packs.teacher)
-        damaged = {task: names for task in cache.tasks if (names := lost(found, task, bad)) is not None}
-        again = [task for task, names in damaged.items() if not names]
-        storage.delete([task.receipt for task in again])  # they would stop those that read the receipts of a pack
+        remade = {*found.missing, *(task for task, left in found.remains.items() if left.kept is None)}
+        torn = {task: names for task in cache.tasks if task not in remade and (names := lost(cache, task, bad))}
+        damaged = [task for task in cache.tasks if task in remade or task in torn]
+        # Those that cannot be read would stop whoever reads the receipts of a pack.
+        storage.delete([task.receipt for task in remade if task.receipt in bad])
         with console.progress("repair", len(damaged), "packs", enabled=show_progress and bool(damaged)) as advance:
-            for task, names in damaged.items():
-                repaired += packs.repair(task, names) if names else packs.make_receipt(task, found.remains.get(task))
+            for task in damaged:
+                left = found.remains.get(task)
+                repaired += packs.repair(task, torn[task]) if task in torn else packs.make_receipt(task, left)
                 advance(1)
-        cache.withdraw_summaries(task.addition for task in again)  # last: they may be all that knows of a quarantine
+        cache.withdraw_summaries(task.addition for task in remade)  # last: only they may know of a quarantine
         repaired += restore_summaries(cache, summaries - bad)
         if not found.ok:
-            found = examine(cache, lambda n=1, note="": None, {**damaged, **found.remains})
+            found = examine(cache, lambda n=1, note="": None, {*damaged, *found.remains})
     return found, list(dict.fromkeys(repaired))
 
 
@@ -87,13 +90,9 @@ def restore_summaries(cache: Cache, sound: Collection[str]) -> list[str]:
     return sorted({*cache.summarize()} - {*sound})
 
 
-def lost(found: Findings, task: Task, bad: Collection[str]) -> list[str] | None:
-    """Return the arrays of a task that must be written again; an empty list where its receipt must be made again, and
-    None where nothing has to be done."""
-    left = found.remains.get(task)
-    if task in found.missing or (left is not None and left.kept is None):
-        return []
-    return [name for name in found.cache.arrays_of(task) if arrays.shard_key(name, task.pack) in bad] or None
+def lost(cache: Cache, task: Task, bad: Collection[str]) -> list[str]:
+    """Return the arrays of a task whose shards must be written again."""
+    return [name for name in cache.arrays_of(task) if arrays.shard_key(name, task.pack) in bad]
 
 
 class PackRepair:

@@ -40,8 +40,11 @@ class Sources:
         if found.needs.teacher and self.teacher is None and is_folder:
             lacking.append(f"its teacher has to run again, but it was a local folder ({name})")
         if found.needs.manifest and self.manifest is None:
-            packs = ", ".join(map(str, sorted(audio_lost(found))[:5]))
-            lacking.append(f"the audio of pack {packs} is lost, and a cache records no file names")
+            first, *others = sorted(audio_lost(found))
+            more = f" (and of {len(others)} more)" if others else ""
+            lacking.append(
+                f"the audio of pack {first}{more} has to be read from its files, which a cache does not record"
+            )
         if lacking:
             raise CacheError(f"to repair {found.cache.uri}: {'; and '.join(lacking)}", self.command(found))
 

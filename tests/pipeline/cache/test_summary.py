@@ -20,6 +20,7 @@ from gdist.pipeline.cache.summary import head_key, table_key
 from gdist.pipeline.cache.verify import verify
 from gdist.pipeline.loading.splits import usable_entries
 from gdist.pipeline.storage.objects import Storage, seal, unseal
+from gdist.pipeline.storage.requests import Request
 from gdist.stages.extract.extract import summarize
 from gdist.stages.extract.inspection import describe
 
@@ -59,7 +60,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     counted: Counter[str] = Counter()
     repeat = Storage._send
 
-    def counting(self: Storage, request: Callable[[Any], Any], size: int = 0) -> Any:
+    def counting(self: Storage, request: Request[Any], size: int = 0) -> Any:
         counted["requests"] += 1
         return repeat(self, request, size)
 

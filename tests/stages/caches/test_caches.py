@@ -144,6 +144,15 @@ def test_a_folder_that_may_not_be_listed(s3: Flaky, team: str, gdist: Gdist) -> 
     assert any(note["uri"] == f"{team}/libri" and "cannot list" in note["reason"] for note in found["problems"])
 
 
+def test_a_slow_bucket(s3: Flaky, team: str, gdist: Gdist, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says on stderr how far it is, from time to time."""
+    monkeypatch.setattr("gdist.stages.caches.listing.PLAIN_LINE_SECONDS", 0.0)
+    result = gdist("caches", team)
+    assert "caches: 1 folder looked at, 0 caches so far" in result.stderr
+    assert "folders looked at, 4 caches so far" in result.stderr and "looked at" not in result.stdout
+    assert not [line for line in gdist("caches", team, "--json").stderr.splitlines() if "so far" in line]
+
+
 def test_bounds(s3: Flaky, team: str, gdist: Gdist) -> None:
     result = gdist("caches", team, "--depth", 1)
     assert "3 caches" not in result.stdout and "2 caches" in result.stdout
