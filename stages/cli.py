@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gdist.stages.caches.command import caches_command
 from gdist.stages.commandline import LocalPath, TableOption, command, json_option, local_options, use_option
 from gdist.stages.copy.command import copy_command
 from gdist.stages.estimate.command import plan_command
@@ -174,6 +175,7 @@ for _command in (
     manifest,
     plan_command,
     extract_command,
+    caches_command,
     inspect_command,
     verify_command,
     copy_command,

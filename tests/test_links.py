@@ -18,7 +18,8 @@ from gdist.pipeline.files import foreign, write_atomically
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.objects import Storage
-from gdist.stages.extract.repair import Sources, repair
+from gdist.stages.extract.repair import repair
+from gdist.stages.extract.sources import Sources
 from gdist.stages.report.page import RunSummary, write_report
 
 Gdist = Callable[..., Result]
@@ -139,7 +140,7 @@ class TestCache:
     ) -> None:
         shutil.move(own_cache / "layers" / "02", tmp_path / "other-disk")
         (own_cache / "layers" / "02").symlink_to(tmp_path / "other-disk")
-        assert repair(str(own_cache), Sources(teacher=str(tiny_teacher)), show_progress=False)["repaired"] == []
+        assert repair(str(own_cache), Sources(teacher=str(tiny_teacher)), show_progress=False)[1] == []
         run(own_cache, tmp_path / "run", short(train__steps=2))
         (own_cache / "receipts" / "00000.json").unlink()
         with pytest.raises(CacheError, match="layers/02 is a link"):

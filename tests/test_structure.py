@@ -64,7 +64,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.loading",),
     ("stages.frontend", "stages.device", "stages.commandline"),
     ("stages.teachers", "stages.students"),
-    ("stages.extract", "stages.train"),
+    ("stages.extract", "stages.train", "stages.caches"),
     ("stages.evaluate", "stages.estimate"),
     ("stages.report", "stages.export", "stages.copy"),
     ("stages.catalogue", "stages.manifests", "stages.demo", "stages.kept"),

@@ -17,7 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore, ObjectStore
 
-from gdist.pipeline.cache.chunks import layout_of
+from gdist.pipeline.cache.chunks import CRC_BYTES, INDEX_ENTRY_BYTES, layout_of
 from gdist.pipeline.cache.encode import COMPRESS, level_of
 from gdist.pipeline.cache.pieces import Rows
 from gdist.pipeline.cache.place import Whereabouts
@@ -93,10 +93,7 @@ def metadata(specs: dict[str, ArraySpec], packs: int, attributes: dict[str, Any]
 
 def damaged_rows(spec: ArraySpec, shard: bytes, ranges: Sequence[Rows]) -> list[int]:
     """Return the positions of the row ranges (relative to the pack) that cannot be decoded from a shard's bytes."""
-    objects: dict[str, Buffer] = {}
-    array = spec.create(MemoryStore(objects), None, 1)
-    objects["c/0/0"] = default_buffer_prototype().buffer.from_bytes(shard)
-    bad = []
+    array, bad = _array_of(spec, shard), []
     for position, (start, stop) in enumerate(ranges):
         try:
             array[start:stop]
@@ -104,6 +101,32 @@ def damaged_rows(spec: ArraySpec, shard: bytes, ranges: Sequence[Rows]) -> list[
         except Exception:
             bad.append(position)
     return bad
+
+
+def whole_pack(spec: ArraySpec, shard: bytes) -> np.ndarray[Any, Any]:
+    """Return all rows of a shard, [pack rows, width], from its bytes alone.
+
+    Raises:
+        ValueError: a part of it is damaged, or is not covered by any of its checksums.
+    """
+    size = spec.pack_rows // spec.chunk_rows * INDEX_ENTRY_BYTES + CRC_BYTES
+    if len(shard) <= size:
+        raise ValueError("it is cut short")
+    index = np.frombuffer(shard[-size:-CRC_BYTES], "<u8").reshape(-1, 2)
+    ends = [0, *index.sum(axis=1).tolist()]
+    if index[:, 0].tolist() != ends[:-1] or ends[-1] != len(shard) - size:
+        raise ValueError("its index does not describe it")
+    try:
+        return np.asarray(_array_of(spec, shard)[:])
+    except Exception as error:  # as above
+        raise ValueError("it does not match its own checksums") from error
+
+
+def _array_of(spec: ArraySpec, shard: bytes) -> zarr.Array[Any]:
+    objects: dict[str, Buffer] = {}
+    array = spec.create(MemoryStore(objects), None, 1)
+    objects["c/0/0"] = default_buffer_prototype().buffer.from_bytes(shard)
+    return array
 
 
 class Reader:

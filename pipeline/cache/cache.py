@@ -9,6 +9,7 @@ Axes: T frames (rows), C chunks, D features, S samples, W numbers stored per row
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class Cache(ByName):
         super().__init__(storage, gdist, index)
         self._local, self._newest = local, newest
         self._reader: arrays.Reader | None = None
+        self._opening = Lock()
         self._tables: dict[tuple[int, str], Tables] = {}
 
     @classmethod
@@ -140,7 +142,7 @@ class Cache(ByName):
         """Where the shards of a cache in a bucket are read; None for a cache in a folder."""
         if self.storage.bucket is None:
             return None
-        records = Records(self.packs, self._seen.receipts, self._receipts_of)
+        records = Records(self.packs, self.receipts_seen, self._receipts_of)
         if self._local is None:
             return Near(self.storage, records, self.packs, None)
         kept = KeptCache(self._local, self.uri, {"teacher": self.gdist["about"].get("teacher")})
@@ -247,8 +249,9 @@ class Cache(ByName):
             if entry.pack in undone:
                 raise self.damaged(name, f"utterance {entry.id} is missing: pack {entry.pack} has no receipt")
         try:
-            if self._reader is None:
-                self._reader = arrays.Reader(self.storage, near=self.near)
+            with self._opening:  # many threads begin to read at once
+                if self._reader is None:
+                    self._reader = arrays.Reader(self.storage, near=self.near)
             return self._reader.read(name, ranges, np.empty if into is None else lambda *_: into)
         except CacheError:  # the store does not answer, which is not damage
             raise

@@ -78,9 +78,14 @@ def encoded(rows: np.ndarray[Any, Any], chunk_rows: int, compress: str) -> Itera
     memory = _memory(len(chunks) * (_most(chunks.shape[1]) + INDEX_ENTRY_BYTES) + CRC_BYTES)
     try:
         data = memoryview(memory)[: _fill(memory, chunks, level_of(compress))]
-        yield Shard(data, {"bytes": len(data), "xxh3_128": digest(data)})
+        yield Shard(data, record(data))
     finally:
         _free.append(memory)
+
+
+def record(data: bytes | memoryview) -> dict[str, Any]:
+    """Return what a receipt says about a shard."""
+    return {"bytes": len(data), "xxh3_128": digest(data)}
 
 
 def digest(data: bytes | memoryview) -> str:

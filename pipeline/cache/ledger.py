@@ -5,7 +5,7 @@ commit  → one task: its shards, whole, then its receipt, create-only
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.index import read
+from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import WAVEFORM, Task, Tasks, encoding_of
-from gdist.pipeline.cache.standing import Standing, quarantined, read_all
+from gdist.pipeline.cache.standing import Look, Standing, quarantined, read_all
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.machine import cores
 from gdist.pipeline.storage.locations import in_shell
@@ -46,7 +47,7 @@ class Ledger:
         self.specs = plan.array_specs(self.identity)
         self.tasks = Tasks(gdist)
         self.guard: Callable[[], None] = lambda: None
-        self._seen = self.standing()
+        self._seen, self._seeing = self._look(), Lock()
 
     @property
     def uri(self) -> str:
@@ -73,15 +74,19 @@ class Ledger:
         return plan.layer_arrays(self.identity, layers) + [WAVEFORM] * waveform
 
     def standing(self, listed: bool | None = None) -> Standing:
-        """Return what is done at this moment.
+        """Return what is done at this moment. Reads use what it finds out, instead of asking again.
 
         Args:
             listed: whether to list the receipts even where a summary says that all are there; None for only where
                 there are few.
         """
+        self._seen = self._look(listed)
+        return Standing(self._seen, self._receipt)
+
+    def _look(self, listed: bool | None = None) -> Look:
         sizes = ((len(range(*a["packs"])), self._arrays(a["layers"], a["waveform"])) for a in self.tasks.additions)
         objects = sum(packs * (len(names) + 1) for packs, names in sizes)
-        return Standing(self.storage, self.tasks, self._receipt, objects, listed)
+        return Look(self.storage, self.tasks, objects, listed)
 
     def todo(self, listed: bool | None = None) -> list[Task]:
         """Return the tasks without a receipt. This needs some summaries or a listing, and reads no receipt."""
@@ -109,10 +114,11 @@ class Ledger:
     def undone(self, name: str, packs: Iterable[int]) -> set[int]:
         """Return those of ``packs`` whose shard of array ``name`` has no receipt."""
         needed = {pack: plan.receipt_of(self.gdist, pack, name) for pack in packs}
-        if all(self._seen.has(*receipt) for receipt in needed.values()):
-            return set()
-        self._seen = self.standing()  # it may have been written since
-        return {pack for pack, receipt in needed.items() if not self._seen.has(*receipt)}
+        with self._seeing:  # many threads begin to read at once, and one of them asks for all
+            if all(self._seen.has(*receipt) for receipt in needed.values()):
+                return set()
+            self._seen = self._look()  # it may have been written since
+            return {pack for pack, receipt in needed.items() if not self._seen.has(*receipt)}
 
     def commit(
         self,
@@ -146,14 +152,7 @@ class Ledger:
         with ThreadPoolExecutor(WRITERS if self.storage.folder else BUCKET_WRITERS) as pool:
             objects = dict(pool.map(write, names))
         self.guard()
-        # A receipt contains no times: the same inputs give the same receipt, byte for byte.
-        receipt = {
-            "pack": task.pack,
-            "utterances": len(self.pack_entries(task.pack)),
-            "objects": objects,
-            "quarantine": dict(sorted(quarantine.items())),
-            "statistics": dict(statistics),
-        }
+        receipt = self.new_receipt(task, objects, quarantine, statistics)
         sealed = seal(receipt, receipt)
         if written is None and not self.storage.put_new(task.receipt, sealed):
             written = self.receipt(task)
@@ -163,6 +162,18 @@ class Ledger:
                 f"stop the other process, then: gdist verify {in_shell(self.uri)}",
             )
         return receipt
+
+    def new_receipt(
+        self, task: Task, objects: Mapping[str, Any], quarantine: Mapping[str, str], statistics: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return a receipt without its checksum. It has no times: the same inputs give the same bytes."""
+        return {
+            "pack": task.pack,
+            "utterances": len(self.pack_entries(task.pack)),
+            "objects": dict(objects),
+            "quarantine": dict(sorted(quarantine.items())),
+            "statistics": dict(statistics),
+        }
 
     def receipt(self, task: Task) -> dict[str, Any] | None:
         """Return what was committed for ``task``; None when it is not done."""
@@ -186,6 +197,10 @@ class Ledger:
     def receipts(self) -> Iterator[dict[str, Any]]:
         """Yield the receipts of all tasks that are done."""
         return self.standing().receipts()
+
+    def receipts_seen(self) -> Iterator[dict[str, Any]]:
+        """Yield the receipts of all tasks that were done when somebody last looked."""
+        return Standing(self._seen, self._receipt).receipts()
 
     def broken_packs(self, names: Sequence[str]) -> dict[int, str]:
         """Return pack → reason for the committed packs of which an object is missing or has another size than its
@@ -230,14 +245,12 @@ class Ledger:
             summary.withdraw(self.storage, number)
 
     def faulty_summaries(self, now: Standing) -> list[tuple[str, str]]:
-        """Return key and reason of every object of a summary that does not match the receipts, as far as these are
-        all there and undamaged."""
+        """Return key and reason of every object of a summary that is damaged, or does not match the receipts, as far
+        as these are all there and undamaged."""
         faults = []
         for number, addition in enumerate(self.tasks.additions):
-            if not now.absent(number):
-                receipts = read_all(self._receipt, self.tasks.of_addition(number))
-                with suppress(CacheDamagedError):
-                    faults.append(summary.fault(self.storage, number, addition, receipts))
+            receipts = None if now.absent(number) else read_all(self._receipt, self.tasks.of_addition(number))
+            faults.append(summary.fault(self.storage, number, addition, receipts))
         return [fault for fault in faults if fault is not None]
 
     def tasks_of(self, pack: int) -> list[Task]:
@@ -246,6 +259,7 @@ class Ledger:
 
     def damaged(self, what: str, why: str) -> CacheDamagedError:
         """Return the error to raise where a part of the cache cannot be read."""
+        needs = Needs(teacher=what != WAVEFORM, manifest=what == WAVEFORM)
         return CacheDamagedError(
-            f"cannot read {what} of the cache {self.uri}: {why}", f"gdist verify {in_shell(self.uri)} --repair"
+            f"cannot read {what} of the cache {self.uri}: {why}", repair_command(self.uri, self.gdist, needs)
         )

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from gdist.pipeline.cache import arrays
+from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import FORMAT, HOLDER, INDEX, ROOT, WAVEFORM, Plan, array_specs, index_key
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.storage.locations import in_shell
@@ -171,15 +172,20 @@ def read_root(storage: Storage, key: str = ROOT) -> dict[str, Any] | None:
         data = storage.get(key)
     except FileNotFoundError:
         return None
+    return parse_root(storage.uri, data, key)
+
+
+def parse_root(uri: str, data: bytes, key: str = ROOT) -> dict[str, Any]:
+    """Return the gdist description in the bytes of a root document; raises as :func:`read_root` does."""
     try:
         gdist: dict[str, Any] = unseal(data, HOLDER)["attributes"]["gdist"]
     except CacheDamagedError as error:
         raise CacheDamagedError(
-            f"{storage.uri}/{key} does not describe a cache: {error.message}",
-            f"gdist verify --repair {in_shell(storage.uri)} (if it was a cache), or extract again with --restart",
+            f"{uri}/{key} does not describe a cache: {error.message}",
+            f"gdist verify --repair {in_shell(uri)} (if it was a cache), or extract again with --restart",
         ) from error
     if gdist["format"] != FORMAT:
-        raise CacheError(f"{storage.uri} has cache format {gdist['format']}; this gdist reads format {FORMAT}")
+        raise CacheError(f"{uri} has cache format {gdist['format']}; this gdist reads format {FORMAT}")
     return gdist
 
 
@@ -195,12 +201,12 @@ def read_index(storage: Storage, gdist: Mapping[str, Any]) -> bytes:
 
 def read_document(storage: Storage, gdist: Mapping[str, Any], key: str) -> bytes:
     """Return one of the planned documents; CacheDamagedError unless it matches its digest in the root."""
+    why = "does not match its checksum"
     try:
         data = storage.get(key)
-    except FileNotFoundError as error:
-        raise CacheDamagedError(f"{storage.uri}/{key} is missing", f"gdist verify {in_shell(storage.uri)}") from error
-    if sha256(data) != gdist["objects"].get(key):
-        raise CacheDamagedError(
-            f"{storage.uri}/{key} does not match its checksum", f"gdist verify {in_shell(storage.uri)}"
-        )
-    return data
+        if sha256(data) == gdist["objects"].get(key):
+            return data
+    except FileNotFoundError:
+        why = "is missing"
+    needs = Needs(teacher=key.startswith("teacher/"), manifest=key in (INDEX, index_key(gdist["generation"])))
+    raise CacheDamagedError(f"{storage.uri}/{key} {why}", repair_command(storage.uri, gdist, needs))

@@ -25,25 +25,29 @@ ReadReceipt = Callable[[Task], tuple[Receipt, int] | None]
 """Reads a task's receipt, and its size in bytes; None where there is none."""
 
 
-class Standing:
-    """What is known of a cache's tasks without reading a shard. Everything is read once, when it is asked for.
+class Look:
+    """Which summaries and receipts are there. Each is requested once, when it is asked for.
 
     Args:
         objects: how many shards and receipts there will be.
         listed: whether to list them; None where the number of objects decides.
+
+    Attributes:
+        receipts: number of an addition → those that were read, where they are few and a request each.
     """
 
-    def __init__(
-        self, storage: Storage, tasks: Tasks, read: ReadReceipt, objects: int, listed: bool | None = None
-    ) -> None:
-        self.storage, self.tasks, self.read = storage, tasks, read
+    def __init__(self, storage: Storage, tasks: Tasks, objects: int, listed: bool | None = None) -> None:
+        self.storage, self.tasks = storage, tasks
         few = objects <= (BUCKET_LISTED if storage.folder is None else LISTED)
         self.listed = few if listed is None else listed
-        self._receipts: dict[int, list[Receipt]] = {}
+        self._few_in_bucket = few and storage.folder is None
+        self.receipts: dict[int, list[Receipt]] | None = {} if self._few_in_bucket else None
 
     @cached_property
     def keys(self) -> frozenset[str]:
         """The receipts that a listing shows."""
+        if self._few_in_bucket:  # the sizes are wanted too, in most cases
+            return frozenset(key for key in self.sizes if key.startswith("receipts/"))
         return frozenset(self.storage.objects("receipts"))
 
     @cached_property
@@ -65,14 +69,37 @@ class Standing:
         """Return the tasks of an addition whose receipts a listing does not show."""
         return [task for task in self.tasks.of_addition(number) if task.receipt not in self.keys]
 
+    def has(self, number: int, receipt: str) -> bool:
+        """Whether a receipt of an addition is there."""
+        return number in self.summaries or receipt in self.keys
+
+
+class Standing:
+    """What is known of a cache's tasks without reading a shard.
+
+    Args:
+        look: what is there. It may be kept for longer than this object, and the receipts that are read with it.
+    """
+
+    def __init__(self, look: Look, read: ReadReceipt) -> None:
+        self.look, self.storage, self.tasks, self.read = look, look.storage, look.tasks, read
+        self.absent = look.absent
+        self._receipts = {} if look.receipts is None else look.receipts
+
+    @property
+    def summaries(self) -> dict[int, Summary]:
+        """Number of an addition → its summary, where it can be trusted."""
+        return self.look.summaries
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Key → bytes of every object, from a listing."""
+        return self.look.sizes
+
     def todo(self) -> list[Task]:
         """Return the tasks without a receipt."""
         unknown = [number for number in range(len(self.tasks.additions)) if number not in self.summaries]
         return [task for number in unknown for task in self.absent(number)]
-
-    def has(self, number: int, receipt: str) -> bool:
-        """Whether a receipt of an addition is there."""
-        return number in self.summaries or receipt in self.keys
 
     def receipts(self) -> Iterator[Receipt]:
         """Yield the receipts of all tasks that are done."""
@@ -96,7 +123,7 @@ class Standing:
         Args:
             names: arrays to look at.
         """
-        if not self.listed:
+        if not self.look.listed:
             return {}
         broken: dict[int, str] = {}
         sizes = self._sizes_of(names)
@@ -133,7 +160,7 @@ class Standing:
     @property
     def lists_all(self) -> bool:
         """Whether sizes come from a listing, because there are few objects or not all is summarized."""
-        return self.listed or len(self.summaries) < len(self.tasks.additions)
+        return self.look.listed or len(self.summaries) < len(self.tasks.additions)
 
     def stored(self) -> dict[str, int]:
         """Return array → bytes of its shards."""
@@ -151,7 +178,7 @@ class Standing:
             with suppress(CacheDamagedError):
                 return self.summaries[number].receipts()
         if number not in self._receipts:
-            done = (task for task in self.tasks.of_addition(number) if task.receipt in self.keys)
+            done = (task for task in self.tasks.of_addition(number) if task.receipt in self.look.keys)
             self._receipts[number] = [receipt for receipt, _ in read_all(self.read, done)]
         return self._receipts[number]
 

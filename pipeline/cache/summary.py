@@ -10,7 +10,7 @@ first. What does not match its seal is not a summary, and the receipts are read 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 
 from gdist.pipeline.cache.entries import Numbers
 from gdist.pipeline.errors import CacheDamagedError
-from gdist.pipeline.storage.objects import Storage, seal, sha256, unseal
+from gdist.pipeline.storage.objects import Storage, canonical, seal, sha256, unseal
 
 ROWS = 1024  # per row group: what is in memory as Python objects at a time
+SMALL = 1 << 20  # bytes of a table that is kept in memory
 
 Receipt = dict[str, Any]
 
@@ -45,6 +46,7 @@ class Summary:
     storage: Storage
     number: int
     head: dict[str, Any]
+    _small: bytes | None = None  # the table, once it was read: for what is small, a request is what costs
 
     def table(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Yield the columns of the table, some packs at a time.
@@ -52,6 +54,11 @@ class Summary:
         Raises:
             CacheDamagedError: the table is missing, or is not the one that the summary was sealed with.
         """
+        data = self._small or self._read()
+        batches: Iterator[pa.RecordBatch] = pq.ParquetFile(pa.BufferReader(data)).iter_batches(ROWS, columns=columns)
+        return batches
+
+    def _read(self) -> bytes:
         key = table_key(self.number)
         try:
             data = self.storage.get(key)
@@ -59,8 +66,8 @@ class Summary:
             raise CacheDamagedError(f"{self.storage.uri}/{key} is missing") from error
         if {"bytes": len(data), "sha256": sha256(data)} != self.head["table"]:
             raise CacheDamagedError(f"{self.storage.uri}/{key} does not match its checksum")
-        batches: Iterator[pa.RecordBatch] = pq.ParquetFile(pa.BufferReader(data)).iter_batches(ROWS, columns=columns)
-        return batches
+        self._small = data if len(data) <= SMALL else None
+        return data
 
     def receipts(self) -> Iterator[Receipt]:
         """Return the receipts in the order of the packs; raises as :meth:`table` does, at once."""
@@ -152,6 +159,21 @@ def read(storage: Storage, number: int, addition: Mapping[str, Any]) -> Summary 
     return None
 
 
+def salvaged(storage: Storage, number: int, packs: Container[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield pack and text of the receipts of ``packs`` in a summary's table, also where its sealed document is
+    damaged or missing: each receipt has a checksum of its own, which the caller has to check."""
+    with suppress(OSError, ValueError, KeyError, NotImplementedError):  # also Arrow's errors: it is no table
+        data = storage.get(table_key(number))
+        with suppress(FileNotFoundError, CacheDamagedError):
+            head = unseal(storage.get(head_key(number)))
+            if head["table"] != {"bytes": len(data), "sha256": sha256(data)}:
+                return
+        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(ROWS, columns=["pack", "receipt"]):
+            for pack, text in zip(batch["pack"].to_pylist(), batch["receipt"].to_pylist(), strict=True):
+                if pack in packs and text is not None:
+                    yield pack, canonical(json.loads(text))
+
+
 def _opened(storage: Storage, number: int, addition: Mapping[str, Any]) -> Summary:
     head = unseal(storage.get(head_key(number)))
     if head.get("addition") != addition:
@@ -172,13 +194,14 @@ def withdraw(storage: Storage, number: int) -> None:
 
 
 def fault(
-    storage: Storage, number: int, addition: Mapping[str, Any], receipts: Iterable[tuple[Receipt, int]]
+    storage: Storage, number: int, addition: Mapping[str, Any], receipts: Iterable[tuple[Receipt, int]] | None
 ) -> tuple[str, str] | None:
     """Compare a summary with the receipts. Returns the key and what is wrong with it; None where nothing is, or where
     there is no summary.
 
     Args:
-        receipts: of the addition's tasks that are done, and their sizes in bytes, in order.
+        receipts: of the addition's tasks, and their sizes in bytes, in order; None where not all are there. What is
+            damaged in itself is found without them, and where reading them raises CacheDamagedError.
     """
     try:
         found = _opened(storage, number, addition)
@@ -190,9 +213,14 @@ def fault(
         found.table([])
     except CacheDamagedError as error:
         return table_key(number), error.message.removeprefix(f"{storage.uri}/{table_key(number)} ")
+    if receipts is None:
+        return None
     totals = Totals()
-    for receipt, size in receipts:
-        totals.add(receipt, size)
+    try:
+        for receipt, size in receipts:
+            totals.add(receipt, size)
+    except CacheDamagedError:
+        return None
     expected = totals.head(addition)
     if {name: found.head.get(name) for name in expected} != expected:
         return head_key(number), "it does not match the receipts"

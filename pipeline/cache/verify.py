@@ -4,20 +4,24 @@ A shard's digest shows whether it is damaged; the checksum of each inner chunk, 
 is affected.
 """
 
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from gdist.pipeline.cache import arrays
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import digest
-from gdist.pipeline.cache.plan import ROOT, Task, plan_key
+from gdist.pipeline.cache.needs import Needs
+from gdist.pipeline.cache.plan import ROOT, WAVEFORM, Task, plan_key
 from gdist.pipeline.cache.planning import read_document, read_root
+from gdist.pipeline.cache.remains import Remains, kept_receipts, remains
 from gdist.pipeline.console import Advance
 from gdist.pipeline.errors import CacheDamagedError
 
 THREADS = 4
+OLD_PLAN = "; only runs that began before the cache grew need it, and it cannot be made again"
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class Damage:
     """One damaged or missing object.
 
     Attributes:
-        pack, array: (3, ``layers/05``) for a shard, (3, None) for a receipt, (None, ``layers/05``) for an array's
-            metadata, which serves every utterance, and (None, None) for the other documents.
+        pack, array: (3, ``layers/05``) for a shard, (3, None) for a receipt, which has no data of its own,
+            (None, ``layers/05``) for an array's metadata, which serves every utterance, and (None, None) for the
+            other documents.
         utterances: the utterances of the pack whose data is affected; empty when only rows without an owner are.
     """
 
@@ -36,10 +41,15 @@ class Damage:
     array: str | None = None
     utterances: tuple[str, ...] = ()
 
+    @property
+    def is_final(self) -> bool:
+        """Whether it cannot be made again from anything."""
+        return self.reason.endswith(OLD_PLAN)
+
     def __str__(self) -> str:
-        if self.array is None and self.pack is None:
+        if self.array is None:
             return f"{self.object}: {self.reason}"
-        what = self.array or "every layer"
+        what = self.array
         if "/" in what:
             what = f"layer {int(what.rpartition('/')[2])}"
         if self.pack is None:
@@ -49,53 +59,129 @@ class Damage:
         return f"{self.object}: {self.reason}; {what}, utterance {names}{more}"
 
 
+@dataclass
+class Findings:
+    """What :func:`examine` found.
+
+    Attributes:
+        missing: the tasks that were never done, or of which too little is left.
+        remains: of every task without a receipt, what is left.
+    """
+
+    cache: Cache
+    bad: list[Damage] = field(default_factory=list)
+    missing: list[Task] = field(default_factory=list)
+    remains: dict[Task, Remains] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not self.bad and not self.missing
+
+    @property
+    def needs(self) -> Needs:
+        """What it takes to repair all of it."""
+        arrays = {damage.array for damage in self.bad if damage.pack is not None} - {None}
+        documents = any(damage.object.startswith("teacher/") for damage in self.bad)
+        needs = Needs(teacher=documents or bool(arrays - {WAVEFORM}), manifest=WAVEFORM in arrays)
+        for task in self.missing:
+            needs |= Needs(teacher=True, manifest=task.waveform and task not in self.remains)
+        for left in self.remains.values():
+            needs |= left.needs
+        return needs
+
+    def document(self) -> dict[str, Any]:
+        """Return the fields of ``gdist verify --json``: ok, packs, packs_missing, bad."""
+        return {
+            "ok": self.ok,
+            "packs": self.cache.packs,
+            "packs_missing": sorted({task.pack for task in self.missing}),
+            "bad": [asdict(damage) | {"message": str(damage)} for damage in self.bad],
+        }
+
+
 def verify(cache: Cache, advance: Advance, tasks: Collection[Task] | None = None) -> dict[str, Any]:
-    """Return the fields of ``gdist verify --json``: ok, packs, packs_missing, bad.
+    """Return the document of :func:`examine`'s findings."""
+    return examine(cache, advance, tasks).document()
+
+
+def examine(cache: Cache, advance: Advance, tasks: Collection[Task] | None = None) -> Findings:
+    """Read every byte and find what is damaged or missing, and what it takes to have it again.
 
     Args:
         advance: called after every task.
         tasks: the tasks whose shards are read, where the others are known to be undamaged; None for all.
     """
-    bad: list[Damage] = []
+    found = Findings(cache, [*_documents(cache)])
+    now = cache.standing(listed=True)
+    found.bad += [Damage(key, reason) for key, reason in cache.faulty_summaries(now)]
+    todo = dict.fromkeys(now.todo(), "it is missing")
+    finished = [task for task in (cache.tasks if tasks is None else tasks) if task not in todo]
+    lost: dict[Task, str] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        for task, damages in zip(finished, pool.map(partial(_verify_task, cache), finished), strict=True):
+            if isinstance(damages, str):
+                lost[task] = damages
+            else:
+                found.bad += damages
+            advance(1)
+        lost |= todo
+        kept = kept_receipts(cache, lost)
+        begun = [task for task in lost if task not in todo or task in kept or _is_complete(cache, task, now.sizes)]
+        found.remains = dict(
+            zip(begun, pool.map(lambda task: remains(cache, task, kept.get(task)), begun), strict=True)
+        )
+    for task, reason in lost.items():
+        left = found.remains.get(task)
+        if left is None or (task in todo and left.kept is None):
+            found.missing.append(task)
+        else:
+            found.bad += _without_receipt(cache, left, reason)
+    return found
+
+
+def _documents(cache: Cache) -> Iterator[Damage]:
     for key in cache.gdist["objects"]:
         try:
             read_document(cache.storage, cache.gdist, key)
         except CacheDamagedError as error:
             array = key.removesuffix(f"/{ROOT}")
             reason = error.message.removeprefix(f"{cache.uri}/{key} ")
-            bad.append(Damage(key, reason, array=array if array in cache.specs else None))
-    for generation in range(cache.gdist["generation"] + 1):
-        key = plan_key(generation)
+            yield Damage(key, reason, array=array if array in cache.specs else None)
+    newest = cache.gdist["generation"]
+    for generation in range(newest + 1):
+        key, reason = plan_key(generation), ""
         try:
             if read_root(cache.storage, key) is None:
-                bad.append(Damage(key, "is missing"))
+                reason = "is missing"
         except CacheDamagedError as error:
-            bad.append(Damage(key, error.message.split(": ", 1)[-1]))
-    now = cache.standing(listed=True)
-    bad += [Damage(key, reason) for key, reason in cache.faulty_summaries(now)]
-    todo = set(now.todo())
-    finished = [task for task in (cache.tasks if tasks is None else tasks) if task not in todo]
-    with ThreadPoolExecutor(THREADS) as pool:
-        for damages in pool.map(lambda task: _verify_task(cache, task), finished):
-            bad += damages
-            advance(1)
-    missing = sorted({task.pack for task in todo})
-    return {
-        "ok": not bad and not missing,
-        "packs": cache.packs,
-        "packs_missing": missing,
-        "bad": [asdict(damage) | {"message": str(damage)} for damage in bad],
-    }
+            reason = error.message.split(": ", 1)[-1]
+        if reason:
+            yield Damage(key, reason + (OLD_PLAN if generation < newest else ""))
 
 
-def _verify_task(cache: Cache, task: Task) -> list[Damage]:
+def _is_complete(cache: Cache, task: Task, sizes: Container[str]) -> bool:
+    """Whether a listing shows all shards of a task."""
+    return all(arrays.shard_key(name, task.pack) in sizes for name in cache.arrays_of(task))
+
+
+def _without_receipt(cache: Cache, left: Remains, reason: str) -> Iterator[Damage]:
+    """Yield the damage to a receipt, and that to its shards."""
+    pack, known = left.task.pack, left.kept["quarantine"] if left.kept else left.reasons
+    intact = "" if left.bad else f"; no data of pack {pack} is lost"
+    yield Damage(left.task.receipt, reason + intact, pack)
+    for name, why in left.bad.items():
+        yield Damage(arrays.shard_key(name, pack), why, pack, name, _affected(cache, pack, name, known))
+
+
+def _verify_task(cache: Cache, task: Task) -> list[Damage] | str:
+    """Return the damage to a task's shards; or what is wrong with its receipt."""
     pack = task.pack
     try:
         receipt = cache.receipt(task)
     except CacheDamagedError as error:
-        return [Damage(task.receipt, error.message.split(": ", 1)[-1], pack, None, _stored(cache, pack, {}))]
+        return error.message.split(": ", 1)[-1]
     if receipt is None:  # it was there when the packs were listed
-        return [Damage(task.receipt, "it is missing", pack, None, _stored(cache, pack, {}))]
+        return "it is missing"
     bad = []
     for name in cache.arrays_of(task):
         key = arrays.shard_key(name, pack)
@@ -108,6 +194,15 @@ def _verify_task(cache: Cache, task: Task) -> list[Damage]:
             reason = "its bytes do not match its receipt"
             bad.append(Damage(key, reason, pack, name, _torn(cache, pack, name, shard, receipt["quarantine"])))
     return bad
+
+
+def _affected(cache: Cache, pack: int, name: str, quarantine: Container[str]) -> tuple[str, ...]:
+    """Return the utterances whose data in a damaged or missing shard is affected."""
+    try:
+        shard = cache.storage.get(arrays.shard_key(name, pack))
+    except FileNotFoundError:
+        return _stored(cache, pack, quarantine)
+    return _torn(cache, pack, name, shard, quarantine)
 
 
 def _stored(cache: Cache, pack: int, quarantine: Container[str]) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ import numpy as np
 
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entries, Entry, Numbers, ids, label, named, subset
+from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
 from gdist.pipeline.config import TomlTables, build, require
 from gdist.pipeline.errors import CacheDamagedError, CacheError
-from gdist.pipeline.storage.locations import in_shell
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,10 @@ def usable_entries(
     broken = now.broken(names)
     if broken and not skip_missing:
         pack, reason = next(iter(broken.items()))
+        needs = Needs(teacher=bool(now.broken(names[:-1])), manifest=bool(now.broken([WAVEFORM])))
         raise CacheDamagedError(
             f"{len(broken)} of {cache.packs} packs of the cache at {cache.uri} are damaged; pack {pack}: {reason}",
-            f"gdist verify {in_shell(cache.uri)} --repair{otherwise}",
+            f"{repair_command(cache.uri, cache.gdist, needs)}{otherwise}",
         )
     keep = cache.entries.numbers("num_frames") > 0
     if unusable := missing | broken.keys():

@@ -76,3 +76,11 @@ def copy(origin: str, key: str) -> Request[Any]:
         lambda store: obstore.copy(store, origin, key),
         lambda store: obstore.copy_async(store, origin, key),
     )
+
+
+def level(prefix: str) -> Request[Any]:
+    """List the objects and the folders directly below a prefix."""
+    return Request(
+        lambda store: obstore.list_with_delimiter(store, prefix or None),
+        lambda store: obstore.list_with_delimiter_async(store, prefix or None),
+    )

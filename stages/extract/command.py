@@ -117,8 +117,8 @@ def verify_command(
     from gdist.pipeline.cache.encodings import ENCODINGS
     from gdist.pipeline.extensions import use
     from gdist.stages.extract import inspection
-    from gdist.stages.extract.repair import Sources
+    from gdist.stages.extract.sources import Sources
     from gdist.stages.teachers import FAMILIES
 
     use(uses, ENCODINGS, FAMILIES)
-    return inspection.verify_command(uri, as_json, Sources(teacher, manifest, device) if repair else None)
+    return inspection.verify_command(uri, as_json, repair, Sources(teacher, manifest, device, uses))

@@ -8,12 +8,15 @@ from gdist.pipeline import console, framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import named
 from gdist.pipeline.cache.lock import Lock, require_token
+from gdist.pipeline.cache.needs import MANIFEST, teacher_of
 from gdist.pipeline.cache.plan import layer_name
-from gdist.pipeline.cache.verify import verify
+from gdist.pipeline.cache.survey import caches_below
+from gdist.pipeline.cache.verify import Findings, examine
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError, CacheError
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.extract import layer_statistics
-from gdist.stages.extract.repair import Sources, repair
+from gdist.stages.extract.repair import repair
+from gdist.stages.extract.sources import Sources
 
 
 def describe(cache: Cache) -> dict[str, Any]:
@@ -46,9 +49,19 @@ def describe(cache: Cache) -> dict[str, Any]:
     }
 
 
+def open_cache(uri: str) -> Cache:
+    """Open a cache; CacheError also where there are only caches below, which the message says."""
+    if cache := Cache.find(uri):
+        return cache
+    if below := caches_below(uri):
+        caches = "a cache is" if below == 1 else f"{below} caches are"
+        raise CacheError(f"no cache at {uri}, but {caches} in its folders", f"gdist caches {in_shell(uri)}")
+    return Cache.open(uri)
+
+
 def inspect_command(uri: str, as_json: bool) -> int:
     """Print what a cache contains."""
-    found = describe(Cache.open(uri))
+    found = describe(open_cache(uri))
     if as_json:
         console.emit(found)
         return EXIT_OK
@@ -87,16 +100,22 @@ def _summarize(cache: Cache) -> None:
         console.say(f"the cache is sound, but its summary was not written: {error.message}", style="yellow")
 
 
-def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> int:
-    """Check every byte of a cache, after repairing what is damaged if ``sources`` are given."""
+def verify_command(
+    uri: str,
+    as_json: bool,
+    repairing: bool = False,
+    sources: Sources = Sources(),  # noqa: B008 — it is frozen
+) -> int:
+    """Check every byte of a cache, after repairing what is damaged if that is wished."""
+    repaired: list[str] = []
     try:
-        if sources:
-            result = repair(uri, sources, show_progress=not as_json)
+        if repairing:
+            found, repaired = repair(uri, sources, show_progress=not as_json)
         else:
-            cache = Cache.open(uri)
+            cache = open_cache(uri)
             with console.progress("verify", len(cache.tasks), "packs", enabled=not as_json) as advance:
-                result = verify(cache, advance) | {"repaired": []}
-            if result["ok"]:
+                found = examine(cache, advance)
+            if found.ok:
                 _summarize(cache)
     except CacheDamagedError as error:
         # Damage to a document without which the cache cannot be opened is reported like any other damage.
@@ -107,16 +126,26 @@ def verify_command(uri: str, as_json: bool, sources: Sources | None = None) -> i
         console.emit({"ok": False, "packs": 0, "packs_missing": [], "bad": [bad], "repaired": []})
         return EXIT_FAILURE
     if as_json:
-        console.emit(result)
+        console.emit(found.document() | {"repaired": repaired})
     else:
-        for key in result["repaired"]:
-            console.say(f"repaired: {key}")
-        for damage in result["bad"]:
-            console.say(f"damaged: {damage['message']}", style="red")
-        if result["packs_missing"]:
-            console.say(f"missing packs: {result['packs_missing']} (run the same `gdist extract` again)", style="red")
-        if result["bad"]:
-            console.say(f"to repair it: gdist verify {in_shell(uri)} --repair", style="yellow")
-        verdict = "ok" if result["ok"] else "NOT ok"
-        console.say(f"{uri}: {verdict}, {result['packs']} packs, {len(result['bad'])} damaged objects")
-    return EXIT_OK if result["ok"] else EXIT_FAILURE
+        _show(uri, found, repaired, sources)
+    return EXIT_OK if found.ok else EXIT_FAILURE
+
+
+def _show(uri: str, found: Findings, repaired: list[str], sources: Sources) -> None:
+    """Print what was repaired, what is damaged, and the command that repairs all of it."""
+    for key in repaired:
+        console.say(f"repaired: {key}")
+    for damage in found.bad:
+        console.say(f"damaged: {damage}", style="red")
+    if packs := found.document()["packs_missing"]:
+        console.say(f"missing packs: {packs} (run the same `gdist extract` again)", style="red")
+    if any(not damage.is_final for damage in found.bad):
+        command, (teacher, is_folder) = sources.command(found), teacher_of(found.cache.gdist)
+        console.say(f"to repair it: {command}", style="yellow")
+        names = [f"{teacher} is the teacher's folder"] * (is_folder and found.needs.teacher and not sources.teacher)
+        names += [f"{MANIFEST} is the manifest"] * (found.needs.manifest and not sources.manifest)
+        if names:
+            console.say(f"  ({' and '.join(names)}: give the path, which a cache does not record)")
+    verdict = "ok" if found.ok else "NOT ok"
+    console.say(f"{uri}: {verdict}, {found.cache.packs} packs, {len(found.bad)} damaged objects")

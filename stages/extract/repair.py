@@ -2,55 +2,43 @@
 
 Documents are restored from the root document or its copies, and the teacher's files from the teacher. Shards are
 restored by running the teacher over the pack's audio. The cache contains that audio, so the audio files are needed
-only where the stored waveform itself was lost.
+only where the stored waveform itself was lost. A receipt is no data: it is made again from the summary or from the
+shards, and only where these cannot tell all of it does the teacher run.
 """
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from gdist.pipeline import console
-from gdist.pipeline.cache import arrays, plan, planning
+from gdist.pipeline import console, framing
+from gdist.pipeline.cache import arrays, plan
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.copied import require_extracted
-from gdist.pipeline.cache.encode import encoded
+from gdist.pipeline.cache.encode import encoded, record
 from gdist.pipeline.cache.lock import Lock, require_token
-from gdist.pipeline.cache.plan import ROOT, WAVEFORM, Task, plan_key
-from gdist.pipeline.cache.summary import head_key, table_key
-from gdist.pipeline.cache.verify import verify
-from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
+from gdist.pipeline.cache.plan import NO_SAMPLE, WAVEFORM, Task
+from gdist.pipeline.cache.remains import Remains, remains
+from gdist.pipeline.cache.summary import Receipt, head_key, table_key
+from gdist.pipeline.cache.verify import Findings, examine
+from gdist.pipeline.errors import CacheMismatchError
 from gdist.pipeline.manifest.table import Manifest, Utterance
-from gdist.pipeline.storage.locations import in_shell
-from gdist.pipeline.storage.objects import Storage, seal, sha256
-from gdist.stages.device import choose_device
-from gdist.stages.extract.extractor import Extractor
-from gdist.stages.extract.plan import measure, teacher_files
-from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
+from gdist.pipeline.storage.objects import Storage, seal
+from gdist.stages.extract.documents import open_restoring, restore_copy, restore_root, restore_teacher
+from gdist.stages.extract.extractor import Computed, Extractor
+from gdist.stages.extract.pack_audio import PackAudio, decode_pack, stored_audio
+from gdist.stages.extract.plan import measure
+from gdist.stages.extract.receipts import audio_of_shard, from_shards
+from gdist.stages.extract.sources import Sources, find_teacher
+from gdist.stages.teachers import Teacher
 
 
-@dataclasses.dataclass(frozen=True)
-class Sources:
-    """What a repair can use in addition to the cache itself.
-
-    Attributes:
-        teacher: a hub id or a folder; None means the hub id that the cache records.
-        manifest: the manifest with the audio files; needed only for packs whose waveform is lost.
-        device: where the teacher runs.
-    """
-
-    teacher: str | None = None
-    manifest: str | None = None
-    device: str = "auto"
-
-
-def repair(uri: str, sources: Sources, show_progress: bool = True) -> dict[str, Any]:
+def repair(uri: str, sources: Sources, show_progress: bool = True) -> tuple[Findings, list[str]]:
     """Read every byte of the cache at ``uri``, repair what is damaged, and read again what was repaired.
 
     Returns:
-        the result of :func:`gdist.pipeline.cache.verify.verify` for the repaired cache, and ``repaired``: the keys
-        that were written.
+        what is still damaged in the repaired cache; and the keys that were written.
 
     Raises:
         CacheError: something cannot be restored from the given sources. What was repaired before that stays repaired.
@@ -58,80 +46,41 @@ def repair(uri: str, sources: Sources, show_progress: bool = True) -> dict[str, 
     storage = Storage(uri)
     with Lock(storage) as lock:
         repaired = restore_root(storage)
-        cache = open_restoring(storage, repaired)
+        cache = open_restoring(storage, repaired, sources.manifest)
         cache.guard = lambda: require_token(storage, lock.token)
         summaries = set(storage.objects("summaries"))
         with console.progress("verify", len(cache.tasks), "packs", enabled=show_progress) as advance:
-            found = verify(cache, advance)
-        bad = {damage["object"] for damage in found["bad"]}
-        repaired += restore_documents(cache, bad, sources)
-        todo = set(cache.todo(listed=True))
-        damaged = {task: names for task in cache.tasks if (names := lost(cache, task, bad, task in todo))}
-        if damaged:
-            pack_repair = PackRepair(cache, sources)
-            with console.progress("repair", len(damaged), "packs", enabled=show_progress) as advance:
-                for task, names in damaged.items():
-                    repaired += pack_repair.repair(task, names)
-                    advance(1)
+            found = examine(cache, advance)
+        bad = {damage.object for damage in found.bad}
+        repaired += restore_copy(cache, bad)
+        repaired += restore_receipts(cache, found.remains.values())
+        sources.require(found)
+        packs = PackRepair(cache, sources)
+        repaired += restore_teacher(cache, bad, lambda: packs.teacher)
+        remade = {*found.missing, *(task for task, left in found.remains.items() if left.kept is None)}
+        torn = {task: names for task in cache.tasks if task not in remade and (names := lost(cache, task, bad))}
+        damaged = [task for task in cache.tasks if task in remade or task in torn]
+        # Those that cannot be read would stop whoever reads the receipts of a pack.
+        storage.delete([task.receipt for task in remade if task.receipt in bad])
+        with console.progress("repair", len(damaged), "packs", enabled=show_progress and bool(damaged)) as advance:
+            for task in damaged:
+                left = found.remains.get(task)
+                repaired += packs.repair(task, torn[task]) if task in torn else packs.make_receipt(task, left)
+                advance(1)
+        cache.withdraw_summaries(task.addition for task in remade)  # last: only they may know of a quarantine
         repaired += restore_summaries(cache, summaries - bad)
-        if bad or damaged:
-            found = verify(cache, lambda n=1, note="": None, damaged)
-    return found | {"repaired": repaired}
+        if not found.ok:
+            found = examine(cache, lambda n=1, note="": None, {*damaged, *found.remains})
+    return found, list(dict.fromkeys(repaired))
 
 
-def restore_root(storage: Storage) -> list[str]:
-    """Restore the root document, if damaged or missing, from its newest intact copy. Returns the keys written."""
-    try:
-        if planning.read_root(storage) is not None:
-            return []
-        problem = CacheError(f"no cache at {storage.uri}: it has neither {ROOT} nor a copy of it")
-    except CacheDamagedError as error:
-        problem = error
-    for key in sorted((key for key in storage.objects("plans") if key.endswith(".json")), reverse=True):
-        try:
-            planning.read_root(storage, key)
-        except CacheDamagedError:
-            continue
-        storage.put(ROOT, storage.get(key))
-        return [ROOT]
-    raise problem
-
-
-def open_restoring(storage: Storage, repaired: list[str]) -> Cache:
-    """Open the cache, after restoring documents that follow from the root. Appends their keys to ``repaired``."""
-    gdist = planning.read_root(storage)
-    assert gdist is not None
-    plan.encoding_of(gdist["identity"], storage.uri)
-    for key, data in planning.restorable(storage, gdist).items():
-        try:
-            planning.read_document(storage, gdist, key)
-        except CacheDamagedError:
-            if sha256(data) == gdist["objects"][key]:
-                storage.put(key, data)
-                repaired.append(key)
-    planning.settle(storage, gdist)
-    return Cache.open(storage.uri)
-
-
-def restore_documents(cache: Cache, bad: Iterable[str], sources: Sources) -> list[str]:
-    """Restore the teacher's files and the copy of the root, if they are among ``bad``. Returns the keys written."""
-    repaired = []
-    newest = plan_key(cache.gdist["generation"])
-    if newest in bad:
-        cache.storage.put(newest, cache.storage.get(ROOT))
-        repaired.append(newest)
-    lost_files = {key.removeprefix("teacher/") for key in bad if key.startswith("teacher/")}
-    if lost_files:
-        files = teacher_files(find_teacher(cache, sources), cache.identity["encoding"])
-        for name in sorted(lost_files):
-            if sha256(files.get(name, b"")) != cache.gdist["objects"][f"teacher/{name}"]:
-                raise CacheError(
-                    f"teacher/{name} of {cache.uri} cannot be restored to the same bytes",
-                    "restore that file from a backup, or extract into a new cache",
-                )
-            cache.storage.put(f"teacher/{name}", files[name])
-            repaired.append(f"teacher/{name}")
-    return repaired
+def restore_receipts(cache: Cache, lost: Iterable[Remains]) -> list[str]:
+    """Write the receipts that summaries have copies of. They are the same as before, so the summaries stay true."""
+    kept = {left.task.receipt: left.kept for left in lost if left.kept is not None}
+    for key, receipt in kept.items():
+        cache.guard()
+        cache.storage.put(key, seal(receipt, receipt))
+    return list(kept)
 
 
 def restore_summaries(cache: Cache, sound: Collection[str]) -> list[str]:
@@ -141,20 +90,26 @@ def restore_summaries(cache: Cache, sound: Collection[str]) -> list[str]:
     return sorted({*cache.summarize()} - {*sound})
 
 
-def lost(cache: Cache, task: Task, bad: Iterable[str], missing: bool) -> list[str]:
-    """The arrays of a task that must be written again; all of them if its receipt is missing or damaged."""
-    if task.receipt in bad or missing:
-        return cache.arrays_of(task)
+def lost(cache: Cache, task: Task, bad: Collection[str]) -> list[str]:
+    """Return the arrays of a task whose shards must be written again."""
     return [name for name in cache.arrays_of(task) if arrays.shard_key(name, task.pack) in bad]
 
 
 class PackRepair:
-    """Repairs single packs by running the teacher over their audio."""
+    """Repairs single packs, by running the teacher over their audio where that is needed."""
 
     def __init__(self, cache: Cache, sources: Sources) -> None:
         self.cache, self.sources = cache, sources
-        self.extractor = Extractor(cache, find_teacher(cache, sources))
-        self._utterances: Mapping[str, Utterance] | None = None
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The cache's teacher, loaded when it is needed."""
+        return find_teacher(self.cache, self.sources)
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """Runs the teacher."""
+        return Extractor(self.cache, self.teacher)
 
     def repair(self, task: Task, names: list[str]) -> list[str]:
         """Write shards of one task again, and its receipt if it changes. Returns the keys written.
@@ -162,104 +117,110 @@ class PackRepair:
         Args:
             names: the arrays whose shards are missing or damaged.
         """
-        receipt = None if set(names) == set(self.cache.arrays_of(task)) else self.cache.receipt(task)
-        if receipt is None:
-            self.cache.withdraw_summaries([task.addition])
-            self.cache.storage.delete([task.receipt])
-            self.extractor.run(task, self.audio(task) if task.waveform else None)
-            return [arrays.shard_key(name, task.pack) for name in names] + [task.receipt]
+        receipt = self.cache.receipt(task)
+        assert receipt is not None
         layers = tuple(
             layer for layer in task.layers if {*plan.layer_arrays(self.cache.identity, [layer])} & {*names}
         )
         part = dataclasses.replace(task, layers=layers, waveform=WAVEFORM in names)
-        audio = self.extractor.read(part, self.audio(task) if part.waveform else None)
-        computed = self.extractor.collect(self.extractor.compute(part, audio))
+        heard = decode_pack(self.cache, task.pack, self.audio(task)) if part.waveform else None
+        if heard is not None:
+            heard = without(heard, receipt["quarantine"])
+        if not layers:
+            assert heard is not None
+            computed = Computed({WAVEFORM: heard.samples.numpy().reshape(-1, framing.HOP)}, heard.quarantine, {})
+        else:
+            computed = self.compute(part, heard or stored_audio(self.cache, task.pack))
         return self.rewrite(task, receipt, {name: computed.rows[name] for name in names}, computed.quarantine)
 
+    def make_receipt(self, task: Task, before: Remains | None) -> list[str]:
+        """Make a receipt again, and what it describes as far as that is damaged. Returns the keys written.
+
+        Args:
+            before: what was left of the task at first; earlier tasks of its pack may have been repaired since.
+        """
+        left = remains(self.cache, task, None, before.reasons if before else None)
+        if left.from_shards:
+            return self.seal(task, from_shards(self.cache, left))
+        if not task.waveform:
+            heard = stored_audio(self.cache, task.pack)
+        elif left.has_audio:
+            heard = audio_of_shard(self.cache, left)
+        else:
+            heard = decode_pack(self.cache, task.pack, self.audio(task))
+        computed = self.compute(task, heard)
+        objects, written = self.put(task, computed.rows)
+        receipt = self.cache.new_receipt(task, objects, computed.quarantine, computed.statistics)
+        return written + self.seal(task, receipt)
+
+    def compute(self, task: Task, heard: PackAudio) -> Computed:
+        """Run the teacher over the audio of a pack."""
+        return self.extractor.collect(self.extractor.compute(task, heard))
+
     def rewrite(
-        self,
-        task: Task,
-        receipt: dict[str, Any],
-        rows: Mapping[str, np.ndarray[Any, Any]],
-        quarantine: dict[str, str],
+        self, task: Task, receipt: Receipt, rows: Mapping[str, np.ndarray[Any, Any]], quarantine: dict[str, str]
     ) -> list[str]:
         """Replace damaged shards. Returns the keys written.
 
         The receipt is updated if the teacher's last bits differ here from those on the machine that ran it first.
         """
-        same = True
+        objects, written = self.put(task, rows)
+        same = all(receipt["objects"][key] == found for key, found in objects.items())
+        if same and quarantine.keys() <= receipt["quarantine"].keys():
+            return written
+        receipt["objects"] |= objects
+        receipt["quarantine"] |= quarantine
+        differ = f"pack {task.pack}: the bytes differ from those of the first run (another machine?)"
+        console.say(f"{differ}; its receipt was updated")
+        self.cache.withdraw_summaries([task.addition])
+        return written + self.seal(task, receipt)
+
+    def put(self, task: Task, rows: Mapping[str, np.ndarray[Any, Any]]) -> tuple[dict[str, Any], list[str]]:
+        """Write shards, except those that are there with the same bytes. Returns what a receipt says about each, by
+        key, and the keys written."""
+        objects, written, storage = {}, [], self.cache.storage
         self.cache.guard()
         for name, values in rows.items():
             key, spec = arrays.shard_key(name, task.pack), self.cache.specs[name]
             with encoded(values, spec.chunk_rows, spec.compress) as shard:
-                self.cache.storage.put(key, shard.data)
-            same &= receipt["objects"][key] == shard.record
-            receipt["objects"][key] = shard.record
-        written = [arrays.shard_key(name, task.pack) for name in rows]
-        if not same or not quarantine.keys() <= receipt["quarantine"].keys():
-            receipt["quarantine"] |= quarantine
-            console.say(
-                f"pack {task.pack}: the bytes differ from those of the first run (another machine?); "
-                "its receipt was updated"
-            )
-            self.cache.withdraw_summaries([task.addition])
-            self.cache.storage.put(task.receipt, seal(receipt, receipt))
-            written.append(task.receipt)
-        return written
+                objects[key] = shard.record
+                try:
+                    same = record(storage.get(key)) == shard.record
+                except FileNotFoundError:
+                    same = False
+                if not same:
+                    storage.put(key, shard.data)
+                    written.append(key)
+        return objects, written
+
+    def seal(self, task: Task, receipt: Receipt) -> list[str]:
+        """Write a receipt. Returns its key."""
+        self.cache.guard()
+        self.cache.storage.put(task.receipt, seal(receipt, receipt))
+        return [task.receipt]
+
+    @cached_property
+    def utterances(self) -> Mapping[str, Utterance]:
+        """The manifest's utterances, by id."""
+        assert self.sources.manifest is not None, "required before"
+        return measure(Manifest.read(self.sources.manifest))[0]
 
     def audio(self, task: Task) -> list[Utterance]:
-        """The utterances of a task, from the manifest.
-
-        Raises:
-            CacheError: there is no manifest.
-            CacheMismatchError: utterances are missing from it.
-        """
-        if self._utterances is None:
-            if self.sources.manifest is None:
-                raise CacheError(
-                    f"the audio of pack {task.pack} of {self.cache.uri} is lost, and a cache records no file names",
-                    f"gdist verify {in_shell(self.cache.uri)} --repair --manifest M.parquet",
-                )
-            self._utterances, _ = measure(Manifest.read(self.sources.manifest))
+        """The utterances of a task, from the manifest; CacheMismatchError where some are missing from it."""
         entries = self.cache.pack_entries(task.pack)
-        missing = [entry.id for entry in entries if entry.id not in self._utterances]
+        missing = [entry.id for entry in entries if entry.id not in self.utterances]
         if missing:
             raise CacheMismatchError(
                 f"{self.sources.manifest} lacks {len(missing)} utterances of pack {task.pack} (first: {missing[0]})",
                 "give the manifest that the cache was extracted from",
             )
-        return [self._utterances[entry.id] for entry in entries]
+        return [self.utterances[entry.id] for entry in entries]
 
 
-def find_teacher(cache: Cache, sources: Sources) -> Teacher:
-    """Load the teacher that the cache was made with.
-
-    Raises:
-        CacheError: the teacher was a local folder, and no folder was given.
-        CacheMismatchError: a different teacher was given.
-    """
-    require_extracted(cache.uri, cache.gdist, "run the teacher to repair")
-    name = sources.teacher or cache.gdist["about"]["teacher"]
-    command = f"gdist verify {in_shell(cache.uri)} --repair --teacher FOLDER"
-    if sources.teacher is None and "/" not in name:
-        raise CacheError(
-            f"to repair {cache.uri}, its teacher has to run again, but it was a local folder ({name})", command
-        )
-    teacher = load_teacher(
-        name,
-        precision=cache.identity["precision"],
-        device=choose_device(sources.device, "--device "),
-        final_norm=cache.identity["teacher"]["final_norm"],
-    )
-    made_with = cache.identity["teacher"]
-    if teacher.fingerprint != made_with["fingerprint"]:
-        raise CacheMismatchError(f"{name} is not the teacher that {cache.uri} was extracted with", command)
-    extension = FAMILIES.extension(teacher.family)
-    if (extension.sha256 if extension else None) != made_with.get("sha256"):
-        raise CacheMismatchError(
-            f"the family {teacher.family} is not run by the code that {cache.uri} was extracted with",
-            "--use FILE.py:CLASS names that code; the cache keeps the file under teacher/"
-            if "sha256" in made_with
-            else "leave --use out: gdist's own made it",
-        )
-    return teacher
+def without(heard: PackAudio, quarantine: Collection[str]) -> PackAudio:
+    """Return the audio of a pack without the utterances that were put into quarantine after they were decoded."""
+    for entry in heard.entries:
+        if entry.id in quarantine:
+            heard.of(entry).numpy().fill(NO_SAMPLE)
+    kept = [entry for entry in heard.entries if entry.id not in quarantine]
+    return PackAudio(heard.samples, kept, heard.quarantine)

@@ -213,7 +213,8 @@ class TestNothingElseIsTakenForData:
             with pytest.raises(CacheDamagedError, match=f"utterance {victim.id} ") as caught:
                 read(*entries)
             assert array in caught.value.message
-            assert caught.value.hint == f"gdist verify {tmp_path} --repair"
+            needs = " --manifest M.parquet" if array == WAVEFORM else ""
+            assert caught.value.hint == f"gdist verify {tmp_path} --repair{needs}"
         read(other)
 
     def test_rows_never_written(self, tmp_path: Path) -> None:

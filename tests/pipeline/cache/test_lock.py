@@ -18,7 +18,8 @@ from gdist.pipeline.cache.lock import Lock, owner, require_token
 from gdist.pipeline.cache.planning import LOCK
 from gdist.pipeline.errors import CacheLockedError
 from gdist.pipeline.storage.objects import Storage, canonical
-from gdist.stages.extract.repair import Sources, repair
+from gdist.stages.extract.repair import repair
+from gdist.stages.extract.sources import Sources
 
 BEAT = 0.05
 

@@ -1,0 +1,1 @@
+"""`gdist caches`: which caches there are in a folder or a bucket."""

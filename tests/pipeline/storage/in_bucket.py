@@ -1,0 +1,43 @@
+"""A bucket for the tests of commands: a real server behind a proxy that counts, and caches that are put there."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from conftest import contents
+from servers import Flaky, Moto, reachable
+
+from gdist.pipeline.storage.objects import Storage
+
+
+@contextmanager
+def s3_bucket(folder: Path) -> Iterator[Flaky]:
+    """A bucket that gdist reaches, for the length of a ``with``.
+
+    Args:
+        folder: empty; its name is part of the bucket's, since what is open stays open for the life of the process.
+    """
+    server = Moto(folder)
+    try:
+        flaky = Flaky(server, f"speech-{folder.name.replace('_', '-').lower()}")
+        with reachable(server, flaky.port):
+            yield flaky
+        flaky.kill()
+    finally:
+        server.stop()
+
+
+def stored(uri: str) -> dict[str, bytes]:
+    """Every object below a location."""
+    storage = Storage(uri)
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(storage.objects())
+        return dict(zip(keys, pool.map(storage.get, keys), strict=True))
+
+
+def fill(uri: str, folder: Path) -> None:
+    """Put a copy of a folder there."""
+    storage = Storage(uri)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda item: storage.put(*item), contents(folder).items()))
