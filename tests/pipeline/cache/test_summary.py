@@ -59,7 +59,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     counted: Counter[str] = Counter()
     repeat = Storage._repeat
 
-    def counting(self: Storage, request: Callable[[Any], Any], size: int = 0) -> Any:
+    def counting(self: Storage, request: Any, size: int = 0) -> Any:
         counted["requests"] += 1
         return repeat(self, request, size)
 
