@@ -65,6 +65,8 @@ class Extractor:
     Args:
         advance: called with the seconds of audio that are done, from any thread.
         stop: once it is set, nothing more is computed or committed.
+        remedy: what the command at hand offers where a batch needs too much memory, given the options that would make
+            batches smaller; by default, what extraction does.
     """
 
     def __init__(
@@ -73,9 +75,13 @@ class Extractor:
         teacher: Teacher,
         advance: Callable[[float], None] = lambda seconds: None,
         stop: threading.Event | None = None,
+        remedy: Callable[[str], str] = lambda smaller: (
+            f"Else begin again with {smaller} --restart: what the batches are is part of the cache's identity, since it "
+            "changes last bits"
+        ),
     ) -> None:
         self.cache, self.teacher, self.advance = cache, teacher, advance
-        self.stop = stop or threading.Event()
+        self.stop, self.remedy = stop or threading.Event(), remedy
         self.tables = {layer: cache.tables_on(layer, str(teacher.device)) for layer in cache.layers}
         cuda = teacher.device.type == "cuda"
         if not cuda:
@@ -206,8 +212,7 @@ class Extractor:
             f"computing a batch of pack {task.pack} ({what})",
             self.teacher.device,
             "what was committed is kept. If other programs use that memory (nvidia-smi lists them), run the same "
-            f"command again to continue. Else begin again with {option} --restart: what the batches are is part of "
-            "the cache's identity, since it changes last bits",
+            f"command again to continue. {self.remedy(option)}",
         )
 
     def _check_stop(self) -> None:

@@ -152,7 +152,9 @@ class PackRepair:
 
     def __init__(self, cache: Cache, sources: Sources) -> None:
         self.cache, self.sources = cache, sources
-        self.extractor = Extractor(cache, find_teacher(cache, sources))
+        self.extractor = Extractor(
+            cache, find_teacher(cache, sources), remedy=lambda _: "Else repair with --device cpu, where there is more"
+        )
         self._utterances: Mapping[str, Utterance] | None = None
 
     def repair(self, task: Task, names: list[str]) -> list[str]:

@@ -132,6 +132,8 @@ class TestFailuresSayWhy:
         assert time.monotonic() - began < 8
         assert result.exit_code == 1
         assert words in result.stderr and "check the network and AWS_ENDPOINT_URL" in result.stderr
+        kept = {"extract": "again: finished packs are kept\n", "train": "again: its checkpoints are kept\n"}
+        assert result.stderr.endswith(kept.get(command, "run the same command again\n"))
 
     def test_a_server_that_never_answers(self, flaky: Flaky) -> None:
         """At first contact two tries are enough: the address is wrong."""
