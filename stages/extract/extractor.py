@@ -76,8 +76,8 @@ class Extractor:
         advance: Callable[[float], None] = lambda seconds: None,
         stop: threading.Event | None = None,
         remedy: Callable[[str], str] = lambda smaller: (
-            f"Else begin again with {smaller} --restart: what the batches are is part of the cache's identity, since it "
-            "changes last bits"
+            f"Else begin again with {smaller} --restart: what the batches are is part of the cache's identity, since "
+            "it changes last bits"
         ),
     ) -> None:
         self.cache, self.teacher, self.advance = cache, teacher, advance
