@@ -104,6 +104,9 @@ class Server:
 
     def create(self, bucket: str) -> None:
         self.client.create_bucket(Bucket=bucket)
+        # Ceph makes its pools at the first write, which takes longer than some tests have patience.
+        self.client.put_object(Bucket=bucket, Key="first", Body=b"")
+        self.client.delete_object(Bucket=bucket, Key="first")
 
     def keys(self, bucket: str, prefix: str) -> list[str]:
         """Every key below ``prefix``, as another program lists them."""

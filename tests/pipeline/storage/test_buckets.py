@@ -162,10 +162,10 @@ class TestTheRunContinues:
 
     def test_a_slow_connection_is_not_a_stall(self, flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
         """An upload gets time for its size, twice as much after each time-out; a download only has to keep moving."""
-        monkeypatch.setattr("gdist.pipeline.storage.patience.SLOWEST_UPLOAD", 8 << 20)
+        monkeypatch.setattr("gdist.pipeline.storage.patience.SLOWEST_UPLOAD", 4 << 20)
         storage, data = Storage(f"{flaky.uri}/slow"), bytes(8 << 20)
         storage.put("reached", b"")
-        flaky.does({"method": "PUT", "delay": 1.8})  # longer than 0.5 s + 8 MiB at 8 MiB/s; the next try has 2.5 s
+        flaky.does({"method": "PUT", "delay": 2.6})  # longer than 0.5 s + 8 MiB at 4 MiB/s; the next try has 4.5 s
         storage.put("k", data)
         assert len(flaky.saw()) >= 2
         flaky.does({"method": "GET", "delay": 0.3})

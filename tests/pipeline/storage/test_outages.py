@@ -20,7 +20,7 @@ from gdist.pipeline.errors import CacheError
 from gdist.pipeline.storage.objects import Storage
 
 SILENCE = 1.0  # GDIST_STORE_TIMEOUT: everything is given up after five times as long
-SLACK = 3.0  # for the try that is under way, on a machine that is busy
+SLACK = 5.0  # for the try that is under way, on a machine that is busy
 
 
 @pytest.fixture(scope="module", params=chosen())
