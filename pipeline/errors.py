@@ -8,7 +8,7 @@
     ├── TeacherError            1   a checkpoint that cannot be loaded or is not a supported family
     ├── CacheError              1   a cache that cannot be opened, created or written
     │   ├── CacheMismatchError  1   the cache was made from other inputs; lists the differences
-    │   ├── CacheLockedError    1   another extraction is writing to it
+    │   ├── CacheLockedError    1   another extraction or copy is writing to it
     │   └── CacheDamagedError   1   bytes do not match their receipts
     ├── ClusterError            1   workers or a scheduler that are unavailable, unsuitable, or were lost
     ├── RunError                1   a training run's directory that cannot be used

@@ -1,6 +1,6 @@
-"""One extraction per cache at a time: a lock object that its owner keeps updating.
+"""One extraction per cache at a time, or one copy to it: a lock object that its owner keeps updating.
 
-A second extraction refuses while the first is alive, and takes over when it is not. No clocks are compared: a
+A second one refuses while the first is alive, and takes over when it is not. No clocks are compared: a
 process that finds a lock watches whether it changes. An owner that was killed on the same machine is detected at
 once.
 """
@@ -21,12 +21,15 @@ from gdist.pipeline.storage.objects import Storage, canonical
 class Lock:
     """Hold the lock of a cache for the length of a ``with``.
 
+    Args:
+        work: what this process does, for the message of the one that is refused.
+
     Raises:
-        CacheLockedError: on entry, another process is extracting into the cache.
+        CacheLockedError: on entry, another process is writing to the cache.
     """
 
-    def __init__(self, storage: Storage, beat_seconds: float = BEAT_SECONDS) -> None:
-        self.storage, self.beat_seconds = storage, beat_seconds
+    def __init__(self, storage: Storage, beat_seconds: float = BEAT_SECONDS, work: str = "extraction") -> None:
+        self.storage, self.beat_seconds, self.work = storage, beat_seconds, work
         self.token = uuid.uuid4().hex
         # A bucket that is briefly unreachable is no reason to stop: commits check the lock themselves.
         self._heartbeat = Heartbeat(self._update, beat_seconds, CacheError)
@@ -49,7 +52,7 @@ class Lock:
                 self.storage.delete([LOCK])
 
     def _document(self, beat: int) -> bytes:
-        return canonical({"token": self.token, "beat": beat, **myself()})
+        return canonical({"token": self.token, "beat": beat, "work": self.work, **myself()})
 
     def _update(self, beat: int) -> bool:
         if owner(self.storage).get("token") != self.token:
@@ -58,12 +61,15 @@ class Lock:
         return True
 
     def _wait_for_silence(self) -> None:
-        notice = "another extraction holds the cache's lock; waiting to see whether it is still alive"
-        wait_for_silence(lambda: owner(self.storage), self._refusal, lambda seen: notice, self.beat_seconds)
+        def notice(seen: dict[str, Any]) -> str:
+            return f"another {_work(seen)} holds the cache's lock; waiting to see whether it is still alive"
+
+        wait_for_silence(lambda: owner(self.storage), self._refusal, notice, self.beat_seconds)
 
     def _refusal(self, seen: dict[str, Any]) -> CacheLockedError:
         return CacheLockedError(
-            f"another extraction is writing to {self.storage.uri} (process {seen.get('pid')} on {seen.get('host')})",
+            f"another {_work(seen)} is writing to {self.storage.uri} "
+            f"(process {seen.get('pid')} on {seen.get('host')})",
             "wait until it is done, or stop it and run the same command again",
         )
 
@@ -74,9 +80,13 @@ def require_token(storage: Storage, token: str) -> None:
     if seen.get("token") != token:
         who = f"process {seen.get('pid')} on {seen.get('host')}" if seen else "the one that held the lock has ended"
         raise CacheLockedError(
-            f"this process may no longer write to {storage.uri}: another extraction took over ({who})",
-            "let the other extraction finish; what was committed is kept",
+            f"this process may no longer write to {storage.uri}: another {_work(seen)} took over ({who})",
+            f"let the other {_work(seen)} finish; what was committed is kept",
         )
+
+
+def _work(seen: dict[str, Any]) -> str:
+    return str(seen.get("work", "extraction"))
 
 
 def owner(storage: Storage) -> dict[str, Any]:

@@ -117,6 +117,22 @@ def remove(storage: Storage) -> None:
 _MARK = b"gdist is at work here; without a zarr.json beside it, this is not a cache yet\n"
 
 
+def mark(storage: Storage) -> None:
+    """Announce that a cache is being written here, which is none until its root document is there.
+
+    Raises:
+        CacheError: something else has the marker's name.
+    """
+    _planning(storage)
+    storage.put(PLANNING, _MARK)
+
+
+def unmark(storage: Storage) -> None:
+    """Take gdist's own marker away, where there is one."""
+    if _planning(storage):
+        storage.delete([PLANNING])
+
+
 def _planning(storage: Storage) -> bool:
     """Whether gdist's marker is there; CacheError where something else has its name, which is left alone."""
     try:

@@ -68,3 +68,11 @@ def objects(prefix: str) -> Request[Sequence[Any]]:
 def delete(keys: str | list[str]) -> Request[None]:
     """Delete one object, or several."""
     return Request(lambda store: obstore.delete(store, keys), lambda store: obstore.delete_async(store, keys))
+
+
+def copy(origin: str, key: str) -> Request[Any]:
+    """Copy an object within its store, replacing one of that name."""
+    return Request(
+        lambda store: obstore.copy(store, origin, key),
+        lambda store: obstore.copy_async(store, origin, key),
+    )

@@ -1,6 +1,6 @@
 """Tables for encodings that learn from the corpus, computed from a sample of it when the cache is planned."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import safetensors.torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gdist.pipeline import audio, console
 from gdist.pipeline.cache.encodings import encoding
+from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.plan import Plan
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.manifest.table import Utterance
@@ -19,11 +20,31 @@ SAMPLE_FRAMES = 20_000  # about seven minutes of speech
 MAX_UTTERANCES = 512
 
 
+States = Callable[[Entry], Iterable[tuple[int, Tensor]] | None]
+"""Yields layers of one utterance and their hidden states, [1, T, D]; None where it cannot be used."""
+
+
 def learn_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utterance]) -> bytes:
+    """Learn the tables of the plan's new layers from the teacher. Each utterance of the sample runs through it alone.
+
+    Returns and raises as :func:`tables_from` does.
+    """
+
+    def states(entry: Entry) -> Iterable[tuple[int, Tensor]] | None:
+        samples_S = decode(utterances[entry.id], entry.num_samples)
+        if isinstance(samples_S, str):
+            return None  # extraction will quarantine it
+        lengths = torch.tensor([len(samples_S)])
+        return enumerate(teacher.hidden_states(audio.to_float(samples_S)[None], lengths, max(plan.new_layers)))
+
+    return tables_from(plan, states)
+
+
+def tables_from(plan: Plan, states: States) -> bytes:
     """Learn the tables of the plan's new layers.
 
-    The sample consists of utterances spread evenly over the plan's corpus. Each runs through the teacher alone. The
-    same corpus and teacher give the same bytes.
+    The sample consists of utterances spread evenly over the plan's corpus. The same corpus and states give the same
+    bytes.
 
     Returns:
         a safetensors file, whose tensors are named ``05.TABLE`` for layer 5.
@@ -39,11 +60,10 @@ def learn_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utteranc
     frames = 0
     for place in order:
         entry = usable[int(place)]
-        samples_S = decode(utterances[entry.id], entry.num_samples)
-        if isinstance(samples_S, str):
-            continue  # extraction will quarantine it
-        hidden = teacher.hidden_states(audio.to_float(samples_S)[None], torch.tensor([len(samples_S)]), max(layers))
-        for layer, hidden_BTD in enumerate(hidden):
+        hidden = states(entry)
+        if hidden is None:
+            continue
+        for layer, hidden_BTD in hidden:
             if layer in sample and bool(hidden_BTD.isfinite().all()):
                 sample[layer].append(hidden_BTD[0].cpu())
         frames += entry.num_frames

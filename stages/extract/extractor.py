@@ -8,7 +8,8 @@ Axes: B batch, T frames, D features, S samples.
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,49 +60,54 @@ class Computed:
     statistics: dict[str, Any]
 
 
-class Extractor:
-    """A teacher on its device, and a cache to fill.
+def begin_again(smaller: str) -> str:
+    """What extraction advises where a batch needs too much memory, given the options that make batches smaller."""
+    return (
+        f"Else begin again with {smaller} --restart: what the batches are is part of the cache's identity, since it "
+        "changes last bits"
+    )
+
+
+class PackEncoder(ABC):
+    """Hidden states from somewhere, a device, and a cache to fill.
 
     Args:
         advance: called with the seconds of audio that are done, from any thread.
         stop: once it is set, nothing more is computed or committed.
-        remedy: what the command at hand offers where a batch needs too much memory, given the options that would make
-            batches smaller; by default, what extraction does.
+        remedy: what the command at hand advises where a batch needs too much memory.
     """
 
     def __init__(
         self,
         cache: Cache,
-        teacher: Teacher,
+        device: torch.device,
         advance: Callable[[float], None] = lambda seconds: None,
         stop: threading.Event | None = None,
-        remedy: Callable[[str], str] = lambda smaller: (
-            f"Else begin again with {smaller} --restart: what the batches are is part of the cache's identity, since "
-            "it changes last bits"
-        ),
+        remedy: Callable[[str], str] = begin_again,
     ) -> None:
-        self.cache, self.teacher, self.advance = cache, teacher, advance
+        self.cache, self.device, self.advance = cache, device, advance
         self.stop, self.remedy = stop or threading.Event(), remedy
-        self.tables = {layer: cache.tables_on(layer, str(teacher.device)) for layer in cache.layers}
-        cuda = teacher.device.type == "cuda"
+        self.tables = {layer: cache.tables_on(layer, str(device)) for layer in cache.layers}
+        cuda = device.type == "cuda"
         if not cuda:
             keep_freed_memory()
-        self._copies = torch.cuda.Stream(teacher.device) if cuda else None  # type: ignore[no-untyped-call]
+        self._copies = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
 
-    def run(self, task: Task, utterances: Sequence[Utterance] | None) -> dict[str, Any]:
-        """Run one task from end to end, its steps one after another. Returns the receipt.
+    @abstractmethod
+    def states(
+        self, task: Task, members: Sequence[Entry], waveform: Callable[[], Tensor]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield each layer of a task, and its float32 hidden states of some utterances, [B, T, D]; zeros after each.
 
         Args:
-            utterances: the pack's utterances; None if their audio is already in the cache.
+            waveform: returns their samples, float32 [B, S], if they are needed.
         """
-        return self.commit(task, self.compute(task, self.read(task, utterances)))
 
-    def read(self, task: Task, utterances: Sequence[Utterance] | None) -> PackAudio:
-        """Decode the audio of a task in separate threads. The arguments are those of :meth:`run`."""
-        pinned = self._copies is not None
-        if utterances is not None:
-            return decode_pack(self.cache, task.pack, utterances, pinned)
-        return stored_audio(self.cache, task.pack, pinned)
+    def encode(
+        self, layer: int, hidden_BTD: Tensor, num_frames_B: Tensor, members: Sequence[Entry]
+    ) -> dict[str, Tensor]:
+        """Encode what :meth:`states` yielded for some utterances: folder → [B, T, W]."""
+        return self.cache.encoding.encode(hidden_BTD, num_frames_B, self.tables[layer])
 
     def compute(self, task: Task, heard: PackAudio) -> Queued:
         """Run the teacher and the encoder over one task. On a GPU this only queues the work, all of it without
@@ -173,25 +179,21 @@ class Extractor:
 
     def _batches(self, heard: PackAudio) -> list[list[Entry]]:
         samples = int(self.cache.identity["batch_seconds"] * framing.SAMPLE_RATE)
-        return list(batches(heard.entries, samples, OVERHEAD_SAMPLES[self.teacher.device.type]))
+        return list(batches(heard.entries, samples, OVERHEAD_SAMPLES[self.device.type]))
 
     def _rows(self, task: Task, heard: PackAudio, cut: list[list[Entry]]) -> PackRows:
         if self._copies is None:
             return HostRows(self.cache, task.layers, heard, cut)
-        return DeviceRows(self.cache, task.layers, heard, cut, self.teacher.device, self._copies)
+        return DeviceRows(self.cache, task.layers, heard, cut, self.device, self._copies)
 
     def _forward(self, task: Task, batch: int, members: list[Entry], rows: PackRows) -> Tensor:
-        """Run the teacher and the encoder over one batch. Returns its measures, see :meth:`BatchMeasures.result`."""
-        encoding = self.cache.encoding
-        num_samples_B = torch.tensor([entry.num_samples for entry in members])
+        """Get the states of one batch and encode them. Returns its measures, see :meth:`BatchMeasures.result`."""
         num_frames_B = torch.tensor([entry.num_frames for entry in members])
-        measures = BatchMeasures(rows.num_frames(batch), encoding)
-        hidden = self.teacher.hidden_states(rows.waveform(batch), num_samples_B, max(task.layers))
-        for layer, hidden_BTD in enumerate(hidden):
-            if layer in task.layers:
-                parts = encoding.encode(hidden_BTD, num_frames_B, self.tables[layer])
-                measures.add(hidden_BTD, parts, self.tables[layer])
-                rows.place(batch, {layer_name(layer, folder): part for folder, part in parts.items()})
+        measures = BatchMeasures(rows.num_frames(batch), self.cache.encoding)
+        for layer, hidden_BTD in self.states(task, members, lambda: rows.waveform(batch)):
+            parts = self.encode(layer, hidden_BTD, num_frames_B, members)
+            measures.add(hidden_BTD, parts, self.tables[layer])
+            rows.place(batch, {layer_name(layer, folder): part for folder, part in parts.items()})
         return measures.result()
 
     def _report(self, queued: Queued) -> None:
@@ -210,7 +212,7 @@ class Extractor:
             option = f"--batch-seconds {self.cache.identity['batch_seconds'] / 2:g}"
         return enough_memory(
             f"computing a batch of pack {task.pack} ({what})",
-            self.teacher.device,
+            self.device,
             "what was committed is kept. If other programs use that memory (nvidia-smi lists them), run the same "
             f"command again to continue. {self.remedy(option)}",
         )
@@ -218,3 +220,42 @@ class Extractor:
     def _check_stop(self) -> None:
         if self.stop.is_set():
             raise StoppedError("stopped; what was committed is kept", "run the same command again to continue")
+
+
+class Extractor(PackEncoder):
+    """A teacher on its device, and a cache to fill with its hidden states."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        teacher: Teacher,
+        advance: Callable[[float], None] = lambda seconds: None,
+        stop: threading.Event | None = None,
+        remedy: Callable[[str], str] = begin_again,
+    ) -> None:
+        super().__init__(cache, teacher.device, advance, stop, remedy)
+        self.teacher = teacher
+
+    def run(self, task: Task, utterances: Sequence[Utterance] | None) -> dict[str, Any]:
+        """Run one task from end to end, its steps one after another. Returns the receipt.
+
+        Args:
+            utterances: the pack's utterances; None if their audio is already in the cache.
+        """
+        return self.commit(task, self.compute(task, self.read(task, utterances)))
+
+    def read(self, task: Task, utterances: Sequence[Utterance] | None) -> PackAudio:
+        """Decode the audio of a task in separate threads. The arguments are those of :meth:`run`."""
+        pinned = self._copies is not None
+        if utterances is not None:
+            return decode_pack(self.cache, task.pack, utterances, pinned)
+        return stored_audio(self.cache, task.pack, pinned)
+
+    def states(
+        self, task: Task, members: Sequence[Entry], waveform: Callable[[], Tensor]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Run the teacher over some utterances."""
+        num_samples_B = torch.tensor([entry.num_samples for entry in members])
+        for layer, hidden_BTD in enumerate(self.teacher.hidden_states(waveform(), num_samples_B, max(task.layers))):
+            if layer in task.layers:
+                yield layer, hidden_BTD

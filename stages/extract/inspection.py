@@ -63,6 +63,8 @@ def inspect_command(uri: str, as_json: bool) -> int:
         ["size", f"{console.size(found['bytes'])} in {found['objects']} objects"],
         ["quarantined", str(len(found["quarantine"]))],
     ]
+    if "copied_from" in about:
+        rows.append(["copied from", f"{about['copied_from']} {about.get('copied_options', '')}"])
     console.print_table(title, ["", "value"], rows)
     layers = [[str(v["layer"]), console.size(v["bytes"]), *layer_statistics.cells(v)] for v in found["layers"]]
     console.print_table("layers", ["layer", "stored", *layer_statistics.COLUMNS], layers)

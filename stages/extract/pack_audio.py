@@ -83,7 +83,7 @@ def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance], pinned
         return entry, found
 
     with ThreadPoolExecutor(AUDIO_THREADS) as pool:
-        return _placed(cache, (each for each in pool.map(decoded, usable) if each), quarantine, pinned)
+        return placed(cache, (each for each in pool.map(decoded, usable) if each), quarantine, pinned)
 
 
 def stored_audio(cache: Cache, pack: int, pinned: bool = False) -> PackAudio:
@@ -91,12 +91,13 @@ def stored_audio(cache: Cache, pack: int, pinned: bool = False) -> PackAudio:
     quarantine = cache.quarantine(pack)
     entries = [e for e in cache.pack_entries(pack) if e.num_frames and e.id not in quarantine]
     waveforms = cache.waveform([(entry, 0, entry.num_frames) for entry in entries]) if entries else []
-    return _placed(cache, zip(entries, waveforms, strict=True), {}, pinned)
+    return placed(cache, zip(entries, waveforms, strict=True), {}, pinned)
 
 
-def _placed(
+def placed(
     cache: Cache, waveforms: Iterable[tuple[Entry, Array]], quarantine: dict[str, str], pinned: bool
 ) -> PackAudio:
+    """Put waveforms where their utterances are in the pack's rows."""
     samples = torch.empty(cache.identity["pack_frames"] * framing.HOP, dtype=torch.int16, pin_memory=pinned)
     samples.numpy().fill(NO_SAMPLE)  # by NumPy, so that this thread gets no OpenMP workers (see Extractor.compute)
     found = PackAudio(samples, [], quarantine)

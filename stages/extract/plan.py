@@ -16,6 +16,7 @@ import safetensors.torch
 from gdist.pipeline import framing
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache, require_same
+from gdist.pipeline.cache.copied import require_extracted
 from gdist.pipeline.cache.encode import COMPRESS, UNCOMPRESSED, compression
 from gdist.pipeline.cache.encodings import ENCODINGS, encoding
 from gdist.pipeline.cache.index import joined
@@ -191,6 +192,7 @@ def _addition(
     max_samples: int,
 ) -> Plan:
     """The plan of a cache to which new utterances and layers are added. What is already stored stays unchanged."""
+    require_extracted(cache.uri, cache.gdist, "extract into")
     known = cache.entries.texts("id")
     found = pc.index_in(lengths.ids, known.cast(lengths.ids.type))  # where the cache has each row of the manifest
     absent = found.is_null().to_numpy(zero_copy_only=False)

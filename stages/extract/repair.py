@@ -14,6 +14,7 @@ import numpy as np
 from gdist.pipeline import console
 from gdist.pipeline.cache import arrays, plan, planning
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.copied import require_extracted
 from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.lock import Lock, require_token
 from gdist.pipeline.cache.plan import ROOT, WAVEFORM, Task, plan_key
@@ -239,6 +240,7 @@ def find_teacher(cache: Cache, sources: Sources) -> Teacher:
         CacheError: the teacher was a local folder, and no folder was given.
         CacheMismatchError: a different teacher was given.
     """
+    require_extracted(cache.uri, cache.gdist, "run the teacher to repair")
     name = sources.teacher or cache.gdist["about"]["teacher"]
     command = f"gdist verify {in_shell(cache.uri)} --repair --teacher FOLDER"
     if sources.teacher is None and "/" not in name:
