@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 S3PRL := .venv-s3prl
 NEWEST := .venv-newest
+AZURITE := .azurite/node_modules/.bin/azurite-blob
+CEPH := ceph-mon ceph-osd radosgw ceph-common
 PACKAGE := $(shell find pipeline stages data_manifests -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 # zarr needs Python >= 3.12. A machine's `python3` may be older while a newer one is installed next to it or under pyenv,
@@ -17,7 +19,7 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests kills compiled gpu browser s3prl newest lock clean
+.PHONY: help demo test check lint types tests buckets kills compiled gpu browser s3prl newest lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +42,20 @@ types: $(STAMP)
 # One process per core, with one thread each: the threads of several processes would wait for each other's cores.
 tests: $(STAMP) browser $(S3PRL)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# moto, which `make test` uses, is a server made for tests. These are two that people have: Azurite, Microsoft's emulator
+# of Azure's storage (telemetry off), and Ceph, where its packages are installed or Debian has them.
+buckets: $(STAMP) $(AZURITE)  ## the bucket tests on moto, Azurite and Ceph (a quarter of an hour; needs npm)
+	@servers=azurite; \
+	command -v radosgw >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CEPH) >/dev/null 2>&1; } || true; \
+	if command -v radosgw >/dev/null; then servers=azurite,ceph; else echo "no Ceph: install $(CEPH)" >&2; fi; \
+	GDIST_BUCKETS=$$servers OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+		tests/pipeline/storage
+
+$(AZURITE):
+	@command -v npm >/dev/null || { echo "make buckets needs npm (apt-get install npm)" >&2; exit 1; }
+	npm install --prefix .azurite --no-audit --no-fund --silent azurite@3
 
 kills: $(STAMP)  ## kill extractions at random moments, resume them and compare every byte (minutes; SEED=, KILLS=)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/kills.py
@@ -106,4 +122,4 @@ lock:  ## resolve pyproject.toml into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.12 --universal --generate-hashes --no-header -o requirements.lock
 
 clean:  ## remove everything that make created
-	rm -rf $(VENV) $(S3PRL) $(NEWEST) build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(S3PRL) $(NEWEST) .azurite build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -61,8 +61,7 @@ def wait_for(text: str) -> None:
 
 def settle(text: str = "") -> None:
     """Remove what :func:`wait_for` shows, and print ``text`` instead, if there is any."""
-    global _waiting, _waited_at
-    _waited_at = -PLAIN_LINE_SECONDS
+    global _waiting
     if _waiting and not _silent:
         _waiting = ""
         _replace("")

@@ -173,10 +173,10 @@ class TestExitCodes:
     """What a command's function raises, and what the shell gets."""
 
     @staticmethod
-    def ending(function: Callable[[], int]) -> Result:
+    def ending(function: Callable[[], int], kept: str = "") -> Result:
         from gdist.stages.commandline import command
 
-        return CliRunner().invoke(command("go")(function))
+        return CliRunner().invoke(command("go", kept=kept)(function))
 
     @pytest.mark.parametrize(("error", "code"), [(CacheError("no [bucket]", "make one"), 1), (UsageError("no"), 2)])
     def test_known_failures(self, error: Exception, code: int) -> None:
@@ -194,7 +194,20 @@ class TestExitCodes:
             raise KeyboardInterrupt
 
         result = self.ending(interrupt)
-        assert result.exit_code == 130 and "run the same command again" in result.stderr
+        assert result.exit_code == 130 and result.stderr == "\ninterrupted\n"
+        result = self.ending(interrupt, kept="its checkpoints are kept")
+        assert result.exit_code == 130 and "run the same command again to continue" in result.stderr
+
+    def test_what_a_command_keeps_is_said_where_it_helps(self) -> None:
+        def fail() -> int:
+            raise CacheError("no", "free some space, then run the same command again")
+
+        def refuse() -> int:
+            raise CacheError("no", "choose another place")
+
+        assert self.ending(fail).stderr.endswith("then run the same command again\n")
+        assert self.ending(fail, kept="finished packs are kept").stderr.endswith("again: finished packs are kept\n")
+        assert self.ending(refuse, kept="finished packs are kept").stderr.endswith("choose another place\n")
 
     def test_a_bug_shows_its_traceback(self) -> None:
         def bug() -> int:

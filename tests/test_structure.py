@@ -58,8 +58,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.config", "pipeline.heartbeat"),
     ("pipeline.own_files", "pipeline.owner"),
     ("pipeline.extensions", "pipeline.folder"),
-    ("pipeline.storage", "pipeline.cluster", "pipeline.run"),
-    ("pipeline.audio", "pipeline.local"),
+    ("pipeline.storage", "pipeline.cluster"),
+    ("pipeline.audio", "pipeline.local", "pipeline.run"),
     ("pipeline.manifest", "pipeline.cache"),
     ("pipeline.loading",),
     ("stages.frontend", "stages.device", "stages.commandline"),
@@ -133,8 +133,8 @@ def test_only_arrays_knows_zarr() -> None:
     assert importers("numcodecs", "google_crc32c") == both
 
 
-def test_only_storage_and_buckets_know_object_stores() -> None:
-    assert importers("obstore") == {"gdist.pipeline.storage.objects", "gdist.pipeline.storage.buckets"}
+def test_only_storage_knows_object_stores() -> None:
+    assert importers("obstore") == {f"gdist.pipeline.storage.{name}" for name in ("objects", "buckets", "requests")}
 
 
 def test_only_cluster_and_crew_know_dask() -> None:

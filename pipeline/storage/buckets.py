@@ -70,10 +70,14 @@ class Bucket:
                     answer = outage.run(partial(request.later, store))
                 else:
                     answer = request.now(store)
-            except (obstore.exceptions.GenericError, TimeoutError) as error:
+            except GaveUpError:
+                raise
+            except Exception as error:
                 if not is_temporary(error):
                     if status_of(error):
                         outage.answered()
+                    if tries > 1:
+                        error.add_note(_REPEATED)
                     raise
                 text = str(error)
                 outage.reached |= "status code: " in text or "body" in text
@@ -89,14 +93,6 @@ class Bucket:
                     outage.announce(error, elapsed, tries, limits)
                 pause = limits.pause(tries)
                 outage.pause(pause if tries == 1 else min(pause, limit - elapsed))
-            except GaveUpError:
-                raise
-            except Exception as error:
-                if status_of(error):
-                    outage.answered()
-                if tries > 1:
-                    error.add_note(_REPEATED)
-                raise
             else:
                 outage.answered()
                 return answer

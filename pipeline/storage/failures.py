@@ -14,6 +14,8 @@ _CAUSES = (
 _GENERIC = re.compile(r"^Generic \w+ error: ")
 # A server's refusal of a range, and obstore's own, where a server answered with other bytes than it was asked for.
 _RANGE = re.compile(r"status code: 416|non-partial response|resource was only \d+ bytes|Range started at")
+# An upload stalled (S3: status 400); another client is creating the same object at this moment (409).
+_PASSING = ("RequestTimeout", "ConditionalRequestConflict", "OperationAborted")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "ResourceNotFound", "AccountNotFound", "FilesystemNotFound")
 
 
@@ -30,8 +32,8 @@ def code_of(error: Exception) -> str:
 def is_temporary(error: Exception) -> bool:
     """Whether the same request may succeed a little later: a busy server or a broken connection, not a refusal."""
     if status := status_of(error):
-        # S3 answers 400 RequestTimeout when an upload stalls. 501: the server will never know how.
-        return status in (408, 429) or (status >= 500 and status != 501) or code_of(error) == "RequestTimeout"
+        # 501: the server will never know how.
+        return status in (408, 429) or (status >= 500 and status != 501) or code_of(error) in _PASSING
     return "HTTP error: " in str(error)
 
 

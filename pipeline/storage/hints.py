@@ -5,8 +5,6 @@ import os
 import re
 from dataclasses import asdict, dataclass
 
-import obstore
-
 from gdist.pipeline.errors import AGAIN
 from gdist.pipeline.storage.failures import code_of, is_temporary, status_of
 from gdist.pipeline.storage.locations import AZURE, GOOGLE, PLACES
@@ -135,7 +133,7 @@ def hint(error: Exception, scheme: str) -> str | None:
         return f"no credentials were found: set {words.keys}"
     if status_of(error) in (401, 403) and _DENIED.fullmatch(code):
         return _denied(text, words)
-    if isinstance(error, obstore.exceptions.InvalidPathError):
+    if type(error).__name__ == "InvalidPathError":  # obstore's, of a key in a listing
         return "rename or delete that object (rclone or the provider's console can), or choose another place"
     if is_temporary(error) and status_of(error):
         return f"the object store is overloaded or out of order; later, {AGAIN}"

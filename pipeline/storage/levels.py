@@ -24,7 +24,7 @@ def level(storage: Storage, prefix: str = "") -> Level:
     with storage._explained("list", prefix):
         if storage.folder is not None:
             return _on_disk(storage.folder, prefix)
-        found = storage._send(requests.level(prefix))
+        found = storage._repeat(requests.level(prefix))
     folders = [str(path).rstrip("/") for path in found["common_prefixes"]]
     return folders, {str(meta["path"]): dict(meta) for meta in found["objects"]}
 

@@ -21,7 +21,7 @@ from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.files import LINK_HINT, link_below
 from gdist.pipeline.storage import requests
 from gdist.pipeline.storage.buckets import Bucket, is_repeated
-from gdist.pipeline.storage.failures import explain, first_line, is_missing_bucket, is_refused_range
+from gdist.pipeline.storage.failures import code_of, explain, first_line, is_missing_bucket, is_refused_range
 from gdist.pipeline.storage.hints import SYSTEM, hint
 from gdist.pipeline.storage.locations import S3, Location, folder_of, scheme_of
 from gdist.pipeline.storage.requests import Request
@@ -55,16 +55,16 @@ class Storage:
     def get(self, key: str) -> bytes:
         """Return the whole object; FileNotFoundError when there is none."""
         with self._explained("read", key, missing_is_fine=True):
-            return bytes(self._send(requests.get(key))[0])
+            return bytes(self._repeat(requests.get(key))[0])
 
     def get_part(self, key: str, start: int, length: int) -> tuple[memoryview, int]:
         """Return up to ``length`` bytes from ``start``, which must be within the object, and the whole object's size,
         in one request; the bytes are not copied. FileNotFoundError when there is no such object."""
         with self._explained("read", key, missing_is_fine=True):
             try:
-                return self._send(requests.get(key, {"range": (start, start + length)}))
+                return self._repeat(requests.get(key, {"range": (start, start + length)}))
             except obstore.exceptions.NotSupportedError:  # a plain web server
-                whole, size = self._send(requests.get(key))
+                whole, size = self._repeat(requests.get(key))
                 return whole[start : start + length], size
             except obstore.exceptions.BaseError as error:
                 if start == 0 and self._may_be_short(error) and not self._size(key):
@@ -80,7 +80,7 @@ class Storage:
                     size = file.seek(0, os.SEEK_END)
                     return os.pread(file.fileno(), length, max(size - length, 0)), size
             try:
-                part, size = self._send(requests.get(key, {"range": {"suffix": length}}))
+                part, size = self._repeat(requests.get(key, {"range": {"suffix": length}}))
             except obstore.exceptions.NotSupportedError:  # Azure
                 size = self._size(key)
                 part = self.get_part(key, max(size - length, 0), length)[0] if size else memoryview(b"")
@@ -97,7 +97,7 @@ class Storage:
         starts, stops = zip(*ranges, strict=True)
         with self._explained("read", key, missing_is_fine=True):
             try:
-                parts = self._send(requests.get_ranges(key, starts, stops))
+                parts = self._repeat(requests.get_ranges(key, starts, stops))
             except obstore.exceptions.BaseError as error:
                 if not self._may_be_short(error) or (size := self._size(key)) > max(starts):
                     raise
@@ -121,7 +121,7 @@ class Storage:
             yield lambda parts, start: os.preadv(file.fileno(), parts, start)
 
     def _size(self, key: str) -> int:
-        return self._send(requests.size(key))
+        return self._repeat(requests.size(key))
 
     def _may_be_short(self, error: Exception) -> bool:
         """Whether a read failed because the object may be shorter than was thought. A server that does not answer is
@@ -134,15 +134,17 @@ class Storage:
             data = bytes(data)  # obstore's memory keeps what it is given, without a copy
         self.require_no_links([key])
         with self._explained("write", key):
-            self._send(requests.put(key, data), len(data))
+            self._repeat(requests.put(key, data), len(data))
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Create an object; False when there is one already, which is then left unchanged."""
         self.require_no_links([key])
         with self._explained("write", key):
             try:
-                self._send(requests.put(key, data, create=True), len(data))
+                self._repeat(requests.put(key, data, create=True), len(data))
             except obstore.exceptions.AlreadyExistsError as error:
+                if code_of(error) == "ContainerBeingDeleted":
+                    raise
                 # A try whose answer was lost may have been the one that wrote it.
                 return is_repeated(error) and self.get(key) == data
             return True
@@ -153,7 +155,7 @@ class Storage:
         An object "PATH/", which consoles create for an empty folder, does not count as an object below PATH.
         """
         with self._explained("list", prefix):
-            found = self._send(requests.objects(prefix))
+            found = self._repeat(requests.objects(prefix))
         return {
             meta["path"]: dict(meta) for meta in sorted(found, key=lambda meta: str(meta["path"])) if meta["path"]
         }
@@ -182,11 +184,11 @@ class Storage:
         for first, some in enumerate([keys[:1], *(keys[i : i + 1000] for i in range(1, len(keys), 1000))]):
             with self._explained("delete", some[0] if some else ""):
                 if self.bucket and first and self.bucket.location.scheme in S3:  # a thousand per request
-                    self._send(requests.delete(some))
+                    self._repeat(requests.delete(some))
                     continue
                 for key in some:
                     with suppress(FileNotFoundError):
-                        self._send(requests.delete(key))
+                        self._repeat(requests.delete(key))
 
     def sweep_staged(self, ours: Callable[[str], bool]) -> int:
         """Remove the temporary files that a killed process left on a local disk. Returns how many there were.
@@ -213,7 +215,7 @@ class Storage:
             with self._explained("read", key):
                 raise error
 
-    def _send[T](self, request: Request[T], size: int = 0) -> T:
+    def _repeat[T](self, request: Request[T], size: int = 0) -> T:
         """Return the answer to a request, which is repeated in a bucket. ``size``: bytes it uploads."""
         return self.bucket.repeat(request, size) if self.bucket else request.now(self.store)
 

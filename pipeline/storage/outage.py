@@ -19,6 +19,7 @@ from gdist.pipeline.storage.failures import explain, is_temporary
 from gdist.pipeline.storage.patience import Patience
 
 PROBE_SECONDS = 2.0  # how long a server that was given up may take to show that it is there again
+WORTH_A_LINE = 2.0  # seconds without an answer, after which people are told that it is over
 UNANSWERED_SECONDS = 5.0  # how long an unanswered probe stands for the next ones
 
 
@@ -66,7 +67,9 @@ class Outage:
             self._since = self._gave_up = self._unanswered = None
             announced, self._announced = self._announced, False
         if announced:
-            console.settle(f"{self.where}: answers again, after {console.duration(passed)}")
+            # An overloaded server refuses some requests and answers others: nobody was waiting for that long.
+            again = f"{self.where}: answers again, after {console.duration(passed)}"
+            console.settle(again if passed >= WORTH_A_LINE else "")
 
     def failed(self, sent: float) -> float:
         """Note that a request sent at that time had no answer. Returns since when there has been none."""

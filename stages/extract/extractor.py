@@ -60,12 +60,21 @@ class Computed:
     statistics: dict[str, Any]
 
 
+def begin_again(smaller: str) -> str:
+    """What extraction advises where a batch needs too much memory, given the options that make batches smaller."""
+    return (
+        f"Else begin again with {smaller} --restart: what the batches are is part of the cache's identity, since it "
+        "changes last bits"
+    )
+
+
 class PackEncoder(ABC):
     """Hidden states from somewhere, a device, and a cache to fill.
 
     Args:
         advance: called with the seconds of audio that are done, from any thread.
         stop: once it is set, nothing more is computed or committed.
+        remedy: what the command at hand advises where a batch needs too much memory.
     """
 
     def __init__(
@@ -74,9 +83,10 @@ class PackEncoder(ABC):
         device: torch.device,
         advance: Callable[[float], None] = lambda seconds: None,
         stop: threading.Event | None = None,
+        remedy: Callable[[str], str] = begin_again,
     ) -> None:
         self.cache, self.device, self.advance = cache, device, advance
-        self.stop = stop or threading.Event()
+        self.stop, self.remedy = stop or threading.Event(), remedy
         self.tables = {layer: cache.tables_on(layer, str(device)) for layer in cache.layers}
         cuda = device.type == "cuda"
         if not cuda:
@@ -204,8 +214,7 @@ class PackEncoder(ABC):
             f"computing a batch of pack {task.pack} ({what})",
             self.device,
             "what was committed is kept. If other programs use that memory (nvidia-smi lists them), run the same "
-            f"command again to continue. Else begin again with {option} --restart: what the batches are is part of "
-            "the cache's identity, since it changes last bits",
+            f"command again to continue. {self.remedy(option)}",
         )
 
     def _check_stop(self) -> None:
@@ -222,8 +231,9 @@ class Extractor(PackEncoder):
         teacher: Teacher,
         advance: Callable[[float], None] = lambda seconds: None,
         stop: threading.Event | None = None,
+        remedy: Callable[[str], str] = begin_again,
     ) -> None:
-        super().__init__(cache, teacher.device, advance, stop)
+        super().__init__(cache, teacher.device, advance, stop, remedy)
         self.teacher = teacher
 
     def run(self, task: Task, utterances: Sequence[Utterance] | None) -> dict[str, Any]:

@@ -109,7 +109,8 @@ class PackRepair:
     @cached_property
     def extractor(self) -> Extractor:
         """Runs the teacher."""
-        return Extractor(self.cache, self.teacher)
+        remedy = "Else repair with --device cpu, where there is more"
+        return Extractor(self.cache, self.teacher, remedy=lambda _: remedy)
 
     def repair(self, task: Task, names: list[str]) -> list[str]:
         """Write shards of one task again, and its receipt if it changes. Returns the keys written.

@@ -58,13 +58,13 @@ def finished(packs: int, uri: str | None = None) -> Cache:
 def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """What is requested from a store: every request goes through one method, a page of a listing being one object."""
     counted: Counter[str] = Counter()
-    repeat = Storage._send
+    repeat = Storage._repeat
 
     def counting(self: Storage, request: Request[Any], size: int = 0) -> Any:
         counted["requests"] += 1
         return repeat(self, request, size)
 
-    monkeypatch.setattr(Storage, "_send", counting)
+    monkeypatch.setattr(Storage, "_repeat", counting)
     yield counted
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 FAULTS = {
     "pass": "nothing (a rule for a delay, or an exception before a wider rule)",
-    "status": "answers `status` with S3's error `code`; nothing is forwarded",
+    "status": "answers `status` with the error `code` and `message`; nothing is forwarded",
     "reset": "resets the connection once the request is in; nothing is forwarded",
     "reset-after": "forwards the request, then resets instead of answering: done, but the client cannot know",
     "silence": "takes the request and never answers; nothing is forwarded",
@@ -56,6 +56,7 @@ class Rule:
     faults: list[str] = field(default_factory=list)
     status: int = 503
     code: str = "SlowDown"
+    message: str = "as you wished"
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
 
@@ -138,7 +139,8 @@ class Proxy:
         if rule.delay:
             await asyncio.sleep(rule.delay)
         if fault == "status":
-            text = f"<Error><Code>{rule.code}</Code><Message>as you wished</Message></Error>".encode()
+            xml = f"<Error><Code>{rule.code}</Code><Message>{rule.message}</Message></Error>"
+            text = f'<?xml version="1.0" encoding="utf-8"?>{xml}'.encode()
             return await _send(writer, rule.status, b"" if method == "HEAD" else text, rule.headers)
         if fault == "reset":
             _reset(writer)

@@ -3,15 +3,10 @@
 boto3 reports what is in the bucket, and the operating system what is in a folder.
 """
 
-import os
 import shlex
 import string
-import subprocess
-import sys
 import threading
-import time
 import unicodedata
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +17,8 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pytest
 from click.testing import Result
-from conftest import PACK_FRAMES, contents, extracted, free_port
+from conftest import PACK_FRAMES, contents, extracted
+from servers import SERVERS, Server, chosen, reachable, running
 
 from gdist.pipeline.audio import read_header
 from gdist.pipeline.cache.cache import Cache
@@ -48,41 +44,20 @@ PATHS = [
 ]  # each name as a part of one: fewer stores to open
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=[name for name in chosen() if SERVERS[name].scheme == "s3"])
+def s3(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """boto3, talking to a real S3 server over HTTP, which gdist finds through the environment."""
-    boto3 = pytest.importorskip("boto3")
-    pytest.importorskip("moto.server")
-    endpoint = f"http://127.0.0.1:{free_port()}"
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
-    command = [sys.executable, "-m", "moto.server", "-p", endpoint.rpartition(":")[2]]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        with pytest.MonkeyPatch.context() as environment:
-            for name in [name for name in os.environ if name.startswith("AWS_")]:
-                environment.delenv(name)
-            for name, value in {
-                "AWS_ENDPOINT_URL": endpoint,
-                "AWS_ACCESS_KEY_ID": "key",
-                "AWS_SECRET_ACCESS_KEY": "secret",
-                "AWS_REGION": "us-east-1",
-                "AWS_CONFIG_FILE": os.devnull,
-                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            }.items():
-                environment.setenv(name, value)
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT"), timeout=5)
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline and server.poll() is None, "the S3 server does not start"
-                    time.sleep(0.1)
-            yield boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-    finally:
-        server.kill()
-        server.wait()
-        log.close()
+    with running(request.param, tmp_path_factory.mktemp("server")) as server, reachable(server, server.port):
+        server.create(BUCKET)
+        yield server.client
+
+
+@pytest.fixture(params=[name for name in chosen() if SERVERS[name].scheme == "az"])
+def azure(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server with Azure's protocol, which gdist finds through the environment."""
+    with running(request.param, tmp_path) as server, reachable(server, server.port):
+        server.create(BUCKET)
+        yield server
 
 
 def names_on(scheme: str) -> list[str]:
@@ -111,7 +86,8 @@ def round_trip(base: str, names: list[str], seen: Callable[[], list[str]] | None
     for name, storage in stores.items():
         data = name.encode()
         assert storage.get("layers/k") == data  # so no other name's object replaced it
-        assert storage.get_part("layers/k", 0, 1) == (data[:1], len(data))
+        part, size = storage.get_part("layers/k", 0, 1)
+        assert (bytes(part), size) == (data[:1], len(data))
         assert storage.get_tail("layers/k", 1) == (data[-1:], len(data))
         assert [bytes(part) for part in storage.get_ranges("layers/k", [(0, 1)])] == [data[:1]]
         assert list(storage.objects()) == ["layers/k", "new"]
@@ -132,6 +108,21 @@ class TestEveryCharacter:
         round_trip(
             f"s3://{BUCKET}/prefix", PATHS, lambda: [k.removeprefix("prefix/") for k in keys_in(s3, "prefix/")]
         )
+
+    def test_as_a_prefix_of_a_container(self, azure: Server) -> None:
+        paths = ["/".join(names_on("az")[i : i + 6]) for i in range(0, len(names_on("az")), 6)]
+        seen = lambda: [key.removeprefix("prefix/") for key in azure.keys(BUCKET, "prefix/")]  # noqa: E731
+        round_trip(f"az://{BUCKET}/prefix", paths, seen)
+
+    def test_as_a_blob(self, azure: Server) -> None:
+        names = names_on("az")
+        for name in names:
+            RemotePath.parse(f"az://{BUCKET}/keys/{name}").write_bytes(name.encode())
+        assert sorted(azure.keys(BUCKET, "keys/")) == sorted(f"keys/{name}" for name in names)
+        for path in RemotePath.parse(f"az://{BUCKET}/keys").files:
+            assert path.read_bytes() == path.name.encode()
+        Storage(f"az://{BUCKET}").delete([f"keys/{name}" for name in names])
+        assert not azure.keys(BUCKET, "")
 
     @pytest.mark.parametrize("scheme", ["", "file://"])
     def test_as_a_folder(self, scheme: str, tmp_path: Path) -> None:
