@@ -105,7 +105,7 @@ def streams(setting: Setting, say: Say, name: str, folder: Path, units: int) -> 
     say(f"{name} gets_per_shard, streamed", (after.gets - before.gets) / units)
     size = sum(shards_of(Cache.open(str(folder))).values())
     say(f"{name} bytes_fetched_of_cache, streamed", (after.bytes - before.bytes) / size)
-    say(f"{name} second_pass_of_local, streamed", one_pass(Cache.open(str(folder)), setting) / seconds)
+    say(f"{name} pass_of_local, streamed", one_pass(Cache.open(str(folder)), setting) / seconds)
 
 
 def first(setting: Setting, name: str, local: bool) -> tuple[float, Traffic]:
