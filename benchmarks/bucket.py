@@ -14,13 +14,13 @@ the page cache, and server, proxy and gdist share the machine's cores. All figur
                              as the pass had at most at a time. A pass also checks and decodes: first_pass_of_local
                              says what it is of a pass on a plain folder, which no line can make faster
     second_pass_of_local     the second pass with --local, over the same pass on a plain folder
-    gets_per_shard           GETs of a whole pass, for each shard and each 16 MiB of it; `streamed` is without --local
+    gets_per_shard           GETs of a whole pass, for each shard and each 16 MB of it; `streamed` is without --local
     bytes_fetched_of_cache   bytes of a whole pass, over those of the shards
     requests_to_open         listings and documents until a training knows its utterances
     half_limit_hits          the share of a pass's bytes that comes from a folder which may hold half of the cache
     eight_runs_bytes_of_one  bytes that eight trainings at once with one folder fetch, over those of one alone
-    data_wait                the share of its time that `gdist train` waits for data. The student learns at half the
-                             pace at which the loader reads from this disk and leaves the cores free, as a GPU does
+    data_wait                the share of its time that `gdist train` waits for data. The student learns at 0.8 of
+                             the pace at which the loader reads from this disk, and leaves the cores free as a GPU does
     copy_of_line             `gdist copy` to a folder, over a plain download
 
 An older gdist without --local is measured by the same command; what it does not have is left out.

@@ -16,7 +16,7 @@ from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import usable_entries
 
-PART = 1 << 24  # one request for each shard and each 16 MB of it
+PART = 16_000_000  # one request for each shard and each 16 MB of it
 
 
 class Passes:

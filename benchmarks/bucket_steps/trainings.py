@@ -17,6 +17,8 @@ from gdist.pipeline.run import Run
 GDIST = [sys.executable, "-c", "from gdist.stages.cli import main; main()"]
 STUDENT = f"{Path(__file__).with_name('paced.py')}:Paced"
 
+PACE = 0.8
+
 
 def started(
     setting: Setting,
@@ -67,7 +69,7 @@ def waits(out: Path) -> tuple[float, float]:
 
 
 def data_wait(setting: Setting, say: Say) -> None:
-    """An epoch at half the pace at which the loader reads the cache from this machine's disk."""
+    """An epoch at 0.8 of the pace at which the loader reads the cache from this machine's disk."""
     loader.RESIDENT_BYTES = 0
     folder = setting.folder("int8")
     passes = Passes(Cache.open(str(folder)), setting.options.batch_seconds)
@@ -76,7 +78,7 @@ def data_wait(setting: Setting, say: Say) -> None:
     passes.epoch()
     passes.close()
     passes = Passes(Cache.open(str(folder)), setting.options.batch_seconds)
-    pace = audio / passes.epoch() / 2
+    pace = PACE * audio / passes.epoch()
     passes.close()
     with setting.new_folder() as near, setting.new_folder() as runs:
         ways: dict[str, tuple[str, Path | None]] = {
