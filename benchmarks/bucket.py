@@ -20,7 +20,7 @@ the page cache, and server, proxy and gdist share the machine's cores. All figur
     half_limit_hits          the share of a pass's bytes that comes from a folder which may hold half of the cache
     eight_runs_bytes_of_one  bytes that eight trainings at once with one folder fetch, over those of one alone
     data_wait                the share of its time that `gdist train` waits for data. The student learns at 0.8 of
-                             the pace at which the loader reads from this disk, and leaves the cores free as a GPU does
+                             the pace at which the loader reads from this disk; the cores stay free, as beside a GPU
     copy_of_line             `gdist copy` to a folder, over a plain download
 
 An older gdist without --local is measured by the same command; what it does not have is left out.
