@@ -18,6 +18,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def available_memory() -> int:
+    """Return how many bytes of memory could be used without swapping: of the machine, or of this control group."""
+    found = []
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        found.append(max(limit - int((group / "memory.current").read_text(encoding="ascii")), 0))
+    return min(found, default=1 << 32)
+
+
 def is_here(seen: dict[str, Any]) -> bool:
     """Whether the process belongs to this machine since its last boot, and to this namespace of processes."""
     here = _machine()

@@ -155,6 +155,10 @@ class Run(OwnFolder):
         document: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
         return document
 
+    def note(self, fields: Mapping[str, Any]) -> None:
+        """Add what is known at the end of a run to its provenance."""
+        self.write("run.json", json.dumps(self.provenance() | dict(fields), indent=2))
+
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:

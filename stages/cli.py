@@ -1,16 +1,20 @@
 """`gdist` and its commands, in the order of use. A folder's commands are in its own ``command.py``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from gdist.stages.commandline import LocalPath, TableOption, command, json_option, use_option
+from gdist.stages.commandline import LocalPath, TableOption, command, json_option, local_options, use_option
 from gdist.stages.estimate.command import plan_command
 from gdist.stages.evaluate.command import eval_command
 from gdist.stages.export.command import export_command
 from gdist.stages.extract.command import extract_command, inspect_command, verify_command
 from gdist.stages.report.command import report_command
 from gdist.stages.train.command import train_command
+
+if TYPE_CHECKING:
+    from gdist.pipeline.local.folder import LocalFolder
 
 
 class InOrder(click.Group):
@@ -144,6 +148,24 @@ def encodings_command(uses: tuple[str, ...], as_json: bool) -> int:
     return catalogue.encodings_command(uses, as_json)
 
 
+@command("local", short_help="What the local folder has of which caches.")
+@local_options
+@click.option("--clear", multiple=True, metavar="URI", help="Delete what is kept of this cache; repeatable.")
+@click.option("--clear-all", is_flag=True, help="Delete all that is kept.")
+@json_option
+def local_command(local: "LocalFolder | None", clear: tuple[str, ...], clear_all: bool, as_json: bool) -> int:
+    """List what `--local` has kept: of which caches, how much, and who used it last. Runs that read what is cleared
+    fetch it again.
+
+    \b
+    Example:  gdist local --local /nvme
+              gdist local --local /nvme --clear s3://bucket/libri
+    """
+    from gdist.stages import kept
+
+    return kept.local_command(local, clear, clear_all, as_json)
+
+
 manifest.add_command(manifest_build)
 manifest.add_command(manifest_check)
 for _command in (
@@ -153,6 +175,7 @@ for _command in (
     extract_command,
     inspect_command,
     verify_command,
+    local_command,
     train_command,
     eval_command,
     report_command,

@@ -6,6 +6,7 @@ function, so that `gdist --help` does not load torch.
 
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import click
 
-from gdist.pipeline.errors import EXIT_INTERRUPTED, GdistError
+from gdist.pipeline.errors import EXIT_INTERRUPTED, GdistError, UsageError
 from gdist.pipeline.extensions import forget
 
 use_option = click.option(
@@ -23,6 +24,53 @@ use_option = click.option(
     metavar="FILE.py:NAME",
     help="Run your own file and use the object NAME in it; repeatable.",
 )
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: ``500GB``, ``1.5 TB``, ``200GiB``."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", str(value), re.IGNORECASE)
+        if not found:
+            self.fail(f"{value!r} is not a size; type a number and kB, MB, GB or TB, such as 500GB", param, ctx)
+        power = " kmgt".index((found[2] or " ").lower())
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def local_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--local`` and ``--local-limit`` to a command, which gets a LocalFolder, or None, as ``local``."""
+
+    @click.option(
+        "--local",
+        metavar="DIR",
+        envvar="GDIST_LOCAL",
+        help="A folder on a fast disk in which what is fetched from a bucket is kept, for every run of this machine. "
+        "[env: GDIST_LOCAL]",
+    )
+    @click.option(
+        "--local-limit",
+        type=Size(),
+        envvar="GDIST_LOCAL_LIMIT",
+        help="How much of it to use at most, such as 500GB; the rest is streamed. [env: GDIST_LOCAL_LIMIT; "
+        "default: what is free]",
+    )
+    @functools.wraps(function)
+    def wrapped(*args: Any, local: str | None, local_limit: int | None, **kwargs: Any) -> Any:
+        if not local and local_limit is not None:
+            raise UsageError("--local-limit limits what --local keeps, and there is no --local", "add --local DIR")
+        if not local:
+            return function(*args, local=None, **kwargs)
+        from gdist.pipeline.local.folder import LocalFolder
+
+        return function(*args, local=LocalFolder(local, local_limit), **kwargs)
+
+    return wrapped
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 

@@ -59,7 +59,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.own_files", "pipeline.owner"),
     ("pipeline.extensions", "pipeline.folder"),
     ("pipeline.storage", "pipeline.cluster", "pipeline.run"),
-    ("pipeline.audio",),
+    ("pipeline.audio", "pipeline.local"),
     ("pipeline.manifest", "pipeline.cache"),
     ("pipeline.loading",),
     ("stages.frontend", "stages.device", "stages.commandline"),
@@ -67,7 +67,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("stages.extract", "stages.train"),
     ("stages.evaluate", "stages.estimate"),
     ("stages.report", "stages.export"),
-    ("stages.catalogue", "stages.manifests", "stages.demo"),
+    ("stages.catalogue", "stages.manifests", "stages.demo", "stages.kept"),
     ("stages.testing",),
     ("stages.cli",),
 )

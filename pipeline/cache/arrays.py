@@ -19,7 +19,9 @@ from zarr.storage import MemoryStore, ObjectStore
 
 from gdist.pipeline.cache.chunks import layout_of
 from gdist.pipeline.cache.encode import COMPRESS, level_of
-from gdist.pipeline.cache.shards import Rows, ShardReader
+from gdist.pipeline.cache.pieces import Rows
+from gdist.pipeline.cache.place import Whereabouts
+from gdist.pipeline.cache.shards import ShardReader
 from gdist.pipeline.storage.objects import Storage
 
 # Object stores are dominated by latency: many requests in flight, not zarr's default of ten. The fused pipeline
@@ -108,14 +110,15 @@ class Reader:
     """Reads row ranges of a cache's arrays. Opening reads one object: the consolidated metadata.
 
     Args:
-        threads: how many threads fetch and decompress at a time; None for the number that suits the store.
+        threads: how many threads decompress at a time.
+        near: knows which shards are not read in the store; None where all are.
     """
 
-    def __init__(self, storage: Storage, threads: int | None = None) -> None:
+    def __init__(self, storage: Storage, threads: int = THREADS, near: Whereabouts | None = None) -> None:
         self._storage = storage
         self._documents: dict[str, Any] = parse(storage.get("zarr.json"))["consolidated_metadata"]["metadata"]
         self.layouts = {name: layout_of(document) for name, document in self._documents.items()}
-        self._shards = ShardReader(storage, threads or (THREADS if storage.folder else BUCKET_THREADS))
+        self._shards = ShardReader(storage, threads, BUCKET_THREADS, near)
         self._others: dict[str, zarr.Array[Any]] = {}
 
     def read(self, name: str, ranges: Sequence[Rows], empty: Empty = np.empty) -> np.ndarray[Any, Any]:

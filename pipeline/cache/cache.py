@@ -7,7 +7,7 @@
 Axes: T frames (rows), C chunks, D features, S samples, W numbers stored per row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,12 +20,16 @@ from gdist.pipeline import framing
 from gdist.pipeline.cache import arrays, planning
 from gdist.pipeline.cache.by_name import ByName, Span
 from gdist.pipeline.cache.encodings import Tables
+from gdist.pipeline.cache.near import Near
+from gdist.pipeline.cache.pieces import Rows
 from gdist.pipeline.cache.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, layer_name, plan_key
-from gdist.pipeline.cache.shards import Rows
+from gdist.pipeline.cache.records import Records
 from gdist.pipeline.cache.stage import Stage
 from gdist.pipeline.cache.wanted import Wanted, samples_of
 from gdist.pipeline.config import differences
 from gdist.pipeline.errors import CacheError, CacheMismatchError
+from gdist.pipeline.local.folder import LocalFolder
+from gdist.pipeline.local.kept import KeptCache
 from gdist.pipeline.storage.buckets import first_line
 from gdist.pipeline.storage.locations import folder_of, in_shell, scheme_of
 from gdist.pipeline.storage.objects import Storage
@@ -37,17 +41,27 @@ class Cache(ByName):
     Its base, the ledger, keeps track of what is planned and done; this class reads what is stored.
     """
 
-    def __init__(self, storage: Storage, gdist: dict[str, Any], index: bytes) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        gdist: dict[str, Any],
+        index: bytes,
+        local: LocalFolder | None = None,
+        newest: bool = True,
+    ) -> None:
         super().__init__(storage, gdist, index)
+        self._local, self._newest = local, newest
         self._reader: arrays.Reader | None = None
         self._tables: dict[tuple[int, str], Tables] = {}
 
     @classmethod
-    def open(cls, uri: str, checksum: str | None = None) -> "Cache":
+    def open(cls, uri: str, checksum: str | None = None, local: LocalFolder | None = None) -> "Cache":
         """Open for reading.
 
         Args:
             checksum: of the root document at an earlier time; a cache that has grown since is opened as it was then.
+            local: where the shards of a cache in a bucket are kept once they are fetched. A cache in a folder is read
+                where it is.
 
         Raises:
             CacheError: there is no cache, or it never had that root document.
@@ -65,7 +79,8 @@ class Cache(ByName):
             gdist = next((root for root in older if root and root["checksum"] == checksum), None)
             if gdist is None:
                 raise CacheError(f"the cache at {uri} is not the requested one, and did not grow from it")
-        return cls(storage, gdist, planning.read_index(storage, gdist))
+            return cls(storage, gdist, planning.read_index(storage, gdist), local, newest=False)
+        return cls(storage, gdist, planning.read_index(storage, gdist), local)
 
     @classmethod
     def find(cls, uri: str) -> "Cache | None":
@@ -119,6 +134,23 @@ class Cache(ByName):
         if (layer, device) not in self._tables:
             self._tables[layer, device] = {name: table.to(device) for name, table in self.tables[layer].items()}
         return self._tables[layer, device]
+
+    @cached_property
+    def near(self) -> Near | None:
+        """Where the shards of a cache in a bucket are read; None for a cache in a folder."""
+        if self.storage.bucket is None:
+            return None
+        records = Records(self.packs, self._seen.receipts, self._receipts_of)
+        if self._local is None:
+            return Near(self.storage, records, self.packs, None)
+        kept = KeptCache(self._local, self.uri, {"teacher": self.gdist["about"].get("teacher")})
+        if self._newest and (stale := kept.digests()):
+            records.load([], stale)
+            kept.delete(stale)
+        return Near(self.storage, records, self.packs, kept)
+
+    def _receipts_of(self, pack: int) -> Iterator[dict[str, Any]]:
+        return (receipt for task in self.tasks_of(pack) if (receipt := self.receipt(task)))
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -216,7 +248,7 @@ class Cache(ByName):
                 raise self.damaged(name, f"utterance {entry.id} is missing: pack {entry.pack} has no receipt")
         try:
             if self._reader is None:
-                self._reader = arrays.Reader(self.storage)
+                self._reader = arrays.Reader(self.storage, near=self.near)
             return self._reader.read(name, ranges, np.empty if into is None else lambda *_: into)
         except CacheError:  # the store does not answer, which is not damage
             raise

@@ -1,18 +1,20 @@
 """Rows of a shard straight from its bytes: what zarr reads, without zarr's Python code between two chunks.
 
-What a shard is, and how it is written: encode.py. zarr itself reads whatever is stored in another way. On a disk, a
-chunk in which nothing could be compressed (most of them, at zstd's negative levels) is read straight into its place.
+What a shard is, and how it is written: encode.py. Where its bytes are: in a store, or near (near.py). zarr itself
+reads whatever is stored in another way. On a disk, a chunk in which nothing could be compressed (most of them, at
+zstd's negative levels) is read straight into its place.
 
 Nothing that is missing or torn reads as zeros: it always raises ValueError.
 """
 
 import math
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import batched
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from google_crc32c import extend
@@ -20,10 +22,12 @@ from google_crc32c import value as crc32c
 from numcodecs.zstd import Zstd
 
 from gdist.pipeline.cache.chunks import CRC_BYTES, Layout, content_size
+from gdist.pipeline.cache.pieces import Piece, Rows, join, range_of, runs_of
+from gdist.pipeline.cache.place import Bytes, Place, Whereabouts
+from gdist.pipeline.errors import CacheError
 from gdist.pipeline.storage.objects import Storage
 
-Rows = tuple[int, int]  # [start, stop)
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Index = np.ndarray[Any, np.dtype[np.uint64]]
 Filler = Callable[[Sequence[Bytes], int], int]  # see Storage.filling
 
 INDICES = 4096  # indices kept, of 2 kB each; a training reads from eight packs of 14 arrays at a time
@@ -34,29 +38,20 @@ ABSENT = 2**64 - 1  # offset and length of a chunk that was never written
 zstd = Zstd()
 
 
-class _Piece(NamedTuple):
-    """Rows of one chunk: where its bytes are in the shard, which of its rows to read, where to put them, and whether
-    they may be read straight into that place."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
-    row: int
-    plain: bool
-
-
 class ShardReader:
     """Reads row ranges of arrays with a known :class:`Layout`; any number of threads may use it.
 
     Args:
-        threads: how many threads fetch and decompress at a time. zstd releases the GIL, so two cores decompress 1.8
-            times as much as one; but training on CPUs keeps the cores busy, and training on a GPU does not.
+        threads: how many threads decompress at a time. zstd releases the GIL, so two cores decompress 1.8 times as
+            much as one; but training on CPUs keeps the cores busy, and training on a GPU does not.
+        requests: how many threads fetch from a bucket at a time, and mostly wait.
+        near: knows which shards are not read in the store; None where all are.
     """
 
-    def __init__(self, storage: Storage, threads: int) -> None:
-        self.storage = storage
+    def __init__(self, storage: Storage, threads: int, requests: int = 1, near: Whereabouts | None = None) -> None:
+        self.storage, self.near = storage, near
         self._pool = ThreadPoolExecutor(threads, "gdist-read") if threads > 1 else None
+        self._requests = ThreadPoolExecutor(requests, "gdist-request") if storage.folder is None else None
         self._index = lru_cache(INDICES)(self._read_index)
         self._own = threading.local()
 
@@ -68,13 +63,6 @@ class ShardReader:
             CacheError: the store does not answer.
         """
         assert rows.dtype == layout.dtype and rows.flags.c_contiguous
-        try:
-            self._fill(name, layout, ranges, rows)
-        except ValueError:
-            self._index.cache_clear()  # a repair may have replaced the shard since its index was read
-            self._fill(name, layout, ranges, rows)
-
-    def _fill(self, name: str, layout: Layout, ranges: Sequence[Rows], rows: np.ndarray[Any, Any]) -> None:
         shards: dict[int, list[tuple[int, int, int]]] = {}
         row = 0
         for start, stop in ranges:
@@ -83,36 +71,70 @@ class ShardReader:
                 last = min(first + stop - start, layout.pack_rows)
                 shards.setdefault(pack, []).append((first, last, row))
                 row, start = row + last - first, start + last - first
+        try:
+            self._fill(name, layout, shards, rows)
+        except ValueError:
+            self._index.cache_clear()  # a repair may have replaced the shard since its index was read
+            if self.near is not None:
+                for pack in shards:
+                    self.near.doubt(name, pack)
+            self._fill(name, layout, shards, rows)
 
-        def shard(item: tuple[int, list[tuple[int, int, int]]]) -> list[tuple[str, list[_Piece]]]:
-            key = f"{name}/c/{item[0]}/0"
-            pieces = self._pieces(key, layout, item[1])
-            # A bucket gets one request per shard; on a disk that saves nothing, and threads can share a shard.
-            size = len(pieces) if self.storage.folder is None or self._pool is None else PIECES
-            return [(key, list(some)) for some in batched(pieces, size)]
+    def _fill(
+        self, name: str, layout: Layout, shards: dict[int, list[tuple[int, int, int]]], rows: np.ndarray[Any, Any]
+    ) -> None:
+        def shard(item: tuple[int, list[tuple[int, int, int]]]) -> list[tuple[Place, list[Piece]]]:
+            pack, wanted = item
+            place = self.near.place(name, pack) if self.near else Place(self.storage, f"{name}/c/{pack}/0")
+            pieces = self._pieces(place, layout, wanted)
+            if self.near and not place.counted:
+                self.near.count(place, sum(piece.stop - piece.start for piece in pieces))
+            # A bucket gets one call per shard; on a disk that saves nothing, and threads can share a shard.
+            size = PIECES if place.at_hand and self._pool else len(pieces)
+            return [(place, list(some)) for some in batched(pieces, size)]
 
-        def part(item: tuple[str, list[_Piece]]) -> None:
-            read = self._read if self.storage.folder is None else self._read_local
+        def part(item: tuple[Place, list[Piece]]) -> None:
+            place, pieces = item
             try:
-                read(*item, layout, rows)
+                if place.data is not None:
+                    self._read_memory(place.data, pieces, layout, rows)
+                elif place.storage.folder is not None:
+                    self._read_local(place, pieces, layout, rows)
+                else:
+                    self._read(place, pieces, layout, rows)
             except FileNotFoundError as error:
                 raise ValueError("its shard is missing") from error
+            except CacheError as error:
+                if place.storage is self.storage:
+                    raise
+                raise ValueError(f"its local copy cannot be read: {error.message}") from error
 
-        self._each(part, [job for found in self._each(shard, shards.items()) for job in found])
+        jobs = [job for found in self._each(self._requests or self._pool, shard, shards.items()) for job in found]
+        at_hand = [job for job in jobs if job[0].at_hand]
+        self._each(self._pool, part, at_hand)
+        self._each(self._requests, part, [job for job in jobs if not job[0].at_hand])
 
-    def _each[X, Y](self, function: Callable[[X], Y], items: Iterable[X]) -> list[Y]:
-        if self._pool is None:
+    @staticmethod
+    def _each[X, Y](pool: ThreadPoolExecutor | None, function: Callable[[X], Y], items: Iterable[X]) -> list[Y]:
+        if pool is None:
             return [function(item) for item in items]
-        futures = [self._pool.submit(function, item) for item in items]
+        futures = [pool.submit(function, item) for item in items]
         wait(futures)  # for all, even if one fails: none may still write into the rows afterwards
         return [future.result() for future in futures]
 
-    def _read_index(self, key: str, size: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    def _read_index(self, storage: Storage, key: str, size: int) -> Index:
         """Read and check a shard's index: offsets and lengths, [chunks, 2]."""
         try:
-            tail, shard_size = self.storage.get_tail(key, size)
+            return self._parse_index(*storage.get_tail(key, size), size)
         except FileNotFoundError as error:
             raise ValueError("its shard is missing") from error
+        except CacheError as error:
+            if storage is self.storage:
+                raise
+            raise ValueError(f"its local copy cannot be read: {error.message}") from error
+
+    @staticmethod
+    def _parse_index(tail: bytes, shard_size: int, size: int) -> Index:
         if len(tail) < size or crc32c(tail[:-CRC_BYTES]) != int.from_bytes(tail[-CRC_BYTES:], "little"):
             raise ValueError("the shard's index does not match its checksum")
         index = np.frombuffer(tail[:-CRC_BYTES], "<u8").reshape(-1, 2)
@@ -123,10 +145,13 @@ class ShardReader:
             raise ValueError("the shard's index has an empty chunk")
         return index
 
-    def _pieces(self, key: str, layout: Layout, wanted: Iterable[tuple[int, int, int]]) -> list[_Piece]:
+    def _pieces(self, place: Place, layout: Layout, wanted: Iterable[tuple[int, int, int]]) -> list[Piece]:
         """Return the pieces of one shard, in the order of their bytes."""
-        index = self._index(key, layout.index_bytes)
-        local = self.storage.folder is not None and layout.chunk_bytes >= PLAIN_BYTES
+        if (data := place.data) is None:
+            index = self._index(place.storage, place.key, layout.index_bytes)
+        else:
+            index = self._parse_index(data[-layout.index_bytes :].tobytes(), len(data), layout.index_bytes)
+        local = data is None and place.storage.folder is not None and layout.chunk_bytes >= PLAIN_BYTES
         pieces = []
         for first, last, row in wanted:
             chunk = first // layout.chunk_rows
@@ -136,26 +161,36 @@ class ShardReader:
                 begin = chunk * layout.chunk_rows
                 low, high = max(first - begin, 0), min(last - begin, layout.chunk_rows)
                 plain = local and length == layout.plain_bytes and high - low == layout.chunk_rows
-                pieces.append(_Piece(offset, offset + length, low, high, row, plain))
+                pieces.append(Piece(offset, offset + length, low, high, row, plain))
                 row, chunk = row + high - low, chunk + 1
         return sorted(pieces, key=lambda piece: piece.start)
 
-    def _read(self, key: str, pieces: list[_Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
-        runs = _runs(pieces, math.inf)
-        ranges = [_range(run) for run in runs]
-        for run, part in zip(runs, self.storage.get_ranges(key, ranges), strict=True):
-            self._decode(np.frombuffer(part, np.uint8), run, layout, rows)
+    def _read(self, place: Place, pieces: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+        runs = runs_of(pieces, math.inf)
+        ranges = [range_of(run) for run in runs]
+        joined = join(ranges)
+        found = place.storage.get_ranges(place.key, joined)
+        parts = dict(zip(joined, (np.frombuffer(part, np.uint8) for part in found), strict=True))
+        starts = [start for start, _ in joined]
+        for run, (start, stop) in zip(runs, ranges, strict=True):
+            around = joined[bisect_right(starts, start) - 1]
+            self._decode(parts[around][start - around[0] : stop - around[0]], run, layout, rows)
 
-    def _read_local(self, key: str, pieces: list[_Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
-        with self.storage.filling(key) as fill:
-            for run in _runs(pieces, RUN_BYTES):
+    def _read_memory(self, data: Bytes, pieces: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+        for run in runs_of(pieces, math.inf):
+            start, stop = range_of(run)
+            self._decode(data[start:stop], run, layout, rows)
+
+    def _read_local(self, place: Place, pieces: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+        with place.storage.filling(place.key) as fill:
+            for run in runs_of(pieces, RUN_BYTES):
                 if run[0].plain and self._fill_plain(fill, run, layout, rows):
                     continue
-                start, stop = _range(run)
+                start, stop = range_of(run)
                 data = self._memory("run", stop - start)
                 self._decode(data[: fill([data], start)], run, layout, rows)
 
-    def _fill_plain(self, fill: Filler, run: list[_Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> bool:
+    def _fill_plain(self, fill: Filler, run: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> bool:
         """Read chunks straight into their places. Returns whether they have the expected length, heads and checksums;
         if not, their places are to be filled in another way."""
         values = rows.reshape(-1).view(np.uint8)
@@ -183,15 +218,15 @@ class ShardReader:
                 return False
         return True
 
-    def _decode(self, data: Bytes, run: list[_Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+    def _decode(self, data: Bytes, run: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
         """Decode the chunks of a run from its bytes."""
-        start, stop = _range(run)
+        start, stop = range_of(run)
         if len(data) < stop - start:
             raise ValueError("the shard is cut short")
         for piece in run:
             self._chunk(data[piece.start - start : piece.stop - start], piece, layout, rows)
 
-    def _chunk(self, data: Bytes, piece: _Piece, layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+    def _chunk(self, data: Bytes, piece: Piece, layout: Layout, rows: np.ndarray[Any, Any]) -> None:
         packed = data[:-CRC_BYTES]
         if crc32c(packed) != int.from_bytes(data[-CRC_BYTES:].tobytes(), "little"):
             raise ValueError("a chunk does not match its checksum")
@@ -217,22 +252,3 @@ class ShardReader:
             memory = np.empty(size, np.uint8)
             setattr(self._own, what, memory)
         return memory[:size]
-
-
-def _range(run: list[_Piece]) -> Rows:
-    """Return where the bytes of a run are."""
-    return run[0].start, max(piece.stop for piece in run)
-
-
-def _runs(pieces: list[_Piece], limit: float) -> list[list[_Piece]]:
-    """Group pieces that are read together: adjacent ones of one kind, of no more than ``limit`` bytes."""
-    runs: list[list[_Piece]] = []
-    for piece in pieces:
-        if runs:
-            before = runs[-1][-1]
-            follows = piece.start == before.stop or (piece.start < before.stop and not piece.plain)
-            if follows and piece.plain == before.plain and piece.stop - runs[-1][0].start <= limit:
-                runs[-1].append(piece)
-                continue
-        runs.append([piece])
-    return runs

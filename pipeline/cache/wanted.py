@@ -13,7 +13,7 @@ from gdist.pipeline import framing
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.encodings import Part
 from gdist.pipeline.cache.entries import Entry
-from gdist.pipeline.cache.shards import Rows
+from gdist.pipeline.cache.pieces import Rows
 
 
 @dataclass(frozen=True)

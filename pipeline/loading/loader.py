@@ -8,11 +8,13 @@ resuming costs nothing.
 Axes: B batch, L layers, T frames, D features, S samples.
 """
 
+import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,11 @@ from gdist.pipeline import framing
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry, numbers
+from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
 from gdist.pipeline.cache.wanted import samples_of
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.loading.ahead import Ahead, Reads, Window, look_ahead
 from gdist.pipeline.loading.batch import Batch, Choose, Selection
 from gdist.pipeline.loading.in_memory import InMemory
 from gdist.pipeline.loading.on_device import OnDevice, SideStream
@@ -82,7 +86,10 @@ class Loader:
         if layers is None:
             layers = choose.layers if isinstance(choose, Selection) else cache.layers
         frames = int(numbers(entries, "num_frames").sum(dtype=np.int64))
-        resident = frames * (4 * cache.identity["dim"] * len(layers) + 2 * framing.HOP) <= RESIDENT_BYTES
+        self.layers = layers
+        self.resident = resident = (
+            frames * (4 * cache.identity["dim"] * len(layers) + 2 * framing.HOP) <= RESIDENT_BYTES
+        )
         if torch.device(device).type == "cpu":
             self._read_tensors = InMemory(cache, resident, buffers=PREFETCH + 3).read
         else:
@@ -107,38 +114,82 @@ class Loader:
         return self._epoch[1]
 
     def __iter__(self) -> Generator[Batch]:
+        return self.stream()
+
+    def stream(self, count: int | None = None) -> Generator[Batch]:
+        """Yield ``count`` batches, or an endless number of them; nothing is read ahead of the last one."""
         assert self.entries, "an endless iterator over nothing would never yield"
-        upcoming = self._upcoming(self.epoch, self.position)
+        left = math.inf if count is None else count
+        fetching = self._fetching(self._reads)
+        upcoming = self._upcoming(fetching, left)
         pool = ThreadPoolExecutor(READERS if self.cache.storage.folder else BUCKET_READERS, "gdist-reader")
         side = self._side
         ahead: deque[Future[tuple[Batch | None, Any]]] = deque()
         lost = 0
         try:
-            while lost <= len(self.entries):
-                for _ in range(PREFETCH + 1 - len(ahead)):
-                    ahead.append(pool.submit(side.run, self._read_share, *next(upcoming)))
+            while left and lost <= len(self.entries):
+                for _ in range(int(min(PREFETCH + 1, left)) - len(ahead)):
+                    ahead.append(pool.submit(side.run, self._read_then, fetching, *next(upcoming)))
                 batch = side.receive(*ahead.popleft().result())
                 if batch is None:  # every row was damaged
                     lost += 1
                     continue
-                lost = 0
+                lost, left = 0, left - 1
                 self.epoch, self.position = batch.position
                 yield batch
-            raise CacheDamagedError(
-                f"every utterance to train on is damaged in the cache {self.cache.uri}",
-                f"gdist verify {in_shell(self.cache.uri)} --repair",
-            )
+            if left:
+                raise CacheDamagedError(
+                    f"every utterance to train on is damaged in the cache {self.cache.uri}",
+                    f"gdist verify {in_shell(self.cache.uri)} --repair",
+                )
         finally:
+            if fetching is not None:
+                fetching.close()
             pool.shutdown(cancel_futures=True)
 
-    def _upcoming(self, epoch: int, position: int) -> Iterator[tuple[list[Span], Selection, tuple[int, int]]]:
-        """Yield every batch from a position on, for all ranks, with what is read for it."""
+    def _upcoming(
+        self, fetching: Ahead | None, left: float
+    ) -> Iterator[tuple[Window, list[Span], Selection, tuple[int, int]]]:
+        """Yield every batch from here on, for all ranks, with what is read for it."""
+
+        def begin(window: Window, left: float) -> None:
+            if fetching is not None:
+                used = range(window.first, int(min(window.last, window.first + left)))
+                chosen = ((place, self._selection(window.epoch, place)) for place in used)
+                fetching.fetch(window, self._reads.shares(window.batches, chosen))
+
+        for window, place in look_ahead(self._windows(self.epoch, self.position), begin, left):
+            yield window, window.batches[place], self._selection(window.epoch, place), (window.epoch, place + 1)
+
+    def _windows(self, epoch: int, position: int) -> Iterator[Window]:
         while True:
             batches = self.epoch_batches(epoch)
-            for place in range(position, len(batches)):
-                selection = self.choose(np.random.default_rng([self.seed, epoch, place, 1]))
-                yield batches[place], selection, (epoch, place + 1)
+            for first, last in pairwise(batches.windows):
+                if last > position:
+                    yield Window(epoch, batches, max(first, position), last)
             epoch, position = epoch + 1, 0
+
+    def _selection(self, epoch: int, place: int) -> Selection:
+        return self.choose(np.random.default_rng([self.seed, epoch, place, 1]))
+
+    @cached_property
+    def _reads(self) -> Reads:
+        return Reads(self.cache, self.entries, self.rank, self.world, self.resident)
+
+    def _fetching(self, reads: Reads) -> Ahead | None:
+        """Prepare for shards to be fetched ahead of need; None where they are in a folder already."""
+        near = self.cache.near
+        if near is None:
+            return None
+        near.intend([*layer_arrays(self.cache.identity, self.layers), WAVEFORM], reads.packs)
+        return Ahead(near)
+
+    def _read_then(self, fetching: Ahead | None, window: Window, *of_batch: Any) -> Batch | None:
+        try:
+            return self._read_share(*of_batch)
+        finally:
+            if fetching is not None:
+                fetching.read(window)
 
     def _read_share(self, spans: list[Span], selection: Selection, position: tuple[int, int]) -> Batch | None:
         rows = range(self.rank, len(spans), self.world)
@@ -155,9 +206,21 @@ class Loader:
 
     def once(self, selection: Selection, entries: Sequence[Entry] | None = None) -> Iterator[Batch]:
         """Yield this rank's share of every utterance (or each of ``entries``): whole, exactly once, longest first."""
-        for spans in longest_first(self.entries if entries is None else entries, self.batch_frames):
-            if (batch := self._read_share(spans, selection, (0, 0))) is not None:
-                yield batch
+        entries = self.entries if entries is None else entries
+        batches = longest_first(entries, self.batch_frames)
+        window = Window(0, batches, 0, len(batches))
+        own = entries is self.entries
+        reads = self._reads if own else Reads(self.cache, entries, self.rank, self.world, resident=False)
+        fetching = self._fetching(reads)
+        try:
+            if fetching is not None:
+                fetching.fetch(window, reads.shares(batches, ((place, selection) for place in range(len(batches)))))
+            for spans in batches:
+                if (batch := self._read_then(fetching, window, spans, selection, (0, 0))) is not None:
+                    yield batch
+        finally:
+            if fetching is not None:
+                fetching.close()
 
     def read(self, spans: Sequence[Span], selection: Selection, position: tuple[int, int] = (0, 0)) -> Batch:
         """Read and pad the rows of one batch.

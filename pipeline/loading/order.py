@@ -23,6 +23,7 @@ class Batches(Sequence[list[Span]]):
         members: positions of utterances in ``entries``, [N], batch by batch.
         firsts, frames: of each member, the first frame and the number of frames: [N].
         bounds: where each batch begins and ends among the members: [K, 2].
+        windows: the batches with which windows of packs begin, and K.
     """
 
     entries: Sequence[Entry]
@@ -30,6 +31,7 @@ class Batches(Sequence[list[Span]]):
     firsts: Numbers
     frames: Numbers
     bounds: Numbers
+    windows: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -76,7 +78,7 @@ def shuffled(
     order, windows = _windows(numbers(entries, "pack"), rng, window_packs)
     members = order.astype(size, copy=False)
     firsts, frames = np.empty(len(order), np.int32), np.empty(len(order), np.int32)
-    bounds = []
+    bounds, counts = [], [0]
     for start, stop in zip(windows[:-1].tolist(), windows[1:].tolist(), strict=True):
         there = members[start:stop][rng.permutation(stop - start)]
         first, length = crops(lengths[there], rng, crop_frames, grid)
@@ -88,7 +90,8 @@ def shuffled(
         edges = start + np.array(group(length.tolist(), batch_frames))
         batches = rng.permutation(len(edges) - 1)
         bounds.append(np.stack([edges[batches], edges[batches + 1]], axis=1))
-    return Batches(entries, members, firsts, frames, np.concatenate([np.empty((0, 2), np.int64), *bounds]))
+        counts.append(counts[-1] + len(batches))
+    return Batches(entries, members, firsts, frames, np.concatenate([np.empty((0, 2), np.int64), *bounds]), counts)
 
 
 def longest_first(entries: Sequence[Entry], batch_frames: int) -> Batches:
@@ -97,7 +100,7 @@ def longest_first(entries: Sequence[Entry], batch_frames: int) -> Batches:
     members = np.argsort(-lengths, kind="stable")
     edges = np.array(group(lengths[members].tolist(), batch_frames))
     bounds = np.stack([edges[:-1], edges[1:]], axis=1)
-    return Batches(entries, members, np.zeros_like(members), lengths[members], bounds)
+    return Batches(entries, members, np.zeros_like(members), lengths[members], bounds, [0, len(bounds)])
 
 
 def crops(lengths: Numbers, rng: np.random.Generator, crop_frames: int, grid: int) -> tuple[Numbers, Numbers]:

@@ -1,10 +1,14 @@
 """`gdist eval` on the command line."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from gdist.stages.commandline import LocalPath, TableOption, command, json_option, use_option
+from gdist.stages.commandline import LocalPath, TableOption, command, json_option, local_options, use_option
+
+if TYPE_CHECKING:
+    from gdist.pipeline.local.folder import LocalFolder
 
 
 @command("eval", short_help="Fidelity by layer and probes of trained students.")
@@ -23,6 +27,7 @@ from gdist.stages.commandline import LocalPath, TableOption, command, json_optio
 @click.option(
     "--device", default="auto", show_default=True, help="Where students generate: auto, cpu, cuda, cuda:1, …"
 )
+@local_options
 @use_option
 @json_option
 def eval_command(
@@ -31,6 +36,7 @@ def eval_command(
     probes: str,
     control: bool,
     device: str,
+    local: "LocalFolder | None",
     uses: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -48,4 +54,4 @@ def eval_command(
     from gdist.stages.students import STUDENTS
 
     use(uses, STUDENTS, ENCODINGS, PROBES)
-    return evaluate.eval_command(list(runs), cache, probes, control, as_json, device)
+    return evaluate.eval_command(list(runs), cache, probes, control, as_json, device, local)

@@ -11,6 +11,7 @@ from typing import Any
 from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading.splits import DataConfig, data_config
+from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run
 from gdist.stages.device import choose_device, enough_memory
 from gdist.stages.evaluate.bench import Bench
@@ -70,7 +71,13 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
 
 
 def eval_command(
-    folders: list[Path], uri: str | None, probes: str, control: bool, as_json: bool, device: str = "auto"
+    folders: list[Path],
+    uri: str | None,
+    probes: str,
+    control: bool,
+    as_json: bool,
+    device: str = "auto",
+    local: LocalFolder | None = None,
 ) -> int:
     """Evaluate runs one after another; what they share is computed once per cache."""
     device = choose_device(device, "--device ")
@@ -83,7 +90,7 @@ def eval_command(
             require_loadable(run)  # before the cache is read
             where = uri or run.provenance()["cache"]
             data = data_config(run.tables())
-            cache = Cache.open(uri) if uri else open_cache(run, where)
+            cache = Cache.open(uri, local=local) if uri else open_cache(run, where, local)
             key = cache.gdist["checksum"], data
             if key not in benches:
                 benches[key] = Bench(cache, data, chosen, control, lambda note: advance(0, note), device)

@@ -23,12 +23,12 @@ def augmented(learner: Learner, loader: Loader, stream: Iterator[Batch], step: i
     places = ((number // count, number % count) for number in itertools.count((step + 1) * count))
     with ThreadPoolExecutor(1, "gdist-augment") as pool:
 
-        def begin() -> Future[Batch]:
-            batch = next(stream)
-            return pool.submit(learner.augmented, *next(places), batch)
+        def begin() -> Future[Batch] | None:
+            batch = next(stream, None)
+            return None if batch is None else pool.submit(learner.augmented, *next(places), batch)
 
         following = begin()
-        while True:
+        while following is not None:
             current, following = following, begin()
             batch = current.result()
             epoch, position = batch.position

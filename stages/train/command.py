@@ -2,10 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from gdist.stages.commandline import LocalPath, command, json_option, use_option
+from gdist.stages.commandline import LocalPath, command, json_option, local_options, use_option
+
+if TYPE_CHECKING:
+    from gdist.pipeline.local.folder import LocalFolder
 
 
 @command("train", short_help="Stage two: cache → student.")
@@ -18,6 +22,7 @@ from gdist.stages.commandline import LocalPath, command, json_option, use_option
     help="Which student: a name that `gdist students` lists, or a class in your own file.",
 )
 @click.option("--set", "settings", multiple=True, metavar="TABLE.FIELD=VALUE", help="Set one field; repeatable.")
+@local_options
 @use_option
 @json_option
 def train_command(
@@ -26,6 +31,7 @@ def train_command(
     recipe: str | None,
     student: str | None,
     settings: tuple[str, ...],
+    local: "LocalFolder | None",
     uses: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -36,6 +42,7 @@ def train_command(
 
     \b
     Example:  gdist train --cache s3://bucket/libri --out runs/first --set train.steps=50000
+              gdist train --cache s3://bucket/libri --out runs/first --local /nvme --local-limit 500GB
               torchrun --nproc-per-node 4 --no-python gdist train --cache s3://bucket/libri --out runs/first
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -50,7 +57,7 @@ def train_command(
     from gdist.stages.train.losses import LOSSES
 
     use(uses, STUDENTS, ENCODINGS, LOSSES)
-    result = train.train(cache, out, load_config(recipe, student, settings))
+    result = train.train(cache, out, load_config(recipe, student, settings), local=local)
     if result is not None and as_json:
         console.emit(result)
     elif result is not None:

@@ -2,24 +2,34 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from gdist.pipeline import console
+from gdist.pipeline.cache.near import Traffic
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import Run
 
 
 class Meter:
-    """Means since the last report: loss, cosine, throughput, and the share of time spent waiting for data."""
+    """Means since the last report: loss, cosine, throughput, the share of time spent waiting for data, and where the
+    data came from.
 
-    def __init__(self) -> None:
+    Args:
+        traffic: counts the bytes of shards that came from a bucket, and from the local folder.
+    """
+
+    def __init__(self, traffic: Traffic) -> None:
+        self.traffic = traffic
         self._reset()
 
     def _reset(self) -> None:
         self.began = time.monotonic()
         self.steps, self.losses, self.cosines, self.audio, self.waited = 0, 0.0, 0.0, 0.0, 0.0
+        self.fetched, self.local = self.traffic.fetched, self.traffic.local
+        self.line_since = time.monotonic()
 
     def add(self, loss: float, cosine: float, audio_seconds: float, waited: float) -> None:
         self.steps += 1
@@ -46,6 +56,8 @@ class Meter:
             "audio_seconds_per_second": self.audio / seconds,
             "data_wait_fraction": self.waited / seconds,
             "step_seconds": seconds / max(self.steps, 1),
+            "bytes_fetched": self.traffic.fetched - self.fetched,
+            "bytes_local": self.traffic.local - self.local,
         }
 
     def flush(self) -> dict[str, float]:
@@ -57,8 +69,16 @@ class Meter:
         row = self.row()
         return (
             f"loss {row['loss']:.3f}  cos {row['cosine']:.3f}  {row['audio_seconds_per_second']:.0f}× real time"
-            f"  wait {row['data_wait_fraction']:.0%}"
+            f"  wait {row['data_wait_fraction']:.0%}{self._line(row)}"
         )
+
+    def _line(self, row: Mapping[str, float]) -> str:
+        """Say where shards come from; nothing for a cache in a folder."""
+        fetched, local = row["bytes_fetched"], row["bytes_local"]
+        if not fetched + local:
+            return ""
+        seconds = max(time.monotonic() - self.line_since, 1e-9)
+        return f"  line {console.size(fetched / seconds)}/s · local {local / (fetched + local):.0%}"
 
 
 class MetricsWriter:
@@ -99,4 +119,6 @@ def summarize(run: Run) -> dict[str, Any]:
         "step_seconds": seconds / steps,
         "data_wait_fraction": sum(r["data_wait_fraction"] * r["step_seconds"] * r["steps"] for r in rows) / seconds,
         "audio_seconds_per_second": sum(row["audio_seconds"] for row in rows) / seconds,
+        "bytes_fetched": int(sum(row.get("bytes_fetched", 0) for row in rows)),
+        "bytes_local": int(sum(row.get("bytes_local", 0) for row in rows)),
     }

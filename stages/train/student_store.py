@@ -14,6 +14,7 @@ from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, ConfigError
 from gdist.pipeline.files import write_atomically
+from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import STUDENT_FILES, Run
 from gdist.stages.students import STUDENTS, Student, layer_fields, student_config
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
@@ -70,14 +71,14 @@ def require_same_attention(student: Student, teacher_config: Mapping[str, Any]) 
             )
 
 
-def open_cache(run: Run, uri: str) -> Cache:
+def open_cache(run: Run, uri: str, local: LocalFolder | None = None) -> Cache:
     """The cache at ``uri`` as it was when the run began, even if it has grown since."""
-    cache = Cache.open(uri)
+    cache = Cache.open(uri, local=local)
     bound = run.provenance().get("cache_checksum") if (run.folder / "run.json").exists() else None
     if bound is None or bound == cache.gdist["checksum"]:
         return cache
     with suppress(CacheError):  # a different cache; `Run.begin` raises the error
-        cache = Cache.open(uri, checksum=bound)
+        cache = Cache.open(uri, bound, local)
         say(f"the cache at {uri} has grown since {run.folder} was started; it is read as it was then")
     return cache
 

@@ -23,12 +23,14 @@ from gdist.pipeline import console, framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.cache.entries import Entry
+from gdist.pipeline.cache.near import Traffic
 from gdist.pipeline.config import to_tables
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.extensions import Extension
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import choose_splits, usable_entries
+from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run
 from gdist.stages.device import enough_memory
 from gdist.stages.students import STUDENTS, Student
@@ -42,10 +44,15 @@ from gdist.stages.train.repeatable import repeatable
 from gdist.stages.train.student_store import build_student, layers_to_read, open_cache, save_student
 
 
-def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) -> dict[str, Any] | None:
+def train(
+    uri: str, out: Path, config: TrainConfig, show_progress: bool = True, local: LocalFolder | None = None
+) -> dict[str, Any] | None:
     """Train a student from the cache at ``uri`` into the folder ``out``, or continue where an earlier run stopped.
 
     Under `torchrun` each rank calls this, and they train one student together.
+
+    Args:
+        local: where the shards of a cache in a bucket are kept, once they are fetched.
 
     Returns:
         the fields of ``gdist train --json`` (see docs/commands.md); None on every rank except the first.
@@ -60,7 +67,7 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
         alone.enter_context(repeatable(config.train.deterministic, ranks.device))
         run = Run(out)
         with ranks.together():
-            cache = open_cache(run, uri)
+            cache = open_cache(run, uri, local)
             student = build_student(cache, config)
             layers = layers_to_read(cache, student, config)
             entries = usable_entries(cache, config.data.skip_missing, layers)
@@ -98,7 +105,11 @@ def train(uri: str, out: Path, config: TrainConfig, show_progress: bool = True) 
         with ranks.together():
             if ranks.first:
                 save_student(run, learner.result)
-        return summarize(run) if ranks.first else None
+        if not ranks.first:
+            return None
+        result = summarize(run)
+        run.note({name: result[name] for name in ("bytes_fetched", "bytes_local", "data_wait_fraction")})
+        return result
 
 
 def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: Ranks, show_progress: bool) -> None:
@@ -112,7 +123,7 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
     with ranks.together():
         metrics = MetricsWriter(run, step) if ranks.first else None
     began = time.monotonic() - seconds
-    meter = Meter()
+    meter = Meter(loader.cache.near.traffic if loader.cache.near else Traffic())
 
     def report(kind: str, row: dict[str, Any]) -> None:
         if metrics is not None:
@@ -138,7 +149,10 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
             last = step == optim.steps
             checkpoint = last or step % optim.checkpoint_every == 0 or stop
             if checkpoint or step % optim.log_every == 0:
-                report("train", meter.flush() | {"lr": learner.rate(step), "grad_norm": learner.grad_norm})
+                row = meter.flush()
+                fetched, near = ranks.total(row["bytes_fetched"], row["bytes_local"])
+                row |= {"bytes_fetched": int(fetched), "bytes_local": int(near)}
+                report("train", row | {"lr": learner.rate(step), "grad_norm": learner.grad_norm})
             with meter.paused():
                 if last or step % optim.validate_every == 0:
                     report("valid", learner.validate(held_out.once(learner.objective.validation_selection())))
@@ -158,11 +172,11 @@ def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
     optim = learner.config.train
     if optim.thaw_step and learner.frozen:
         before = max(optim.thaw_step - 1 - step, 0)
-        with contextlib.closing(iter(loader)) as cold:
-            yield from itertools.islice(cold, before * optim.accumulate)
+        with contextlib.closing(loader.stream(before * optim.accumulate)) as cold:
+            yield from cold
         learner.thaw()
         step += before
-    with contextlib.closing(iter(loader)) as stream:
+    with contextlib.closing(loader.stream((optim.steps - step) * optim.accumulate)) as stream:
         yield from augmented(learner, loader, stream, step) if learner.objective.augments else stream
 
 

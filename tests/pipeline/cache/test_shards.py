@@ -20,7 +20,8 @@ from gdist.pipeline.cache.arrays import ArraySpec, Reader
 from gdist.pipeline.cache.chunks import Layout, content_size, layout_of
 from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.encodings import ENCODINGS
-from gdist.pipeline.cache.shards import ABSENT, Rows, ShardReader
+from gdist.pipeline.cache.pieces import Rows
+from gdist.pipeline.cache.shards import ABSENT, ShardReader
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.storage.objects import Storage
 

@@ -1,0 +1,226 @@
+"""Where a shard of a cache in a bucket is read: in the bucket, on this machine's disk, or in memory.
+
+A loader knows which shards it will read, so they are fetched whole and ahead of need (loading/ahead.py), and readers
+find them here. Without that, ranges of the shard are read from the bucket. Whatever is fetched whole is compared with
+its receipt.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import NamedTuple
+
+import numpy as np
+
+from gdist.pipeline import console
+from gdist.pipeline.cache.arrays import shard_key
+from gdist.pipeline.cache.encode import digest
+from gdist.pipeline.cache.entries import Numbers
+from gdist.pipeline.cache.place import Bytes, Place
+from gdist.pipeline.cache.records import Records
+from gdist.pipeline.errors import CacheError
+from gdist.pipeline.local.download import download
+from gdist.pipeline.local.kept import KeptCache, Record
+from gdist.pipeline.storage.objects import Storage
+
+GOLDEN = 0x9E3779B97F4A7C15  # multiples of it are spread evenly, however many there are
+
+Shard = tuple[str, int]
+"""The name of an array, and a pack."""
+
+
+class Traffic:
+    """Bytes of shards that came from the bucket, and those that the local folder already had. Any thread may add."""
+
+    def __init__(self) -> None:
+        self.fetched = self.local = 0
+        self._lock = threading.Lock()
+
+    def add(self, fetched: int = 0, local: int = 0) -> None:
+        with self._lock:
+            self.fetched += fetched
+            self.local += local
+
+
+class Standby(NamedTuple):
+    """What a run will read, in bytes of shards."""
+
+    reads: int
+    here: int
+    kept: int  # of these, what the local folder will have in the end
+
+
+class Near:
+    """The shards of one cache.
+
+    Args:
+        storage: the bucket.
+        kept: the local folder's part; None without one.
+
+    Attributes:
+        keep: for each pack, whether its shards are to be kept: [P].
+    """
+
+    def __init__(self, storage: Storage, records: Records, packs: int, kept: KeptCache | None) -> None:
+        self.storage, self.records, self.kept = storage, records, kept
+        self.traffic = Traffic()
+        self.keep = np.zeros(packs, bool)
+        self._promised = 0
+        self._said = False
+        self._expected: dict[Shard, Future[Place]] = {}
+        self._lock = threading.Lock()
+
+    def intend(self, names: Sequence[str], packs: Numbers) -> Standby:
+        """Say which shards will be read, again and again: those that the local folder will keep are chosen.
+
+        What is there stays. Of the rest, packs are chosen by their hashed numbers until there is no more room: so
+        every window of packs has its part of them, and every run chooses the same.
+
+        Args:
+            packs: their numbers, each once.
+        """
+        here = self.kept.digests() if self.kept else set()
+        self.records.load(names)
+        total, absent = np.zeros(len(packs), np.int64), np.zeros(len(packs), np.int64)
+        for name in names:
+            sizes = self.records.sizes(name)[packs]
+            there = [record is not None and record.digest in here for record in self._records(name, packs)]
+            total += sizes
+            absent += np.where(np.array(there, bool), 0, sizes)
+        if self.kept is not None and self.kept.keeping:
+            room = self.kept.folder.room(self.kept.used) - self._promised
+            (fresh,) = np.nonzero(~self.keep[packs])
+            order = fresh[np.argsort(packs[fresh].astype(np.uint64) * np.uint64(GOLDEN), kind="stable")]
+            chosen = order[np.cumsum(absent[order]) <= room]
+            self.keep[packs[chosen]] = True
+            self._promised += int(absent[chosen].sum())
+        kept = total - np.where(self.keep[packs], 0, absent)
+        standby = Standby(int(total.sum()), int((total - absent).sum()), int(kept.sum()))
+        if self.kept is not None and not self._said:
+            self._said = True
+            self._say(self.kept, standby)
+        return standby
+
+    def _say(self, kept: KeptCache, standby: Standby) -> None:
+        where, reads = kept.folder.path, console.size(standby.reads)
+        if standby.kept == standby.reads:
+            console.say(f"local copy in {where}: {console.size(standby.here)} of {reads} are there already")
+        elif standby.kept:
+            share = f"{standby.kept / standby.reads:.0%} of the {reads} that this run reads"
+            console.say(f"local copy in {where}: there is room for {share}; the rest is streamed in every pass")
+        else:
+            console.say(
+                f"local copy in {where}: there is no room for a pack of {self.storage.uri}; everything is streamed",
+                style="yellow",
+            )
+
+    def _records(self, name: str, packs: Numbers) -> list[Record | None]:
+        return [self.records.get(name, pack) for pack in packs.tolist()]
+
+    def is_kept(self, record: Record) -> bool:
+        """Whether the local folder has a shard."""
+        return self.kept is not None and self.kept.has(record)
+
+    def expect(self, shard: Shard, place: Future[Place]) -> bool:
+        """Announce a shard that is being fetched; False where somebody else did."""
+        with self._lock:
+            return self._expected.setdefault(shard, place) is place
+
+    def forget(self, shard: Shard, place: Future[Place]) -> None:
+        """Withdraw what was announced: the shard is no longer needed."""
+        with self._lock:
+            if self._expected.get(shard) is place:
+                del self._expected[shard]
+
+    def place(self, name: str, pack: int) -> Place:
+        """Return where a shard is read, once it is there.
+
+        Raises:
+            CacheError: the store does not answer.
+        """
+        if expected := self._expected.get((name, pack)):
+            try:
+                return expected.result()
+            except CancelledError as error:
+                raise CacheError(f"reading {self.storage.uri} was stopped") from error
+        if self.kept and (record := self.records.get(name, pack)) and self.kept.has(record):
+            return self._kept_place(self.kept, record)
+        return self.remote(name, pack)
+
+    def count(self, place: Place, size: int) -> None:
+        """Note that so many bytes were read from a place."""
+        self.traffic.add(**{"local" if place.at_hand else "fetched": size})
+
+    def remote(self, name: str, pack: int) -> Place:
+        """Return the place of a shard in the bucket."""
+        return Place(self.storage, shard_key(name, pack))
+
+    def bring(self, name: str, pack: int, keep: bool) -> Place:
+        """Fetch a shard whole, or find it in the local folder. A shard that does not match its receipt is left in the
+        bucket, where reading it shows what is damaged.
+
+        Args:
+            keep: whether it may be added to the local folder.
+
+        Raises:
+            CacheError: the store does not answer.
+        """
+        record = self.records.get(name, pack)
+        for again in (False, True):
+            if again:
+                record = self.records.read_again(name, pack)
+            if record is None:
+                break
+            try:
+                return self._brought(name, pack, record, keep)
+            except (ValueError, FileNotFoundError):  # repaired since its receipt was read, or damaged
+                continue
+        return self.remote(name, pack)
+
+    def _brought(self, name: str, pack: int, record: Record, keep: bool) -> Place:
+        key = shard_key(name, pack)
+
+        def fetch(alive: Callable[[], None] = lambda: None) -> Bytes:
+            def arrived(size: int) -> None:
+                self.traffic.add(fetched=size)
+                alive()
+
+            data = download(self.storage, key, record.bytes, arrived)
+            if digest(memoryview(data)) != record.digest:
+                raise ValueError("it does not match its receipt")
+            return data
+
+        if self.kept is None or not (keep or self.kept.has(record)):
+            return Place(self.storage, key, fetch(), counted=True)
+        fetched, data = self.kept.fetched(record, fetch)
+        if data is not None:
+            return Place(self.storage, key, data, counted=True)
+        if not fetched:
+            self.traffic.add(local=record.bytes)
+        return self._kept_place(self.kept, record, counted=True)
+
+    def doubt(self, name: str, pack: int) -> None:
+        """Compare a shard of the local folder with its receipt, after a reader could not read it; one that differs is
+        deleted, and fetched again."""
+        if self.kept is None or (record := self.records.get(name, pack)) is None:
+            return
+        with self._lock:
+            expected = self._expected.get((name, pack))
+        with self.kept.doubting:
+            if self.kept.is_whole(record, digest):
+                return
+            if self.kept.has(record):
+                where = f"{self.kept.path}/{self.kept.key(record)}"
+                console.say(f"damaged, and fetched again: {where}, the local copy of {self.storage.uri}/{name}")
+            self.kept.discard(record)
+        if expected is None:
+            return
+        again: Future[Place] = Future()
+        again.set_result(self.bring(name, pack, keep=True))
+        with self._lock:
+            if self._expected.get((name, pack)) is expected:
+                self._expected[name, pack] = again
+
+    @staticmethod
+    def _kept_place(kept: KeptCache, record: Record, counted: bool = False) -> Place:
+        return Place(kept.storage, kept.key(record), counted=counted)

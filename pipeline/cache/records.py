@@ -1,0 +1,91 @@
+"""Size and digest of every shard, from the receipts: some 24 bytes each, since there may be ten million of them.
+
+Axes: P packs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from gdist.pipeline.cache.arrays import shard_key
+from gdist.pipeline.cache.entries import Numbers
+from gdist.pipeline.cache.summary import Receipt, name_of
+from gdist.pipeline.local.kept import DIGEST, Record
+
+_DIGEST_BYTES = 16
+
+
+class Records:
+    """What the receipts of a cache say of its shards.
+
+    Args:
+        packs: how many packs the cache has.
+        receipts: yields all receipts of the cache.
+        receipts_of: yields those of one pack, as they are in the store now.
+    """
+
+    def __init__(
+        self, packs: int, receipts: Callable[[], Iterator[Receipt]], receipts_of: Callable[[int], Iterator[Receipt]]
+    ) -> None:
+        self._packs, self._receipts = packs, receipts
+        self._sizes: dict[str, Numbers] = {}  # array → [P]; 0 where there is no receipt
+        self._digests: dict[str, Numbers] = {}  # array → [P, 16]
+        self._newest: dict[tuple[str, int], Record] = {}
+        self._of_pack = lru_cache(64)(lambda pack: list(receipts_of(pack)))
+
+    def load(self, names: Iterable[str], seen: set[str] | None = None) -> None:
+        """Read the records of some arrays, with which :meth:`get` is fast.
+
+        Args:
+            seen: digests; those of the cache's shards are removed from it.
+        """
+        names = [name for name in names if name not in self._sizes]
+        if not names and not seen:
+            return
+        sizes = {name: np.zeros(self._packs, np.int64) for name in names}
+        digests = {name: np.zeros((self._packs, _DIGEST_BYTES), np.uint8) for name in names}
+        for receipt in self._receipts():
+            for key, written in receipt["objects"].items():
+                name, pack = name_of(key), receipt["pack"]
+                if seen:
+                    seen.discard(written.get("xxh3_128"))
+                if name in sizes and (record := _record(written)) and 0 <= pack < self._packs:
+                    sizes[name][pack] = record.bytes
+                    digests[name][pack] = np.frombuffer(bytes.fromhex(record.digest), np.uint8)
+        self._sizes |= sizes
+        self._digests |= digests
+
+    def sizes(self, name: str) -> Numbers:
+        """Return the bytes of an array's shards, which was loaded; 0 where there is no receipt: [P]."""
+        return self._sizes[name]
+
+    def get(self, name: str, pack: int) -> Record | None:
+        """Return what is known of a shard; None where no receipt mentions it."""
+        if (name, pack) in self._newest:
+            return self._newest[name, pack]
+        if name in self._sizes:
+            size = int(self._sizes[name][pack])
+            return Record(size, self._digests[name][pack].tobytes().hex()) if size else None
+        return self._find(name, pack)
+
+    def read_again(self, name: str, pack: int) -> Record | None:
+        """Return what a receipt says now; it may have been replaced since, by a repair."""
+        self._of_pack.cache_clear()
+        if record := self._find(name, pack):
+            self._newest[name, pack] = record
+        return record
+
+    def _find(self, name: str, pack: int) -> Record | None:
+        key = shard_key(name, pack)
+        found = (receipt["objects"].get(key) for receipt in self._of_pack(pack))
+        return next((record for written in found if written and (record := _record(written))), None)
+
+
+def _record(written: Mapping[str, Any]) -> Record | None:
+    """Return a receipt's words about a shard; None where they make no sense, since they become a path."""
+    size, digest = written.get("bytes"), written.get("xxh3_128")
+    if isinstance(size, int) and size > 0 and isinstance(digest, str) and DIGEST.fullmatch(digest):
+        return Record(size, digest)
+    return None

@@ -1,0 +1,217 @@
+"""Shards of a bucket fetched whole, ahead of need: what the next windows of packs read is known in advance.
+
+A shard of which a window reads most is fetched once, in few large requests, and kept until the window's last batch
+has been read: in the local folder, if it has room for it, and otherwise in memory. From the others, and from those
+that memory has no room for, ranges are read when a batch needs them.
+
+Axes: P packs, N utterances.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from gdist.pipeline import machine
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.entries import Entry, Numbers, numbers
+from gdist.pipeline.cache.near import Near, Shard
+from gdist.pipeline.cache.place import Place
+from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
+from gdist.pipeline.loading.batch import Selection
+from gdist.pipeline.loading.order import Batches
+
+MOST = 0.75  # of a shard's rows: reading them as ranges would save little, and take many requests
+HALF = 0.5  # the same for a shard that is kept: later epochs read other parts of it
+FETCHERS = 8  # shards fetched at a time
+MEMORY_SHARE = 8  # one part in so many of the available memory may be filled with shards
+
+
+class Window:
+    """Batches whose shards are fetched together: ``first`` to ``last`` (exclusive) of an epoch."""
+
+    def __init__(self, epoch: int, batches: Batches, first: int, last: int) -> None:
+        self.epoch, self.batches, self.first, self.last = epoch, batches, first, last
+        self.unread = last - first
+        self.fetched: list[tuple[Shard, Future[Place]]] = []
+
+
+def look_ahead(
+    windows: Iterator[Window], begin: Callable[[Window, float], None], left: float
+) -> Iterator[tuple[Window, int]]:
+    """Yield every batch: its window and its number.
+
+    Args:
+        begin: called for the first window, and then for the one that follows when a window's first batch is due.
+        left: how many batches will be used; ``begin`` is told how many of them are left for its window.
+    """
+    current, following = next(windows), None
+    begin(current, left)
+    while True:
+        left -= current.last - current.first
+        for place in range(current.first, current.last):
+            if following is None and left > 0:
+                following = next(windows)
+                begin(following, left)
+            yield current, place
+        current, following = following or next(windows), None
+
+
+class Reads:
+    """Which share of the shards some batches read.
+
+    Args:
+        entries: the utterances that batches are made of.
+        rank, world: this process reads every ``world``-th row, starting at ``rank``.
+        resident: hidden states that were read once stay in memory.
+    """
+
+    def __init__(self, cache: Cache, entries: Sequence[Entry], rank: int, world: int, resident: bool) -> None:
+        self.identity, self.rank, self.world = cache.identity, rank, world
+        self._chunk = int(cache.identity["chunk_frames"])
+        self._pack_N = numbers(entries, "pack")
+        self._whole_N = self._chunks(numbers(entries, "num_frames"))
+        every, held = numbers(cache.entries, "pack"), self._chunks(numbers(cache.entries, "num_frames"))
+        self._held_P = np.maximum(np.bincount(every, held, cache.packs), 1)
+        self._unread_N = np.ones(len(entries), bool) if resident else None
+
+    def _chunks(self, frames: Numbers) -> Numbers:
+        return -(-frames // self._chunk)
+
+    @property
+    def packs(self) -> Numbers:
+        """The packs of which these utterances are at least half."""
+        selected_P = np.bincount(self._pack_N, self._whole_N, len(self._held_P))
+        (packs,) = np.nonzero(selected_P >= HALF * self._held_P)
+        return packs
+
+    def shares(self, batches: Batches, chosen: Iterable[tuple[int, Selection]]) -> dict[Shard, float]:
+        """Return the share of each shard's rows that some batches read, in the order in which they are needed first.
+
+        Args:
+            chosen: numbers of batches, and what is read for them.
+        """
+        shares: dict[Shard, float] = {}
+        for place, selection in chosen:
+            start, stop = batches.bounds[place].tolist()
+            rows = slice(start + self.rank, stop, self.world)
+            members, chunks = batches.members[rows], self._chunks(batches.frames[rows])
+            if selection.waveforms:
+                self._add(shares, [WAVEFORM], members, chunks)
+            if self._unread_N is not None:
+                members = members[self._unread_N[members]]
+                chunks = self._whole_N[members]
+                self._unread_N[members] = False
+            self._add(shares, layer_arrays(self.identity, selection.layers), members, chunks)
+        return shares
+
+    def _add(self, shares: dict[Shard, float], names: Sequence[str], members: Numbers, chunks: Numbers) -> None:
+        packs = self._pack_N[members]
+        for pack in np.unique(packs).tolist():
+            share = float(chunks[packs == pack].sum() / self._held_P[pack])
+            for name in names:
+                shares[name, pack] = shares.get((name, pack), 0.0) + share
+
+
+class Memory:
+    """Bytes of shards in memory, up to a limit. A shard that is larger than the limit is let in alone."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self._held, self._closed = limit, 0, False
+        self._change = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Wait until there is room."""
+        with self._change:
+            self._change.wait_for(lambda: self._closed or not self._held or self._held + size <= self.limit)
+            self._held += size
+
+    def give(self, size: int) -> None:
+        with self._change:
+            self._held -= size
+            self._change.notify_all()
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+
+
+class Ahead:
+    """Fetches the shards of one window after another; threads do the work, in the order of need.
+
+    Args:
+        memory: bytes of shards that may be in memory; None for a share of what is available.
+    """
+
+    def __init__(self, near: Near, memory: int | None = None) -> None:
+        self.near = near
+        self._memory = Memory(machine.available_memory() // MEMORY_SHARE if memory is None else memory)
+        self._pool = ThreadPoolExecutor(FETCHERS, "gdist-fetch")
+        self._lock = threading.Lock()
+        self._windows: list[Window] = []
+
+    def fetch(self, window: Window, shares: Mapping[Shard, float]) -> None:
+        """Begin to fetch what a window needs, after all that earlier windows need."""
+        streamed = 0
+        for shard, share in shares.items():
+            name, pack = shard
+            record = self.near.records.get(name, pack)
+            if record is None or self.near.is_kept(record):
+                continue
+            keep = bool(self.near.keep[pack])
+            if not keep:
+                if share < MOST or streamed + record.bytes > self._memory.limit:
+                    continue
+                streamed += record.bytes
+            place: Future[Place] = Future()
+            if self.near.expect(shard, place):
+                window.fetched.append((shard, place))
+                self._pool.submit(self._bring, place, name, pack, record.bytes, keep)
+        with self._lock:
+            self._windows.append(window)
+
+    def _bring(self, place: Future[Place], name: str, pack: int, size: int, keep: bool) -> None:
+        if not keep:
+            self._memory.take(size)
+        held = 0
+        try:
+            if place.set_running_or_notify_cancel():
+                brought = self.near.bring(name, pack, keep)
+                held = 0 if brought.data is None else len(brought.data)
+                place.set_result(brought)
+        except BaseException as error:
+            place.set_exception(error)
+        finally:
+            self._memory.give((0 if keep else size) - held)
+
+    def read(self, window: Window) -> None:
+        """Note that a batch of the window has been read; after the last one, its shards are let go."""
+        with self._lock:
+            window.unread -= 1
+        if not window.unread:
+            self._let_go(window)
+
+    def _let_go(self, window: Window) -> None:
+        with self._lock:
+            fetched, window.fetched = window.fetched, []
+            if window in self._windows:
+                self._windows.remove(window)
+        for shard, place in fetched:
+            self.near.forget(shard, place)
+            if not place.cancel():
+                place.add_done_callback(self._give_back)
+
+    def _give_back(self, place: Future[Place]) -> None:
+        """Count the memory of a shard as free, once nobody refers to it."""
+        if place.exception() is None and (data := place.result().data) is not None:
+            self._memory.give(len(data))
+
+    def close(self) -> None:
+        """Stop fetching; what is under way is finished or fails soon."""
+        self._memory.close()
+        for window in list(self._windows):
+            self._let_go(window)
+        self._pool.shutdown(wait=False, cancel_futures=True)
