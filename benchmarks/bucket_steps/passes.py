@@ -5,11 +5,11 @@ A pass reads all layers and the audio, in the order of an epoch, and takes each 
 
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from bucket_steps.server import Traffic
 from bucket_steps.setting import NOT_THERE, LocalFolder, Say, Setting, opened, shards_of
+from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
@@ -20,26 +20,34 @@ PART = 16_000_000  # one request for each shard and each 16 MB of it
 
 
 class Passes:
-    """Epoch after epoch of one loader."""
+    """Epochs of one loader.
 
-    def __init__(self, cache: Cache, batch_seconds: float, seed: int = 0) -> None:
+    Args:
+        epochs: nothing is read ahead of the last one, unless the loader is an older one, which always reads ahead.
+    """
+
+    def __init__(self, cache: Cache, batch_seconds: float, epochs: int = 1) -> None:
         entries = [entry for entry in cache.entries if entry.num_frames]
         selection = Selection(tuple(cache.layers), True)
-        self.loader = Loader(cache, entries, selection, batch_seconds, seed=seed)
-        self.batches: Iterator[object] | None = None
+        self.loader = Loader(cache, entries, selection, batch_seconds)
+        self.counts = iter([len(self.loader.epoch_batches(epoch)) for epoch in range(epochs)])
+        self.audio_seconds = sum(entry.num_frames for entry in entries) / framing.FRAMES_PER_SECOND
+        self.batches = (
+            self.loader.stream(sum(len(self.loader.epoch_batches(epoch)) for epoch in range(epochs)))
+            if hasattr(self.loader, "stream")
+            else iter(self.loader)
+        )
 
     def epoch(self) -> float:
-        """Seconds until its last batch is there; by then the next epoch's first batches are being read."""
-        count = len(self.loader.epoch_batches(self.loader.epoch if self.batches is None else self.loader.epoch + 1))
+        """Seconds until the last batch of the next epoch is there."""
+        count = next(self.counts)
         began = time.perf_counter()
-        if self.batches is None:
-            self.batches = iter(self.loader)
         for _ in range(count):
             next(self.batches)
         return time.perf_counter() - began
 
     def close(self) -> None:
-        self.batches.close()  # type: ignore[union-attr]
+        self.batches.close()
 
 
 def one_pass(cache: Cache, setting: Setting) -> float:
@@ -83,20 +91,21 @@ def usual(setting: Setting, say: Say, name: str, folder: Path) -> None:
         of_line(setting, say, f"{name} 30 ms", folder, seconds, traffic)
         say(f"{name} gets_per_shard", traffic.gets / units)
         say(f"{name} bytes_fetched_of_cache", traffic.bytes / sum(shards.values()))
+        setting.line()
         ratios = []
         for _ in range(setting.options.rounds):
             plain = one_pass(Cache.open(str(folder)), setting)
             ratios.append(plain / one_pass(opened(setting.uri(name), near), setting))
         say(f"{name} second_pass_of_local", statistics.median(ratios))
-        say(f"{name} second_pass_gets", float(setting.bucket.traffic().gets - traffic.gets))
+        say(f"{name} second_pass_gets", float(setting.bucket.traffic().gets))
         say(f"{name} first_pass_of_local", plain / seconds)
 
 
 def streams(setting: Setting, say: Say, name: str, folder: Path, units: int) -> None:
-    """Without a local folder. Requests are those of the second epoch: what is read ahead at its beginning was
-    requested in the first one, and what is requested at its end belongs to the third, as many."""
+    """Without a local folder. Requests and bytes are those of the second of three epochs: what is read ahead at its
+    end belongs to the third, and as much of its own was read in the first."""
     setting.line()
-    passes = Passes(Cache.open(setting.uri(name)), setting.options.batch_seconds)
+    passes = Passes(Cache.open(setting.uri(name)), setting.options.batch_seconds, epochs=3)
     seconds, before = passes.epoch(), setting.bucket.traffic()
     passes.epoch()
     after = setting.bucket.traffic()

@@ -72,13 +72,10 @@ def data_wait(setting: Setting, say: Say) -> None:
     """An epoch at 0.8 of the pace at which the loader reads the cache from this machine's disk."""
     loader.RESIDENT_BYTES = 0
     folder = setting.folder("int8")
-    passes = Passes(Cache.open(str(folder)), setting.options.batch_seconds)
+    passes = Passes(Cache.open(str(folder)), setting.options.batch_seconds, epochs=2)
     steps = len(passes.loader.epoch_batches(0))
-    audio = sum(entry.num_frames for entry in passes.loader.entries) / framing.FRAMES_PER_SECOND
-    passes.epoch()
-    passes.close()
-    passes = Passes(Cache.open(str(folder)), setting.options.batch_seconds)
-    pace = PACE * audio / passes.epoch()
+    passes.epoch()  # warm up
+    pace = PACE * passes.audio_seconds / passes.epoch()
     passes.close()
     with setting.new_folder() as near, setting.new_folder() as runs:
         ways: dict[str, tuple[str, Path | None]] = {
