@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is reported where there is no terminal (CI, nohup, a log file)
 
-
 _silent = False
+_bar: "_Bar | None" = None  # the bar on the terminal, if there is one
+_waiting = ""  # what is being waited for, while that is shown
+_waited_at = -PLAIN_LINE_SECONDS
 
 
 @contextmanager
@@ -38,7 +40,58 @@ def people() -> Console:
 def say(text: str, style: str | None = None) -> None:
     """Print one line for people. Brackets are printed literally."""
     if not _silent:
+        if _waiting and _bar is None:
+            _replace("")
         people().print(text, style=style, markup=False)
+
+
+def wait_for(text: str) -> None:
+    """Show what is being waited for: on a terminal one line, replaced each time; elsewhere a line every ten seconds
+    at most. :func:`settle` ends it."""
+    global _waiting, _waited_at
+    if _silent:
+        return
+    if people().is_terminal:
+        _waiting = text
+        _replace(text)
+    elif time.monotonic() - _waited_at >= PLAIN_LINE_SECONDS:
+        _waited_at = time.monotonic()
+        say(text)
+
+
+def settle(text: str = "") -> None:
+    """Remove what :func:`wait_for` shows, and print ``text`` instead, if there is any."""
+    global _waiting, _waited_at
+    _waited_at = -PLAIN_LINE_SECONDS
+    if _waiting and not _silent:
+        _waiting = ""
+        _replace("")
+    if text:
+        say(text)
+
+
+def _replace(text: str) -> None:
+    if _bar is not None:
+        _bar.show(text)
+    else:
+        sys.stderr.write(f"\r{text[: people().width - 1]}\x1b[K")
+        sys.stderr.flush()
+
+
+class _Bar(Progress):
+    """A bar, and below it what is being waited for."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below, style="yellow", no_wrap=True, overflow="ellipsis")
+
+    def show(self, text: str) -> None:
+        """Replace the line below the bar."""
+        self.below = text
+        self.refresh()
 
 
 def emit(result: dict[str, Any] | list[Any]) -> None:
@@ -90,16 +143,21 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
             # The note gets the rest of the line: on a narrow terminal the note is cut, not the numbers.
             TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         ]
-        with Progress(*columns, console=console, expand=True) as bar:
+        global _bar
+        with _Bar(*columns, console=console, expand=True) as bar:
             task = bar.add_task(title, total=total, note="")
             bar.update(task, completed=start)
+            outer, _bar = _bar, bar
 
             def advance(n: float = 1, note: str = "") -> None:
                 bar.update(task, advance=n)
                 if note:
                     bar.update(task, note=note)
 
-            yield advance
+            try:
+                yield advance
+            finally:
+                _bar = outer
         return
     began = last = time.monotonic()
     done: float = start

@@ -19,6 +19,8 @@
 Anything else that escapes is a bug in gdist and is shown with its traceback.
 """
 
+AGAIN = "run the same command again"  # a hint that ends like this is completed with what the command keeps
+
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_QUARANTINED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 

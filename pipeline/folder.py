@@ -6,7 +6,7 @@ from pathlib import Path
 
 import safetensors
 
-from gdist.pipeline.errors import RunError
+from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
 from gdist.pipeline.owner import Owner
 
@@ -89,7 +89,7 @@ class OwnFolder:
                 self.remove(final, ours)
                 staged.rename(final)
         except (OSError, safetensors.SafetensorError) as error:
-            hint = "free some space, or fix its permissions, and run the same command again: checkpoints are kept"
+            hint = f"free some space, or fix its permissions, and {AGAIN}"
             raise RunError(f"cannot write {final}: {getattr(error, 'strerror', None) or error}", hint) from error
 
     def remove(self, folder: Path, ours: str) -> None:
@@ -103,7 +103,7 @@ class OwnFolder:
         if others := foreign(folder, ours) if folder.is_dir() else [folder.name]:
             raise RunError(
                 f"{folder} contains {', '.join(others[:3])}, which gdist did not write",
-                "move that elsewhere, and run the same command again",
+                f"move that elsewhere, and {AGAIN}",
             )
         for path in list(folder.iterdir()):
             path.unlink()

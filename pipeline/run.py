@@ -30,6 +30,7 @@ from gdist.pipeline.extensions import Extension
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.owner import OWNER
+from gdist.pipeline.storage.locations import in_shell
 
 # Fields that may change when a run is resumed, without changing what is computed (the device: except the last bits).
 FREE_FIELDS = {
@@ -137,13 +138,15 @@ class Run(OwnFolder):
             names = self.provenance().get("extensions", {})
         except (OSError, ValueError):
             return ""
-        return "".join(f" --use {self.extensions / name}" for name in names)
+        return "".join(f" --use {in_shell(self.extensions / name)}" for name in names)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
         """Open a run that exists; RunError where there is none."""
         if not (folder / "config.toml").exists():
-            raise RunError(f"no run at {folder}: it has no config.toml", f"gdist train --cache URI --out {folder}")
+            raise RunError(
+                f"no run at {folder}: it has no config.toml", f"gdist train --cache URI --out {in_shell(folder)}"
+            )
         return cls(folder)
 
     def tables(self) -> TomlTables:

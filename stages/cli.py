@@ -43,7 +43,7 @@ def main() -> None:
     """
 
 
-@command("demo", short_help="The whole pipeline on bundled speech, in minutes.")
+@command("demo", kept="what is finished is kept", short_help="The whole pipeline on bundled speech, in minutes.")
 @click.option("--out", default="gdist-demo", show_default=True, type=LocalPath(), help="The folder for all results.")
 @json_option
 def demo_command(out: Path, as_json: bool) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from gdist.pipeline.errors import EXIT_INTERRUPTED, GdistError, UsageError
+from gdist.pipeline.errors import AGAIN, EXIT_INTERRUPTED, GdistError, UsageError
 from gdist.pipeline.extensions import forget
 
 use_option = click.option(
@@ -74,8 +74,13 @@ def local_options(function: Callable[..., Any]) -> Callable[..., Any]:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
-def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command whose GdistErrors become a message on stderr and their exit code, and whose Ctrl-C exits with 130."""
+def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command whose GdistErrors become a message on stderr and their exit code, and whose Ctrl-C exits with 130.
+
+    Args:
+        kept: what the same command finds done when it is run again ("finished packs are kept"); empty for commands
+            that begin anew. It completes the hints that advise to run the same command again.
+    """
 
     def wrap(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
@@ -86,10 +91,11 @@ def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.
             except GdistError as error:
                 click.secho(f"error: {error.message}", fg="red", err=True)
                 if error.hint:
-                    click.echo(f"  try: {error.hint}", err=True)
+                    also = f": {kept}" if kept and error.hint.endswith(AGAIN) else ""
+                    click.echo(f"  try: {error.hint}{also}", err=True)
                 code = error.exit_code
             except KeyboardInterrupt:
-                click.echo("\ninterrupted; run the same command again to continue from here", err=True)
+                click.echo(f"\ninterrupted{f'; {AGAIN} to continue from here' if kept else ''}", err=True)
                 code = EXIT_INTERRUPTED
             except BrokenPipeError:
                 sys.stderr.close()  # the reader of our stdout has closed it (`| head`)

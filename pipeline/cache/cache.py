@@ -30,7 +30,7 @@ from gdist.pipeline.config import differences
 from gdist.pipeline.errors import CacheError, CacheMismatchError
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.local.kept import KeptCache
-from gdist.pipeline.storage.buckets import first_line
+from gdist.pipeline.storage.failures import first_line
 from gdist.pipeline.storage.locations import folder_of, in_shell, scheme_of
 from gdist.pipeline.storage.objects import Storage
 

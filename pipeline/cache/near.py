@@ -68,6 +68,7 @@ class Near:
         self._promised = 0
         self._said = False
         self._expected: dict[Shard, Future[Place]] = {}
+        self._users: dict[Shard, int] = {}
         self._lock = threading.Lock()
 
     def intend(self, names: Sequence[str], packs: Numbers) -> Standby:
@@ -121,16 +122,21 @@ class Near:
         """Whether the local folder has a shard."""
         return self.kept is not None and self.kept.has(record)
 
-    def expect(self, shard: Shard, place: Future[Place]) -> bool:
-        """Announce a shard that is being fetched; False where somebody else did."""
+    def expect(self, shard: Shard) -> tuple[Future[Place], bool]:
+        """Announce that a shard is needed. Returns where it will be, and whether the caller is to see to it."""
         with self._lock:
-            return self._expected.setdefault(shard, place) is place
+            self._users[shard] = self._users.get(shard, 0) + 1
+            new = shard not in self._expected
+            return self._expected.setdefault(shard, Future()), new
 
-    def forget(self, shard: Shard, place: Future[Place]) -> None:
-        """Withdraw what was announced: the shard is no longer needed."""
+    def forget(self, shard: Shard) -> Future[Place] | None:
+        """Withdraw what was announced once. Returns where the shard is, when nobody needs it any more."""
         with self._lock:
-            if self._expected.get(shard) is place:
-                del self._expected[shard]
+            self._users[shard] -= 1
+            if self._users[shard]:
+                return None
+            del self._users[shard]
+            return self._expected.pop(shard)
 
     def place(self, name: str, pack: int) -> Place:
         """Return where a shard is read, once it is there.
@@ -202,10 +208,9 @@ class Near:
     def doubt(self, name: str, pack: int) -> None:
         """Compare a shard of the local folder with its receipt, after a reader could not read it; one that differs is
         deleted, and fetched again."""
-        if self.kept is None or (record := self.records.get(name, pack)) is None:
+        record = self.records.get(name, pack)
+        if self.kept is None or record is None or self.place(name, pack).storage is self.storage:
             return
-        with self._lock:
-            expected = self._expected.get((name, pack))
         with self.kept.doubting:
             if self.kept.is_whole(record, digest):
                 return
@@ -213,12 +218,10 @@ class Near:
                 where = f"{self.kept.path}/{self.kept.key(record)}"
                 console.say(f"damaged, and fetched again: {where}, the local copy of {self.storage.uri}/{name}")
             self.kept.discard(record)
-        if expected is None:
-            return
         again: Future[Place] = Future()
-        again.set_result(self.bring(name, pack, keep=True))
+        again.set_result(self.bring(name, pack, keep=bool(self.keep[pack])))
         with self._lock:
-            if self._expected.get((name, pack)) is expected:
+            if (name, pack) in self._expected:
                 self._expected[name, pack] = again
 
     @staticmethod

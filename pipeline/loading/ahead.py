@@ -34,7 +34,7 @@ class Window:
     def __init__(self, epoch: int, batches: Batches, first: int, last: int) -> None:
         self.epoch, self.batches, self.first, self.last = epoch, batches, first, last
         self.unread = last - first
-        self.fetched: list[tuple[Shard, Future[Place]]] = []
+        self.fetched: list[Shard] = []
 
 
 def look_ahead(
@@ -166,9 +166,9 @@ class Ahead:
                 if share < MOST or streamed + record.bytes > self._memory.limit:
                     continue
                 streamed += record.bytes
-            place: Future[Place] = Future()
-            if self.near.expect(shard, place):
-                window.fetched.append((shard, place))
+            place, new = self.near.expect(shard)
+            window.fetched.append(shard)
+            if new:
                 self._pool.submit(self._bring, place, name, pack, record.bytes, keep)
         with self._lock:
             self._windows.append(window)
@@ -199,9 +199,9 @@ class Ahead:
             fetched, window.fetched = window.fetched, []
             if window in self._windows:
                 self._windows.remove(window)
-        for shard, place in fetched:
-            self.near.forget(shard, place)
-            if not place.cancel():
+        for shard in fetched:
+            place = self.near.forget(shard)
+            if place is not None and not place.cancel():
                 place.add_done_callback(self._give_back)
 
     def _give_back(self, place: Future[Place]) -> None:
@@ -214,4 +214,4 @@ class Ahead:
         self._memory.close()
         for window in list(self._windows):
             self._let_go(window)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)  # what was not begun is cancelled, unless another loader needs it, too

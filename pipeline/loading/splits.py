@@ -53,11 +53,17 @@ class _DataOnly:
     data: DataConfig = field(default_factory=DataConfig)
 
 
-def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[int] | None = None) -> Entries:
+SKIP = ", or use --set data.skip_missing=true to leave them out"
+
+
+def usable_entries(
+    cache: Cache, skip_missing: bool = False, layers: Sequence[int] | None = None, otherwise: str = SKIP
+) -> Entries:
     """Return the utterances whose data is in the cache: committed, not quarantined, with objects of the right size.
 
     Args:
         layers: the layers that will be read, in addition to the audio; None for all.
+        otherwise: ends the hint, with what else the command at hand offers.
 
     Raises:
         CacheError: packs are missing, unless ``skip_missing``.
@@ -68,7 +74,7 @@ def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[in
     if missing and not skip_missing:
         raise CacheError(
             f"the cache at {cache.uri} is unfinished: {len(missing)} of {cache.packs} packs are missing",
-            "run the same `gdist extract` again to finish it, or use --set data.skip_missing=true to leave them out",
+            f"run the same `gdist extract` again to finish it{otherwise}",
         )
     names = [*layer_arrays(cache.identity, cache.layers if layers is None else layers), WAVEFORM]
     broken = now.broken(names)
@@ -76,7 +82,7 @@ def usable_entries(cache: Cache, skip_missing: bool = False, layers: Sequence[in
         pack, reason = next(iter(broken.items()))
         raise CacheDamagedError(
             f"{len(broken)} of {cache.packs} packs of the cache at {cache.uri} are damaged; pack {pack}: {reason}",
-            f"gdist verify {in_shell(cache.uri)} --repair, or --set data.skip_missing=true to leave them out",
+            f"gdist verify {in_shell(cache.uri)} --repair{otherwise}",
         )
     keep = cache.entries.numbers("num_frames") > 0
     if unusable := missing | broken.keys():

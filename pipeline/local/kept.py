@@ -12,8 +12,8 @@ import numpy as np
 
 from gdist.pipeline import console
 from gdist.pipeline.local.folder import LocalFolder, try_lock
-from gdist.pipeline.storage.buckets import patience
 from gdist.pipeline.storage.objects import Storage
+from gdist.pipeline.storage.patience import Patience
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -164,7 +164,7 @@ class KeptCache:
                     mine = os.path.samestat(os.fstat(part), os.lstat(path))
             if mine:
                 os.utime(part)
-            elif time.time() - os.fstat(part).st_mtime > patience().in_all:
+            elif time.time() - os.fstat(part).st_mtime > Patience.from_environment().in_all:
                 raise _StalledError
             else:
                 time.sleep(WAIT_SECONDS)

@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,12 @@ from obstore.store import LocalStore, MemoryStore
 
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.files import LINK_HINT, link_below
-from gdist.pipeline.storage.buckets import Bucket, explain, first_line, hint
+from gdist.pipeline.storage import requests
+from gdist.pipeline.storage.buckets import Bucket, is_repeated
+from gdist.pipeline.storage.failures import explain, first_line, is_missing_bucket, is_refused_range
+from gdist.pipeline.storage.hints import SYSTEM, hint
 from gdist.pipeline.storage.locations import S3, Location, folder_of, scheme_of
+from gdist.pipeline.storage.requests import Request
 
 _memory: dict[Location, MemoryStore] = {}  # memory://NAME names one store for the life of the process
 _STAGED = re.compile(r"#\d+$")  # obstore's local store writes PATH#1 and renames it to PATH
@@ -34,7 +37,7 @@ class Storage:
         self.uri = uri
         self.folder: Path | None = None
         self.bucket: Bucket | None = None
-        scheme = scheme_of(uri)
+        self._scheme = scheme = scheme_of(uri)
         with self._explained("open", ""):
             if scheme == "memory":
                 self.store: Any = _memory.setdefault(Location.parse(uri), MemoryStore())
@@ -52,63 +55,59 @@ class Storage:
     def get(self, key: str) -> bytes:
         """Return the whole object; FileNotFoundError when there is none."""
         with self._explained("read", key, missing_is_fine=True):
-            return self._repeat(lambda store: bytes(store.get(key).bytes()))
+            return bytes(self._send(requests.get(key))[0])
 
-    def get_part(self, key: str, start: int, length: int) -> tuple[bytes, int]:
+    def get_part(self, key: str, start: int, length: int) -> tuple[memoryview, int]:
         """Return up to ``length`` bytes from ``start``, which must be within the object, and the whole object's size,
-        in one request. FileNotFoundError when there is no such object."""
-
-        def request(store: Any) -> tuple[bytes, int]:
-            result = obstore.get(store, key, options={"range": (start, start + length)})
-            return bytes(result.bytes()), result.meta["size"]
-
+        in one request; the bytes are not copied. FileNotFoundError when there is no such object."""
         with self._explained("read", key, missing_is_fine=True):
             try:
-                return self._repeat(request)
+                return self._send(requests.get(key, {"range": (start, start + length)}))
             except obstore.exceptions.NotSupportedError:  # a plain web server
-                whole = self._repeat(lambda store: bytes(store.get(key).bytes()))
-                return whole[start : start + length], len(whole)
+                whole, size = self._send(requests.get(key))
+                return whole[start : start + length], size
             except obstore.exceptions.BaseError as error:
-                out_of_range = start == 0 and "range" in str(error).lower()
-                if out_of_range and not self._repeat(lambda store: obstore.head(store, key)["size"]):
-                    return b"", 0  # an empty object has no first byte: stores refuse the range
+                if start == 0 and self._may_be_short(error) and not self._size(key):
+                    return memoryview(b""), 0  # an empty object has no first byte: stores refuse the range
                 raise
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, int]:
         """Return the last ``length`` bytes (of a shorter object, all) and the whole object's size, in one request.
         FileNotFoundError when there is no such object."""
-
-        def request(store: Any) -> tuple[bytes, int]:
-            result = obstore.get(store, key, options={"range": {"suffix": length}})
-            return bytes(result.bytes()), result.meta["size"]
-
         with self._explained("read", key, missing_is_fine=True):
             if self.folder is not None:
                 with (self.folder / key).open("rb", buffering=0) as file:
                     size = file.seek(0, os.SEEK_END)
                     return os.pread(file.fileno(), length, max(size - length, 0)), size
             try:
-                return self._repeat(request)
+                part, size = self._send(requests.get(key, {"range": {"suffix": length}}))
             except obstore.exceptions.NotSupportedError:  # Azure
                 size = self._size(key)
-                return self.get_part(key, max(size - length, 0), length) if size else (b"", 0)
-            except obstore.exceptions.BaseError:
-                if self._size(key):
+                part = self.get_part(key, max(size - length, 0), length)[0] if size else memoryview(b"")
+            except obstore.exceptions.BaseError as error:
+                if not self._may_be_short(error) or self._size(key):
                     raise
                 return b"", 0  # an empty object has no last byte: stores refuse the range
+            return bytes(part), size
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Iterator[Buffer]:
-        """Yield the bytes of each [start, stop), in order, cut off at the object's end. FileNotFoundError when there
-        is no such object, ValueError when a range begins past its end."""
+        """Yield the bytes of each [start, stop), in order, cut off at the object's end. Only ranges that touch are
+        fetched together. FileNotFoundError when there is no such object, ValueError when a range begins past its
+        end."""
         starts, stops = zip(*ranges, strict=True)
         with self._explained("read", key, missing_is_fine=True):
             try:
-                parts = self._repeat(lambda store: obstore.get_ranges(store, key, starts=starts, ends=stops))
+                parts = self._send(requests.get_ranges(key, starts, stops))
             except obstore.exceptions.BaseError as error:
-                if (size := self._size(key)) > max(starts):
+                if not self._may_be_short(error) or (size := self._size(key)) > max(starts):
                     raise
                 raise ValueError(f"the object has only {size} bytes") from error
         yield from parts
+
+    def size(self, key: str) -> int:
+        """Return an object's size; FileNotFoundError when there is none."""
+        with self._explained("read", key, missing_is_fine=True):
+            return self._size(key)
 
     @contextmanager
     def filling(self, key: str) -> Iterator[Callable[[Sequence[Buffer], int], int]]:
@@ -122,7 +121,12 @@ class Storage:
             yield lambda parts, start: os.preadv(file.fileno(), parts, start)
 
     def _size(self, key: str) -> int:
-        return self._repeat(lambda store: int(obstore.head(store, key)["size"]))
+        return self._send(requests.size(key))
+
+    def _may_be_short(self, error: Exception) -> bool:
+        """Whether a read failed because the object may be shorter than was thought. A server that does not answer is
+        not asked for its size: it would be waited for all over again."""
+        return self.bucket is None or is_refused_range(error)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write one whole object, replacing an older one if there is one. Afterwards ``data`` may change."""
@@ -130,25 +134,17 @@ class Storage:
             data = bytes(data)  # obstore's memory keeps what it is given, without a copy
         self.require_no_links([key])
         with self._explained("write", key):
-            # One request, however large: the parts of a killed multipart upload would stay, unseen and paid for.
-            self._repeat(lambda store: obstore.put(store, key, data, use_multipart=False), len(data))
+            self._send(requests.put(key, data), len(data))
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Create an object; False when there is one already, which is then left unchanged."""
-        tries = 0
         self.require_no_links([key])
-
-        def request(store: Any) -> None:
-            nonlocal tries
-            tries += 1
-            obstore.put(store, key, data, mode="create")
-
         with self._explained("write", key):
             try:
-                self._repeat(request, len(data))
-            except obstore.exceptions.AlreadyExistsError:
+                self._send(requests.put(key, data, create=True), len(data))
+            except obstore.exceptions.AlreadyExistsError as error:
                 # A try whose answer was lost may have been the one that wrote it.
-                return tries > 1 and self.get(key) == data
+                return is_repeated(error) and self.get(key) == data
             return True
 
     def objects(self, prefix: str = "") -> dict[str, dict[str, Any]]:
@@ -157,7 +153,7 @@ class Storage:
         An object "PATH/", which consoles create for an empty folder, does not count as an object below PATH.
         """
         with self._explained("list", prefix):
-            found = self._repeat(lambda store: obstore.list(store, prefix=prefix or None).collect())
+            found = self._send(requests.objects(prefix))
         return {
             meta["path"]: dict(meta) for meta in sorted(found, key=lambda meta: str(meta["path"])) if meta["path"]
         }
@@ -186,11 +182,11 @@ class Storage:
         for first, some in enumerate([keys[:1], *(keys[i : i + 1000] for i in range(1, len(keys), 1000))]):
             with self._explained("delete", some[0] if some else ""):
                 if self.bucket and first and self.bucket.location.scheme in S3:  # a thousand per request
-                    self._repeat(partial(obstore.delete, paths=some))
+                    self._send(requests.delete(some))
                     continue
                 for key in some:
                     with suppress(FileNotFoundError):
-                        self._repeat(partial(obstore.delete, paths=key))
+                        self._send(requests.delete(key))
 
     def sweep_staged(self, ours: Callable[[str], bool]) -> int:
         """Remove the temporary files that a killed process left on a local disk. Returns how many there were.
@@ -217,9 +213,9 @@ class Storage:
             with self._explained("read", key):
                 raise error
 
-    def _repeat[T](self, request: Callable[[Any], T], size: int = 0) -> T:
-        """Return the result of ``request``, which is retried in a bucket. ``size``: bytes it uploads."""
-        return self.bucket.repeat(request, size) if self.bucket else request(self.store)
+    def _send[T](self, request: Request[T], size: int = 0) -> T:
+        """Return the answer to a request, which is repeated in a bucket. ``size``: bytes it uploads."""
+        return self.bucket.repeat(request, size) if self.bucket else request.now(self.store)
 
     @contextmanager
     def _explained(self, verb: str, key: str, missing_is_fine: bool = False) -> Iterator[None]:
@@ -227,17 +223,17 @@ class Storage:
         try:
             yield
         except FileNotFoundError as error:
-            if "NoSuchBucket" in str(error):
-                raise CacheError(f"{what}: {explain(error)}", hint(error)) from error
+            if is_missing_bucket(error):
+                raise CacheError(f"{what}: {explain(error)}", hint(error, self._scheme)) from error
             if missing_is_fine:
                 raise
             raise CacheError(f"{what}: it does not exist") from error
         except OSError as error:
-            raise CacheError(f"{what}: {error.strerror or first_line(error)}", HINTS.get(error.errno or 0)) from error
+            raise CacheError(
+                f"{what}: {error.strerror or first_line(error)}", SYSTEM.get(error.errno or 0)
+            ) from error
         except obstore.exceptions.BaseError as error:
-            # obstore reports the operating system's error as text only.
-            local = next((hint for code, hint in HINTS.items() if os.strerror(code) in str(error)), None)
-            raise CacheError(f"{what}: {explain(error)}", hint(error) or local) from error
+            raise CacheError(f"{what}: {explain(error)}", hint(error, self._scheme)) from error
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -251,16 +247,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # /proc, an unmounted share: the parent exists but accepts no folders
         raise OSError(errno.EACCES, "no folder can be created there") from error
-
-
-HINTS = {
-    errno.ENOSPC: "free some space and run the same command again: finished packs are kept",
-    errno.EACCES: "choose a place you may write to, or fix its permissions",
-    errno.EPERM: "choose a place you may write to, or fix its permissions",
-    errno.EROFS: "the file system is mounted read-only; choose another place",
-    errno.ENOTDIR: "a part of the path is a file; choose another place",
-    errno.EEXIST: "a file of that name is in the way; choose another place",
-}
 
 
 def sha256(data: bytes | memoryview) -> str:

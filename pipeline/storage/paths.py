@@ -96,7 +96,7 @@ class RemotePath:
     def read_bytes(self) -> bytes:
         return _storage(self.root).get(str(self.key))
 
-    def read_part(self, start: int, length: int) -> tuple[bytes, int]:
+    def read_part(self, start: int, length: int) -> tuple[memoryview, int]:
         """Return a range of the bytes, and the size of the whole object."""
         return _storage(self.root).get_part(str(self.key), start, length)
 

@@ -21,6 +21,7 @@ from gdist.pipeline.cache.encode import compression
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import EXIT_OK, UsageError
+from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.estimate.footprint import Corpus, Size, extraction_requests, run_requests, size_of
 from gdist.stages.estimate.prices import Prices, load_prices
 from gdist.stages.estimate.speed import speed_of
@@ -60,7 +61,7 @@ class EstimateConfig:
             raise UsageError(
                 "the amount of audio comes from either --manifest M.parquet or --hours H, but "
                 f"{'neither was' if self.hours is None else 'both were'} given",
-                f"gdist plan --teacher {self.teacher} --hours 960",
+                f"gdist plan --teacher {in_shell(self.teacher)} --hours 960",
             )
         for name in ("hours", "utterance_seconds", "max_seconds", "run_hours", "speed"):
             value = getattr(self, name)

@@ -66,7 +66,7 @@ class Bench:
             raise CacheError(
                 f"eval compares every layer, but {cache.uri} lacks {absent}", "extract with --layers all"
             )
-        entries = usable_entries(cache, data.skip_missing)
+        entries = usable_entries(cache, data.skip_missing, otherwise="")
         self.splits = {name: list(found) for name, found in choose_splits(entries, data).items()}
         # One loader for all passes, so that a selection that fits in memory is read only once.
         self._full = Selection(tuple(range(self.num_layers + 1)))

@@ -8,7 +8,7 @@ from gdist.pipeline.errors import EXIT_QUARANTINED
 from gdist.stages.commandline import command, json_option, use_option
 
 
-@command("extract", short_help="Stage one: teacher → cache, once.")
+@command("extract", kept="finished packs are kept", short_help="Stage one: teacher → cache, once.")
 @click.option("--teacher", required=True, help="A Hugging Face id or a local folder.")
 @click.option("--manifest", required=True, help="The manifest of utterances (M.parquet): a path or a URI.")
 @click.option("--cache", required=True, metavar="URI", help="A folder, s3://…, gs://… or az://…")

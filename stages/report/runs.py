@@ -13,6 +13,7 @@ from typing import Any
 from gdist.pipeline.config import TomlTables
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import Run
+from gdist.pipeline.storage.locations import in_shell
 
 COLORS = 6  # configurations with their own color: the best ones; the others are drawn in gray
 
@@ -43,9 +44,11 @@ class RunSummary:
         except FileNotFoundError as error:
             if path.exists():
                 raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
-            raise RunError(f"{folder} has not been evaluated: it has no eval.json", f"gdist eval {folder}") from error
+            raise RunError(
+                f"{folder} has not been evaluated: it has no eval.json", f"gdist eval {in_shell(folder)}"
+            ) from error
         except (OSError, ValueError) as error:
-            raise RunError(f"cannot read the files in {folder}: {error}", f"gdist eval {folder}") from error
+            raise RunError(f"cannot read the files in {folder}: {error}", f"gdist eval {in_shell(folder)}") from error
 
     @property
     def cosine(self) -> float:

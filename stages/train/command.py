@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gdist.pipeline.local.folder import LocalFolder
 
 
-@command("train", short_help="Stage two: cache → student.")
+@command("train", kept="its checkpoints are kept", short_help="Stage two: cache → student.")
 @click.option("--cache", required=True, metavar="URI", help="What `gdist extract` wrote.")
 @click.option("--out", required=True, metavar="RUN", type=LocalPath(), help="The run's folder.")
 @click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file.")

@@ -16,6 +16,7 @@ from gdist.pipeline.errors import CacheError, ConfigError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import STUDENT_FILES, Run
+from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import STUDENTS, Student, layer_fields, student_config
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
 
@@ -51,7 +52,7 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
         except ValueError as error:
             raise ConfigError(
                 f"student.initialize = {initialize}, with the teacher of {cache.uri}: {error}",
-                FRONTEND_ONLY_HINT if initialize == "layers" else f"gdist verify {cache.uri}",
+                FRONTEND_ONLY_HINT if initialize == "layers" else f"gdist verify {in_shell(cache.uri)}",
             ) from error
     if config.student["frontend"] == "frozen":
         student.frontend.requires_grad_(False)

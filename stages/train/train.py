@@ -32,6 +32,7 @@ from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import choose_splits, usable_entries
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run
+from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.device import enough_memory
 from gdist.stages.students import STUDENTS, Student
 from gdist.stages.train.ahead import augmented
@@ -197,6 +198,7 @@ def provenance(
         "cache": cache.uri,
         "cache_checksum": cache.gdist["checksum"],
         "encoding": cache.identity["encoding"],
+        "layers": list(cache.layers),
         "student": config.student["name"],
         "params": student.num_parameters(),
         "params_with_heads": student.num_parameters_with_heads(),
@@ -262,4 +264,11 @@ def show(out: Path, result: dict[str, Any]) -> None:
         f"{result['audio_seconds_per_second']:.0f}× real time, waiting for data {result['data_wait_fraction']:.1%}",
         style="green",
     )
-    console.say(f"  next: gdist eval {out}{Run(out).use_options}")
+    run = Run(out)
+    origin = run.provenance()
+    every = range(origin["teacher"]["num_layers"] + 1)
+    if absent := set(every) - set(origin.get("layers", every)):
+        console.say(f"  gdist eval compares every layer, and the cache lacks {sorted(absent)}")
+        console.say(f"  next: gdist export {in_shell(out)} --format hf --out FOLDER{run.use_options}")
+    else:
+        console.say(f"  next: gdist eval {in_shell(out)}{run.use_options}")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.export.formats.base import Export
 
 SAMPLE = """speech = [torch.randn(16000).numpy(), torch.randn(11111).numpy()]  # yours: 16 kHz, mono, any lengths
@@ -127,7 +128,7 @@ def _heads(export: Export) -> str:
 
 def _figures(folder: Path) -> list[str]:
     if not (folder / "eval.json").exists():
-        return [f"It has not been evaluated. Run `gdist eval {folder}`, then export again."]
+        return [f"It has not been evaluated. Run `gdist eval {in_shell(folder)}`, then export again."]
     found = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
     lines = [
         f"On {found['utterances']} utterances of the split {found['split']}, generating freely. Cosine to the "

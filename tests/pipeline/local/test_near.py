@@ -1,8 +1,6 @@
 """Batches from a bucket over a real S3 server: each shard is fetched once, and the batches are those of a folder."""
 
 import json
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,11 @@ from click.testing import Result
 from conftest import contents, extracted
 from servers import Flaky, Moto, reachable
 
+from gdist.pipeline import machine
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.near import Near
 from gdist.pipeline.errors import CacheDamagedError, CacheError
-from gdist.pipeline.loading import ahead, loader
+from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.local.folder import LocalFolder
@@ -39,7 +38,8 @@ class Bucket:
         """The shards that were requested since the last look, one entry per request."""
         seen = [record["path"].partition("?")[0] for record in self.flaky.saw() if record["method"] == "GET"]
         self.flaky.does()
-        return [path.split("/cache/", 1)[1] for path in seen if "/cache/" in path and "/c/" in path.split("/cache/")[1]]
+        keys = [path.split("/cache/", 1)[1] for path in seen if "/cache/" in path]
+        return [key for key in keys if "/c/" in key]
 
 
 @pytest.fixture(scope="module")
@@ -175,16 +175,14 @@ class TestRequests:
         list(batches.stream(first))
         assert {key.split("/c/")[1] for key in bucket.gets()} == {f"{batches.epoch_batches(0)[0][0][0].pack}/0"}
 
-    def test_what_stays_in_memory_is_not_fetched_again(
-        self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_stays_in_memory_is_not_fetched_again(self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(loader, "RESIDENT_BYTES", 10**9)
         bucket.gets()
         passes(Cache.open(bucket.uri), 2, selection=Selection((1, 2), waveforms=False))
         assert sorted(bucket.gets()) == [key for key in shards_of(bucket, (1, 2)) if key.startswith("layers")]
 
     def test_with_little_memory_ranges_are_read(self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ahead.machine, "available_memory", lambda: 0)
+        monkeypatch.setattr(machine, "available_memory", lambda: 0)
         bucket.gets()
         assert same(passes(Cache.open(bucket.uri)), passes(Cache.open(str(bucket.folder))))
         assert len(bucket.gets()) > 1.5 * len(shards_of(bucket))
@@ -206,7 +204,8 @@ class TestLimit:
         bucket.gets()
         assert same(first, passes(again, 3))
         traffic = near_of(again).traffic
-        assert traffic.fetched == 3 * (total - kept), "what is there stays, pass after pass"
+        # What is there stays, pass after pass. The last window of a pass may have what the next pass begins with.
+        assert 2 * (total - kept) < traffic.fetched <= 3 * (total - kept)
         assert sum(path.stat().st_size for path in _shards(tmp_path)) == kept
 
     def test_less_than_a_pack(self, bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +239,7 @@ class TestFaults:
         for batch in batches.stream(count):
             got.append(batch)
             if len(got) == 3:
-                shutil.rmtree(tmp_path / "local")
+                (tmp_path / "local").rename(tmp_path / "elsewhere")
         assert same(got, passes(Cache.open(str(bucket.folder)), 2))
 
     def test_a_damaged_shard_of_the_bucket_is_damage(self, own: Bucket, tmp_path: Path) -> None:
@@ -348,7 +347,9 @@ class TestCommands:
             (["--local", "s3://bucket/local"], "must be a folder on this machine"),
         ],
     )
-    def test_what_cannot_be(self, gdist: Callable[..., Result], tmp_path: Path, options: list[str], said: str) -> None:
+    def test_what_cannot_be(
+        self, gdist: Callable[..., Result], tmp_path: Path, options: list[str], said: str
+    ) -> None:
         result = gdist("train", "--cache", tmp_path / "cache", "--out", tmp_path / "run", *options)
         assert result.exit_code == 2 and said in " ".join(result.stderr.split())
 

@@ -444,7 +444,8 @@ def test_the_command(tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Resu
     result = gdist("train", "--cache", tiny_cache, "--out", tmp_path / "run", *flags, "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout).keys() == {
-        "steps", "loss", "step_seconds", "data_wait_fraction", "audio_seconds_per_second",
+        "steps", "loss", "step_seconds", "data_wait_fraction", "audio_seconds_per_second", "bytes_fetched",
+        "bytes_local",
     }  # fmt: skip
     result = gdist("train", "--cache", tmp_path / "nowhere", "--out", tmp_path / "other")
     assert result.exit_code == 1 and "no such folder" in result.stderr

@@ -1,0 +1,61 @@
+"""Whose credentials are used for S3: what a profile in ~/.aws adds to the environment that obstore reads."""
+
+import configparser
+import os
+from pathlib import Path
+from typing import Any
+
+from gdist.pipeline.errors import UsageError
+from gdist.pipeline.storage.failures import first_line
+
+_PROFILE_KEYS = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key",
+         "aws_session_token": "session_token", "region": "region", "endpoint_url": "endpoint"}  # fmt: skip
+
+
+def profile_settings() -> dict[str, Any]:
+    """Read what the profile in ~/.aws adds to the environment. The environment wins, as in other tools."""
+    environment = os.environ
+    profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE")
+    given = {
+        "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+        "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    }
+    elsewhere = ("AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", "AWS_WEB_IDENTITY_TOKEN_FILE")
+    found: dict[str, str] = {}
+    for variable, default, prefix in (
+        ("AWS_CONFIG_FILE", "~/.aws/config", "profile "),
+        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", ""),
+    ):
+        name = profile or "default"
+        section = name if name == "default" else prefix + name
+        path = Path(environment.get(variable) or default).expanduser()
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError, OSError) as error:
+            raise UsageError(f"cannot read {path}: {first_line(error)}", f"fix it, or set {variable}") from error
+        if parser.has_section(section):
+            found |= dict(parser.items(section))
+    if profile and not found:
+        raise UsageError(f"AWS_PROFILE={profile}: there is no such profile", "aws configure list-profiles")
+    if profile and "aws_access_key_id" not in found and not any(map(environment.get, elsewhere)):
+        login = next((key for key in found if key.startswith(("sso_", "role_arn", "credential_process"))), "no keys")
+        raise UsageError(
+            f"AWS_PROFILE={profile}: gdist reads keys from profiles, and this one has {login}",
+            f'eval "$(aws configure export-credentials --profile {profile} --format env)"',
+        )
+    return {
+        ours: found[theirs]
+        for theirs, ours in _PROFILE_KEYS.items()
+        if found.get(theirs) and not any(map(environment.get, given.get(ours, elsewhere)))
+    }
+
+
+def certificates(variable: str) -> str | None:
+    """Read the file of certificates that an environment variable names; None where it is not set."""
+    if not (path := os.environ.get(variable)):
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{variable}: cannot read {path}: {first_line(error)}", f"unset {variable}") from error

@@ -1,0 +1,70 @@
+"""The requests that are sent to a store, each in two forms: one that this thread waits for, and one that can be
+abandoned while it is under way (see outage.py). The first is faster where other threads keep Python busy."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+import obstore
+
+
+class Request[T](NamedTuple):
+    """What to ask of a store that is given later: each form takes the store and returns the answer."""
+
+    now: Callable[[Any], T]
+    later: Callable[[Any], Awaitable[T]]
+
+
+def get(key: str, options: Any = None) -> Request[tuple[memoryview, int]]:
+    """Get an object or, as ``options`` say, a range of it, without copying it; and the whole object's size."""
+
+    def now(store: Any) -> tuple[memoryview, int]:
+        answer = obstore.get(store, key, options=options)
+        return memoryview(answer.bytes()), answer.meta["size"]
+
+    async def later(store: Any) -> tuple[memoryview, int]:
+        answer = await obstore.get_async(store, key, options=options)
+        return memoryview(await answer.bytes_async()), answer.meta["size"]
+
+    return Request(now, later)
+
+
+def get_ranges(key: str, starts: Sequence[int], stops: Sequence[int]) -> Request[Sequence[Any]]:
+    """Get several ranges; only those that touch are fetched together."""
+    ranges: Any = {"starts": starts, "ends": stops, "coalesce": 0}
+    return Request(
+        lambda store: obstore.get_ranges(store, key, **ranges),
+        lambda store: obstore.get_ranges_async(store, key, **ranges),
+    )
+
+
+def size(key: str) -> Request[int]:
+    """Ask for an object's size."""
+
+    async def later(store: Any) -> int:
+        return int((await obstore.head_async(store, key))["size"])
+
+    return Request(lambda store: int(obstore.head(store, key)["size"]), later)
+
+
+def put(key: str, data: bytes | memoryview, create: bool = False) -> Request[Any]:
+    """Write one whole object, however large: the parts of a killed upload in parts would stay, unseen and paid for.
+    ``create``: only where there is none of that name."""
+    options: Any = {"mode": "create"} if create else {"use_multipart": False}
+    return Request(
+        lambda store: obstore.put(store, key, data, **options),
+        lambda store: obstore.put_async(store, key, data, **options),
+    )
+
+
+def objects(prefix: str) -> Request[Sequence[Any]]:
+    """List the objects below a prefix."""
+
+    async def later(store: Any) -> Sequence[Any]:
+        return await obstore.list(store, prefix=prefix or None).collect_async()
+
+    return Request(lambda store: obstore.list(store, prefix=prefix or None).collect(), later)
+
+
+def delete(keys: str | list[str]) -> Request[None]:
+    """Delete one object, or several."""
+    return Request(lambda store: obstore.delete(store, keys), lambda store: obstore.delete_async(store, keys))
