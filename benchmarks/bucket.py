@@ -29,6 +29,8 @@ An older gdist without --local is measured by the same command; what it does not
 import argparse
 import itertools
 import json
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -69,6 +71,7 @@ def main() -> None:
         options.packs, options.rounds, options.batch_seconds = 2, 1, 60.0
     keep_freed_memory()  # as training does
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or the server would stay
     found: dict[str, Any] = {}
 
     def say(what: str, figure: float | str) -> None:
