@@ -24,8 +24,9 @@ from gdist.pipeline.loading.order import Batches
 
 MOST = 0.75  # of a shard's rows: reading them as ranges would save little, and take many requests
 HALF = 0.5  # the same for a shard that is kept: later epochs read other parts of it
-FETCHERS = 8  # shards fetched at a time
-MEMORY_SHARE = 8  # one part in so many of the available memory may be filled with shards
+FETCHERS = 16  # shards fetched at a time
+MEMORY_SHARE = 3  # one part in so many of the available memory may be filled with shards: two windows of them
+SPARE = 10  # one part in so many is left to the student and to other runs
 
 
 class Window:
@@ -115,17 +116,23 @@ class Reads:
 
 
 class Memory:
-    """Bytes of shards in memory, up to a limit. A shard that is larger than the limit is let in alone."""
+    """Bytes of shards in memory, up to a share of what was available at first."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self._held, self._closed = limit, 0, False
+    def __init__(self) -> None:
+        available = machine.available_memory()
+        self.limit, self._spare = available // MEMORY_SHARE, available // SPARE
+        self._held, self._closed = 0, False
         self._change = threading.Condition()
 
-    def take(self, size: int) -> None:
-        """Wait until there is room."""
+    def take(self, size: int) -> bool:
+        """Wait until others have given room back. Returns whether the machine really has it: there may be other runs,
+        and to wait for theirs could take for ever."""
         with self._change:
-            self._change.wait_for(lambda: self._closed or not self._held or self._held + size <= self.limit)
+            self._change.wait_for(lambda: self._closed or self._held + size <= self.limit)
+            if machine.available_memory() < size + self._spare:
+                return False
             self._held += size
+            return True
 
     def give(self, size: int) -> None:
         with self._change:
@@ -140,15 +147,10 @@ class Memory:
 
 
 class Ahead:
-    """Fetches the shards of one window after another; threads do the work, in the order of need.
+    """Fetches the shards of one window after another; threads do the work, in the order of need."""
 
-    Args:
-        memory: bytes of shards that may be in memory; None for a share of what is available.
-    """
-
-    def __init__(self, near: Near, memory: int | None = None) -> None:
-        self.near = near
-        self._memory = Memory(machine.available_memory() // MEMORY_SHARE if memory is None else memory)
+    def __init__(self, near: Near) -> None:
+        self.near, self._memory = near, Memory()
         self._pool = ThreadPoolExecutor(FETCHERS, "gdist-fetch")
         self._lock = threading.Lock()
         self._windows: list[Window] = []
@@ -174,18 +176,17 @@ class Ahead:
             self._windows.append(window)
 
     def _bring(self, place: Future[Place], name: str, pack: int, size: int, keep: bool) -> None:
-        if not keep:
-            self._memory.take(size)
+        taken = 0 if keep or not self._memory.take(size) else size
         held = 0
         try:
             if place.set_running_or_notify_cancel():
-                brought = self.near.bring(name, pack, keep)
+                brought = self.near.bring(name, pack, keep) if keep or taken else self.near.remote(name, pack)
                 held = 0 if brought.data is None else len(brought.data)
                 place.set_result(brought)
         except BaseException as error:
             place.set_exception(error)
         finally:
-            self._memory.give((0 if keep else size) - held)
+            self._memory.give(taken - held)
 
     def read(self, window: Window) -> None:
         """Note that a batch of the window has been read; after the last one, its shards are let go."""

@@ -72,7 +72,7 @@ class Batches(IterableDataset[Batch]):
         epoch, self.epoch = self.epoch, self.epoch + 1
         count = len(self._loader.epoch_batches(epoch))
         self._loader.load_state_dict({"epoch": epoch, "position": 0})
-        for batch in self._loader:
+        for batch in self._loader.stream(count):
             if batch.position[0] != epoch:  # the last batches were damaged and left out
                 return
             yield batch

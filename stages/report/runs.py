@@ -64,7 +64,7 @@ class RunSummary:
         return [(row[x], row[y]) for row in self.metrics if row.get("kind") == kind and x in row and y in row]
 
     def training(self) -> dict[str, Any]:
-        """Steps, loss, seconds, seconds of audio, speed and time spent waiting for data, from the curves.
+        """Steps, loss, seconds, seconds of audio, speed, time spent waiting for data, and where the data came from.
 
         What was not recorded is absent.
         """
@@ -76,6 +76,9 @@ class RunSummary:
             values = [row[key] for row in rows if key in row]
             if values:
                 found[key] = sum(values) / len(values)
+        for key in ("bytes_fetched", "bytes_local"):
+            if sizes := [row[key] for row in rows if row.get(key)]:
+                found[key] = sum(sizes)
         audio_seconds = [row["audio_seconds"] for row in rows if "audio_seconds" in row]
         if audio_seconds:
             found["audio_seconds"] = sum(audio_seconds)

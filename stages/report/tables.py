@@ -119,14 +119,20 @@ def by_configuration(
     )
 
 
+_SOURCES = {"bytes_fetched": "from the bucket", "bytes_local": "from the local folder"}
+
+
 def costs(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Table:
     """A table of what the training of each run took, and of the sizes of the students."""
+    sources = [key for key in _SOURCES if any(key in run.training() for run, _ in ranked(groups))]
+    far = [Column("shards", _SOURCES[key], first="ascending") for key in sources]
     columns = (
         Column("training", "time", first="ascending", is_sorted=False),
         Column("steps", first="ascending"),
         Column("speech", "in training", first="ascending"),
         Column("speed", "× real time"),
         Column("waiting", "for data", first="ascending"),
+        *far,
         Column("last loss", first="ascending"),
         Column("parameters", first="ascending"),
         Column("parameters", "while distilling", first="ascending"),
@@ -141,6 +147,7 @@ def costs(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Table:
             _number(training.get("audio_seconds"), duration),
             _number(training.get("audio_seconds_per_second"), "{:.0f}".format),
             _number(training.get("data_wait_fraction"), "{:.1%}".format),
+            *(_number(training.get(key, 0), size) for key in sources),
             _number(training.get("loss"), "{:.3f}".format),
             _number(result["params"], millions),
             _number(result.get("params_with_heads", result["params"]), millions),
@@ -152,7 +159,7 @@ def costs(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Table:
         if teacher["params"]
         else []
     )
-    references = [TableRow("teacher", "ref", (*(Cell() for _ in range(6)), *known))] if known else []
+    references = [TableRow("teacher", "ref", (*(Cell() for _ in range(6 + len(far))), *known))] if known else []
     return Table("Costs of the runs", "run", columns, tuple(rows), tuple(references))
 
 

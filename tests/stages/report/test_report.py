@@ -156,6 +156,24 @@ def test_what_the_cache_saved(runs: list[RunSummary], tmp_path: Path) -> None:
     assert "9.9 × the time of its single run" in page
 
 
+def test_where_the_data_came_from(tmp_path: Path) -> None:
+    """Two columns, and only if a run read from a bucket: 16 reports of 250 MB, and of 1 GB from the local folder."""
+    folders = [make_run(tmp_path / name, GENDISTILLER) for name in ("far", "near")]
+
+    def written() -> str:
+        write_report([RunSummary.read(folder) for folder in folders], tmp_path / "report.html")
+        return (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+
+    assert "from the bucket" not in written()
+    metrics = folders[1] / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    read = {"bytes_fetched": 250_000_000, "bytes_local": 1_000_000_000}
+    metrics.write_text("".join(json.dumps(row | read if row["kind"] == "train" else row) + "\n" for row in rows))
+    page = written()
+    assert "from the bucket" in page and "from the local folder" in page
+    assert "4.0 GB" in page and "16.0 GB" in page
+
+
 def test_the_same_runs_give_the_same_bytes(runs: list[RunSummary], tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
         write_report(runs, tmp_path / name, EXTRAS)
