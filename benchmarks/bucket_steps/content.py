@@ -1,6 +1,6 @@
 """The caches that are measured: WavLM Base's shapes, values like activations, and no teacher that computes.
 
-Axes: T frames, D features.
+Axes: L layers, M measures, B batch, T frames, D features.
 """
 
 from functools import cached_property
@@ -18,6 +18,7 @@ from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.plan import WAVEFORM, Task, layer_name
 from gdist.pipeline.manifest.table import Manifest
+from gdist.stages.extract.layer_statistics import BatchMeasures, Statistics
 from gdist.stages.extract.plan import ExtractConfig, make_plan
 from gdist.stages.teachers import load_teacher
 
@@ -71,8 +72,13 @@ class Content:
         cache = Cache.create(str(uri), plan)
         stored = cache.encoding.encode(self.walk[None], torch.tensor([WALK]), {})
         walks = {folder: rows[0].numpy() for folder, rows in stored.items()}
+        measures = BatchMeasures(torch.tensor([WALK]), cache.encoding)
+        measures.add(self.walk[None], stored, {})
+        measured_LMB = measures.result().expand(len(cache.layers), -1, -1)
         for task in cache.todo():
-            cache.commit(task, self._rows(cache, task, walks), {}, {})
+            statistics = Statistics(task.layers, self.teacher.dim)
+            statistics.add(measured_LMB, [WALK])  # those of the whole walk, for each of its excerpts
+            cache.commit(task, self._rows(cache, task, walks), {}, statistics.summary())
         cache.summarize()
         return Cache.open(str(uri))
 
