@@ -9,7 +9,7 @@ from gdist.pipeline.errors import EXIT_OK, EXIT_QUARANTINED
 from gdist.stages.commandline import command, json_option, use_option
 
 
-@command("copy", short_help="Copy a cache, or a part of it, to another place.")
+@command("copy", kept="what was copied is kept", short_help="Copy a cache, or a part of it, to another place.")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.option("--layers", default="all", show_default=True, help="Only these, for example 4,8,12 or 0,4,8-12.")
