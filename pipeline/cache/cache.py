@@ -142,13 +142,12 @@ class Cache(ByName):
         """Where the shards of a cache in a bucket are read; None for a cache in a folder."""
         if self.storage.bucket is None:
             return None
-        records = Records(self.packs, self.receipts_seen, self._receipts_of)
+        records = Records(self.packs, self.receipts_seen, self._receipts_of, lambda name: self.specs[name].pack_bytes)
         if self._local is None:
             return Near(self.storage, records, self.packs, None)
         kept = KeptCache(self._local, self.uri, {"teacher": self.gdist["about"].get("teacher")})
-        if self._newest and (stale := kept.digests()):
-            records.load([], stale)
-            kept.delete(stale)
+        if self._newest and records.eager:
+            kept.delete(records.others(kept.digests()))
         return Near(self.storage, records, self.packs, kept)
 
     def _receipts_of(self, pack: int) -> Iterator[dict[str, Any]]:

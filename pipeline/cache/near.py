@@ -80,23 +80,23 @@ class Near:
         Args:
             packs: their numbers, each once.
         """
-        here = self.kept.digests() if self.kept else set()
         self.records.load(names)
-        total, absent = np.zeros(len(packs), np.int64), np.zeros(len(packs), np.int64)
+        total = np.zeros(len(packs), np.int64)
         for name in names:
-            sizes = self.records.sizes(name)[packs]
-            there = [record is not None and record.digest in here for record in self._records(name, packs)]
-            total += sizes
-            absent += np.where(np.array(there, bool), 0, sizes)
+            total += self.records.sizes(name)[packs]
+        here = self._here(names, packs)
+        absent = total - here
         if self.kept is not None and self.kept.keeping:
-            room = self.kept.folder.room(self.kept.used) - self._promised
+            room = self.kept.room() - self._promised
+            if not self.records.eager:  # the shards that are here are most likely those of the packs chosen now
+                room += self.kept.size()
             (fresh,) = np.nonzero(~self.keep[packs])
             order = fresh[np.argsort(packs[fresh].astype(np.uint64) * np.uint64(GOLDEN), kind="stable")]
             chosen = order[np.cumsum(absent[order]) <= room]
             self.keep[packs[chosen]] = True
             self._promised += int(absent[chosen].sum())
         kept = total - np.where(self.keep[packs], 0, absent)
-        standby = Standby(int(total.sum()), int((total - absent).sum()), int(kept.sum()))
+        standby = Standby(int(total.sum()), int(here.sum()), int(kept.sum()))
         if self.kept is not None and not self._said:
             self._said = True
             self._say(self.kept, standby)
@@ -115,8 +115,18 @@ class Near:
                 style="yellow",
             )
 
-    def _records(self, name: str, packs: Numbers) -> list[Record | None]:
-        return [self.records.get(name, pack) for pack in packs.tolist()]
+    def _here(self, names: Sequence[str], packs: Numbers) -> Numbers:
+        """Return the bytes of each pack's shards that the local folder has."""
+        here = np.zeros(len(packs), np.int64)
+        digests = self.kept.digests() if self.kept is not None and self.records.eager else set()
+        for name in names if digests else ():
+            records = (self.records.get(name, pack) for pack in packs.tolist())
+            here += np.array([record.bytes if record and record.digest in digests else 0 for record in records], int)
+        return here
+
+    def may_keep(self, pack: int) -> bool:
+        """Whether the shards of a pack are to be added to the local folder, which still has room."""
+        return self.kept is not None and self.kept.keeping and not self.kept.full and bool(self.keep[pack])
 
     def is_kept(self, record: Record) -> bool:
         """Whether the local folder has a shard."""
@@ -219,7 +229,7 @@ class Near:
                 console.say(f"damaged, and fetched again: {where}, the local copy of {self.storage.uri}/{name}")
             self.kept.discard(record)
         again: Future[Place] = Future()
-        again.set_result(self.bring(name, pack, keep=bool(self.keep[pack])))
+        again.set_result(self.bring(name, pack, self.may_keep(pack)))
         with self._lock:
             if (name, pack) in self._expected:
                 self._expected[name, pack] = again

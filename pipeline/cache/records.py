@@ -1,9 +1,12 @@
-"""Size and digest of every shard, from the receipts: some 24 bytes each, since there may be ten million of them.
+"""Size and digest of every shard, from the receipts.
+
+A cache may have ten million shards. Up to ``EAGER`` packs, all that will be read is looked up at once, and takes some
+24 bytes each. Beyond, the receipts of a pack are read when its first shard is, which is one request for dozens.
 
 Axes: P packs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +17,7 @@ from gdist.pipeline.cache.entries import Numbers
 from gdist.pipeline.cache.summary import Receipt, name_of
 from gdist.pipeline.local.kept import DIGEST, Record
 
+EAGER = 20_000
 _DIGEST_BYTES = 16
 
 
@@ -24,42 +28,54 @@ class Records:
         packs: how many packs the cache has.
         receipts: yields all receipts of the cache.
         receipts_of: yields those of one pack, as they are in the store now.
+        largest: the bytes of an array's shards at most, about.
     """
 
     def __init__(
-        self, packs: int, receipts: Callable[[], Iterator[Receipt]], receipts_of: Callable[[int], Iterator[Receipt]]
+        self,
+        packs: int,
+        receipts: Callable[[], Iterator[Receipt]],
+        receipts_of: Callable[[int], Iterator[Receipt]],
+        largest: Callable[[str], int],
     ) -> None:
+        self.eager = packs <= EAGER
+        self._largest = largest
         self._packs, self._receipts = packs, receipts
         self._sizes: dict[str, Numbers] = {}  # array → [P]; 0 where there is no receipt
         self._digests: dict[str, Numbers] = {}  # array → [P, 16]
         self._newest: dict[tuple[str, int], Record] = {}
         self._of_pack = lru_cache(64)(lambda pack: list(receipts_of(pack)))
 
-    def load(self, names: Iterable[str], seen: set[str] | None = None) -> None:
-        """Read the records of some arrays, with which :meth:`get` is fast.
-
-        Args:
-            seen: digests; those of the cache's shards are removed from it.
-        """
+    def load(self, names: Sequence[str]) -> None:
+        """Look up the records of some arrays, with which :meth:`get` is fast."""
         names = [name for name in names if name not in self._sizes]
-        if not names and not seen:
+        if not names or not self.eager:
             return
         sizes = {name: np.zeros(self._packs, np.int64) for name in names}
         digests = {name: np.zeros((self._packs, _DIGEST_BYTES), np.uint8) for name in names}
-        for receipt in self._receipts():
-            for key, written in receipt["objects"].items():
-                name, pack = name_of(key), receipt["pack"]
-                if seen:
-                    seen.discard(written.get("xxh3_128"))
-                if name in sizes and (record := _record(written)) and 0 <= pack < self._packs:
-                    sizes[name][pack] = record.bytes
-                    digests[name][pack] = np.frombuffer(bytes.fromhex(record.digest), np.uint8)
+        for name, pack, record in self._all():
+            if name in sizes and 0 <= pack < self._packs:
+                sizes[name][pack] = record.bytes
+                digests[name][pack] = np.frombuffer(bytes.fromhex(record.digest), np.uint8)
         self._sizes |= sizes
         self._digests |= digests
 
     def sizes(self, name: str) -> Numbers:
-        """Return the bytes of an array's shards, which was loaded; 0 where there is no receipt: [P]."""
-        return self._sizes[name]
+        """Return the bytes of an array's shards: [P]; 0 where there is no receipt. An estimate for a large cache."""
+        return self._sizes[name] if name in self._sizes else np.full(self._packs, self._largest(name), np.int64)
+
+    def others(self, digests: Collection[str]) -> set[str]:
+        """Return those of some digests that no receipt mentions."""
+        left = set(digests)
+        for _, _, record in self._all() if left else ():
+            left.discard(record.digest)
+        return left
+
+    def _all(self) -> Iterator[tuple[str, int, Record]]:
+        for receipt in self._receipts():
+            for key, written in receipt["objects"].items():
+                if record := _record(written):
+                    yield name_of(key), receipt["pack"], record
 
     def get(self, name: str, pack: int) -> Record | None:
         """Return what is known of a shard; None where no receipt mentions it."""

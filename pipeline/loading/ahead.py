@@ -66,16 +66,21 @@ class Reads:
         entries: the utterances that batches are made of.
         rank, world: this process reads every ``world``-th row, starting at ``rank``.
         resident: hidden states that were read once stay in memory.
+
+    Attributes:
+        announced: whether the local folder knows of them.
     """
 
     def __init__(self, cache: Cache, entries: Sequence[Entry], rank: int, world: int, resident: bool) -> None:
         self.identity, self.rank, self.world = cache.identity, rank, world
+        self.announced = False
         self._chunk = int(cache.identity["chunk_frames"])
         self._pack_N = numbers(entries, "pack")
         self._whole_N = self._chunks(numbers(entries, "num_frames"))
         every, held = numbers(cache.entries, "pack"), self._chunks(numbers(cache.entries, "num_frames"))
         self._held_P = np.maximum(np.bincount(every, held, cache.packs), 1)
-        self._unread_N = np.ones(len(entries), bool) if resident else None
+        self._resident = resident
+        self._unread_N: dict[int, Numbers] = {}  # by layer, of what stays in memory once it is read
 
     def _chunks(self, frames: Numbers) -> Numbers:
         return -(-frames // self._chunk)
@@ -100,12 +105,17 @@ class Reads:
             members, chunks = batches.members[rows], self._chunks(batches.frames[rows])
             if selection.waveforms:
                 self._add(shares, [WAVEFORM], members, chunks)
-            if self._unread_N is not None:
-                members = members[self._unread_N[members]]
-                chunks = self._whole_N[members]
-                self._unread_N[members] = False
-            self._add(shares, layer_arrays(self.identity, selection.layers), members, chunks)
+            for layer in selection.layers:
+                some, of_them = self._fresh(layer, members) if self._resident else (members, chunks)
+                self._add(shares, layer_arrays(self.identity, [layer]), some, of_them)
         return shares
+
+    def _fresh(self, layer: int, members: Numbers) -> tuple[Numbers, Numbers]:
+        """Return those of which a layer is not in memory yet, and their chunks: they are read whole."""
+        unread_N = self._unread_N.setdefault(layer, np.ones(len(self._pack_N), bool))
+        fresh = members[unread_N[members]]
+        unread_N[fresh] = False
+        return fresh, self._whole_N[fresh]
 
     def _add(self, shares: dict[Shard, float], names: Sequence[str], members: Numbers, chunks: Numbers) -> None:
         packs = self._pack_N[members]
@@ -163,7 +173,7 @@ class Ahead:
             record = self.near.records.get(name, pack)
             if record is None or self.near.is_kept(record):
                 continue
-            keep = bool(self.near.keep[pack])
+            keep = self.near.may_keep(pack)
             if not keep:
                 if share < MOST or streamed + record.bytes > self._memory.limit:
                     continue

@@ -24,6 +24,7 @@ from gdist.pipeline import framing
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry, numbers
+from gdist.pipeline.cache.near import Near
 from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
 from gdist.pipeline.cache.wanted import samples_of
 from gdist.pipeline.console import say
@@ -120,7 +121,8 @@ class Loader:
         """Yield ``count`` batches, or an endless number of them; nothing is read ahead of the last one."""
         assert self.entries, "an endless iterator over nothing would never yield"
         left = math.inf if count is None else count
-        fetching = self._fetching(self._reads)
+        near = self.cache.near  # None for a cache in a folder: nothing has to be fetched
+        fetching = None if near is None else self._fetching(near, self._reads)
         upcoming = self._upcoming(fetching, left)
         pool = ThreadPoolExecutor(READERS if self.cache.storage.folder else BUCKET_READERS, "gdist-reader")
         side = self._side
@@ -176,12 +178,11 @@ class Loader:
     def _reads(self) -> Reads:
         return Reads(self.cache, self.entries, self.rank, self.world, self.resident)
 
-    def _fetching(self, reads: Reads) -> Ahead | None:
-        """Prepare for shards to be fetched ahead of need; None where they are in a folder already."""
-        near = self.cache.near
-        if near is None:
-            return None
-        near.intend([*layer_arrays(self.cache.identity, self.layers), WAVEFORM], reads.packs)
+    def _fetching(self, near: Near, reads: Reads) -> Ahead:
+        """Prepare for shards to be fetched ahead of need."""
+        if not reads.announced:
+            near.intend([*layer_arrays(self.cache.identity, self.layers), WAVEFORM], reads.packs)
+            reads.announced = True
         return Ahead(near)
 
     def _read_then(self, fetching: Ahead | None, window: Window, *of_batch: Any) -> Batch | None:
@@ -208,12 +209,12 @@ class Loader:
         """Yield this rank's share of every utterance (or each of ``entries``): whole, exactly once, longest first."""
         entries = self.entries if entries is None else entries
         batches = longest_first(entries, self.batch_frames)
-        window = Window(0, batches, 0, len(batches))
-        own = entries is self.entries
-        reads = self._reads if own else Reads(self.cache, entries, self.rank, self.world, resident=False)
-        fetching = self._fetching(reads)
+        window, fetching = Window(0, batches, 0, len(batches)), None
         try:
-            if fetching is not None:
+            if near := self.cache.near:
+                own = entries is self.entries
+                reads = self._reads if own else Reads(self.cache, entries, self.rank, self.world, resident=False)
+                fetching = self._fetching(near, reads)
                 fetching.fetch(window, reads.shares(batches, ((place, selection) for place in range(len(batches)))))
             for spans in batches:
                 if (batch := self._read_then(fetching, window, spans, selection, (0, 0))) is not None:

@@ -32,18 +32,19 @@ class KeptCache:
 
     Attributes:
         storage: the kept shards, by :meth:`key`.
-        keeping: whether more may be kept.
-        used: bytes in the folder, of all caches, when it was opened.
+        keeping: whether shards can be kept at all.
+        full: whether there was no room for one.
         doubting: held while a damaged shard is looked into.
     """
 
     def __init__(self, folder: LocalFolder, uri: str, note: dict[str, Any]) -> None:
         self.folder, self.uri = folder, uri
         self.path = folder.place(uri, note)
-        self.keeping, self.used = True, 0
+        self.keeping, self.full = True, False
+        self._used = 0
         self.doubting = threading.Lock()
         try:
-            self.used = folder.recount()
+            self._used = folder.recount()
             self.path.mkdir(exist_ok=True)
         except OSError as error:
             self._stop(error.strerror or str(error))
@@ -71,6 +72,16 @@ class KeptCache:
                 path.unlink()
                 self.folder.release(size)
 
+    def room(self) -> int:
+        """Return how many more bytes could be kept when the folder was opened."""
+        return self.folder.room(self._used)
+
+    def size(self) -> int:
+        """Return how many bytes are kept."""
+        with suppress(OSError):
+            return sum(path.stat().st_size for path in self.folder.shards(self.path) if path.suffix != ".part")
+        return 0
+
     def digests(self) -> set[str]:
         """Return the digests of all shards that are here."""
         with suppress(OSError):
@@ -95,6 +106,7 @@ class KeptCache:
                         break
                     if self._reserve(part, record.bytes):
                         return True, self._filled(part, record, download)
+                    self.full = True
                     return True, download(_nothing)
             except _StalledError:
                 break
@@ -159,7 +171,11 @@ class KeptCache:
             raise _UnwritableError(error.strerror or str(error)) from error
         mine = False
         try:
-            if try_lock(part):  # unless the file was finished, or removed, before it was locked
+            try:
+                locked = try_lock(part)
+            except OSError as error:  # a file system without locks
+                raise _UnwritableError(error.strerror or str(error)) from error
+            if locked:  # unless the file was finished, or removed, before it was locked
                 with suppress(OSError):
                     mine = os.path.samestat(os.fstat(part), os.lstat(path))
             if mine:

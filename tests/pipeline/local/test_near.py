@@ -14,6 +14,7 @@ from conftest import contents, extracted
 from servers import Flaky, Moto, reachable
 
 from gdist.pipeline import machine
+from gdist.pipeline.cache import records
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.near import Near
 from gdist.pipeline.errors import CacheDamagedError, CacheError
@@ -207,6 +208,23 @@ class TestLimit:
         # What is there stays, pass after pass. The last window of a pass may have what the next pass begins with.
         assert 2 * (total - kept) < traffic.fetched <= 3 * (total - kept)
         assert sum(path.stat().st_size for path in _shards(tmp_path)) == kept
+
+    @pytest.mark.parametrize("share", [2, 1])
+    def test_a_cache_of_very_many_packs(
+        self, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: int
+    ) -> None:
+        """Its receipts are read pack by pack, and the sizes of its shards are estimates."""
+        monkeypatch.setattr(records, "EAGER", 3)
+        total = sum((bucket.folder / key).stat().st_size for key in shards_of(bucket))
+        bucket.gets()
+        for number in range(2):
+            cache = Cache.open(bucket.uri, local=LocalFolder(tmp_path, 10 * total if share == 1 else total))
+            assert same(passes(cache), passes(Cache.open(str(bucket.folder))))
+            if number == 0:
+                assert sorted(bucket.gets()) == shards_of(bucket)
+                kept = sum(path.stat().st_size for path in _shards(tmp_path))
+        assert near_of(cache).traffic.fetched == total - kept
+        assert kept == total if share == 1 else 0.2 * total < kept < total
 
     def test_less_than_a_pack(self, bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         cache = Cache.open(bucket.uri, local=LocalFolder(tmp_path, 1000))
