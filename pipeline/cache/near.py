@@ -8,7 +8,6 @@ its receipt.
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from gdist.pipeline.cache.place import Bytes, Place
 from gdist.pipeline.cache.records import Records
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.local.download import download
+from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.local.kept import KeptCache, Record
 from gdist.pipeline.storage.objects import Storage
 
@@ -40,14 +40,6 @@ class Traffic:
         with self._lock:
             self.fetched += fetched
             self.local += local
-
-
-class Standby(NamedTuple):
-    """What a run will read, in bytes of shards."""
-
-    reads: int
-    here: int
-    kept: int  # of these, what the local folder will have in the end
 
 
 class Near:
@@ -71,7 +63,7 @@ class Near:
         self._users: dict[Shard, int] = {}
         self._lock = threading.Lock()
 
-    def intend(self, names: Sequence[str], packs: Numbers) -> Standby:
+    def intend(self, names: Sequence[str], packs: Numbers) -> None:
         """Say which shards will be read, again and again: those that the local folder will keep are chosen.
 
         What is there stays. Of the rest, packs are chosen by their hashed numbers until there is no more room: so
@@ -95,25 +87,21 @@ class Near:
             chosen = order[np.cumsum(absent[order]) <= room]
             self.keep[packs[chosen]] = True
             self._promised += int(absent[chosen].sum())
-        kept = total - np.where(self.keep[packs], 0, absent)
-        standby = Standby(int(total.sum()), int(here.sum()), int(kept.sum()))
-        if self.kept is not None and not self._said:
+        if self.kept is not None and not self._said and total.any():
             self._said = True
-            self._say(self.kept, standby)
-        return standby
+            kept = total - np.where(self.keep[packs], 0, absent)
+            self._say(self.kept.folder, int(total.sum()), int(here.sum()), int(kept.sum()))
 
-    def _say(self, kept: KeptCache, standby: Standby) -> None:
-        where, reads = kept.folder.path, console.size(standby.reads)
-        if standby.kept == standby.reads:
-            console.say(f"local copy in {where}: {console.size(standby.here)} of {reads} are there already")
-        elif standby.kept:
-            share = f"{standby.kept / standby.reads:.0%} of the {reads} that this run reads"
-            console.say(f"local copy in {where}: there is room for {share}; the rest is streamed in every pass")
+    def _say(self, folder: LocalFolder, reads: int, here: int, kept: int) -> None:
+        """Say how many bytes this run reads, and how many of them the folder has and will have."""
+        if kept == reads:
+            words = f"{console.size(here)} of {console.size(reads)} are there already"
+        elif kept:
+            share = f"{kept / reads:.0%} of the {console.size(reads)} that this run reads"
+            words = f"there is room for {share}; the rest is streamed in every pass"
         else:
-            console.say(
-                f"local copy in {where}: there is no room for a pack of {self.storage.uri}; everything is streamed",
-                style="yellow",
-            )
+            words = f"there is no room for a pack of {self.storage.uri}; everything is streamed"
+        console.say(f"local copy in {folder.path}: {words}", style=None if kept else "yellow")
 
     def _here(self, names: Sequence[str], packs: Numbers) -> Numbers:
         """Return the bytes of each pack's shards that the local folder has."""

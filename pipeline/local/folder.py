@@ -13,6 +13,7 @@ name by a rename when it is complete and checked. Nothing except these files is 
 """
 
 import fcntl
+import getpass
 import hashlib
 import json
 import os
@@ -229,7 +230,10 @@ def try_lock(descriptor: int) -> bool:
 
 
 def _user() -> str:
-    return os.environ.get("USER") or os.environ.get("LOGNAME") or f"user {os.getuid()}"
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return f"user {os.getuid()}"
 
 
 def _read_note(folder: Path) -> dict[str, Any]:
