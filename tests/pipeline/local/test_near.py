@@ -295,6 +295,29 @@ class TestFaults:
         assert near_of(cache)
         assert before - {path.name for path in _shards(tmp_path)} == {record.digest}
 
+    def test_a_cache_that_grows_meanwhile(
+        self, bucket: Bucket, tmp_path: Path, tiny_teacher: Path, speech: Path
+    ) -> None:
+        """A run that began before goes on with what there was, and one that begins now deletes nothing of that."""
+        uri, few = f"{bucket.flaky.uri}/{tmp_path.name}/cache", Selection((1, 2), waveforms=True)
+        extracted(tiny_teacher, speech, uri, layers="1,2")
+        begun = of_cache(Cache.open(uri, local=LocalFolder(tmp_path)), few)
+        count, more = (len(begun.epoch_batches(epoch)) for epoch in range(2))
+        stream = begun.stream(count + more)
+        before = [next(stream) for _ in range(count)]
+        shards = set(_shards(tmp_path))
+        extracted(tiny_teacher, speech, uri, layers="all")
+        after = passes(Cache.open(uri, local=LocalFolder(tmp_path)))
+        assert shards < set(_shards(tmp_path))
+        bucket.gets()
+        rest = list(stream)
+        assert not bucket.gets()
+        right = passes(Cache.open(str(bucket.folder)), 2, selection=few)
+        assert same([*before, *rest], right)
+        assert same(after, passes(Cache.open(str(bucket.folder))))
+        old = Cache.open(uri, begun.cache.gdist["checksum"], LocalFolder(tmp_path))
+        assert same(passes(old, 2, selection=few), right) and shards < set(_shards(tmp_path))
+
     def test_a_server_that_is_lost_ends_the_run(self, own: Bucket) -> None:
         cache = Cache.open(own.uri)
         batches = of_cache(cache)
