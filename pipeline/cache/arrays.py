@@ -91,6 +91,14 @@ def metadata(specs: dict[str, ArraySpec], packs: int, attributes: dict[str, Any]
     return {key: value.to_bytes() for key, value in sorted(objects.items())}
 
 
+def unwritten(rows: np.ndarray[Any, Any], fill_value: float | int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which rows were never written: [rows]. A row is written whole or not at all, so its first number is
+    enough."""
+    first_W = rows[:, 0]
+    found: np.ndarray[Any, np.dtype[np.bool_]] = first_W == fill_value
+    return np.isnan(first_W) if fill_value != fill_value else found
+
+
 def damaged_rows(spec: ArraySpec, shard: bytes, ranges: Sequence[Rows]) -> list[int]:
     """Return the positions of the row ranges (relative to the pack) that cannot be decoded from a shard's bytes."""
     array, bad = _array_of(spec, shard), []

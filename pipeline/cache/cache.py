@@ -146,9 +146,7 @@ class Cache(ByName):
         if self._local is None:
             return Near(self.storage, records, self.packs, None)
         kept = KeptCache(self._local, self.uri, {"teacher": self.gdist["about"].get("teacher")})
-        if self._newest and records.eager:
-            kept.delete(records.others(kept.digests()))
-        return Near(self.storage, records, self.packs, kept)
+        return Near(self.storage, records, self.packs, kept, prunes=self._newest)
 
     def _receipts_of(self, pack: int) -> Iterator[dict[str, Any]]:
         return (receipt for task in self.tasks_of(pack) if (receipt := self.receipt(task)))
@@ -209,9 +207,7 @@ class Cache(ByName):
             rows = self._read(name, wanted.rows(part), wanted.spans, out)
             if rows is not out:
                 out[:] = rows
-            # A row is written whole or not at all, so its first number is enough. Checked here, not on a GPU.
-            first_W = out[:, 0]
-            unwritten = np.isnan(first_W) if part.fill_value != part.fill_value else first_W == part.fill_value
+            unwritten = arrays.unwritten(out, part.fill_value)  # checked here, not on a GPU
             if unwritten.any():
                 entry = wanted.owner(part, int(unwritten.argmax()))
                 raise self.damaged(name, f"utterance {entry.id} is missing from it")

@@ -200,12 +200,7 @@ def _with_layers(source: Cache, copied: Cache, task: Task) -> Pack | None:
         layers |= receipt["statistics"]["layers"]
         frames = receipt["statistics"]["frames"] if part.waveform else frames
     shards = {key: objects[key] for key in (shard_key(name, task.pack) for name in copied.arrays_of(task))}
-    receipt = {
-        "pack": task.pack,
-        "utterances": len(copied.pack_entries(task.pack)),
-        "objects": shards,
-        "quarantine": dict(sorted(quarantine.items())),
-        "statistics": {"frames": frames, "layers": {f"{n:02d}": layers[f"{n:02d}"] for n in task.layers}},
-    }
+    statistics = {"frames": frames, "layers": {f"{n:02d}": layers[f"{n:02d}"] for n in task.layers}}
+    receipt = copied.new_receipt(task, shards, quarantine, statistics)
     seal(receipt, receipt)
     return Pack(task.receipt, task.addition, receipt, shards)

@@ -105,7 +105,7 @@ class Ledger:
         receipts = [found.head["receipt_bytes"] for found in now.summaries.values()]
         metadata = arrays.metadata(self.specs, self.packs, {})
         documents = [len(data) for key, data in metadata.items() if key != plan.ROOT]  # a root contains more
-        documents += [self.storage.get_part(key, 0, 1)[1] for key in (plan.ROOT, plan.INDEX)]
+        documents += [self.storage.size(key) for key in (plan.ROOT, plan.INDEX)]
         for folder in ("plans", "teacher", "summaries"):
             documents += [int(meta["size"]) for meta in self.storage.objects(folder).values()]
         objects = sum(found.head["packs"] * (len(found.head["bytes"]) + 1) for found in now.summaries.values())

@@ -6,7 +6,7 @@ its receipt.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError, Future
 
 import numpy as np
@@ -48,14 +48,18 @@ class Near:
     Args:
         storage: the bucket.
         kept: the local folder's part; None without one.
+        prunes: whether shards that are no longer the cache's are deleted from it: not where an older state of the
+            cache was opened, which lacks what was added since.
 
     Attributes:
         keep: for each pack, whether its shards are to be kept: [P].
     """
 
-    def __init__(self, storage: Storage, records: Records, packs: int, kept: KeptCache | None) -> None:
+    def __init__(
+        self, storage: Storage, records: Records, packs: int, kept: KeptCache | None, prunes: bool = False
+    ) -> None:
         self.storage, self.records, self.kept = storage, records, kept
-        self.traffic = Traffic()
+        self.prunes, self.traffic = prunes, Traffic()
         self.keep = np.zeros(packs, bool)
         self._promised = 0
         self._said = False
@@ -72,11 +76,14 @@ class Near:
         Args:
             packs: their numbers, each once.
         """
-        self.records.load(names)
+        digests = self.kept.digests() if self.kept is not None and self.records.eager else set()
+        stale = self.records.load(names, digests)
+        if self.kept is not None and self.prunes:
+            self.kept.delete(stale)
         total = np.zeros(len(packs), np.int64)
         for name in names:
             total += self.records.sizes(name)[packs]
-        here = self._here(names, packs)
+        here = self._here(names, packs, digests)
         absent = total - here
         if self.kept is not None and self.kept.keeping:
             room = self.kept.room() - self._promised
@@ -103,10 +110,9 @@ class Near:
             words = f"there is no room for a pack of {self.storage.uri}; everything is streamed"
         console.say(f"local copy in {folder.path}: {words}", style=None if kept else "yellow")
 
-    def _here(self, names: Sequence[str], packs: Numbers) -> Numbers:
-        """Return the bytes of each pack's shards that the local folder has."""
+    def _here(self, names: Sequence[str], packs: Numbers, digests: Collection[str]) -> Numbers:
+        """Return the bytes of each pack's shards that the local folder has, which are known by their digests."""
         here = np.zeros(len(packs), np.int64)
-        digests = self.kept.digests() if self.kept is not None and self.records.eager else set()
         for name in names if digests else ():
             records = (self.records.get(name, pack) for pack in packs.tolist())
             here += np.array([record.bytes if record and record.digest in digests else 0 for record in records], int)
@@ -115,10 +121,6 @@ class Near:
     def may_keep(self, pack: int) -> bool:
         """Whether the shards of a pack are to be added to the local folder, which still has room."""
         return self.kept is not None and self.kept.keeping and not self.kept.full and bool(self.keep[pack])
-
-    def is_kept(self, record: Record) -> bool:
-        """Whether the local folder has a shard."""
-        return self.kept is not None and self.kept.has(record)
 
     def expect(self, shard: Shard) -> tuple[Future[Place], bool]:
         """Announce that a shard is needed. Returns where it will be, and whether the caller is to see to it."""
@@ -147,6 +149,10 @@ class Near:
                 return expected.result()
             except CancelledError as error:
                 raise CacheError(f"reading {self.storage.uri} was stopped") from error
+        return self.found(name, pack)
+
+    def found(self, name: str, pack: int) -> Place:
+        """Return where a shard is now: in the local folder, or in the bucket."""
         if self.kept and (record := self.records.get(name, pack)) and self.kept.has(record):
             return self._kept_place(self.kept, record)
         return self.remote(name, pack)

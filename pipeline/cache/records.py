@@ -46,30 +46,34 @@ class Records:
         self._newest: dict[tuple[str, int], Record] = {}
         self._of_pack = lru_cache(64)(lambda pack: list(receipts_of(pack)))
 
-    def load(self, names: Sequence[str]) -> None:
-        """Look up the records of some arrays, with which :meth:`get` is fast."""
+    def load(self, names: Sequence[str], digests: Collection[str] = ()) -> set[str]:
+        """Look up the records of some arrays, with which :meth:`get` is fast.
+
+        Returns:
+            those of ``digests`` that no receipt mentions; none where that is not known.
+        """
         names = [name for name in names if name not in self._sizes]
         if not names or not self.eager:
-            return
+            return set()
+        others = set(digests)
         sizes = {name: np.zeros(self._packs, np.int64) for name in names}
-        digests = {name: np.zeros((self._packs, _DIGEST_BYTES), np.uint8) for name in names}
+        found = {name: np.zeros((self._packs, _DIGEST_BYTES), np.uint8) for name in names}
         for name, pack, record in self._all():
+            others.discard(record.digest)
             if name in sizes and 0 <= pack < self._packs:
                 sizes[name][pack] = record.bytes
-                digests[name][pack] = np.frombuffer(bytes.fromhex(record.digest), np.uint8)
+                found[name][pack] = np.frombuffer(bytes.fromhex(record.digest), np.uint8)
         self._sizes |= sizes
-        self._digests |= digests
+        self._digests |= found
+        return others
 
     def sizes(self, name: str) -> Numbers:
         """Return the bytes of an array's shards: [P]; 0 where there is no receipt. An estimate for a large cache."""
         return self._sizes[name] if name in self._sizes else np.full(self._packs, self._largest(name), np.int64)
 
-    def others(self, digests: Collection[str]) -> set[str]:
-        """Return those of some digests that no receipt mentions."""
-        left = set(digests)
-        for _, _, record in self._all() if left else ():
-            left.discard(record.digest)
-        return left
+    def size(self, name: str, pack: int) -> int:
+        """Return one of :meth:`sizes`."""
+        return int(self._sizes[name][pack]) if name in self._sizes else self._largest(name)
 
     def _all(self) -> Iterator[tuple[str, int, Record]]:
         for receipt in self._receipts():

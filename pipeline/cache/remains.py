@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gdist.pipeline.cache import summary
-from gdist.pipeline.cache.arrays import shard_key, whole_pack
+from gdist.pipeline.cache.arrays import shard_key, unwritten, whole_pack
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import digest
 from gdist.pipeline.cache.entries import Entry
@@ -149,8 +149,7 @@ def _quarantined_before(cache: Cache, task: Task) -> set[str]:
 def _stored(cache: Cache, name: str, rows: Array, entries: Iterable[Entry]) -> frozenset[str]:
     """Return the utterances whose rows are all written; ValueError where rows are written in other places."""
     spec = cache.specs[name]
-    first = rows[:, 0]
-    written = ~(np.isnan(first) if spec.fill_value != spec.fill_value else first == spec.fill_value)
+    written = ~unwritten(rows, spec.fill_value)
     frames = cache.identity["pack_frames"] // spec.pack_rows  # per row
     found = set()
     for entry in entries:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gdist.pipeline import console
 from gdist.pipeline.cache import summary
-from gdist.pipeline.cache.encode import digest
+from gdist.pipeline.cache.encode import record as recorded
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.storage.between import copier
 from gdist.pipeline.storage.failures import is_temporary
@@ -201,7 +201,7 @@ def is_sound(storage: Storage, key: str, record: Mapping[str, Any]) -> bool:
 
 
 def _matches(data: bytes, record: Mapping[str, Any]) -> bool:
-    return (len(data), digest(data)) == (record["bytes"], record["xxh3_128"])
+    return all(record[field] == value for field, value in recorded(data).items())
 
 
 def _get(storage: Storage, key: str) -> bytes | None:

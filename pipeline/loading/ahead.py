@@ -170,18 +170,16 @@ class Ahead:
         streamed = 0
         for shard, share in shares.items():
             name, pack = shard
-            record = self.near.records.get(name, pack)
-            if record is None or self.near.is_kept(record):
-                continue
-            keep = self.near.may_keep(pack)
+            # Only an estimate where receipts have to be read first, which the threads do: this one feeds a training.
+            size, keep = self.near.records.size(name, pack), self.near.may_keep(pack)
             if not keep:
-                if share < MOST or streamed + record.bytes > self._memory.limit:
+                if share < MOST or streamed + size > self._memory.limit:
                     continue
-                streamed += record.bytes
+                streamed += size
             place, new = self.near.expect(shard)
             window.fetched.append(shard)
             if new:
-                self._pool.submit(self._bring, place, name, pack, record.bytes, keep)
+                self._pool.submit(self._bring, place, name, pack, size, keep)
         with self._lock:
             self._windows.append(window)
 
@@ -190,7 +188,7 @@ class Ahead:
         held = 0
         try:
             if place.set_running_or_notify_cancel():
-                brought = self.near.bring(name, pack, keep) if keep or taken else self.near.remote(name, pack)
+                brought = self.near.bring(name, pack, keep) if keep or taken else self.near.found(name, pack)
                 held = 0 if brought.data is None else len(brought.data)
                 place.set_result(brought)
         except BaseException as error:

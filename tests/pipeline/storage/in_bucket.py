@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import contents
-from servers import Flaky, Moto, reachable
+from conftest import PACK_FRAMES, contents
+from servers import Flaky, proxied
 
 from gdist.pipeline.storage.objects import Storage
 
@@ -18,14 +18,14 @@ def s3_bucket(folder: Path) -> Iterator[Flaky]:
     Args:
         folder: empty; its name is part of the bucket's, since what is open stays open for the life of the process.
     """
-    server = Moto(folder)
-    try:
-        flaky = Flaky(server, f"speech-{folder.name.replace('_', '-').lower()}")
-        with reachable(server, flaky.port):
-            yield flaky
-        flaky.kill()
-    finally:
-        server.stop()
+    with proxied("moto", folder, f"speech-{folder.name.replace('_', '-').lower()}") as flaky:
+        yield flaky
+
+
+def extract(teacher: Path, manifest: object, cache: object, *more: object) -> list[object]:
+    """The command that extracts into a bucket."""
+    fixed = ["--pack-frames", PACK_FRAMES, "--device", "cpu", "--json"]
+    return ["extract", "--teacher", teacher, "--manifest", manifest, "--cache", cache, *fixed, *more]
 
 
 def stored(uri: str) -> dict[str, bytes]:
@@ -36,8 +36,9 @@ def stored(uri: str) -> dict[str, bytes]:
         return dict(zip(keys, pool.map(storage.get, keys), strict=True))
 
 
-def fill(uri: str, folder: Path) -> None:
+def fill(uri: str, folder: Path) -> Storage:
     """Put a copy of a folder there."""
     storage = Storage(uri)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda item: storage.put(*item), contents(folder).items()))
+    return storage

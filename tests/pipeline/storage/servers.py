@@ -241,6 +241,19 @@ def reachable(server: Server, port: int, **more: str) -> Iterator[pytest.MonkeyP
 
 
 @contextmanager
+def proxied(name: str, folder: Path, bucket: str, **more: str) -> Iterator[Flaky]:
+    """A bucket of one of :data:`SERVERS` behind a proxy, and the environment of its user, for the length of a
+    ``with``."""
+    with running(name, folder) as behind:
+        proxy = Flaky(behind, bucket)
+        try:
+            with reachable(behind, proxy.port, **more):
+                yield proxy
+        finally:
+            proxy.kill()
+
+
+@contextmanager
 def running(name: str, folder: Path) -> Iterator[Server]:
     """One of :data:`SERVERS`, for the length of a ``with``."""
     server = SERVERS[name](folder)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import Result
-from conftest import PACK_FRAMES, contents
-from servers import Flaky, chosen, reachable, running
+from conftest import contents
+from in_bucket import extract, fill, stored
+from servers import Flaky, chosen, proxied
 from test_train import COMMAND, SHORT, wait_for_step
 
 from gdist.data_manifests import demo_folder
@@ -32,13 +32,9 @@ Gdist = Callable[..., Result]
 @pytest.fixture(scope="module", params=chosen())
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flaky]:
     """Each server, behind the proxy."""
-    with running(request.param, tmp_path_factory.mktemp("server")) as behind:
-        proxy = Flaky(behind, "flaky-speech")
-        try:
-            with reachable(behind, proxy.port, AWS_MAX_ATTEMPTS="4", GDIST_STORE_TIMEOUT="0.5"):
-                yield proxy
-        finally:
-            proxy.kill()
+    folder = tmp_path_factory.mktemp("server")
+    with proxied(request.param, folder, "flaky-speech", AWS_MAX_ATTEMPTS="4", GDIST_STORE_TIMEOUT="0.5") as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -46,26 +42,6 @@ def flaky(server: Flaky) -> Iterator[Flaky]:
     server.does()
     yield server
     server.does()
-
-
-def extract(teacher: Path, manifest: object, cache: object, *more: object) -> list[object]:
-    fixed = ["--pack-frames", PACK_FRAMES, "--device", "cpu", "--json"]
-    return ["extract", "--teacher", teacher, "--manifest", manifest, "--cache", cache, *fixed, *more]
-
-
-def stored(uri: str) -> dict[str, bytes]:
-    storage = Storage(uri)
-    with ThreadPoolExecutor(8) as pool:
-        keys = list(storage.objects())
-        return dict(zip(keys, pool.map(storage.get, keys), strict=True))
-
-
-def fill(uri: str, folder: Path) -> Storage:
-    """A copy of a folder in the bucket."""
-    storage = Storage(uri)
-    for key, data in contents(folder).items():
-        storage.put(key, data)
-    return storage
 
 
 @pytest.fixture(scope="module")

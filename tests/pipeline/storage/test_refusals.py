@@ -4,14 +4,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
-from conftest import PACK_FRAMES, contents
-from servers import Flaky, reachable, running
+from conftest import contents
+from in_bucket import extract, stored
+from servers import Flaky, proxied
 
 from gdist.pipeline.errors import CacheError, UsageError
 from gdist.pipeline.storage.hints import ROWS
@@ -23,13 +23,9 @@ Gdist = Callable[..., Result]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flaky]:
     """Moto, behind the proxy."""
-    with running("moto", tmp_path_factory.mktemp("server")) as behind:
-        proxy = Flaky(behind, "flaky-speech")
-        try:
-            with reachable(behind, proxy.port, AWS_MAX_ATTEMPTS="4", GDIST_STORE_TIMEOUT="0.5"):
-                yield proxy
-        finally:
-            proxy.kill()
+    folder = tmp_path_factory.mktemp("server")
+    with proxied("moto", folder, "flaky-speech", AWS_MAX_ATTEMPTS="4", GDIST_STORE_TIMEOUT="0.5") as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -37,26 +33,6 @@ def flaky(server: Flaky) -> Iterator[Flaky]:
     server.does()
     yield server
     server.does()
-
-
-def extract(teacher: Path, manifest: object, cache: object, *more: object) -> list[object]:
-    fixed = ["--pack-frames", PACK_FRAMES, "--device", "cpu", "--json"]
-    return ["extract", "--teacher", teacher, "--manifest", manifest, "--cache", cache, *fixed, *more]
-
-
-def stored(uri: str) -> dict[str, bytes]:
-    storage = Storage(uri)
-    with ThreadPoolExecutor(8) as pool:
-        keys = list(storage.objects())
-        return dict(zip(keys, pool.map(storage.get, keys), strict=True))
-
-
-def fill(uri: str, folder: Path) -> Storage:
-    """A copy of a folder in the bucket."""
-    storage = Storage(uri)
-    for key, data in contents(folder).items():
-        storage.put(key, data)
-    return storage
 
 
 # --- what does not pass ---------------------------------------------------------------------------------------------
