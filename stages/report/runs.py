@@ -77,7 +77,7 @@ class RunSummary:
             if values:
                 found[key] = sum(values) / len(values)
         for key in ("bytes_fetched", "bytes_local"):
-            if sizes := [row[key] for row in rows if row.get(key)]:
+            if sizes := [row[key] for row in self.metrics if row.get(key)]:  # validation reads, too
                 found[key] = sum(sizes)
         audio_seconds = [row["audio_seconds"] for row in rows if "audio_seconds" in row]
         if audio_seconds:

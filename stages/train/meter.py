@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -23,13 +23,13 @@ class Meter:
 
     def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
+        self.fetched = self.local = 0  # when this was last reported
+        self.line_since = time.monotonic()
         self._reset()
 
     def _reset(self) -> None:
         self.began = time.monotonic()
         self.steps, self.losses, self.cosines, self.audio, self.waited = 0, 0.0, 0.0, 0.0, 0.0
-        self.fetched, self.local = self.traffic.fetched, self.traffic.local
-        self.line_since = time.monotonic()
 
     def add(self, loss: float, cosine: float, audio_seconds: float, waited: float) -> None:
         self.steps += 1
@@ -56,9 +56,14 @@ class Meter:
             "audio_seconds_per_second": self.audio / seconds,
             "data_wait_fraction": self.waited / seconds,
             "step_seconds": seconds / max(self.steps, 1),
-            "bytes_fetched": self.traffic.fetched - self.fetched,
-            "bytes_local": self.traffic.local - self.local,
         }
+
+    def moved(self) -> tuple[int, int]:
+        """Return the bytes that came from the bucket and from the local folder since this was last asked."""
+        before = self.fetched, self.local
+        self.fetched, self.local = self.traffic.fetched, self.traffic.local
+        self.line_since = time.monotonic()
+        return self.fetched - before[0], self.local - before[1]
 
     def flush(self) -> dict[str, float]:
         row = self.row()
@@ -69,12 +74,12 @@ class Meter:
         row = self.row()
         return (
             f"loss {row['loss']:.3f}  cos {row['cosine']:.3f}  {row['audio_seconds_per_second']:.0f}× real time"
-            f"  wait {row['data_wait_fraction']:.0%}{self._line(row)}"
+            f"  wait {row['data_wait_fraction']:.0%}{self._line()}"
         )
 
-    def _line(self, row: Mapping[str, float]) -> str:
+    def _line(self) -> str:
         """Say where shards come from; nothing for a cache in a folder."""
-        fetched, local = row["bytes_fetched"], row["bytes_local"]
+        fetched, local = self.traffic.fetched - self.fetched, self.traffic.local - self.local
         if not fetched + local:
             return ""
         seconds = max(time.monotonic() - self.line_since, 1e-9)
@@ -108,7 +113,8 @@ def summarize(run: Run) -> dict[str, Any]:
     Raises:
         RunError: the run has no metrics.
     """
-    rows = [row for row in run.read_metrics() if row["kind"] == "train"]
+    every = run.read_metrics()
+    rows = [row for row in every if row["kind"] == "train"]
     if not rows:
         raise RunError(f"{run.folder} has no metrics", "delete the folder and train again")
     seconds = sum(row["step_seconds"] * row["steps"] for row in rows)
@@ -119,6 +125,6 @@ def summarize(run: Run) -> dict[str, Any]:
         "step_seconds": seconds / steps,
         "data_wait_fraction": sum(r["data_wait_fraction"] * r["step_seconds"] * r["steps"] for r in rows) / seconds,
         "audio_seconds_per_second": sum(row["audio_seconds"] for row in rows) / seconds,
-        "bytes_fetched": int(sum(row.get("bytes_fetched", 0) for row in rows)),
-        "bytes_local": int(sum(row.get("bytes_local", 0) for row in rows)),
+        "bytes_fetched": int(sum(row.get("bytes_fetched", 0) for row in every)),
+        "bytes_local": int(sum(row.get("bytes_local", 0) for row in every)),
     }

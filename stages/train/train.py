@@ -127,6 +127,8 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
     meter = Meter(loader.cache.near.traffic if loader.cache.near else Traffic())
 
     def report(kind: str, row: dict[str, Any]) -> None:
+        fetched, local = map(int, ranks.total(*meter.moved()))
+        row = row | {"bytes_fetched": fetched, "bytes_local": local}
         if metrics is not None:
             metrics.report(row | {"step": step, "kind": kind, "seconds": time.monotonic() - began})
 
@@ -150,10 +152,7 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
             last = step == optim.steps
             checkpoint = last or step % optim.checkpoint_every == 0 or stop
             if checkpoint or step % optim.log_every == 0:
-                row = meter.flush()
-                fetched, near = ranks.total(row["bytes_fetched"], row["bytes_local"])
-                row |= {"bytes_fetched": int(fetched), "bytes_local": int(near)}
-                report("train", row | {"lr": learner.rate(step), "grad_norm": learner.grad_norm})
+                report("train", meter.flush() | {"lr": learner.rate(step), "grad_norm": learner.grad_norm})
             with meter.paused():
                 if last or step % optim.validate_every == 0:
                     report("valid", learner.validate(held_out.once(learner.objective.validation_selection())))

@@ -23,6 +23,7 @@ from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.local.folder import LocalFolder
+from gdist.pipeline.run import Run
 from gdist.pipeline.storage.objects import Storage
 
 ALL = Selection((0, 1, 2, 3), waveforms=True)
@@ -356,6 +357,8 @@ class TestCommands:
             provenance = json.loads((tmp_path / name / "run.json").read_text())
             for field in ("bytes_fetched", "bytes_local", "data_wait_fraction"):
                 assert provenance[field] == results[-1][field]
+        kinds = [row["kind"] for row in Run(tmp_path / "first").read_metrics() if row["bytes_fetched"]]
+        assert {*kinds} == {"train", "valid"}, "what validations read counts, also after the last step"
         assert results[0]["bytes_fetched"] > 0 == results[1]["bytes_fetched"] < results[1]["bytes_local"]
         assert results[2]["bytes_fetched"] == results[2]["bytes_local"] == 0
         students = [contents(tmp_path / name / "student") for name in ("first", "second", "disk")]
