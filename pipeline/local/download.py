@@ -39,9 +39,6 @@ def download(
         data[start:stop] = np.frombuffer(found, np.uint8)
         arrived(stop - start)
 
-    if count == 1:
-        part(0)
-        return data
     futures = [_connections().submit(part, place) for place in range(count)]
     wait(futures)
     for future in futures:
