@@ -1,47 +1,114 @@
-"""Sample ↔ frame arithmetic, in one place.
+"""Sample ↔ frame arithmetic, in one place: how the frames of a teacher's hidden states lie on its samples.
 
-Every supported teacher has the wav2vec 2.0 front-end: convolutions with a total stride of 320 samples and a
-receptive field of 400 samples at 16 kHz, without padding. Worked by hand:
+A teacher's front-end decides it. The convolutions of wav2vec 2.0, HuBERT and WavLM have a total stride of 320 samples
+and a receptive field of 400 at 16 kHz, without padding; :data:`WAV2VEC2` is their framing. Worked by hand:
 
     400 samples → 1 frame      719 samples → 1 frame      720 samples → 2 frames      399 samples → 0 frames
 
-``num_samples // 320`` is the usual mistake: it gives one frame too many for a quarter of all lengths.
+``num_samples // 320`` is the usual mistake: it gives one frame too many for a quarter of all lengths. Whisper pads, so
+that frame t is centered on sample 320 t (window 1040, 520 samples before the utterance and 360 after it):
+
+    159 samples → 0 frames     160 samples → 1 frame      479 samples → 1 frame       480 samples → 2 frames
 """
 
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:  # students are exported with this file, and need no numpy
+    import numpy as np
 
-Lengths = np.ndarray[Any, np.dtype[np.int64]]
+    Lengths = np.ndarray[Any, np.dtype[np.int64]]
 
 SAMPLE_RATE = 16_000
-HOP = 320
-RECEPTIVE_FIELD = 400
-FRAMES_PER_SECOND = SAMPLE_RATE // HOP
 
 
-def num_frames(num_samples: int) -> int:
-    """Frames the front-end yields for ``num_samples`` samples at 16 kHz; 0 when these are too few for one frame."""
-    return 0 if num_samples < RECEPTIVE_FIELD else (num_samples - RECEPTIVE_FIELD) // HOP + 1
+@dataclass(frozen=True)
+class Framing:
+    """Frame t depends on the samples [t · hop − left, t · hop − left + window); outside the utterance there is padding.
+
+    Attributes:
+        hop: samples from one frame to the next; a row of the cache's waveform has as many, so it is aligned with frames.
+        window: samples that a frame depends on, before the first Transformer layer.
+        left, right: samples of padding before and after an utterance.
+        least: the fewest samples that a teacher can process; 0 means that a single frame suffices.
+        longest: the most samples that a teacher can process; 0 means that there is no limit.
+
+    Raises:
+        ValueError: a number is impossible; the message begins with its name.
+    """
+
+    hop: int = 320
+    window: int = 400
+    left: int = 0
+    right: int = 0
+    least: int = 0
+    longest: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            low = 1 if name in ("hop", "window") else 0
+            if type(value) is not int or value < low:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {low}")
+        # Otherwise an utterance could have more frames than rows of its waveform.
+        if self.window - self.left - self.right < 1:
+            raise ValueError(
+                f"left and right are {self.left} and {self.right}; the window, {self.window}, is no larger"
+            )
+
+    def to_dict(self) -> dict[str, int]:
+        """As the cache's identity stores it: ``Framing(**framing.to_dict()) == framing``."""
+        return asdict(self)
+
+    @property
+    def fewest(self) -> int:
+        """The fewest samples of which a teacher makes frames."""
+        return max(self.least, self.window - self.left - self.right)
+
+    @property
+    def frames_per_second(self) -> float:
+        """50 for most teachers, 25 for SEW."""
+        return SAMPLE_RATE / self.hop
+
+    def num_frames(self, num_samples: Any) -> Any:
+        """Frames of ``num_samples`` samples at 16 kHz; 0 when these are too few.
+
+        Takes a number, a numpy array or a tensor of whole numbers, and returns the same.
+        """
+        frames = (num_samples + (self.left + self.right - self.window)) // self.hop + 1
+        return frames * (num_samples >= self.fewest)
+
+    def num_samples_for(self, frames: int) -> int:
+        """The fewest samples that yield ``frames`` frames."""
+        return 0 if frames <= 0 else max((frames - 1) * self.hop + self.window - self.left - self.right, self.least)
+
+    def num_rows(self, num_samples: Any) -> Any:
+        """Rows of ``hop`` samples that a waveform needs: as many as its frames or up to a few more, since frames overlap.
+
+        Takes and returns what :meth:`num_frames` does.
+        """
+        return -(-num_samples // self.hop)
+
+    def crop_samples(self, start_frame: int, frames: int) -> tuple[int, int]:
+        """The samples ``[start, stop)`` that yield the frames ``[start_frame, start_frame + frames)``.
+
+        Where an utterance is padded, so is the crop, and frame t of the crop lies where frame ``start_frame + t`` lies.
+        """
+        start = start_frame * self.hop
+        return start, start + self.num_samples_for(frames)
 
 
-def num_samples_for(frames: int) -> int:
-    """The fewest samples that yield ``frames`` frames."""
-    return 0 if frames <= 0 else (frames - 1) * HOP + RECEPTIVE_FIELD
+WAV2VEC2 = Framing()
+"""wav2vec 2.0 and most of its relatives: 50 frames per second."""
 
 
-def num_rows(num_samples: int) -> int:
-    """Rows of 320 samples that a waveform needs; up to two more than its frames, since frames overlap."""
-    return -(-num_samples // HOP)
-
-
-def resampled_length[N: (int, Lengths)](num_samples: N, sample_rate: N) -> N:
+def resampled_length[N: (int, "Lengths")](num_samples: N, sample_rate: N) -> N:
     """Samples at 16 kHz after resampling ``num_samples`` at ``sample_rate``: rounded up, as torchaudio does.
     Takes numbers, or int64 arrays of them."""
     return -(-num_samples * SAMPLE_RATE // sample_rate)
 
 
-def crop_samples(start_frame: int, frames: int) -> tuple[int, int]:
-    """The samples ``[start, stop)`` that yield exactly the frames ``[start_frame, start_frame + frames)``."""
-    start = start_frame * HOP
-    return start, start + num_samples_for(frames)
+# --- until every caller has a framing of its own --------------------------------------------------------------------
+
+HOP, RECEPTIVE_FIELD, FRAMES_PER_SECOND = WAV2VEC2.hop, WAV2VEC2.window, 50
+num_frames, num_samples_for, num_rows = WAV2VEC2.num_frames, WAV2VEC2.num_samples_for, WAV2VEC2.num_rows
+crop_samples = WAV2VEC2.crop_samples
