@@ -166,7 +166,7 @@ def student_sizes(
 
     Args:
         teacher_config: see :func:`student_config`; None means WavLM Base.
-        teacher_params: the teacher's parameters; by default, those of the model that transformers makes of the config.
+        teacher_params: the teacher's parameters; by default, those of transformers' model of the config.
 
     Returns:
         for each student ``{name, params, params_with_heads, teacher, teacher_params, reduction}``, where

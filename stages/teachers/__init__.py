@@ -122,8 +122,8 @@ def load_teacher(
 
 
 def read_teacher_config(name_or_path: str, window: str | None = None) -> dict[str, Any]:
-    """The checkpoint's config.json, checked and completed (see :meth:`Teacher.describe`), with ``do_normalize`` from its
-    preprocessor config; reads no weights.
+    """The checkpoint's config.json, checked and completed (see :meth:`Teacher.describe`), with ``do_normalize`` from
+    its preprocessor config; reads no weights.
 
     Raises:
         TeacherError, ConfigError: as for :func:`load_teacher`, as far as the config shows it.
