@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gdist.pipeline.framing import Framing
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.export.formats.base import Export
 
@@ -81,7 +82,7 @@ def card(export: Export, name: str) -> str:
         "",
         f"A small student of the speech model {teacher['name']}, distilled from its hidden states by gdist. It "
         f"returns {config.num_teacher_layers + 1} hidden states in the teacher's shapes, {config.hidden_size} wide, "
-        "at 50 frames per second: `(n - 400) // 320 + 1` frames for n samples.",
+        + frames_sentence(export.student.frontend.framing),
         "",
         f"{export.student.num_parameters() / 1e6:.2f} M parameters; the teacher has {teacher['params'] / 1e6:.2f} M."
         + _heads(export),
@@ -105,6 +106,15 @@ def card(export: Export, name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def frames_sentence(framing: Framing) -> str:
+    """Say how many frames there are."""
+    missing = framing.window - framing.left - framing.right
+    return (
+        f"at {framing.frames_per_second:g} frames per second: `(n - {missing}) // {framing.hop} + 1` frames for n "
+        f"samples, of which it needs {framing.fewest}."
+    )
 
 
 def _metadata(teacher: str, name: str) -> list[str]:
