@@ -19,7 +19,7 @@ from torch import Tensor
 from gdist.pipeline import console
 from gdist.pipeline.errors import ExportError, RunError, UsageError
 from gdist.pipeline.files import foreign, open_to_all, write_atomically
-from gdist.pipeline.framing import RECEPTIVE_FIELD, SAMPLE_RATE
+from gdist.pipeline.framing import SAMPLE_RATE, WAV2VEC2
 from gdist.pipeline.run import Run
 from gdist.stages.export.formats import FORMATS, format_named
 from gdist.stages.export.formats.base import Export, Format
@@ -28,7 +28,7 @@ from gdist.stages.students import Student, load_student
 
 MARK = "gdist-export.json"
 # Odd lengths, and one of a single frame, so that errors in padding and rounding show.
-TRIAL_SAMPLES = (SAMPLE_RATE, SAMPLE_RATE // 2 + 479, RECEPTIVE_FIELD)
+TRIAL_SAMPLES = (SAMPLE_RATE, SAMPLE_RATE // 2 + 479, WAV2VEC2.fewest)
 
 
 def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gdist.pipeline import framing
 from gdist.pipeline.errors import ConfigError, TeacherError
+from gdist.pipeline.framing import WAV2VEC2, Framing
 from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.frontend.frontend import Frontend
 from gdist.stages.frontend.padding import normalize, zero_padding
@@ -60,6 +60,8 @@ class Teacher:
         family: the key in ``FAMILIES``.
         num_layers: Transformer layers, L; there are L + 1 hidden states.
         dim: features of each hidden state, D.
+        framing: how the frames of its hidden states lie on the samples.
+        least_samples: samples that it computes for each utterance at least; 0 where it computes the utterance's own.
         do_normalize: whether the waveform is normalized first (see :func:`gdist.stages.frontend.padding.normalize`).
         fingerprint: sha256 (hex) over the weights in use and the config fields that matter.
         config: the Hugging Face config as a JSON-able dictionary, with ``do_normalize`` added.
@@ -81,6 +83,8 @@ class Teacher:
         self.family: str = self.config["model_type"]
         self.num_layers: int = model.config.num_hidden_layers
         self.dim: int = model.config.hidden_size
+        self.framing: Framing = WAV2VEC2
+        self.least_samples = 0
         self.num_params: int = model.num_parameters()
         self.fingerprint = _fingerprint(model, self.config, final_norm)
         config = FrontendConfig.from_teacher_config(self.config)
@@ -125,8 +129,8 @@ class Teacher:
             ValueError: an utterance is too short for a frame.
         """
         num_samples_B = num_samples_B.cpu()
-        if int(num_samples_B.min()) < framing.RECEPTIVE_FIELD:
-            raise ValueError(f"an utterance has {int(num_samples_B.min())} samples, too few for a frame (400)")
+        if (shortest := int(num_samples_B.min())) < self.framing.fewest:
+            raise ValueError(f"an utterance has {shortest} samples, too few for a frame ({self.framing.fewest})")
         assert not self._frontend.training and not self._layers.training, "dropout and layerdrop must be off"
         waveform_BS = waveform_BS.to(self.device, torch.float32)
         if self.do_normalize:
@@ -198,10 +202,10 @@ def check_precision(precision: str, device: str = "cpu") -> None:
 
 def check_geometry(config: FrontendConfig, name: str) -> None:
     """Raises TeacherError unless there is one frame of 400 samples every 320, as the cache's arithmetic assumes."""
-    if (config.hop, config.receptive_field) != (framing.HOP, framing.RECEPTIVE_FIELD):
+    if (config.hop, config.receptive_field) != (WAV2VEC2.hop, WAV2VEC2.window):
         raise TeacherError(
             f"{name} produces a frame of {config.receptive_field} samples every {config.hop}; the cache requires "
-            f"a frame of {framing.RECEPTIVE_FIELD} samples every {framing.HOP}.",
+            f"a frame of {WAV2VEC2.window} samples every {WAV2VEC2.hop}.",
             hint="gdist reads models with wav2vec 2.0's convolutions: 16 kHz in, 50 frames per second out.",
         )
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
-from gdist.pipeline import framing
 from gdist.stages.frontend.config import FrontendConfig
 from gdist.stages.frontend.frontend import Frontend
 from gdist.stages.students import STUDENTS, student_config
@@ -81,7 +80,7 @@ def assert_equals_hugging_face(
     assert teacher.num_params == reference.num_parameters()
     layers = list(teacher.hidden_states(waveform_BS, num_samples_B))
     assert len(layers) == teacher.num_layers + 1
-    frames = framing.num_frames(int(num_samples_B.max()))
+    frames = teacher.framing.num_frames(int(num_samples_B.max()))
     assert all(h.shape == (len(waveform_BS), frames, teacher.dim) and h.dtype == torch.float32 for h in layers)
     for row, samples in enumerate(num_samples_B.tolist()):
         alone_S: Any = waveform_BS[row, :samples].numpy()

@@ -221,7 +221,7 @@ def _readme(export: Export, quantizer: str) -> str:
         teacher=export.run.provenance()["teacher"]["name"],
         layers=config.num_teacher_layers + 1,
         dim=config.hidden_size,
-        least=framing.RECEPTIVE_FIELD,
+        least=framing.WAV2VEC2.fewest,
         form="" if quantizer == "none" else ", with its matrix products in int8",
         normalize="The graph normalizes each utterance; input that is already normalized is not changed."
         if config.do_normalize

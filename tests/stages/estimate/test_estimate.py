@@ -153,7 +153,7 @@ class TestHours:
         corpus = Corpus.of_hours(1.0, 12.0, 60.0, layout.PACK_FRAMES)
         assert (corpus.utterances, corpus.packs) == (300, entries[-1].pack + 1)
         assert corpus.frames == sum(entry.num_frames for entry in entries)
-        assert corpus.rows == sum(entry.num_rows for entry in entries)
+        assert corpus.rows == sum(entry.num_rows(WAV2VEC2) for entry in entries)
         assert corpus.sample == [
             [
                 e.__class__("0", *(getattr(e, f) for f in ("pack", "start_frame", "num_frames", "num_samples")))
