@@ -12,7 +12,6 @@ and wav2vec 2.0's framing:
      16,000       49         128      2           512
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,11 +142,10 @@ def _unusable(samples: int, max_samples: int, pack_samples: int, framing: Framin
     if samples < framing.fewest:
         return f"too short: {samples} samples at 16 kHz, one frame needs {framing.fewest}"
     seconds = samples / SAMPLE_RATE
-    if 0 < framing.longest < min(max_samples, pack_samples):
+    if 0 < framing.longest <= min(max_samples, pack_samples):
+        length = f"{-(-samples * 10 // SAMPLE_RATE) / 10:g}"  # rounded up, so that it is never the limit itself
         most = f"{framing.longest / SAMPLE_RATE:g}"
-        # Rounded up, so that it is never the limit itself.
-        length = f"too long: {math.ceil(seconds * 10) / 10:g} s, this teacher takes {most} s"
-        return f"{length} (manifest build --split-seconds {most} cuts it)"
+        return f"too long: {length} s, this teacher takes {most} s (manifest build --split-seconds {most} cuts it)"
     limit = f"the limit is {max_samples / SAMPLE_RATE:.0f} s"
     if pack_samples < max_samples:
         limit = f"a pack holds {pack_samples / SAMPLE_RATE:.0f} s"

@@ -71,6 +71,7 @@ class Teacher:
 
     model_class: ClassVar[Any]
     attention: ClassVar[str] = "sdpa"
+    least_samples: int = 0
 
     def __init__(
         self, model: Any, *, name: str, do_normalize: bool, precision: str, device: str, final_norm: bool
@@ -83,11 +84,10 @@ class Teacher:
         self.family: str = self.config["model_type"]
         self.num_layers: int = model.config.num_hidden_layers
         self.dim: int = model.config.hidden_size
-        self.framing: Framing = WAV2VEC2
-        self.least_samples = 0
         self.num_params: int = model.num_parameters()
         self.fingerprint = _fingerprint(model, self.config, final_norm)
         config = FrontendConfig.from_teacher_config(self.config)
+        self.framing: Framing = Framing(config.hop, config.receptive_field)
         self._frontend = Frontend(config)
         self._frontend.load_state_dict(_frontend_tensors(model, config))
         # What the cache stores of the weights, as it was loaded: those that compute may be cast.

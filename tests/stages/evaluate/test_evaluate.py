@@ -111,7 +111,7 @@ def test_a_student_is_evaluated_utterance_by_utterance(bench: Bench, trained: di
 
 def test_log_mel_has_the_teachers_frames(bench: Bench) -> None:
     for batch in bench.batches(bench.splits["test"], hidden=False):
-        assert LogMel()(batch).shape == (len(batch.ids), 1, int(batch.num_frames_B.max()), 80)
+        assert LogMel(bench.cache.framing)(batch).shape == (len(batch.ids), 1, int(batch.num_frames_B.max()), 80)
 
 
 def test_the_command(trained: dict[str, Run], gdist: Callable[..., Result]) -> None:
