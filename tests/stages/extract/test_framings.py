@@ -100,7 +100,9 @@ def test_train_and_evaluate(slow_cache: Path, tmp_path: Path, gdist: Gdist, stud
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert [row["layer"] for row in found["layers"]] == [1, 2, 3]
-    assert {"teacher", "log_mel"} <= found["baselines"].keys()
+    assert all(
+        "sid" in probes for probes in (found["probes"], found["teacher"]["probes"], found["log_mel"]["probes"])
+    )
 
 
 def test_a_part_is_copied(slow_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
