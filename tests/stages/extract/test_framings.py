@@ -248,8 +248,12 @@ def rewritten(cache: Path, framing: Any) -> None:
 def test_a_cache_without_a_framing(own_cache: Path, tiny_teacher: Path, speech: Path, gdist: Gdist) -> None:
     """Says of which revision it is, wherever it is opened, and can be replaced."""
     rewritten(own_cache, None)
-    for command in (("verify",), ("inspect",), ("verify", "--repair"), ("train", "--cache")):
-        result = gdist(*command, own_cache, *(["--out", own_cache.parent / "run"] if command[0] == "train" else []))
+    out = own_cache.parent / "out"
+    for command in (
+        ("verify", own_cache), ("inspect", own_cache), ("verify", "--repair", own_cache), ("copy", own_cache, out),
+        ("train", "--cache", own_cache, "--out", out),
+    ):  # fmt: skip
+        result = gdist(*command)
         text = result.stderr.replace("\n", " ")
         assert result.exit_code == 1 and "earlier revision of gdist" in text and "--restart" in text, command
     result = gdist("caches", own_cache.parent)
@@ -264,8 +268,9 @@ def test_a_cache_without_a_framing(own_cache: Path, tiny_teacher: Path, speech: 
 )  # fmt: skip
 def test_nonsense_is_refused(own_cache: Path, gdist: Gdist, framing: Any) -> None:
     rewritten(own_cache, framing)
-    for command in (("verify",), ("inspect",), ("verify", "--repair"), ("copy",)):
-        result = gdist(*command, own_cache, *([own_cache.parent / "copy"] if command[0] == "copy" else []))
+    out = own_cache.parent / "out"
+    for command in (("verify",), ("inspect",), ("verify", "--repair"), ("copy", "--dry-run")):
+        result = gdist(*command, own_cache, *[out] * ("copy" in command))
         assert result.exit_code == 1 and "framing that no teacher has" in result.stderr.replace("\n", " "), command
     found = json.loads(gdist("caches", own_cache.parent, "--json").stdout)
     assert not found["caches"] and "framing" in found["problems"][0]["reason"]
