@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdist.pipeline import console, framing
+from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import CacheError, GdistError
@@ -117,7 +117,7 @@ class Bench:
         for batch in self.batches(self.splits["train"]):
             total_LD = total_LD + batch.hidden_BLTD[:, 1:].double().sum((0, 2))  # padding is zero
             frames += int(batch.num_frames_B.sum())
-            if frames > MEAN_FRAME_SECONDS * framing.FRAMES_PER_SECOND:
+            if frames > MEAN_FRAME_SECONDS * self.cache.framing.frames_per_second:
                 break
         return (total_LD / frames).float()
 
@@ -139,7 +139,7 @@ class Bench:
                 "params": teacher["num_params"],
                 "probes": self.probe("the teacher", lambda batch: batch.hidden_BLTD, hidden=True),
             },
-            "log_mel": {"probes": self.probe("log-mel", LogMel())},
+            "log_mel": {"probes": self.probe("log-mel", LogMel(self.cache.framing))},
         }
 
     @torch.no_grad()

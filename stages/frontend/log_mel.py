@@ -151,8 +151,8 @@ class LogMelFrontend(AudioFrontend):
         return frames_of(own_BN, WINDOW, MEL_HOP)[:, :count]
 
     def _convolve(self, mel_BPM: Tensor, mask_BP: Tensor | None) -> Tensor:
-        """Both convolutions, ``[B, (P + 1) // 2, D]``. Alone, an utterance is followed by their own zeros; in a batch it
-        must be too."""
+        """Both convolutions, ``[B, (P + 1) // 2, D]``. Alone, an utterance is followed by their own zeros; in a batch
+        it must be too."""
         hidden_BDP = F.gelu(self.conv1(mel_BPM.transpose(1, 2)))
         if mask_BP is not None:
             hidden_BDP = hidden_BDP.masked_fill(~mask_BP[:, None], 0)
