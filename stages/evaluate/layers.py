@@ -68,8 +68,8 @@ class Alike:
 
     @property
     def who(self) -> str:
-        """All of them in words, or "" if some students answered from elsewhere."""
-        return "" if self.others else "all" if self.teacher else "all students"
+        """All of them in words, or "" if some students answered from elsewhere, or there are none."""
+        return "" if self.others or not self else "all" if self.teacher else "all students"
 
     @property
     def note(self) -> str:
