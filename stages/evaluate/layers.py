@@ -1,8 +1,8 @@
 """From which layer a probe answered, and which systems answered from one and the same.
 
-Some probes choose one layer. If a student's front-end is the teacher's, its layer 0 is the teacher's too. Where a probe
-chooses that layer, the student's result is the teacher's own, shown once more: it says nothing about what the student
-has learned, and it is no comparison with the teacher or with other such students.
+Some probes choose one layer. If a student's front-end is the teacher's, its layer 0 is the teacher's too. Where a
+probe chooses that layer, the student's result is the teacher's own, shown once more: it says nothing about what the
+student has learned, and it is no comparison with the teacher or with other such students.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,10 +96,12 @@ def answered_alike(probe: str, systems: Mapping[str, Sequence[Evaluation]]) -> A
     Args:
         systems: name → evaluations; a student counts if this is true of all of its evaluations with that probe.
     """
-    probed = {
-        name: found for name, each in systems.items() if (found := [e for e in each if probe in (e.get("probes") or {})])
+    with_probe = {
+        name: [evaluation for evaluation in each if probe in (evaluation.get("probes") or {})]
+        for name, each in systems.items()
     }
-    alike = tuple(name for name, found in probed.items() if all(_from_teachers(one, probe) for one in found))
+    probed = {name: found for name, found in with_probe.items() if found}
+    alike = tuple(name for name, found in probed.items() if all(from_teachers_layer_0(one, probe) for one in found))
     of_teacher = [
         (evaluation.get("teacher") or {}).get("probes") or {} for found in probed.values() for evaluation in found
     ]
@@ -109,5 +111,6 @@ def answered_alike(probe: str, systems: Mapping[str, Sequence[Evaluation]]) -> A
     return Alike(teacher, alike, tuple(name for name in probed if name not in alike))
 
 
-def _from_teachers(evaluation: Evaluation, probe: str) -> bool:
+def from_teachers_layer_0(evaluation: Evaluation, probe: str) -> bool:
+    """Whether a student, whose ``layer_0`` is known, answered a probe with what its teacher's front-end gives."""
     return evaluation.get("layer_0") == "teacher" and layer_read(evaluation["probes"][probe]) == 0

@@ -130,9 +130,7 @@ def spent(groups: Sequence[Configuration]) -> Figures:
 def probe(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> Markup:
     """The value of every system with its interval, the best on top; one row for all that are alike."""
     same = probes.alike(task, groups)
-    found = [
-        (group.name, group.style, probes.result(task, group.runs)) for group in groups if group.name not in same
-    ]
+    found = [(group.name, group.style, probes.result(task, group.runs)) for group in groups if group.name not in same]
     found += [(probes.SHORT, "ref", probes.of_layer_0(task, groups))]
     found += [
         (name, "ref", probes.reference(task, runs, key))

@@ -113,9 +113,7 @@ def of_layer_0(task: Task, groups: Sequence[Configuration]) -> Result | None:
 
 def remarks(tasks: Sequence[Task], groups: Sequence[Configuration]) -> list[Markup]:
     """For the story: on which tasks there is nothing to compare."""
-    return [
-        Markup("In {}, {}.").format(task.title, _note(same)) for task in tasks if (same := alike(task, groups))
-    ]
+    return [Markup("In {}, {}.").format(task.title, _note(same)) for task in tasks if (same := alike(task, groups))]
 
 
 def _note(same: Alike, value: str = "") -> Markup:

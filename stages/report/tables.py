@@ -180,9 +180,7 @@ def _columns(tasks: Sequence[Task], groups: Sequence[Configuration]) -> tuple[Co
 
     return (
         Column("cosine", "mean of layers", is_sorted=True),
-        *(
-            Column(task.title, note(task), "descending" if task.higher_is_better else "ascending") for task in tasks
-        ),
+        *(Column(task.title, note(task), "descending" if task.higher_is_better else "ascending") for task in tasks),
         Column("parameters", first="ascending"),
         Column("fewer", "than the teacher"),
     )

@@ -64,7 +64,7 @@ class ProbeResult:
         shuffled: the same metric after training on shuffled labels, near chance unless something leaks; None if
             the control was not run.
         also: further metrics by name.
-        layer: the hidden state that it chose on the validation split, where it uses only one; None where it weighs all.
+        layer: the one hidden state that it used, chosen on the validation split; None where it weighs all of them.
     """
 
     title: str
