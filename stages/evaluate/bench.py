@@ -137,7 +137,8 @@ class Bench:
 
     @cached_property
     def _teachers_frontend(self) -> dict[str, Tensor]:
-        return safetensors.torch.load(self.cache.document("frontend.safetensors"))
+        tensors: dict[str, Tensor] = safetensors.torch.load(self.cache.document("frontend.safetensors"))
+        return tensors
 
     @cached_property
     def baselines(self) -> dict[str, Any]:

@@ -146,7 +146,10 @@ def verdict(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSumma
     ]
     sentences = [_capitalized(_note(same, task.show(shared.value.mean))) + "."] if shared else []
     if systems:
-        sentences += _winner(task, systems, references, "Of the others, the best" if same else "The best student")
+        which = (
+            "The best student" if not same else "The other student" if len(systems) == 1 else "The best of the others"
+        )
+        sentences += _winner(task, systems, references, which)
         sentences += _against(known, systems, task)
     elif references:
         sentences.append(_capitalized(Markup(escape(" and ".join(references)))) + ".")

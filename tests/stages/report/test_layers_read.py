@@ -78,7 +78,7 @@ def test_students_with_layers_of_their_own_are_compared(tmp_path: Path) -> None:
     assert (
         "<b>first</b> and the teacher answered from the teacher's layer 0 (42.0%): not a comparison of these." in text
     )
-    assert "Of the others, the best is <b>own-0</b> (55.0%); log-mel has 25.0%." in text
+    assert "The best of the others is <b>own-0</b> (55.0%); log-mel has 25.0%." in text
     assert "Its interval overlaps with that of no other student." in text
     assert "clearly better than the teacher's layer 0" in text
     ranking = page.split('id="ranking"')[1].split("</section>")[0]
