@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
@@ -128,6 +129,16 @@ class Bench:
         for batch in self.batches(self.splits[self.split]):
             fidelity.add(self.mean_frame[None, :, None, :], batch.hidden_BLTD[:, 1:], batch.mask_BT)
         return fidelity.rows()
+
+    def is_teachers(self, frontend: nn.Module) -> bool:
+        """Whether a student's front-end has exactly the teacher's weights, so that its layer 0 is the teacher's."""
+        own, teachers = frontend.state_dict(), self._teachers_frontend
+        return own.keys() == teachers.keys() and all(torch.equal(own[name].cpu(), teachers[name]) for name in own)
+
+    @cached_property
+    def _teachers_frontend(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = safetensors.torch.load(self.cache.document("frontend.safetensors"))
+        return tensors
 
     @cached_property
     def baselines(self) -> dict[str, Any]:

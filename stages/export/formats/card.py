@@ -6,6 +6,7 @@ from typing import Any
 
 from gdist.pipeline.framing import Framing
 from gdist.pipeline.storage.locations import in_shell
+from gdist.stages.evaluate.layers import answered_alike
 from gdist.stages.export.formats.base import Export
 
 SAMPLE = """speech = [torch.randn(16000).numpy(), torch.randn(11111).numpy()]  # yours: 16 kHz, mono, any lengths
@@ -153,7 +154,13 @@ def _figures(folder: Path) -> list[str]:
         lines += ["", "| probe | metric | student | teacher |", "|---|---|---|---|"]
         for name, probe in found["probes"].items():
             lines.append(f"| {name} | {probe['metric']} | {_value(probe)} | {_value(of_teacher.get(name))} |")
+        notes = [f"{name}: {note}." for name in found["probes"] if (note := _not_compared(found, name))]
+        lines += ["", *notes] if notes else []
     return lines
+
+
+def _not_compared(found: dict[str, Any], probe: str) -> str:
+    return answered_alike(probe, {"the student": [found]}).note
 
 
 def _value(probe: dict[str, Any] | None) -> str:
