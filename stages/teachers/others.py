@@ -15,7 +15,7 @@ _NOT_ENCODERS = {
 # The tasks of transformers' own tables (its auto classes) → what a model with such a row is; the first that fits.
 _TASKS = (
     ("SPEECH_SEQ_2_SEQ", "a speech recognizer or translator, whose encoder gdist does not read yet"),
-    ("CTC", "a speech recognizer, whose encoder gdist does not read yet"),
+    ("CTC", "a speech encoder that gdist does not read yet"),
     ("TEXT_TO_WAVEFORM", "a model that produces audio"),
     ("TEXT_TO_SPECTROGRAM", "a model that produces speech"),
     ("AUDIO_CLASSIFICATION", "an audio model that gdist does not read yet"),
@@ -45,7 +45,7 @@ def what_it_is(config: Mapping[str, Any], families: Collection[str]) -> tuple[st
     inside = [
         (part, fields["model_type"])
         for part, fields in sorted(config.items())
-        if isinstance(fields, Mapping) and fields.get("model_type") in families
+        if isinstance(fields, Mapping) and isinstance(fields.get("model_type"), str) and fields["model_type"] in families
     ]
     if inside:
         part, family = inside[0]
@@ -54,16 +54,15 @@ def what_it_is(config: Mapping[str, Any], families: Collection[str]) -> tuple[st
             f"is of type {family!r}.",
             f"Save this part of the model as a checkpoint of its own with transformers, and give that folder. {known}",
         )
-    described = _described(model_type)
-    return f"is of type {model_type!r}, which is not a family that gdist reads{described}.", known
+    return f"is of type {model_type!r}, which is not a family that gdist reads{_described(model_type)}.", known
 
 
 def _described(model_type: str) -> str:
     if model_type in _NOT_ENCODERS:
-        return f": it is {_NOT_ENCODERS[model_type]}"
+        return f". It is {_NOT_ENCODERS[model_type]}"
     from transformers.models.auto import modeling_auto as tables
 
     for task, words in _TASKS:
         if model_type in getattr(tables, f"MODEL_FOR_{task}_MAPPING_NAMES", {}):
-            return f": it is {words}"
+            return f". It is {words}"
     return "" if model_type in tables.MODEL_MAPPING_NAMES else ", nor one that transformers has"
