@@ -133,11 +133,12 @@ class FrontendConfig:
     @property
     def framing(self) -> Framing:
         """How its frames lie on the samples: without padding."""
-        return Framing(hop=self.hop, window=self.receptive_field)
+        further = (self.squeeze - 1) * self.hop
+        return Framing(hop=self.squeeze * self.hop, window=self.receptive_field + further)
 
     @property
     def hop(self) -> int:
-        """Samples from one frame to the next."""
+        """Samples from one frame of the convolutions to the next."""
         hop = 1
         for stride in self.conv_stride:
             hop *= stride
@@ -145,7 +146,7 @@ class FrontendConfig:
 
     @property
     def receptive_field(self) -> int:
-        """How many samples one frame depends on."""
+        """How many samples one frame of the convolutions depends on."""
         field = 1
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
             field = (field - 1) * stride + kernel

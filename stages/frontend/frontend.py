@@ -85,13 +85,13 @@ class Frontend(AudioFrontend):
     def num_frames(self, num_samples_B: Tensor) -> Tensor:
         """Frames of each utterance: ``(n - 400) // 320 + 1`` for the usual front-end, 0 when too short."""
         # The arithmetic of gdist.pipeline.framing, from this config: this file must work without gdist.
-        return _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
+        return _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride) // self.config.squeeze
 
     def _lengths(self, num_samples_B: Tensor) -> Tensor:
         """Samples, frames after the first convolution and after the last, and frames, ``[4, B]``."""
         first_B = _conv_frames(num_samples_B, self.config.conv_kernel[:1], self.config.conv_stride[:1])
         last_B = _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
-        return torch.stack([num_samples_B, first_B, last_B, last_B // self.config.squeeze])
+        return torch.stack([num_samples_B, first_B, last_B, self.num_frames(num_samples_B)])
 
     def _convolve(self, waveform_BS: Tensor, lengths_NB: Tensor, copied_NB: Tensor) -> Tensor:
         """The convolutional encoder, ``[B, T, C]``; frames of padding contain arbitrary finite values.
