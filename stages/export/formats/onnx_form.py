@@ -150,7 +150,7 @@ class PositionProduct(nn.Module):
 
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
-        self.kernel, self.groups = conv.kernel_size[0], conv.groups
+        self.kernel, self.groups, self.stride = conv.kernel_size[0], conv.groups, conv.stride[0]
         weight_GOIK = conv.weight.detach().unflatten(0, (conv.groups, -1))  # type: ignore[no-untyped-call]
         self.weight_GIO = nn.Parameter(weight_GOIK.transpose(2, 3).flatten(2).transpose(1, 2).contiguous(), False)
         self.bias = conv.bias
@@ -158,8 +158,9 @@ class PositionProduct(nn.Module):
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         frames, sides = hidden_BTD.shape[1], (self.kernel // 2, (self.kernel - 1) // 2)
         input_BGTI = F.pad(hidden_BTD, (0, 0, *sides)).unflatten(2, (self.groups, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
-        taps = torch.arange(frames)[:, None] + torch.arange(self.kernel)
-        windows_BGTI = input_BGTI.index_select(2, taps.flatten()).unflatten(2, (frames, self.kernel)).flatten(3)
+        count = frames // self.stride
+        taps = torch.arange(count)[:, None] * self.stride + torch.arange(self.kernel)
+        windows_BGTI = input_BGTI.index_select(2, taps.flatten()).unflatten(2, (count, self.kernel)).flatten(3)
         output_BTD = (windows_BGTI @ self.weight_GIO).transpose(1, 2).flatten(2)
         return output_BTD if self.bias is None else output_BTD + self.bias  # type: ignore[no-any-return]
 
