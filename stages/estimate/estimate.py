@@ -50,6 +50,7 @@ class EstimateConfig:
     compress: str = ExtractConfig.compress
     precision: str = "fp32"
     device: str = "auto"
+    window: str | None = None
     max_seconds: float = ExtractConfig.max_seconds
     pack_frames: int = layout.PACK_FRAMES
     run_hours: float | None = None
@@ -93,11 +94,18 @@ def break_even(once: float, online: float, cached: float) -> int | None:
 
 def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
     """Estimate the fields of ``gdist plan --json`` (see docs/commands.md)."""
-    teacher = read_teacher_config(config.teacher)
+    teacher = read_teacher_config(config.teacher, config.window)
     layers = parse_layers(config.layers, teacher["num_hidden_layers"])
     corpus = corpus_of(config, framing_of(teacher))
     speed = speed_of(
-        config.teacher, config.precision, config.device, config.speed, config.measure, corpus.sample, layers[-1]
+        config.teacher,
+        config.precision,
+        config.device,
+        config.speed,
+        config.measure,
+        corpus.sample,
+        layers[-1],
+        config.window,
     )
     gpu_hours = corpus.hours / speed["realtime_factor"]
     train = TrainConfig().train

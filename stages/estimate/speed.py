@@ -33,6 +33,7 @@ def speed_of(
     measure: bool | None,
     packs: Sequence[Sequence[Entry]],
     last_layer: int,
+    window: str | None = None,
 ) -> dict[str, Any]:
     """Find the speed of a teacher.
 
@@ -53,7 +54,7 @@ def speed_of(
     if given or measure is False or (measure is None and device == "cpu"):
         return speed
     try:
-        teacher = load_teacher(name, precision=precision, device=device)
+        teacher = load_teacher(name, precision=precision, device=device, window=window)
     except TeacherError as error:
         if measure:
             raise

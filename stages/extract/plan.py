@@ -41,6 +41,7 @@ class ExtractConfig:
         layers: ``all``, or layers such as ``0,4,8,12`` (0 is the input of the first Transformer layer).
         compress: how the chunks are compressed: ``zstd:LEVEL``, or ``none``.
         precision: the teacher's arithmetic: fp32, tf32 (CUDA only), or autocast to bf16 or fp16.
+        window: for Whisper, "exact" or "short"; None means exact.
         max_seconds: longer utterances are quarantined, since attention's memory grows with the square of the length.
         batch_seconds: seconds of audio per batch, padding included; None chooses by the device.
         cluster: where the tasks run: ``local:N``, a Dask scheduler, or None for this process. The bytes are the same.
@@ -55,6 +56,7 @@ class ExtractConfig:
     precision: str = "fp32"
     device: str = "auto"
     final_norm: bool = False
+    window: str | None = None
     max_seconds: float = 60.0
     batch_seconds: float | None = None
     pack_frames: int = layout.PACK_FRAMES
@@ -145,6 +147,8 @@ def make_plan(
         # Which utterances share a batch affects the last bits of a float, so it is part of the identity.
         "batch_seconds": config.batch_seconds or BATCH_SECONDS[device.partition(":")[0]],
     }
+    if window := teacher.config.get("window"):
+        identity["teacher"]["window"] = window
     if teacher.least_samples:
         identity["teacher"]["window_samples"] = teacher.least_samples
     if extension := FAMILIES.extension(teacher.family):
