@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gdist.pipeline import console, framing
+from gdist.pipeline import console
 from gdist.pipeline.errors import ExportError, UsageError
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.export.formats.base import Export
@@ -221,7 +221,7 @@ def _readme(export: Export, quantizer: str) -> str:
         teacher=export.run.provenance()["teacher"]["name"],
         layers=config.num_teacher_layers + 1,
         dim=config.hidden_size,
-        least=framing.RECEPTIVE_FIELD,
+        least=export.student.frontend.framing.fewest,
         form="" if quantizer == "none" else ", with its matrix products in int8",
         normalize="The graph normalizes each utterance; input that is already normalized is not changed."
         if config.do_normalize
