@@ -27,7 +27,7 @@ from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student, load_student
 
 MARK = "gdist-export.json"
-# Odd lengths, and the shortest that has a frame, so that errors in padding and rounding show.
+# Odd lengths, so that errors in padding and rounding show; besides, the shortest of all, of a single frame.
 TRIAL_SAMPLES = (SAMPLE_RATE, SAMPLE_RATE // 2 + 479)
 
 

@@ -45,7 +45,9 @@ def what_it_is(config: Mapping[str, Any], families: Collection[str]) -> tuple[st
     inside = [
         (part, fields["model_type"])
         for part, fields in sorted(config.items())
-        if isinstance(fields, Mapping) and isinstance(fields.get("model_type"), str) and fields["model_type"] in families
+        if isinstance(fields, Mapping)
+        and isinstance(fields.get("model_type"), str)
+        and fields["model_type"] in families
     ]
     if inside:
         part, family = inside[0]

@@ -200,7 +200,9 @@ class TeacherSuite(Suite):
             plan = student.plan(0, np.random.default_rng(0))
             student.learn(plan, given | {0: h0_BTD}, num_frames_B).square().sum().backward()
             for parameter_name, parameter in student.frontend.named_parameters():
-                assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), f"{name}: {parameter_name}"
+                assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), (
+                    f"{name}: {parameter_name}"
+                )
 
     def test_a_student_of_it_is_exported(self, form: str, tmp_path: Path) -> None:
         """Of the first layout; an export is loaded back and compared."""

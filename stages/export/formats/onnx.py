@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gdist.pipeline import console
+from gdist.pipeline import console, framing
 from gdist.pipeline.errors import ExportError, UsageError
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.export.formats.base import Export
@@ -71,7 +71,7 @@ for states in hidden_states(speech):
     print(states.shape)
 ```
 
-- An utterance must have at least {least} samples, and gets a frame every 20 ms.
+- An utterance must have at least {least} samples, and gets a frame every {hop} ms.
 - Batches are padded at the end. The contents of the padding are ignored, and an utterance gets the same hidden states
   as alone.
 - {normalize}
@@ -222,6 +222,7 @@ def _readme(export: Export, quantizer: str) -> str:
         layers=config.num_teacher_layers + 1,
         dim=config.hidden_size,
         least=export.student.frontend.framing.fewest,
+        hop=1000 * export.student.frontend.framing.hop // framing.SAMPLE_RATE,
         form="" if quantizer == "none" else ", with its matrix products in int8",
         normalize="The graph normalizes each utterance; input that is already normalized is not changed."
         if config.do_normalize
