@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Wav2Vec2ConformerModel
 
+from gdist.stages.frontend.norms import Scale
 from gdist.stages.frontend.padding import zero_padding
 from gdist.stages.teachers.base import Teacher
 
@@ -58,6 +59,8 @@ class Wav2Vec2ConformerTeacher(Teacher):
 
     def __init__(self, model: Any, **options: Any) -> None:
         super().__init__(model, **options)
+        for layer in self._layers:
+            layer.conv_module.batch_norm = folded(layer.conv_module.batch_norm)
         embed = model.encoder.embed_positions
         self._embed_positions: Any = None if embed is None else embed.to(self.device)
 
@@ -81,8 +84,17 @@ def convolve(module: Any, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
     hidden_BTD = module.layer_norm(hidden_BTD)
     gated_BTD = F.glu(F.linear(hidden_BTD, module.pointwise_conv1.weight[:, :, 0]), dim=-1)
     gated_BDT = zero_padding(gated_BTD, mask_BT).transpose(1, 2)
-    output_BDT = module.activation(module.batch_norm(module.depthwise_conv(gated_BDT)))
-    return F.linear(output_BDT.transpose(1, 2), module.pointwise_conv2.weight[:, :, 0])
+    output_BTD = module.activation(module.batch_norm(module.depthwise_conv(gated_BDT).transpose(1, 2)))
+    return F.linear(output_BTD, module.pointwise_conv2.weight[:, :, 0])
+
+
+@torch.no_grad()
+def folded(norm: Any) -> Scale:
+    """A batch norm whose statistics no longer change, as a scale and a shift for each feature."""
+    scale = Scale(norm.num_features).to(norm.weight.device).requires_grad_(False)
+    scale.weight.copy_(norm.weight * (norm.running_var + norm.eps).rsqrt())
+    scale.bias.copy_(norm.bias - norm.running_mean * scale.weight)
+    return scale.eval()
 
 
 def attend(attention: Any, hidden_BTD: Tensor, shared: Shared) -> Tensor:

@@ -38,7 +38,11 @@ def test_adapters_in_every_layer_are_applied_with_a_word(tmp_path: Path, caplog:
         (Wav2Vec2ForPreTraining, "wav2vec2-large", "project_hid, project_q, quantizer"),
         (HubertForSequenceClassification, "hubert-base", "classifier, projector"),
         (Data2VecAudioForAudioFrameClassification, "data2vec-audio-only", "classifier"),
-        (UniSpeechSatForPreTraining, "unispeech-sat-base", "label_embeddings_concat, layer_norm_for_extract, project"),
+        (
+            UniSpeechSatForPreTraining,
+            "unispeech-sat-base",
+            "label_embeddings_concat, layer_norm_for_extract, project",
+        ),
         (SEWForCTC, "sew-group", "lm_head"),
         (SEWDForCTC, "sew-d-group", "lm_head"),
         (Wav2Vec2ConformerForCTC, "wav2vec2-conformer-rotary", "lm_head"),
@@ -49,7 +53,12 @@ def test_of_a_checkpoint_with_heads_the_encoder_is_read(
 ) -> None:
     """It is the same teacher as the encoder saved alone."""
     family, label = LAYOUTS[layout]
-    fields = {**SUITES[family].small, **SUITES[family].layouts[label], "vocab_size": 9, "num_codevectors_per_group": 4}
+    fields = {
+        **SUITES[family].small,
+        **SUITES[family].layouts[label],
+        "vocab_size": 9,
+        "num_codevectors_per_group": 4,
+    }
     whole = model(model.config_class(**fields))
     scramble(whole)
     for folder, saved in (("whole", whole), ("encoder", whole.base_model)):
@@ -85,8 +94,14 @@ def test_weights_that_no_hidden_state_needs_may_be_absent(tmp_path: Path) -> Non
         ({"model_type": "vit"}, "It is a vision model"),
         ({"model_type": "vits"}, "It is a model that produces audio"),
         ({"model_type": "moonshine"}, "whose encoder gdist does not read"),
-        ({"model_type": "wav2vec3"}, "'wav2vec3', which is not a family that gdist reads, nor one that transformers has"),
-        ({"model_type": "speech-encoder-decoder", "encoder": {"model_type": "hubert"}}, "its encoder is of type 'hubert'"),
+        (
+            {"model_type": "wav2vec3"},
+            "'wav2vec3', which is not a family that gdist reads, nor one that transformers has",
+        ),
+        (
+            {"model_type": "speech-encoder-decoder", "encoder": {"model_type": "hubert"}},
+            "its encoder is of type 'hubert'",
+        ),
         ({"hidden_size": 768}, "no model_type"),
         ({"model_type": ["wavlm"]}, "no model_type"),
         ({"model_type": "some", "part": {"model_type": ["wavlm"]}}, "'some', which is not"),
