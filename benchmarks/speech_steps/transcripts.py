@@ -20,7 +20,7 @@ def prompts(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in text.lstrip("\ufeff").splitlines():
         if match := _LINE.fullmatch(line.strip()):
-            found.setdefault(match[1], match[2].strip())
+            found.setdefault(match[1], match[2].removeprefix(f"{match[1]}:").strip())  # some lines repeat the name
     return found
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import GdistError
 from gdist.stages.evaluate.probes.base import (
+    NEW_VOICES,
     Example,
     Examples,
     Features,
@@ -82,7 +83,7 @@ class SpeakerVerification:
     steps: int = 150
 
     def choose(self, splits: Mapping[str, Sequence[Entry]]) -> Examples:
-        found = labelled(splits, self.label)
+        found = labelled(splits, self.label, column=NEW_VOICES)
         if not any(found.values()):
             return found
         # Voices of the test split need not occur in training: that is the task. So only the other splits are checked.
