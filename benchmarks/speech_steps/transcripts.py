@@ -54,7 +54,8 @@ def words(text: str) -> str | None:
     ('at', 'has left the conference.', None)
     """
     plain = " ".join(_OUTER_NOTES.sub("", text).split())
-    plain = plain.strip(' ."…') + ("." if plain.rstrip('"').endswith(".") and not plain.endswith("..") else "")
+    plain = re.sub(r"^[.…]+ ?|(\.\.+|…)$", "", plain).strip()  # a prompt that another one goes before or after
+    plain = plain.strip('"') if plain.count('"') % 2 else plain
     if re.search(r"[\[\]<>()]", plain) or not any(c.isalnum() for c in plain):
         return None
     return plain
