@@ -2,7 +2,7 @@
 
     python benchmarks/speech.py OUT
     gdist manifest check OUT/speech.parquet
-    gdist extract --teacher … --manifest OUT/speech.parquet --out CACHE
+    gdist extract --teacher … --manifest OUT/speech.parquet --cache CACHE
 
 Downloads packages with `apt-get download` (nothing is installed), checks them against apt's index, unpacks them into
 OUT, adds the speech that ships with gdist, and writes OUT/speech.parquet. Nothing outside OUT is written. Run it

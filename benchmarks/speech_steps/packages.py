@@ -58,7 +58,7 @@ def look_up(names: Sequence[str]) -> list[Package]:
         PackageError: apt's index has no such package.
     """
     shown = _run(["apt-cache", *_QUIET, "show", "--no-all-versions", *names])
-    found = {}
+    found: dict[str, Package] = {}
     for paragraph in shown.stdout.split("\n\n"):
         fields = dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", paragraph, re.MULTILINE))
         if {"Package", "Version", "Filename", "Size", "SHA256"} <= fields.keys():
