@@ -14,6 +14,7 @@ docs/speech.md says what it holds, and which probe is trained and tested on what
 import argparse
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--phones", action=argparse.BooleanOptionalAction, help="[default: where espeak-ng runs]")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON value")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or what is half downloaded would stay
     more = options.more or (MORE if (MORE / "more.csv").is_file() else None)
     if more is None:
         console.say(f"left out: further takes of the digits, because there is no {MORE / 'more.csv'}", style="yellow")
