@@ -134,7 +134,7 @@ def test_low_precision_stays_close_and_does_not_leak(tmp_path: Path, layout: str
 def test_padded_batches_are_masked_where_frames_are_not_packed(
     tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gdist.stages.teachers.wavlm.UNPADDED", ())
+    monkeypatch.setattr("gdist.stages.teachers.attention.UNPADDED", ())
     assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound(LENGTHS))
 
 
@@ -147,9 +147,19 @@ def test_layers_without_onednn_equal_hugging_face_too(
 
 
 def test_attention_over_long_utterances_is_computed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gdist.stages.teachers.wavlm.UNPADDED", ())
-    monkeypatch.setattr("gdist.stages.teachers.wavlm.BIAS_ELEMENTS", {"cpu": 2 * 4 * 12 * 12})  # two utterances
+    monkeypatch.setattr("gdist.stages.teachers.attention.UNPADDED", ())
+    monkeypatch.setattr("gdist.stages.teachers.attention.ELEMENTS", {"cpu": 2 * 4 * 12 * 12})  # two utterances
     assert_equals_hugging_face(checkpoint(tmp_path, "wavlm-base", False), *sound([4000, 3000, 4000, 1000, 2000]))
+
+
+@pytest.mark.parametrize("unpadded", [(), ("cpu",)])
+@pytest.mark.parametrize("layout", ["wavlm-base", "wavlm-large"])
+def test_attention_over_one_long_utterance_is_computed_in_parts(
+    tmp_path: Path, layout: str, unpadded: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gdist.stages.teachers.attention.UNPADDED", unpadded)
+    monkeypatch.setattr("gdist.stages.teachers.attention.ELEMENTS", {"cpu": 4 * 70 * 70})  # 70 frames fit, 149 do not
+    assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound([48_000, 45_678, 22_640, 1000]))
 
 
 def test_an_utterance_without_a_frame_is_refused(tmp_path: Path) -> None:
