@@ -11,11 +11,11 @@ from gdist.pipeline.extensions import use
 def students_command(teacher: str | None, uses: Sequence[str], as_json: bool) -> int:
     """Print the table of students, with their sizes for a teacher."""
     from gdist.stages.students import STUDENTS, student_fields, student_sizes
-    from gdist.stages.teachers import read_teacher_config
+    from gdist.stages.teachers import num_params, read_teacher_config
 
     use(uses, STUDENTS)
     config = read_teacher_config(teacher) if teacher else None
-    sizes = student_sizes(config, teacher) if teacher else student_sizes()
+    sizes = student_sizes(config, teacher, num_params(config)) if teacher and config else student_sizes()
     if as_json:
         console.emit(sizes)
         return EXIT_OK

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoConfig, AutoModel
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache import layout
@@ -24,8 +23,8 @@ from gdist.pipeline.loading.loader import RESIDENT_BYTES
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.extract.plan import INITIAL_LAYERS, labels_of, measure
-from gdist.stages.frontend.config import FrontendConfig
-from gdist.stages.frontend.frontend import Frontend
+from gdist.stages.frontend.kinds import build_frontend, frontend_of
+from gdist.stages.teachers import FAMILIES, empty_model
 from gdist.stages.train.config import TrainConfig
 
 TEACHER_FILES = ("config.json", "frontend.safetensors", "layers.safetensors")
@@ -179,9 +178,13 @@ def size_of(
 def teacher_bytes(config: dict[str, Any]) -> int:
     """The bytes of the front-end and of the first layers that the cache stores, in fp32. No weights are allocated."""
     with torch.device("meta"):
-        frontend = Frontend(FrontendConfig.from_teacher_config(config))
-        first = AutoModel.from_config(AutoConfig.for_model(**config)).encoder.layers[:INITIAL_LAYERS]
-    return sum(4 * tensor.numel() for module in (frontend, first) for tensor in module.state_dict().values())
+        frontend = build_frontend(frontend_of(config))
+    layers, _ = FAMILIES[config["model_type"]].blocks(empty_model(config))
+    return sum(
+        4 * tensor.numel()
+        for module in (frontend, layers[:INITIAL_LAYERS])
+        for tensor in module.state_dict().values()
+    )
 
 
 def _table_bytes(name: str, dim: int) -> int:

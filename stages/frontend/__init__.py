@@ -1,1 +1,1 @@
-"""The wav2vec 2.0 front-end, shared by teachers and students."""
+"""Front-ends, shared by teachers and students: waveform → the input of the first Transformer layer."""

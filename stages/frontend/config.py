@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from gdist.pipeline.framing import Framing
 from gdist.stages.frontend.limits import listed, require_flags, require_positive, require_whole
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,7 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclasses.dataclass(frozen=True)
 class FrontendConfig:
-    """Everything that shapes the front-end. JSON-able: ``FrontendConfig(**json.loads(...))`` restores it.
+    """Everything that shapes the convolutional front-end of wav2vec 2.0 and its relatives.
 
     Args:
         conv_dim, conv_kernel, conv_stride: the convolutional encoder, one entry per layer.
@@ -41,6 +42,8 @@ class FrontendConfig:
     Raises:
         ValueError: a field has a value that no front-end can have; the message begins with the field's name.
     """
+
+    kind: ClassVar[str] = "convolutions"
 
     conv_dim: tuple[int, ...] = (512,) * 7
     conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
@@ -102,7 +105,13 @@ class FrontendConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that survives JSON."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        return {"kind": self.kind} | values
+
+    @property
+    def framing(self) -> Framing:
+        """How its frames lie on the samples: without padding."""
+        return Framing(hop=self.hop, window=self.receptive_field)
 
     @property
     def hop(self) -> int:

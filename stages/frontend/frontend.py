@@ -1,8 +1,5 @@
 """The wav2vec 2.0 front-end: waveform → the input of the first Transformer layer.
 
-This is the only implementation: teachers run it with the checkpoint's weights, and students train it. An exported
-student ships this folder's files, so they import nothing but torch and the standard library.
-
 Axes: B batch, S samples, C convolution channels, T frames, D features.
 """
 
@@ -15,13 +12,14 @@ from torch import Tensor, nn
 
 from gdist.stages.frontend.config import ACTIVATIONS, FrontendConfig
 from gdist.stages.frontend.convolutions import PositionConv, StridedConv, strided_conv
+from gdist.stages.frontend.interface import AudioFrontend
 from gdist.stages.frontend.norms import LayerNorm, Scale, TimeNorm
 from gdist.stages.frontend.padding import frame_mask, is_symbolic, on_device, zero_padding
 
 BLOCK_FRAMES = 100  # convolved at a time on a CPU: 2 s, for which the first activations are 13 MB
 
 
-class Frontend(nn.Module):
+class Frontend(AudioFrontend):
     """Convolutions → LayerNorm → projection → positional convolution (→ LayerNorm), without dropout.
 
     The output for each utterance of a batch equals Hugging Face's ``hidden_states[0]`` for that utterance
@@ -61,19 +59,7 @@ class Frontend(nn.Module):
         dtype that autocast would cast them to (see gdist.stages.teachers.casting), but never those of this layer."""
         return cast(Tensor, self.convs[0].weight).dtype
 
-    def forward(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
-        """The input of the first Transformer layer, ``[B, T, D]``; frames of padding are zero.
-
-        It has the dtype of the weights, so it is float32 even under autocast.
-
-        Args:
-            waveform_BS: samples at 16 kHz, normalized if the checkpoint requires it (see :func:`normalize`).
-            num_samples_B: samples of each utterance, at least one receptive field; best kept on the CPU.
-        """
-        return self.with_mask(waveform_BS, num_samples_B)[0]
-
     def with_mask(self, waveform_BS: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What :meth:`forward` returns, and the mask of its frames (see :func:`frame_mask`)."""
         if not is_symbolic():
             waveform_BS = waveform_BS[:, : int(num_samples_B.max())]
         lengths_NB = self._lengths(num_samples_B)

@@ -22,7 +22,7 @@ from gdist.pipeline.extensions import Registry, extension_behind
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.device import in_own_memory
-from gdist.stages.frontend.config import FrontendConfig
+from gdist.stages.frontend.kinds import frontend_of
 from gdist.stages.students.armhubert import ArmHubertModel
 from gdist.stages.students.base import Student, StudentConfig
 from gdist.stages.students.classification import classifier_of
@@ -101,13 +101,13 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
     overrides = student_values(name, overrides)
     config_class = STUDENTS[name].config_class
     try:
-        frontend = FrontendConfig.from_teacher_config(teacher_config)
+        frontend = frontend_of(teacher_config)
     except ValueError as error:
         raise ConfigError(f"cannot build a student for this teacher, because of its front-end: {error}") from error
     defaults = layer_fields(teacher_config) | {
         "layer_norm_eps": frontend.eps,
         # A bare config.json does not contain it; this is the families' usual value.
-        "do_normalize": teacher_config.get("do_normalize", frontend.conv_norm == "layer"),
+        "do_normalize": teacher_config.get("do_normalize", getattr(frontend, "conv_norm", None) == "layer"),
     }
     try:
         return config_class(
@@ -159,8 +159,14 @@ def student_fields(name: str) -> dict[str, Any]:
     }
 
 
-def student_sizes(teacher_config: dict[str, Any] | None = None, teacher: str = "WavLM Base") -> list[dict[str, Any]]:
+def student_sizes(
+    teacher_config: dict[str, Any] | None = None, teacher: str = "WavLM Base", teacher_params: int | None = None
+) -> list[dict[str, Any]]:
     """Return the size of each student of a teacher, without allocating weights.
+
+    Args:
+        teacher_config: see :func:`student_config`; None means WavLM Base.
+        teacher_params: the teacher's parameters; by default, those of transformers' model of the config.
 
     Returns:
         for each student ``{name, params, params_with_heads, teacher, teacher_params, reduction}``, where
@@ -169,7 +175,8 @@ def student_sizes(teacher_config: dict[str, Any] | None = None, teacher: str = "
     """
     config = WavLMConfig().to_dict() if teacher_config is None else dict(teacher_config)
     with torch.device("meta"):
-        teacher_params = AutoModel.from_config(AutoConfig.for_model(**config)).num_parameters()
+        if teacher_params is None:
+            teacher_params = int(AutoModel.from_config(AutoConfig.for_model(**config)).num_parameters())
         rows = []
         for name, model_class in STUDENTS.items():
             model = model_class(student_config(name, config))

@@ -40,8 +40,8 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
-from gdist.stages.frontend.config import FrontendConfig
-from gdist.stages.frontend.frontend import Frontend
+from gdist.stages.frontend.interface import AudioFrontend
+from gdist.stages.frontend.kinds import build_frontend, frontend_config
 from gdist.stages.frontend.padding import is_symbolic
 from gdist.stages.students.configuration import StudentConfig
 from gdist.stages.students.layer import TransformerLayer
@@ -75,7 +75,7 @@ class Student(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__(config)
-        self.frontend = Frontend(FrontendConfig(**config.frontend))
+        self.frontend: AudioFrontend = build_frontend(frontend_config(config.frontend))
 
     def post_init(self) -> None:
         """Initialize the weights; the last line of ``__init__``, after every module has been made."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from gdist.stages.frontend.config import FrontendConfig
+from gdist.stages.frontend.kinds import frontend_config
 from gdist.stages.frontend.limits import is_number, listed, require_flags, require_positive, require_whole
 
 
@@ -14,7 +14,7 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
     """Fields that every student has; :func:`gdist.stages.students.student_config` fills them in from a teacher.
 
     Args:
-        frontend: the fields of :class:`gdist.stages.frontend.config.FrontendConfig`.
+        frontend: the kind of front-end and the fields of its config, see :mod:`gdist.stages.frontend.kinds`.
         hidden_size: D, the same as the teacher's.
         intermediate_size, num_attention_heads, layer_norm_eps, pre_norm: of the student's Transformer layers.
         num_teacher_layers: L; there are L + 1 hidden states.
@@ -48,7 +48,7 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.check_sizes()
-        self.frontend = FrontendConfig(**{"hidden_size": self.hidden_size, **self.frontend}).to_dict()
+        self.frontend = frontend_config({"hidden_size": self.hidden_size, **self.frontend}).to_dict()
         if self.frontend["hidden_size"] != self.hidden_size:
             raise ValueError(f"frontend.hidden_size is {self.frontend['hidden_size']}; it must be {self.hidden_size}")
         require_whole(self, 1, "intermediate_size")

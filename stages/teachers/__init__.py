@@ -15,17 +15,20 @@ from safetensors import SafetensorError
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
-from gdist.pipeline.errors import TeacherError
+from gdist.pipeline.errors import ConfigError, TeacherError
 from gdist.pipeline.extensions import Registry
 from gdist.stages.device import in_own_memory
-from gdist.stages.frontend.config import FrontendConfig
-from gdist.stages.teachers.base import Teacher, check_geometry, check_precision, check_weights
+from gdist.stages.frontend.interface import Config
+from gdist.stages.frontend.kinds import frontend_of
+from gdist.stages.teachers.base import Teacher, check_precision
+from gdist.stages.teachers.checkpoint import check_weights
 from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
 from gdist.stages.teachers.hubert import HubertTeacher
 from gdist.stages.teachers.wav2vec2 import Wav2Vec2Teacher
 from gdist.stages.teachers.wavlm import WavLMTeacher
+from gdist.stages.teachers.whisper import WINDOWS, WhisperTeacher
 
-__all__ = ["FAMILIES", "Teacher", "load_teacher", "read_teacher_config"]
+__all__ = ["FAMILIES", "Teacher", "empty_model", "load_teacher", "num_params", "read_teacher_config"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ FAMILIES: Registry[type[Teacher]] = Registry(
         "hubert": HubertTeacher,
         "wav2vec2": Wav2Vec2Teacher,
         "data2vec-audio": Data2VecAudioTeacher,
+        "whisper": WhisperTeacher,
     },
     _accept,
     key=lambda family: str(family.model_class.config_class.model_type),
@@ -52,7 +56,12 @@ FAMILIES: Registry[type[Teacher]] = Registry(
 
 
 def load_teacher(
-    name_or_path: str, *, precision: str = "fp32", device: str = "cpu", final_norm: bool = False
+    name_or_path: str,
+    *,
+    precision: str = "fp32",
+    device: str = "cpu",
+    final_norm: bool = False,
+    window: str | None = None,
 ) -> Teacher:
     """Loads a checkpoint of a supported family, in eval mode.
 
@@ -63,28 +72,31 @@ def load_teacher(
         final_norm: Large models (pre-norm) end in one more LayerNorm. By default the last hidden state is the one
             before it, as in transformers 5; True gives the one after it, as in transformers 4 and s3prl. It
             changes the fingerprint; it changes no hidden state of Base models.
+        window: for Whisper, "exact" (the default) or "short"; see :mod:`gdist.stages.teachers.whisper`.
 
     Raises:
-        TeacherError: the checkpoint cannot be found or read, is of another family, lacks weights, has weights
-            that are not finite, or does not produce one frame of 400 samples every 320 samples.
-        ConfigError: an unknown precision.
+        TeacherError: the checkpoint cannot be found or read, is of another family, lacks weights, or has weights
+            that are not finite.
+        ConfigError: an unknown precision, or a window that this family does not have.
     """
     check_precision(precision, device)
-    config = read_teacher_config(name_or_path)
+    config = read_teacher_config(name_or_path, window)
     do_normalize = config.pop("do_normalize")
     family = FAMILIES[config["model_type"]]
     if config.pop("add_adapter", False):
         logger.warning(
             "%s: the adapter after the encoder is left out; its output is not a hidden state", name_or_path
         )
-    show_bars = hf_logging.is_progress_bar_enabled()
+    show_bars, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
     hf_logging.disable_progress_bar()  # it would overwrite our progress bars, and fill logs
+    hf_logging.set_verbosity_error()  # it would list every weight of a head or a decoder; `check_weights` reports
     try:
         model, loading = family.model_class.from_pretrained(
             name_or_path,
             config=family.model_class.config_class.from_dict(config),
             attn_implementation=family.attention,
             dtype=torch.float32,
+            key_mapping=dict(family.key_mapping) or None,
             local_files_only=Path(name_or_path).is_dir(),
             weights_only=True,
             output_loading_info=True,
@@ -95,9 +107,10 @@ def load_teacher(
             hint="Expected model.safetensors or pytorch_model.bin next to config.json, complete and matching it.",
         ) from error
     finally:
+        hf_logging.set_verbosity(verbosity)
         if show_bars:
             hf_logging.enable_progress_bar()
-    check_weights(model, loading, name_or_path)
+    check_weights(model, loading, name_or_path, family.used)
     return family(
         in_own_memory(model),  # the same weights have the same fingerprint, and answer alike from whatever file
         name=name_or_path,
@@ -108,11 +121,12 @@ def load_teacher(
     )
 
 
-def read_teacher_config(name_or_path: str) -> dict[str, Any]:
-    """The checkpoint's config.json, checked, with ``do_normalize`` from its preprocessor config; reads no weights.
+def read_teacher_config(name_or_path: str, window: str | None = None) -> dict[str, Any]:
+    """The checkpoint's config.json, checked and completed (see :meth:`Teacher.describe`), with ``do_normalize`` from
+    its preprocessor config; reads no weights.
 
     Raises:
-        TeacherError: as for :func:`load_teacher`, as far as the config shows it.
+        TeacherError, ConfigError: as for :func:`load_teacher`, as far as the config shows it.
     """
     config = _read_json(name_or_path, "config.json")
     if config is None:
@@ -134,20 +148,51 @@ def read_teacher_config(name_or_path: str) -> dict[str, Any]:
             f"{name_or_path} has an adapter in every layer (adapter_attn_dim), one set for each language.",
             hint="Use the checkpoint that it was adapted from: it is not defined which adapter would be the teacher.",
         )
+    family = FAMILIES[str(model_type)]
+    if window is not None:
+        _require_window(family, window, name_or_path)
+        config["window"] = window
     try:
-        frontend = FrontendConfig.from_teacher_config(config)
+        config = family.describe(config)
+        frontend = frontend_of(config)
     except ValueError as error:
         raise TeacherError(f"{name_or_path} has a front-end that gdist cannot build: {error}") from error
-    check_geometry(frontend, name_or_path)
-    return config | {"do_normalize": _do_normalize(name_or_path, frontend)}
+    preprocessor = _preprocessor(name_or_path)
+    try:
+        family.check_preprocessor(config, preprocessor or {})
+    except ValueError as error:
+        raise TeacherError(
+            f"{name_or_path} was trained on other input than gdist's front-end computes: in its preprocessor's "
+            f"config, {error}"
+        ) from error
+    return config | {"do_normalize": family.may_normalize and _do_normalize(name_or_path, preprocessor, frontend)}
 
 
-def _do_normalize(name_or_path: str, frontend: FrontendConfig) -> bool:
-    preprocessor = _read_json(name_or_path, "preprocessor_config.json")
-    if preprocessor is None:  # transformers 5 may nest it
-        preprocessor = (_read_json(name_or_path, "processor_config.json") or {}).get("feature_extractor")
+def empty_model(config: dict[str, Any]) -> Any:
+    """The Hugging Face model with this config, from :func:`read_teacher_config`, on the device "meta"."""
+    model_class = FAMILIES[config["model_type"]].model_class
+    fields = {name: value for name, value in config.items() if name not in ("do_normalize", "add_adapter")}
+    with torch.device("meta"):
+        return model_class(model_class.config_class.from_dict(fields))
+
+
+def num_params(config: dict[str, Any]) -> int:
+    """Parameters of the teacher with this config, from :func:`read_teacher_config`; allocates no weights."""
+    return int(empty_model(config).num_parameters())
+
+
+def _require_window(family: type[Teacher], window: str, name: str) -> None:
+    if window not in WINDOWS:
+        raise ConfigError(f"--window {window} is not one of {', '.join(WINDOWS)}")
+    if not issubclass(family, WhisperTeacher):
+        raise ConfigError(
+            f"--window {window}: only Whisper has windows, and {name} is of another family", "leave --window out"
+        )
+
+
+def _do_normalize(name_or_path: str, preprocessor: dict[str, Any] | None, frontend: Config) -> bool:
     if preprocessor is None:
-        guess = frontend.conv_norm == "layer"
+        guess = getattr(frontend, "conv_norm", None) == "layer"
         logger.warning(
             "%s has no preprocessor_config.json; assuming do_normalize = %s, as is usual for its front-end",
             name_or_path,
@@ -155,6 +200,15 @@ def _do_normalize(name_or_path: str, frontend: FrontendConfig) -> bool:
         )
         return guess
     return bool(preprocessor.get("do_normalize", True))  # Wav2Vec2FeatureExtractor's default
+
+
+def _preprocessor(name_or_path: str) -> dict[str, Any] | None:
+    """The config of the checkpoint's feature extractor, which transformers 5 may nest."""
+    found = _read_json(name_or_path, "preprocessor_config.json")
+    if found is not None:
+        return found
+    nested = (_read_json(name_or_path, "processor_config.json") or {}).get("feature_extractor")
+    return nested if isinstance(nested, dict) else None
 
 
 def _read_json(name_or_path: str, filename: str) -> dict[str, Any] | None:

@@ -11,16 +11,18 @@ from gdist.stages.frontend.frontend import Frontend
 
 
 @torch.no_grad()
-def cast_weights(layers: nn.ModuleList, frontend: Frontend, dtype: torch.dtype | None) -> None:
+def cast_weights(layers: nn.ModuleList, frontend: nn.Module, dtype: torch.dtype | None) -> None:
     """Cast the linear layers and convolutions, which autocast runs in ``dtype``; norms stay as they are.
 
     The front-end's first convolution stays too: its norm over time is folded into it in float64. The other strided
     convolutions are laid out as they are applied, channels last, which pays without a cast too (``dtype`` None).
     """
-    strided = list(frontend.convs)[1:]
-    for module in (*layers.modules(), *strided, frontend.projection, *frontend.positions):
+    parts = list(frontend.modules())
+    if isinstance(frontend, Frontend):
+        parts = [*list(frontend.convs)[1:], frontend.projection, *frontend.positions]
+    for module in (*layers.modules(), *parts):
         if dtype is not None and isinstance(module, (nn.Linear, nn.Conv1d)):
             module.to(dtype)
-    for conv in strided:
+    for conv in list(frontend.convs)[1:] if isinstance(frontend, Frontend) else ():
         assert isinstance(conv, nn.Conv1d)
         conv.weight.data = conv.weight.transpose(1, 2).contiguous().transpose(1, 2)

@@ -16,6 +16,8 @@ from gdist.stages.frontend.frontend import BLOCK_FRAMES, Frontend
 
 ROWS = 1600  # frames of a usual batch, 32 s, for which the layout is chosen; other sizes are slightly slower
 SMALLEST = 2**11  # smaller weights gain nothing
+# A feed-forward network's first linear layer → the activation after it, in wav2vec 2.0's relatives and in Whisper.
+ACTIVATIONS = {"intermediate_dense": "intermediate_act_fn", "fc1": "activation_fn"}
 
 
 class _Product:
@@ -81,16 +83,17 @@ def pack(layers: nn.ModuleList, dtype: torch.dtype, activation: Any) -> None:
             for name, linear in list(parent.named_children()):
                 if not isinstance(linear, nn.Linear) or linear.weight.numel() < SMALLEST:
                     continue
-                gelu = (
-                    name == "intermediate_dense" and activation == "gelu" and hasattr(parent, "intermediate_act_fn")
-                )
+                follows = ACTIVATIONS.get(name)
+                gelu = follows is not None and activation == "gelu" and hasattr(parent, follows)
                 setattr(parent, name, PackedLinear(linear, dtype, gelu))
-                if gelu:
-                    parent.intermediate_act_fn = nn.Identity()
+                if gelu and follows is not None:
+                    setattr(parent, follows, nn.Identity())
 
 
-def pack_frontend(frontend: Frontend, dtype: torch.dtype) -> None:
-    """Gives a frozen front-end packed convolutions; those that no norm follows include GELU."""
+def pack_frontend(frontend: nn.Module, dtype: torch.dtype) -> None:
+    """Gives a frozen convolutional front-end packed convolutions; those that no norm follows include GELU."""
+    if not isinstance(frontend, Frontend):
+        return
     config = frontend.config
     if config.activation != "gelu" and config.conv_norm == "group":
         return

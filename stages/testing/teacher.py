@@ -5,7 +5,7 @@ Axes: B batch, S samples, T frames, D features.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
-from gdist.pipeline import framing
-from gdist.stages.frontend.config import FrontendConfig
-from gdist.stages.frontend.frontend import Frontend
+from gdist.stages.frontend.kinds import build_frontend, frontend_of
 from gdist.stages.students import STUDENTS, student_config
 from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
 from gdist.stages.testing.suite import Suite
@@ -55,10 +53,16 @@ def scramble(model: Any) -> None:
             buffer.add_(torch.rand(buffer.shape, generator=generator))
 
 
-def checkpoint(family: type[Teacher], fields: Mapping[str, Any], folder: Path, do_normalize: bool | None) -> Path:
+def checkpoint(
+    family: type[Teacher],
+    fields: Mapping[str, Any],
+    folder: Path,
+    do_normalize: bool | None,
+    small: Mapping[str, Any] = SMALL,
+) -> Path:
     """Save a small random checkpoint in which every parameter matters."""
     torch.manual_seed(0)
-    model = family.model_class(family.model_class.config_class(**{**SMALL, **fields}))
+    model = family.model_class(family.model_class.config_class(**{**small, **fields}))
     scramble(model)
     model.save_pretrained(folder)
     if do_normalize is not None:
@@ -72,26 +76,51 @@ def loaded(family: type[Teacher], folder: Path, **options: Any) -> Teacher:
         return load_teacher(str(folder), **options)
 
 
+States = Callable[[Any, Path, Tensor], Sequence[Tensor]]
+"""(Hugging Face's model, its folder, an utterance ``[S]`` as recorded) → its hidden states, ``[1, T, D]`` each."""
+
+
+def hugging_face_states(model: Any, folder: Path, alone_S: Tensor) -> Sequence[Tensor]:
+    """The hidden states of a model that takes waveforms, normalized if the checkpoint's feature extractor does so."""
+    prepared_S: Any = alone_S.numpy()
+    if (folder / "preprocessor_config.json").exists():
+        extractor = AutoFeatureExtractor.from_pretrained(folder)
+        prepared_S = extractor(prepared_S, sampling_rate=16_000)["input_values"][0]
+    states: Sequence[Tensor] = model(torch.from_numpy(np.asarray(prepared_S))[None], output_hidden_states=True)[
+        "hidden_states"
+    ]
+    return states
+
+
 def assert_equals_hugging_face(
-    family: type[Teacher], folder: Path, waveform_BS: Tensor, num_samples_B: Tensor, atol: float = 1e-4
+    family: type[Teacher],
+    folder: Path,
+    waveform_BS: Tensor,
+    num_samples_B: Tensor,
+    atol: float = 1e-4,
+    states: States = hugging_face_states,
+    **options: Any,
 ) -> None:
-    """Check that every hidden state of a batch equals Hugging Face's for that utterance alone."""
-    teacher = loaded(family, folder)
-    reference = family.model_class.from_pretrained(folder, dtype=torch.float32).eval()
+    """Check that every hidden state of a batch equals Hugging Face's for that utterance alone.
+
+    Args:
+        states: how Hugging Face's hidden states are computed.
+        **options: of ``load_teacher``.
+    """
+    teacher = loaded(family, folder, **options)
+    mapping = dict(family.key_mapping) or None
+    reference = family.model_class.from_pretrained(folder, dtype=torch.float32, key_mapping=mapping).eval()
     assert teacher.num_params == reference.num_parameters()
     layers = list(teacher.hidden_states(waveform_BS, num_samples_B))
     assert len(layers) == teacher.num_layers + 1
-    frames = framing.num_frames(int(num_samples_B.max()))
+    frames = teacher.framing.num_frames(int(num_samples_B.max()))
     assert all(h.shape == (len(waveform_BS), frames, teacher.dim) and h.dtype == torch.float32 for h in layers)
     for row, samples in enumerate(num_samples_B.tolist()):
-        alone_S: Any = waveform_BS[row, :samples].numpy()
-        if teacher.do_normalize:
-            extractor = AutoFeatureExtractor.from_pretrained(folder)
-            alone_S = extractor(alone_S, sampling_rate=16_000)["input_values"][0]
         with torch.inference_mode():
-            theirs = reference(torch.from_numpy(np.asarray(alone_S))[None], output_hidden_states=True).hidden_states
+            theirs = states(reference, folder, waveform_BS[row, :samples])
         for hidden_BTD, reference_1TD in zip(layers, theirs, strict=True):
             count = reference_1TD.shape[1]
+            assert count == teacher.framing.num_frames(samples)
             torch.testing.assert_close(hidden_BTD[row, :count], reference_1TD[0], atol=atol, rtol=1e-5)
             assert not hidden_BTD[row, count:].any()
 
@@ -101,32 +130,48 @@ class TeacherSuite(Suite):
 
     Attributes:
         teacher: the subclass of ``Teacher``.
+        small: fields of a small model's Hugging Face config.
         layouts: label → fields of its Hugging Face config that replace those of a small model: one label for every
             form that gdist should read, such as Base and Large.
+        lengths: samples of the utterances of a ragged batch.
+        options: of ``load_teacher``.
     """
 
     teacher: ClassVar[type[Teacher]]
+    small: ClassVar[Mapping[str, Any]] = SMALL
     layouts: ClassVar[Mapping[str, Mapping[str, Any]]] = {"base": BASE, "large": LARGE}
+    lengths: ClassVar[Sequence[int]] = LENGTHS
+    options: ClassVar[Mapping[str, Any]] = {}
 
     def cases(self) -> Mapping[str, Iterable[Any]]:
-        return {"layout": self.layouts, "do_normalize": (False, True)}
+        return {"layout": self.layouts, "do_normalize": (False, True) if self.teacher.may_normalize else (False,)}
 
     def saved(self, layout: str, folder: Path, do_normalize: bool = False) -> Path:
-        return checkpoint(self.teacher, self.layouts[layout], folder, do_normalize)
+        """Save a small checkpoint of this layout."""
+        wanted = do_normalize if self.teacher.may_normalize else None
+        return checkpoint(self.teacher, self.layouts[layout], folder, wanted, self.small)
+
+    def states(self, model: Any, folder: Path, alone_S: Tensor) -> Sequence[Tensor]:
+        """Return Hugging Face's hidden states of one utterance; see :data:`States`."""
+        return hugging_face_states(model, folder, alone_S)
+
+    def compare(self, folder: Path, lengths: Sequence[int]) -> None:
+        """Check a batch of utterances of these lengths."""
+        assert_equals_hugging_face(self.teacher, folder, *sound(list(lengths)), states=self.states, **self.options)
 
     def test_equals_hugging_face_for_each_utterance_alone(
         self, layout: str, do_normalize: bool, tmp_path: Path
     ) -> None:
-        assert_equals_hugging_face(self.teacher, self.saved(layout, tmp_path, do_normalize), *sound(LENGTHS))
+        self.compare(self.saved(layout, tmp_path, do_normalize), self.lengths)
 
     def test_equal_lengths_take_the_unpadded_path_and_equal_it_too(self, layout: str, tmp_path: Path) -> None:
-        assert_equals_hugging_face(self.teacher, self.saved(layout, tmp_path), *sound([5000, 5000]))
+        self.compare(self.saved(layout, tmp_path), [5000, 5000])
 
     def test_passes_its_front_end_and_layers_to_students(self, layout: str, tmp_path: Path) -> None:
-        teacher = loaded(self.teacher, self.saved(layout, tmp_path))
+        teacher = loaded(self.teacher, self.saved(layout, tmp_path), **self.options)
         assert teacher.family == self.teacher.model_class.config_class.model_type
         assert json.loads(json.dumps(teacher.config)) == teacher.config
-        frontend = Frontend(FrontendConfig.from_teacher_config(teacher.config))
+        frontend = build_frontend(frontend_of(teacher.config))
         frontend.load_state_dict(teacher.frontend_tensors())
         waveform_BS, num_samples_B = sound([1000, 3000])
         with torch.no_grad():
@@ -134,7 +179,7 @@ class TeacherSuite(Suite):
             torch.testing.assert_close(frontend(waveform_BS, num_samples_B), expected_BTD)
         for name, model_class in STUDENTS.own.items():
             student = model_class(student_config(name, teacher.config))
-            as_wide = student.config.layer_width == student.config.hidden_size
+            as_wide = student.config.layer_width == student.config.hidden_size and teacher.layer_tensors(1)
             student.initialize_from_teacher(teacher.frontend_tensors(), teacher.layer_tensors(2) if as_wide else None)
 
     def test_the_same_bytes_have_the_same_fingerprint(self, layout: str, tmp_path: Path) -> None:

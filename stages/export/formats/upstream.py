@@ -24,7 +24,7 @@ class Upstream(nn.Module):
 
     def get_downsample_rates(self, key: str) -> int:
         """Return the samples per frame, which are the same for every hidden state."""
-        return self.student.frontend.config.hop
+        return self.student.frontend.framing.hop
 
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
         """Return the hidden states of utterances as recorded, at 16 kHz; they are normalized here if necessary.
@@ -34,7 +34,7 @@ class Upstream(nn.Module):
         same way
         here: their own last frame is repeated, so that an utterance is the same in every batch.
         """
-        field = self.student.frontend.config.receptive_field
+        field = self.student.frontend.framing.fewest
         samples_B = torch.tensor([max(len(wav), field) for wav in wavs])  # silence fills up the first frame
         waveform_BS = pad_sequence(list(wavs), batch_first=True)
         waveform_BS = F.pad(waveform_BS, (0, int(samples_B.max()) - waveform_BS.shape[1]))

@@ -6,6 +6,7 @@ Axes: B batch, S samples, T frames, D features.
 import importlib.resources
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,11 +15,20 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor, WavLMForCTC
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    Wav2Vec2FeatureExtractor,
+    WavLMForCTC,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
 
 from gdist.pipeline.errors import ConfigError, TeacherError
 from gdist.stages.students import STUDENTS, student_config
-from gdist.stages.teachers import FAMILIES, load_teacher, read_teacher_config
+from gdist.stages.teachers import FAMILIES, load_teacher, num_params, read_teacher_config
 from gdist.stages.teachers.packed import PackedConv, can_pack
 from gdist.stages.testing import TeacherSuite
 from gdist.stages.testing import teacher as teachers
@@ -55,8 +65,72 @@ class TestData2VecAudio(TeacherSuite):
     layouts: ClassVar = {"only": DATA2VEC, "even": DATA2VEC | {"conv_pos_kernel_size": 8, "conv_bias": True}}
 
 
-SUITES = dict(zip(FAMILIES.own, (TestWavLM, TestHubert, TestWav2Vec2, TestData2VecAudio), strict=True))
+class TestWhisper(TeacherSuite):
+    """A window of two seconds instead of thirty."""
+
+    teacher = FAMILIES.own["whisper"]
+    small: ClassVar = {
+        "d_model": 48, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_layers": 1,
+        "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "max_source_positions": 100, "vocab_size": 20,
+        "pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": 1,
+    }  # fmt: skip
+    layouts: ClassVar = {"80-bands": {"num_mel_bins": 80}, "128-bands": {"num_mel_bins": 128}}
+    # The fewest; a frame less and more; as good as full, so that its end is mirrored; and full.
+    lengths: ClassVar = [160, 479, 480, 16_000, 31_900, 32_000]
+    options: ClassVar = {"window": "exact"}
+
+    def saved(self, layout: str, folder: Path, do_normalize: bool = False) -> Path:
+        """A whole model, of which only the encoder is read."""
+        config = WhisperConfig(**{**self.small, **self.layouts[layout]})
+        torch.manual_seed(0)
+        model = WhisperForConditionalGeneration(config)
+        scramble(model)
+        model.save_pretrained(folder)
+        WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=2).save_pretrained(folder)
+        return folder
+
+    def states(self, model: Any, folder: Path, alone_S: Tensor) -> Sequence[Tensor]:
+        extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        mel = extractor(alone_S.numpy(), sampling_rate=16_000, return_tensors="pt")["input_features"]
+        found = model(mel, output_hidden_states=True).hidden_states
+        return [state[:, : (len(alone_S) + 160) // 320] for state in found]
+
+
+class TestShortWhisper(TestWhisper):
+    """The same weights over the utterance's own length, layer by layer, since Hugging Face's encoder refuses that."""
+
+    lengths: ClassVar = [201, 479, 480, 16_000, 32_000]
+    options: ClassVar = {"window": "short"}
+
+    def states(self, model: Any, folder: Path, alone_S: Tensor) -> Sequence[Tensor]:
+        extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        how = {"sampling_rate": 16_000, "padding": "do_not_pad", "return_tensors": "pt"}
+        mel = extractor(alone_S.numpy(), **how)["input_features"]
+        hidden = F.gelu(model.conv2(F.gelu(model.conv1(mel)))).transpose(1, 2)
+        states = [hidden + model.embed_positions.weight[: hidden.shape[1]]]
+        for layer in model.layers:
+            states.append(layer(states[-1], None))
+        return [*states[:-1], model.layer_norm(states[-1])]
+
+
+SUITES = dict(zip(FAMILIES.own, (TestWavLM, TestHubert, TestWav2Vec2, TestData2VecAudio, TestWhisper), strict=True))
 LAYOUTS = {f"{family}-{label}": (family, label) for family, suite in SUITES.items() for label in suite.layouts}
+
+
+def test_the_two_ways_of_whisper_are_two_teachers(tmp_path: Path) -> None:
+    folder = str(TestWhisper().saved("80-bands", tmp_path))
+    exact, default, short = (
+        load_teacher(folder, window="exact"),
+        load_teacher(folder),
+        load_teacher(folder, window="short"),
+    )
+    assert exact.fingerprint == default.fingerprint != short.fingerprint
+    assert (exact.least_samples, short.least_samples) == (32_000, 0)
+    assert exact.num_params == short.num_params == num_params(read_teacher_config(folder))
+    with pytest.raises(ValueError, match="takes 32000"):
+        next(exact.hidden_states(*sound([32_001])))
+    with pytest.raises(ValueError, match="too few"):
+        next(short.hidden_states(*sound([200])))
 
 
 def test_every_family_has_its_suite() -> None:
@@ -143,7 +217,9 @@ def test_layers_without_onednn_equal_hugging_face_too(
     tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gdist.stages.teachers.base.can_pack", lambda device, dtype: False)
-    assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound([3000, 4000]))
+    family, label = LAYOUTS[layout]
+    suite = SUITES[family]()
+    suite.compare(suite.saved(label, tmp_path), [3000, 4000])
 
 
 def test_attention_over_long_utterances_is_computed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,15 +328,23 @@ class TestRefusals:
             load_teacher(str(tmp_path))
 
     def test_another_family(self, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
-        with pytest.raises(TeacherError, match="whisper") as caught:
+        (tmp_path / "config.json").write_text('{"model_type": "encodec"}')
+        with pytest.raises(TeacherError, match="encodec") as caught:
             load_teacher(str(tmp_path))
         assert caught.value.hint is not None and all(family in caught.value.hint for family in FAMILIES)
 
-    def test_another_geometry(self, tmp_path: Path) -> None:
-        folder = self.change_config(checkpoint(tmp_path), conv_stride=[5, 2, 2, 2, 2, 2, 1])
-        with pytest.raises(TeacherError, match="every 160"):
-            read_teacher_config(folder)
+    def test_windows_are_whispers_alone(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="only Whisper"):
+            load_teacher(str(checkpoint(tmp_path, do_normalize=False)), window="short")
+        whisper = TestWhisper().saved("80-bands", tmp_path / "whisper")
+        with pytest.raises(ConfigError, match="exact, short"):
+            load_teacher(str(whisper), window="long")
+
+    def test_a_whisper_that_was_trained_on_other_input(self, tmp_path: Path) -> None:
+        folder = TestWhisper().saved("80-bands", tmp_path)
+        WhisperFeatureExtractor(hop_length=200).save_pretrained(folder)
+        with pytest.raises(TeacherError, match="hop_length is 200"):
+            load_teacher(str(folder))
 
     def test_adapters_in_every_layer(self, tmp_path: Path) -> None:
         with pytest.raises(TeacherError, match="adapter_attn_dim"):

@@ -1,0 +1,97 @@
+"""Mel spectra as matrix products, in float64.
+
+Where speech is quiet, the logarithm of a float32 spectrum is partly rounding noise: it would depend on the batch, and
+on the library that computed it. Products with the matrix of the Fourier transform are exact enough and cheap, and
+every exporter can express them.
+
+Axes: B batch, S samples, T frames, N samples of a frame, F frequencies, M mel bands.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from gdist.stages.frontend.padding import is_symbolic
+
+SAMPLE_RATE = 16_000
+
+
+class Spectrum:
+    """Power spectra of windowed frames, and their mel bands. Its constants are not weights, and are never saved.
+
+    Args:
+        window_N: float64, by which frames are multiplied.
+        size: of the Fourier transform; longer than a frame means that frames are filled up with zeros.
+        filters_FM: float64, see :func:`mel_filters`.
+    """
+
+    def __init__(self, window_N: Tensor, size: int, filters_FM: Tensor) -> None:
+        place_N = torch.arange(len(window_N), dtype=torch.float64, device="cpu")
+        frequency_F = torch.arange(size // 2 + 1, dtype=torch.float64, device="cpu")
+        angle_NF = 2 * math.pi / size * torch.outer(place_N, frequency_F).remainder(size)
+        self.basis_NX = torch.cat([angle_NF.cos(), angle_NF.sin()], 1) * window_N[:, None]
+        self.filters_FM = filters_FM
+        self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def mel(self, frames_BTN: Tensor) -> Tensor:
+        """Frames in float64 → the power in each mel band, ``[B, T, M]``."""
+        basis_NX, filters_FM = self._on(frames_BTN.device)
+        parts_BTX = frames_BTN @ basis_NX
+        real_BTF, imaginary_BTF = parts_BTX.chunk(2, -1)
+        mel_BTM: Tensor = (real_BTF.square() + imaginary_BTF.square()) @ filters_FM
+        return mel_BTM
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device.type == "cpu" or is_symbolic():
+            return self.basis_NX.to(device), self.filters_FM.to(device)
+        if device not in self._copies:
+            self._copies[device] = (self.basis_NX.to(device), self.filters_FM.to(device))
+        return self._copies[device]
+
+    def __deepcopy__(self, memo: object) -> "Spectrum":
+        return self  # constants
+
+
+def exact(waveform_BS: Tensor) -> Tensor:
+    """The waveform in float64, on its device, or on the CPU if the device has no float64, as Apple's GPUs."""
+    return waveform_BS.to("cpu" if waveform_BS.device.type == "mps" else waveform_BS.device, torch.float64)
+
+
+def frames_of(waveform_BS: Tensor, length: int, hop: int) -> Tensor:
+    """Overlapping frames, as a view: ``[B, (S − length) // hop + 1, length]``."""
+    return waveform_BS.unfold(1, length, hop)
+
+
+def hann(length: int) -> Tensor:
+    """The periodic Hann window, float64."""
+    return 0.5 - 0.5 * torch.cos(2 * math.pi / length * torch.arange(length, dtype=torch.float64, device="cpu"))
+
+
+@lru_cache
+def slaney_filters(bands: int, size: int) -> Tensor:
+    """Triangles on Slaney's mel scale from 0 to 8000 Hz, each of area 1: ``[F, M]``, float64.
+
+    As in librosa, and as ``transformers.audio_utils.mel_filter_bank`` with ``norm`` and ``mel_scale`` "slaney".
+    """
+    highest = _slaney_mel(SAMPLE_RATE / 2)
+    edge_E = torch.tensor(
+        [_slaney_hertz(highest * i / (bands + 1)) for i in range(bands + 2)], dtype=torch.float64, device="cpu"
+    )
+    frequency_F = torch.arange(size // 2 + 1, dtype=torch.float64, device="cpu") * (SAMPLE_RATE / size)
+    width_E = edge_E.diff()
+    distance_FE = edge_E[None] - frequency_F[:, None]
+    rising_FM = -distance_FE[:, :-2] / width_E[:-1]
+    falling_FM = distance_FE[:, 2:] / width_E[1:]
+    filters_FM = torch.minimum(rising_FM, falling_FM).clamp(min=0)
+    return filters_FM * (2 / (edge_E[2:] - edge_E[:-2]))
+
+
+def _slaney_mel(hertz: float) -> float:
+    """Linear below 1000 Hz, logarithmic above."""
+    return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
+
+
+def _slaney_hertz(mel: float) -> float:
+    return 200 * mel / 3 if mel < 15 else 1000 * math.exp(math.log(6.4) / 27 * (mel - 15))
