@@ -25,6 +25,7 @@ from gdist.stages.teachers.checkpoint import check_weights
 from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
 from gdist.stages.teachers.hubert import HubertTeacher
 from gdist.stages.teachers.wav2vec2 import Wav2Vec2Teacher
+from gdist.stages.teachers.wav2vec2_bert import Wav2Vec2BertTeacher
 from gdist.stages.teachers.wavlm import WavLMTeacher
 from gdist.stages.teachers.whisper import WINDOWS, WhisperTeacher
 
@@ -49,6 +50,7 @@ FAMILIES: Registry[type[Teacher]] = Registry(
         "wav2vec2": Wav2Vec2Teacher,
         "data2vec-audio": Data2VecAudioTeacher,
         "whisper": WhisperTeacher,
+        "wav2vec2-bert": Wav2Vec2BertTeacher,
     },
     _accept,
     key=lambda family: str(family.model_class.config_class.model_type),

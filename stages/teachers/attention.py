@@ -88,6 +88,19 @@ def attend(query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, bias: Bias)
     return output_BTHE.flatten(2)
 
 
+def attend_without_bias(
+    query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, additive_BT: Tensor | None
+) -> Tensor:
+    """``softmax(q·k / √E) · v`` as ``[B, T, D]``, with −∞ for keys of padding (see :func:`hidden_keys`)."""
+    mask_BHTT = None
+    if additive_BT is not None:
+        batch, frames = additive_BT.shape
+        row_B11T = room(torch.Size((batch, 1, 1, frames)), query_BHTE.dtype, additive_BT.device)
+        mask_BHTT = row_B11T.copy_(additive_BT[:, None, None, :]).expand(-1, -1, frames, -1)
+    output_BHTE = F.scaled_dot_product_attention(query_BHTE, key_BHTE, value_BHTE, attn_mask=mask_BHTT)
+    return output_BHTE.transpose(1, 2).flatten(2)
+
+
 def split_heads(features_BTD: Tensor, heads: int) -> Tensor:
     """``[B, T, D]`` → ``[B, H, T, E]``."""
     return features_BTD.view(*features_BTD.shape[:2], heads, -1).transpose(1, 2)
@@ -179,15 +192,6 @@ def by_projection(query_BHTE: Tensor, positions_HRE: Tensor, additive_BT: Tensor
         return laid_out(skew(scores_BHQW * scale, frames), additive_BT, rows, query_BHTE.dtype)
 
     return bias
-
-
-def no_bias(additive_BT: Tensor | None, dtype: torch.dtype, queries: int) -> Tensor | None:
-    """The mask of attention without positions: None, or −∞ for keys of padding."""
-    if additive_BT is None:
-        return None
-    batch, frames = additive_BT.shape
-    row_B11T = room(torch.Size((batch, 1, 1, frames)), dtype, additive_BT.device).copy_(additive_BT[:, None, None, :])
-    return row_B11T.expand(-1, -1, queries, -1)
 
 
 def sinusoids(frames: int, dim: int, device: torch.device) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModel,
+    SeamlessM4TFeatureExtractor,
     Wav2Vec2FeatureExtractor,
     WavLMForCTC,
     WhisperConfig,
@@ -113,7 +114,44 @@ class TestShortWhisper(TestWhisper):
         return [*states[:-1], model.layer_norm(states[-1])]
 
 
-SUITES = dict(zip(FAMILIES.own, (TestWavLM, TestHubert, TestWav2Vec2, TestData2VecAudio, TestWhisper), strict=True))
+class TestWav2Vec2Bert(TeacherSuite):
+    """Every kind of position; 49 frames are more distances than the tables have."""
+
+    teacher = FAMILIES.own["wav2vec2-bert"]
+    small: ClassVar = {
+        **{name: SMALL[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")},
+        "intermediate_size": 64,
+        "left_max_position_embeddings": 12, "right_max_position_embeddings": 3,
+        "conv_depthwise_kernel_size": 7, "max_source_positions": 20,
+    }  # fmt: skip
+    layouts: ClassVar = {
+        "relative-key": {},
+        "relative": {"position_embeddings_type": "relative"},
+        "rotary": {"position_embeddings_type": "rotary"},
+        "no-positions": {"position_embeddings_type": None, "feature_projection_input_dim": 80},
+    }
+    lengths: ClassVar = [560, 879, 880, 16_000, 12_345]
+
+    def saved(self, layout: str, folder: Path, do_normalize: bool = False) -> Path:
+        super().saved(layout, folder)
+        bands = self.layouts[layout].get("feature_projection_input_dim", 160) // 2
+        SeamlessM4TFeatureExtractor(feature_size=bands, num_mel_bins=bands).save_pretrained(folder)
+        return folder
+
+    def states(self, model: Any, folder: Path, alone_S: Tensor) -> Sequence[Tensor]:
+        extractor = SeamlessM4TFeatureExtractor.from_pretrained(folder)
+        found = extractor(alone_S.numpy(), sampling_rate=16_000, return_tensors="pt")
+        frames = int(found["attention_mask"].sum())  # an odd number of fbank frames leaves one of padding
+        return [state[:, :frames] for state in model(**found, output_hidden_states=True).hidden_states]
+
+
+SUITES = dict(
+    zip(
+        FAMILIES.own,
+        (TestWavLM, TestHubert, TestWav2Vec2, TestData2VecAudio, TestWhisper, TestWav2Vec2Bert),
+        strict=True,
+    )
+)
 LAYOUTS = {f"{family}-{label}": (family, label) for family, suite in SUITES.items() for label in suite.layouts}
 
 
