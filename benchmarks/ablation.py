@@ -41,6 +41,7 @@ from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.evaluate.fidelity import mean_cosine
+from gdist.stages.evaluate.layers import from_teachers_layer_0, whose_layer_0
 from gdist.stages.evaluate.probes import probes_named
 from gdist.stages.evaluate.probes.base import Example
 from gdist.stages.extract.extract import extract
@@ -118,6 +119,7 @@ class Campaign:
 
 def record(cell: Cell, seed: int, folder: Path) -> Record:
     evaluated = json.loads((folder / "eval.json").read_text())
+    evaluated["layer_0"] = whose_layer_0(evaluated, Run.open(folder).tables())
     references = {name: mean_cosine(rows) for name, rows in evaluated["references"].items()}
     baselines = {
         name: {probe: result["value"] for probe, result in evaluated[name]["probes"].items()}
@@ -133,6 +135,7 @@ def record(cell: Cell, seed: int, folder: Path) -> Record:
         "cosine": evaluated["mean_cosine"],
         "cosine_by_layer": [layer["cosine"] for layer in evaluated["layers"]],
         "probes": {name: result["value"] for name, result in evaluated["probes"].items()},
+        "from_layer_0": [name for name in evaluated["probes"] if from_teachers_layer_0(evaluated, name)],
         "split": evaluated["split"],
         "utterances": evaluated["utterances"],
         "references": references,

@@ -47,17 +47,22 @@ class Results:
         return spread(values, digits) + short
 
     def contrast(
-        self, pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]], get: Callable[[Record], float]
+        self,
+        pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]],
+        get: Callable[[Record], float],
+        alike: Callable[[Record], bool] = lambda found: False,
     ) -> tuple[Numbers, Numbers]:
         """Differences of pairs of cells (first − second): by seed, averaged over pairs; and by pair, over seeds.
 
-        Only seeds that both cells of a pair have are counted.
+        Only seeds that both cells of a pair have are counted, and only where not both are ``alike``.
         """
         by_seed: dict[int, Numbers] = {}
         by_pair: list[float] = []
         for first, second in pairs:
             here, there = self.cells.get(first, {}), self.cells.get(second, {})
-            both = sorted(here.keys() & there.keys())
+            both = sorted(
+                seed for seed in here.keys() & there.keys() if not (alike(here[seed]) and alike(there[seed]))
+            )
             found = [get(here[seed]) - get(there[seed]) for seed in both]
             for seed, difference in zip(both, found, strict=True):
                 by_seed.setdefault(seed, []).append(difference)
@@ -89,6 +94,11 @@ def speed(found: Record) -> float:
 
 def probe(name: str) -> Callable[[Record], float]:
     return lambda found: float(found["probes"][name])
+
+
+def from_layer_0(name: str) -> Callable[[Record], bool]:
+    """Whether a run answered a probe from the teacher's layer 0, as others did: between those is no comparison."""
+    return lambda found: name in found.get("from_layer_0", ())
 
 
 def spread(values: Numbers, digits: int = 3, sign: str = "") -> str:
@@ -161,9 +171,14 @@ def page(base: TrainConfig, settings: Sequence[str], results: Results, jobs: int
         baselines = first["baselines"]
         parts += [
             f"## Probe: {name}, accuracy",
-            grid_table(results, heads, probe(name)),
+            grid_table(results, heads, probe(name), alike=from_layer_0(name)),
             f"The teacher has {baselines['teacher'][name]:.3f}, and log-mel has {baselines['log_mel'][name]:.3f}.",
         ]
+        if count := sum(map(from_layer_0(name), results.records)):
+            parts.append(
+                f"{count} of {len(results.records)} runs answered from the teacher's layer 0 (in brackets): these "
+                "are not a comparison. They are not bold, and are left out of what each factor does."
+            )
     parts += [
         "## Cost",
         "CPU seconds per run, relative to the default student's run in full, and in brackets the seconds of audio "
@@ -193,19 +208,30 @@ def grid_table(
     heads: Sequence[str],
     get: Callable[[Record], float],
     cell: Callable[[str, str], str] | None = None,
+    alike: Callable[[Record], bool] = lambda found: False,
 ) -> str:
-    """Every row of the grid; the best of each column is bold, unless ``cell`` gives the text of each cell."""
+    """Every row of the grid; the best of each column is bold, unless ``cell`` gives the text of each cell.
+
+    Cells whose runs are all ``alike`` are not compared: they are in brackets, and none is the best.
+    """
+
+    def is_alike(row: tuple[str, ...], column: str) -> bool:
+        return all(map(alike, results.cells.get((row_name(*row), column), {}).values()))
+
     rows = list(product(HISTORIES, SKIPS, OUTPUTS))
     best = {}
     for column in COLUMNS:
         means = {row: results.values(row_name(*row), column, get) for row in rows}
-        ranked = sorted((statistics.mean(values), row) for row, values in means.items() if values)
+        ranked = sorted(
+            (statistics.mean(values), row) for row, values in means.items() if values and not is_alike(row, column)
+        )
         best[column] = ranked[-1][1] if ranked else None
     lines = []
     for row in rows:
         shown = []
         for column in COLUMNS:
             text = cell(row_name(*row), column) if cell else results.shown(row_name(*row), column, get)
+            text = f"({text})" if text != "–" and is_alike(row, column) else text
             shown.append(f"**{text}**" if cell is None and best[column] == row else text)
         lines.append([row[0], "yes" if row[1] == "true" else "no", row[2], *shown])
     return table(heads, lines)
@@ -324,7 +350,8 @@ def findings(results: Results, probes: Sequence[str]) -> list[str]:
         alone, _ = results.contrast([pairs[default]], cosine) if default >= 0 else ([], [])
         line = [title, spread(by_seed, 3, "+"), f"{up} of {len(by_pair)}", spread(alone, 3, "+") if alone else ""]
         for name in probes:
-            line.append(spread(results.contrast(pairs, probe(name))[0], 3, "+"))
+            compared = results.contrast(pairs, probe(name), from_layer_0(name))[0]
+            line.append(spread(compared, 3, "+") if compared else "–")
         ratios = [
             statistics.mean(results.values(*first, cpu)) / statistics.mean(results.values(*second, cpu))
             for first, second in pairs

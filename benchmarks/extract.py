@@ -41,7 +41,7 @@ from gdist.pipeline import audio, framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.stages.device import keep_freed_memory
-from gdist.stages.extract.batching import OVERHEAD_SAMPLES, batches
+from gdist.stages.extract.batching import planned
 from gdist.stages.extract.extract import run_here
 from gdist.stages.extract.plan import ExtractConfig, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
@@ -191,11 +191,7 @@ def compare(
     ready = []
     for pack in range(plan.packs):
         entries = [entry for entry in plan.entries if entry.pack == pack and entry.num_frames]
-        size, overhead = (
-            int(plan.identity["batch_seconds"] * framing.SAMPLE_RATE),
-            OVERHEAD_SAMPLES[teacher.device.type],
-        )
-        for members in batches(entries, size, overhead):
+        for members in planned(entries, plan.identity, teacher.device.type):
             waveform_BS = torch.zeros(len(members), max(entry.num_samples for entry in members))
             for row, entry in enumerate(members):
                 found = utterances[entry.id]

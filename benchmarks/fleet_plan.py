@@ -18,11 +18,12 @@ from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.plan import Plan, tasks
+from gdist.pipeline.framing import WAV2VEC2
 from gdist.pipeline.storage.objects import Storage
 
 KEYS_PER_LISTING = 1000  # of S3
 IDENTITY: dict[str, Any] = {
-    "layers": [*range(13)], "dim": 768, "encoding": "fp16", "compress": COMPRESS,
+    "layers": [*range(13)], "dim": 768, "encoding": "fp16", "compress": COMPRESS, "framing": WAV2VEC2.to_dict(),
     "chunk_frames": 128, "pack_frames": 16_384,
 }  # fmt: skip
 

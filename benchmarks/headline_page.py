@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gdist.pipeline.run import Run
+from gdist.stages.evaluate.layers import answered_alike, layer_read, whose_layer_0
+
 NOTES = re.compile(r"<!-- notes -->.*<!-- /notes -->", re.DOTALL)
 
 
@@ -29,12 +32,9 @@ class Evaluated:
         if not (folder / "eval.json").exists():
             return None
         cost = folder / "cost.json"
-        return cls(
-            row,
-            seed,
-            json.loads((folder / "eval.json").read_text()),
-            json.loads(cost.read_text()) if cost.exists() else {},
-        )
+        found = json.loads((folder / "eval.json").read_text())
+        found["layer_0"] = whose_layer_0(found, Run.open(folder).tables())
+        return cls(row, seed, found, json.loads(cost.read_text()) if cost.exists() else {})
 
 
 def page(
@@ -51,6 +51,8 @@ def page(
     by_row = {row: [one for one in found if one.row == row] for row in rows}
     by_row = {row: members for row, members in by_row.items() if members}
     probes = list(first["probes"])
+    alike = {name: answered_alike(name, _evaluations(by_row)) for name in probes}
+    not_compared = "".join(f"\n\n`{name}`: {one.note}." for name, one in alike.items() if one)
     commands = "\n".join(
         f"gdist train --cache CACHE --out RUN --recipe {recipe}"
         + "".join(f" --set {s}" for s in settings)
@@ -100,14 +102,28 @@ differences.
 | chance | {" | ".join(f"{first['probes'][name]['chance']:.3f}" for name in probes)} |
 | test items | {" | ".join(str(first["probes"][name]["test_items"]) for name in probes)} |
 
+Where a probe chose one layer, it is in brackets.{not_compared}
+
 The next table shows by how much GenDistiller is ahead (+) or behind (−), whichever direction is better: the
 difference of the means ± its standard error over seeds. It is **bold** where it is at least twice that. All students
-were evaluated on the same test items, whose own scatter is not included.
+were evaluated on the same test items, whose own scatter is not included. The last column counts the probes on which
+it is clearly ahead and clearly behind (bold), of those that can be compared: where both answered from the teacher's
+layer 0, there is no comparison, and the cell says "layer 0".
 
-| this | against | mean cosine | {" | ".join(probes)} |
-|---|---|---|{"---|" * len(probes)}
+| this | against | mean cosine | {" | ".join(probes)} | ahead, behind |
+|---|---|---|{"---|" * len(probes)}---|
 {chr(10).join(_ahead(one, other, by_row, probes) for one, other in pairs if {one, other} <= by_row.keys())}
 """
+
+
+def _evaluations(by_row: Mapping[str, Sequence[Evaluated]]) -> dict[str, list[dict[str, Any]]]:
+    return {row: [one.eval for one in members] for row, members in by_row.items()}
+
+
+def _chosen(results: Sequence[Mapping[str, Any]]) -> str:
+    """The layer that the seeds' probes chose, or the layers, in brackets; "" if they weigh all layers."""
+    layers = sorted({layer for result in results if (layer := layer_read(result)) is not None})
+    return f" (layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))})" if layers else ""
 
 
 def _arrow(result: Mapping[str, Any]) -> str:
@@ -133,30 +149,38 @@ def _layers(row: str, members: Sequence[Evaluated]) -> str:
 
 
 def _probes(row: str, members: Sequence[Evaluated], probes: Sequence[str]) -> str:
-    return (
-        f"| {row} | "
-        + " | ".join(_spread([m.eval["probes"][name]["value"] for m in members]) for name in probes)
-        + " |"
-    )
+    found = {name: [member.eval["probes"][name] for member in members] for name in probes}
+    cells = [_spread([result["value"] for result in results]) + _chosen(results) for results in found.values()]
+    return f"| {row} | {' | '.join(cells)} |"
 
 
 def _ahead(one: str, other: str, by_row: Mapping[str, Sequence[Evaluated]], probes: Sequence[str]) -> str:
-    def cell(values: Sequence[Sequence[float]], sign: int) -> str:
+    def cell(values: Sequence[Sequence[float]], sign: int) -> tuple[str, int]:
+        """The difference, and 1 if it is clear and for the better, −1 if it is clear and for the worse, else 0."""
         difference = sign * (statistics.mean(values[0]) - statistics.mean(values[1]))
         if min(map(len, values)) < 2:
-            return f"{difference:+.3f}"
+            return f"{difference:+.3f}", 0
         error = sum(statistics.variance(column) / len(column) for column in values) ** 0.5
         text = f"{difference:+.3f} ± {error:.3f}".replace("-", "−")
-        return f"**{text}**" if abs(difference) >= 2 * error > 0 else text
+        is_clear = abs(difference) >= 2 * error > 0
+        return (f"**{text}**", 1 if difference > 0 else -1) if is_clear else (text, 0)
 
     both = [by_row[one], by_row[other]]
-    cells = [cell([[m.eval["mean_cosine"] for m in members] for members in both], 1)]
+    cells = [cell([[m.eval["mean_cosine"] for m in members] for members in both], 1)[0]]
+    won = []
+    pair = _evaluations({one: by_row[one], other: by_row[other]})
     for name in probes:
+        if len(answered_alike(name, pair).students) == 2:
+            cells.append("layer 0")
+            continue
         sign = 1 if both[0][0].eval["probes"][name]["higher_is_better"] else -1
-        cells.append(cell([[m.eval["probes"][name]["value"] for m in members] for members in both], sign))
-    return f"| {one} | {other} | {' | '.join(cells)} |"
+        text, win = cell([[m.eval["probes"][name]["value"] for m in members] for members in both], sign)
+        cells.append(text)
+        won.append(win)
+    return f"| {one} | {other} | {' | '.join(cells)} | {won.count(1)}, {won.count(-1)} of {len(won)} |"
 
 
 def _reference(name: str, evaluated: Mapping[str, Any], probes: Sequence[str]) -> str:
     results = [evaluated["probes"][probe] for probe in probes]
-    return f"| {name} | " + " | ".join(f"{r['value']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in results) + " |"
+    cells = [f"{r['value']:.3f} ({r['low']:.3f}–{r['high']:.3f}){_chosen([r])}" for r in results]
+    return f"| {name} | {' | '.join(cells)} |"

@@ -72,6 +72,7 @@ def build(uri: str, minutes: float, encoding: str, pack_frames: int) -> None:
         "dim": DIM,
         "encoding": encoding,
         "compress": COMPRESS,
+        "framing": framing.WAV2VEC2.to_dict(),
         "chunk_frames": 128,
         "pack_frames": pack_frames,
     }
@@ -92,7 +93,8 @@ def build(uri: str, minutes: float, encoding: str, pack_frames: int) -> None:
                     at = start * len(destination) // pack_frames
                     destination[at : at + values.shape[1]] = values[0].numpy()
             samples = np.cumsum(rng.integers(-300, 301, entry.num_samples)) % 8192
-            rows[WAVEFORM][start : start + entry.num_rows].reshape(-1)[: entry.num_samples] = samples
+            stop = start + entry.num_rows(cache.framing)
+            rows[WAVEFORM][start:stop].reshape(-1)[: entry.num_samples] = samples
         cache.commit(task, rows, {}, {})
 
 
@@ -196,7 +198,7 @@ class Bench:
     def _stage(self) -> None:
         for spans in self.batches:
             num_frames = [n for _, _, n in spans]
-            num_samples = [stop - start for start, stop in map(samples_of, spans)]
+            num_samples = [stop - start for start, stop in (samples_of(span, self.cache.framing) for span in spans)]
             self.on_device.stage(self.cache.wanted(spans), self.selection, num_frames, num_samples)
 
     def load(self) -> float:

@@ -32,7 +32,7 @@ class NullTeacher:
 
     def hidden_states(self, waveform_BS: Tensor, num_samples_B: Tensor, last_layer: int) -> Iterator[Tensor]:
         """Yield float32 [B, T, D] for each layer, without computing or copying anything."""
-        frames = framing.num_frames(int(num_samples_B.max()))
+        frames = framing.WAV2VEC2.num_frames(int(num_samples_B.max()))
         for _ in range(last_layer + 1):
             yield self.hidden_TD[:frames].expand(len(num_samples_B), -1, -1)
 
@@ -48,6 +48,7 @@ def null_teacher(packs: int, layers: int, hidden_TD: Tensor, folder: Path | None
         "dim": hidden_TD.shape[1],
         "encoding": "fp16",
         "compress": COMPRESS,
+        "framing": framing.WAV2VEC2.to_dict(),
         "chunk_frames": layout.CHUNK_FRAMES,
         "pack_frames": layout.PACK_FRAMES,
         "batch_seconds": 32.0,

@@ -175,4 +175,4 @@ def show_beside_s3prl(result: dict[str, Any]) -> None:
 
 def seconds_of(spans: list[Span]) -> float:
     """Seconds of audio."""
-    return sum(frames for _, _, frames in spans) / framing.FRAMES_PER_SECOND
+    return sum(frames for _, _, frames in spans) / framing.WAV2VEC2.frames_per_second

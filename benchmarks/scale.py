@@ -29,6 +29,7 @@ from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.layout import Lengths, place
 from gdist.pipeline.cache.plan import Plan, Tasks, array_specs
+from gdist.pipeline.framing import WAV2VEC2
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
@@ -87,7 +88,7 @@ def make(folder: Path, count: int) -> None:
     placed = place(lengths(count), 60 * 16_000)
     seconds = time.monotonic() - began
     identity = {"layers": LAYERS, "dim": DIM, "encoding": "fp16", "chunk_frames": 128, "pack_frames": 16_384}
-    identity |= {"compress": COMPRESS}
+    identity |= {"compress": COMPRESS, "framing": WAV2VEC2.to_dict()}
     storage, plan = Storage(str(folder), create=True), Plan(identity, {}, placed, labels(count), {})
     planning.begin(storage, plan)
     gdist = planning.read_root(storage)

@@ -5,13 +5,13 @@ and a receptive field of 400 at 16 kHz, without padding; :data:`WAV2VEC2` is the
 
     400 samples → 1 frame      719 samples → 1 frame      720 samples → 2 frames      399 samples → 0 frames
 
-``num_samples // 320`` is the usual mistake: it gives one frame too many for a quarter of all lengths. Whisper pads, so
-that frame t is centered on sample 320 t (window 1040, 520 samples before the utterance and 360 after it):
+``num_samples // 320`` is the usual mistake: it gives one frame too many for a quarter of all lengths. Whisper pads,
+so that frame t is centered on sample 320 t (window 1040, 520 samples before the utterance and 360 after it):
 
     159 samples → 0 frames     160 samples → 1 frame      479 samples → 1 frame       480 samples → 2 frames
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # students are exported with this file, and need no numpy
@@ -24,13 +24,15 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Framing:
-    """Frame t depends on the samples [t · hop − left, t · hop − left + window); outside the utterance there is padding.
+    """Frame t depends on the samples [t · hop − left, t · hop − left + window); outside the utterance is padding.
 
     Attributes:
-        hop: samples from one frame to the next; a row of the cache's waveform has as many, so it is aligned with frames.
+        hop: samples from one frame to the next; a row of the cache's waveform has as many, so that it is aligned with
+            frames.
         window: samples that a frame depends on, before the first Transformer layer.
         left, right: samples of padding before and after an utterance.
-        least: the fewest samples that a teacher can process; 0 means that a single frame suffices.
+        least: the fewest samples that a teacher can process, where one frame has fewer; 0 where it does not matter.
+            There is one frame of so many samples: a crop of one frame must not turn out to be two.
         longest: the most samples that a teacher can process; 0 means that there is no limit.
 
     Raises:
@@ -54,15 +56,32 @@ class Framing:
             raise ValueError(
                 f"left and right are {self.left} and {self.right}; the window, {self.window}, is no larger"
             )
+        if self.least and (frames := self.num_frames(self.least)) > 1:
+            raise ValueError(f"least is {self.least}, of which there are {frames} frames; it must be at most one")
+        if 0 < self.longest < self.fewest:
+            raise ValueError(f"longest is {self.longest}, and one frame takes {self.fewest} samples")
+
+    @classmethod
+    def from_dict(cls, stored: Any) -> "Framing":
+        """Read what :meth:`to_dict` returned. Raises ValueError for anything else: a cache may be anybody's."""
+        names = [field.name for field in fields(cls)]
+        if not isinstance(stored, dict) or sorted(map(str, stored)) != sorted(names):
+            raise ValueError(f"it is {str(stored)[:99]!r}; it must have exactly {', '.join(names)}")
+        return cls(**stored)
 
     def to_dict(self) -> dict[str, int]:
-        """As the cache's identity stores it: ``Framing(**framing.to_dict()) == framing``."""
+        """Return it as the cache's identity stores it."""
         return asdict(self)
 
     @property
     def fewest(self) -> int:
         """The fewest samples of which a teacher makes frames."""
         return max(self.least, self.window - self.left - self.right)
+
+    @property
+    def fewest_of_a_tail(self) -> int:
+        """The fewest frames at the end of an utterance that are not too short on their own."""
+        return 1 if self.least <= self.window - self.left - self.right else 2
 
     @property
     def frames_per_second(self) -> float:
@@ -82,7 +101,7 @@ class Framing:
         return 0 if frames <= 0 else max((frames - 1) * self.hop + self.window - self.left - self.right, self.least)
 
     def num_rows(self, num_samples: Any) -> Any:
-        """Rows of ``hop`` samples that a waveform needs: as many as its frames or up to a few more, since frames overlap.
+        """Rows of ``hop`` samples that a waveform needs: as many as it has frames or, as these overlap, a few more.
 
         Takes and returns what :meth:`num_frames` does.
         """
@@ -91,7 +110,7 @@ class Framing:
     def crop_samples(self, start_frame: int, frames: int) -> tuple[int, int]:
         """The samples ``[start, stop)`` that yield the frames ``[start_frame, start_frame + frames)``.
 
-        Where an utterance is padded, so is the crop, and frame t of the crop lies where frame ``start_frame + t`` lies.
+        Where an utterance is padded, so is the crop; frame t of the crop lies where frame ``start_frame + t`` lies.
         """
         start = start_frame * self.hop
         return start, start + self.num_samples_for(frames)
@@ -105,10 +124,3 @@ def resampled_length[N: (int, "Lengths")](num_samples: N, sample_rate: N) -> N:
     """Samples at 16 kHz after resampling ``num_samples`` at ``sample_rate``: rounded up, as torchaudio does.
     Takes numbers, or int64 arrays of them."""
     return -(-num_samples * SAMPLE_RATE // sample_rate)
-
-
-# --- until every caller has a framing of its own --------------------------------------------------------------------
-
-HOP, RECEPTIVE_FIELD, FRAMES_PER_SECOND = WAV2VEC2.hop, WAV2VEC2.window, 50
-num_frames, num_samples_for, num_rows = WAV2VEC2.num_frames, WAV2VEC2.num_samples_for, WAV2VEC2.num_rows
-crop_samples = WAV2VEC2.crop_samples

@@ -71,6 +71,12 @@ def local_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+window_option = click.option(
+    "--window",
+    metavar="exact|short",
+    help="Whisper: exact is what transformers gives on its windows of 30 seconds; short computes an utterance's own "
+    "length, which is several times cheaper, and makes another teacher. [default: exact]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 

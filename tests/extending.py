@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 STUDENT = f"{EXAMPLES / 'own_student.py'}:LSTMStudent"
 LOSS = f"{EXAMPLES / 'own_loss.py'}:huber"
 PROBE = f"{EXAMPLES / 'own_probe.py'}:Accent"
-TEACHER = f"{EXAMPLES / 'own_teacher.py'}:UniSpeechSatTeacher"
+TEACHER = f"{EXAMPLES / 'own_teacher.py'}:UniSpeechTeacher"
 KIND = f"{EXAMPLES / 'own_manifest.py'}:Kaldi"
 
 # An encoding that differs from fp16 and is equally precise: it stores half of every value.

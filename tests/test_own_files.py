@@ -174,7 +174,7 @@ def unispeech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape |= {"intermediate_size": 64, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
-        model = AutoModel.from_config(AutoConfig.for_model("unispeech-sat", **shape))
+        model = AutoModel.from_config(AutoConfig.for_model("unispeech", **shape))
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
         model.save_pretrained(folder)
@@ -195,7 +195,7 @@ class TestTeacher:
     def test_it_is_exact(self, unispeech: Path) -> None:
         """A padded batch gives the same as transformers does for each utterance alone."""
         extensions.forget()
-        assert FAMILIES.use(TEACHER) == "unispeech-sat"
+        assert FAMILIES.use(TEACHER) == "unispeech"
         teacher, reference = load_teacher(str(unispeech)), AutoModel.from_pretrained(unispeech).eval()
         lengths = [400, 719, 16_000, 12_345]
         waveform_BS = torch.randn(4, max(lengths), generator=torch.Generator().manual_seed(1)) / 10
@@ -212,24 +212,24 @@ class TestTeacher:
     def test_a_cache_of_it(self, unispeech: Path, speech: Path, tmp_path: Path, marker: Path) -> None:
         cache = tmp_path / "cache"
         words = extract_words(unispeech, speech, cache)
-        assert "'unispeech-sat', which is not a family" in refused(*words)
+        assert "'unispeech', which is not a family" in refused(*words)
         assert "--use FILE.py:CLASS" in refused(*words)
         done(*words, "--use", TEACHER)
         identity = Cache.open(str(cache)).identity["teacher"]
-        assert identity["family"] == "unispeech-sat" and len(identity["sha256"]) == 64
+        assert identity["family"] == "unispeech" and len(identity["sha256"]) == 64
         source = Path(TEACHER.rpartition(":")[0]).read_bytes()
         assert (cache / "teacher" / "own_teacher.py").read_bytes() == source
         assert done(*words, "--use", TEACHER)["packs_resumed"] == 9
         # A command that only reads the cache needs neither the teacher nor its file.
         assert done("verify", cache)["ok"] and done("inspect", cache)["packs_done"] == 9
         done(*train_words(cache, tmp_path / "run"))
-        assert done("teachers", "--use", TEACHER)[-1] == {"family": "unispeech-sat", "model": "UniSpeechSatModel"}
+        assert done("teachers", "--use", TEACHER)[-1] == {"family": "unispeech", "model": "UniSpeechModel"}
         assert done("plan", "--use", TEACHER, "--teacher", unispeech, "--hours", 1)["layers"] == [0, 1, 2, 3]
         # A different file with the same name is a different teacher.
         other = tmp_path / "changed" / "own_teacher.py"
         other.parent.mkdir()
         other.write_bytes(source + b"# changed\n")
-        said = refused(*words, "--use", f"{other}:UniSpeechSatTeacher")
+        said = refused(*words, "--use", f"{other}:UniSpeechTeacher")
         assert "was made from other inputs" in said and "teacher.sha256: " in said
         # A lost pack is only extracted again by the same code.
         shard = next(path for path in (cache / "layers").rglob("*") if path.is_file() and path.name != "zarr.json")
@@ -238,7 +238,7 @@ class TestTeacher:
         (cache / "teacher" / "own_teacher.py").unlink()
         repair = ["verify", cache, "--repair", "--teacher", unispeech, "--device", "cpu"]
         assert "not a family that gdist reads" in refused(*repair)
-        said = refused(*repair, "--use", f"{other}:UniSpeechSatTeacher")
+        said = refused(*repair, "--use", f"{other}:UniSpeechTeacher")
         assert "not run by the code" in said and "teacher/" in said
         assert done(*repair, "--use", TEACHER)["ok"] and contents(cache) == before
         assert not marker.exists()

@@ -37,7 +37,7 @@ accent = "gdist_lstm.probes:Accent"
 [project.entry-points."gdist.encodings"]
 halved = "gdist_lstm.encodings:Halved"
 [project.entry-points."gdist.teachers"]
-unispeech-sat = "gdist_lstm.teachers:UniSpeechSatTeacher"
+unispeech = "gdist_lstm.teachers:UniSpeechTeacher"
 [project.entry-points."gdist.manifests"]
 kaldi = "gdist_lstm.manifests:Kaldi"
 """
@@ -49,7 +49,7 @@ twice = "gdist_broken:Student"
 gone = "gdist_another.gone:loss"
 number = "math:pi"
 [project.entry-points."gdist.teachers"]
-sat = "gdist_lstm.teachers:UniSpeechSatTeacher"
+sat = "gdist_lstm.teachers:UniSpeechTeacher"
 """
 ANOTHER = """
 [project.entry-points."gdist.students"]
@@ -138,7 +138,7 @@ def test_a_package_is_listed_used_recorded_and_exported(
     students, teachers, encodings, probes_help, kinds_help, *rest = found
     names = [row["name"] for row in json.loads(students["out"])]
     assert names[-1] == "lstm" and names.count("distilhubert") == 1, "a package cannot replace gdist's own rows"
-    assert json.loads(teachers["out"])[-1] == {"family": "unispeech-sat", "model": "UniSpeechSatModel"}
+    assert json.loads(teachers["out"])[-1] == {"family": "unispeech", "model": "UniSpeechModel"}
     assert json.loads(encodings["out"])[-1]["name"] == "halved"
     assert "accent" in probes_help["out"] and "kaldi" in kinds_help["out"]
     extracted, trained, accents, evaluated, hf, s3prl, report, again = rest
@@ -219,5 +219,5 @@ def test_a_broken_package_affects_only_commands_that_use_it(
     assert "'number' of the package gdist-broken is not a valid loss: a loss is a function of" in number["err"]
     assert "did you mean `lstm`?" in unknown["err"]
     assert "gdist-broken" in listed["err"]
-    assert "announces the family of teachers 'unispeech-sat' as 'sat'" in families["err"]
+    assert "announces the family of teachers 'unispeech' as 'sat'" in families["err"]
     assert not (tmp_path / "r").exists()

@@ -51,14 +51,14 @@ class Content:
     @cached_property
     def audio(self) -> Rows:
         """int16 samples, of as many frames."""
-        steps = np.random.default_rng(1).integers(-300, 301, WALK * framing.HOP, np.int32)
-        return (np.cumsum(steps) % 8192).astype(np.int16).reshape(WALK, framing.HOP)
+        steps = np.random.default_rng(1).integers(-300, 301, WALK * self.teacher.framing.hop, np.int32)
+        return (np.cumsum(steps) % 8192).astype(np.int16).reshape(WALK, self.teacher.framing.hop)
 
     def make(self, uri: Path, encoding: str, layers: str, packs: int) -> Cache:
         """Write a whole cache of some packs, full of utterances of 2 to 15 s."""
         rng = np.random.default_rng(2)
         lengths = [(f"u{n:06d}", int(rng.uniform(2, 15) * framing.SAMPLE_RATE), None) for n in range(60 * packs)]
-        placed = layout.place(lengths, 10**9)
+        placed = layout.place(lengths, 10**9, framing=self.teacher.framing)
         lengths = lengths[: int((placed.numbers("pack") < packs).sum())]
         columns = {
             "id": [name for name, _, _ in lengths],
@@ -100,6 +100,7 @@ class Content:
         first = task.pack % excerpts * layout.CHUNK_FRAMES
         for entry in entries:
             start = entry.start_frame - task.pack * layout.PACK_FRAMES
-            audio = self.audio[first + start : first + start + entry.num_rows].reshape(-1)[: entry.num_samples]
-            rows[WAVEFORM][start : start + entry.num_rows].reshape(-1)[: entry.num_samples] = audio
+            held = entry.num_rows(cache.framing)
+            audio = self.audio[first + start : first + start + held].reshape(-1)[: entry.num_samples]
+            rows[WAVEFORM][start : start + held].reshape(-1)[: entry.num_samples] = audio
         return rows

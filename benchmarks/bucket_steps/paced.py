@@ -40,7 +40,7 @@ class Paced(Student):
     def learn(
         self, plan: StepPlan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
     ) -> Tensor:
-        time.sleep(int(num_frames_B.sum()) / framing.FRAMES_PER_SECOND / self.config.pace)
+        time.sleep(int(num_frames_B.sum()) / framing.WAV2VEC2.frames_per_second / self.config.pace)
         return self.predict(given[0], num_frames_B, plan.answers)
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:

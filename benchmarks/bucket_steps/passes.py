@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bucket_steps.server import Traffic
 from bucket_steps.setting import NOT_THERE, LocalFolder, Say, Setting, opened, shards_of
-from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
@@ -31,7 +30,7 @@ class Passes:
         selection = Selection(tuple(cache.layers), True)
         self.loader = Loader(cache, entries, selection, batch_seconds)
         self.counts = iter([len(self.loader.epoch_batches(epoch)) for epoch in range(epochs)])
-        self.audio_seconds = sum(entry.num_frames for entry in entries) / framing.FRAMES_PER_SECOND
+        self.audio_seconds = sum(entry.num_frames for entry in entries) / cache.framing.frames_per_second
         self.batches = (
             self.loader.stream(sum(len(self.loader.epoch_batches(epoch)) for epoch in range(epochs)))
             if hasattr(self.loader, "stream")

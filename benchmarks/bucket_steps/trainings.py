@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bucket_steps.passes import Passes
 from bucket_steps.setting import NOT_THERE, LocalFolder, Say, Setting
-from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading import loader
 from gdist.pipeline.run import Run
@@ -99,7 +98,8 @@ def data_wait(setting: Setting, say: Say) -> None:
 def eight(setting: Setting, say: Say) -> None:
     """Eight trainings that start at once, of different seeds, on one folder; and one alone."""
     uri, batch_seconds = setting.uri("two"), 120.0
-    audio = Cache.open(str(setting.folder("two"))).entries.numbers("num_frames").sum() / framing.FRAMES_PER_SECOND
+    cache = Cache.open(str(setting.folder("two")))
+    audio = cache.entries.numbers("num_frames").sum() / cache.framing.frames_per_second
     steps = int(audio / batch_seconds * 1.1) + 1  # an epoch and a little of the next, padding included
     fetched = []
     for count in (1, 8):

@@ -45,7 +45,7 @@ class FromMemory:
         self, waveform_BS: Tensor, num_samples_B: Tensor, last_layer: int | None = None
     ) -> Iterator[Tensor]:
         """As a teacher's; padding is not zero, which nothing here looks at."""
-        frames = framing.num_frames(int(num_samples_B.max()))
+        frames = self._teacher.framing.num_frames(int(num_samples_B.max()))
         for _ in range((self._teacher.num_layers if last_layer is None else last_layer) + 1):
             yield self._states_BTD[: len(num_samples_B), :frames]
 
@@ -72,7 +72,7 @@ def compare(setting: Setting, precision: str, encoding: str, with_loop: bool) ->
     plan = make_plan(config, teacher, manifest, lengths, setting.device)
     seconds = sum(entry.num_samples for entry in plan.entries) / framing.SAMPLE_RATE
     ready = on_device(setting, plan, utterances)
-    longest = framing.num_frames(max(entry.num_samples for entry in plan.entries))
+    longest = teacher.framing.num_frames(max(entry.num_samples for entry in plan.entries))
     null = FromMemory(teacher, longest, max(len(num_samples_B) for _, num_samples_B in ready))
     written = 0
 

@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache import arrays, planning
 from gdist.pipeline.cache.by_name import ByName, Span
 from gdist.pipeline.cache.encodings import Tables
@@ -222,8 +221,8 @@ class Cache(ByName):
         """
         ranges, cuts = [], []
         for entry, first, frames in spans:
-            start, stop = samples_of((entry, first, frames))
-            ranges.append((entry.start_frame + first, entry.start_frame + framing.num_rows(stop)))
+            start, stop = samples_of((entry, first, frames), self.framing)
+            ranges.append((entry.start_frame + first, entry.start_frame + self.framing.num_rows(stop)))
             cuts.append(stop - start)
         rows = self._read(WAVEFORM, ranges, spans)
         pieces, offset = [], 0

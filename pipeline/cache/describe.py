@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache import summary
+from gdist.pipeline.cache.plan import framing_of
 from gdist.pipeline.cache.planning import LOCK, parse_root
 from gdist.pipeline.cache.summary import head_key
 from gdist.pipeline.storage.objects import Storage
@@ -59,7 +59,7 @@ def described(storage: Storage, root: bytes, top: Mapping[str, Mapping[str, Any]
         top: name → {size, last_modified} of the objects on its first level.
 
     Raises:
-        CacheError, CacheDamagedError: it has another format, or the root is damaged.
+        CacheError, CacheDamagedError: it has another format or is of an earlier revision, or the root is damaged.
         KeyError, TypeError, ValueError: the root is sealed and describes something else.
     """
     gdist = parse_root(storage.uri, root)
@@ -81,7 +81,7 @@ def described(storage: Storage, root: bytes, top: Mapping[str, Mapping[str, Any]
     return Description(
         uri=storage.uri,
         teacher=str(gdist["about"]["teacher"]),
-        audio_seconds=int(gdist["frames"]) / framing.FRAMES_PER_SECOND,
+        audio_seconds=int(gdist["frames"]) / framing_of(identity, storage.uri).frames_per_second,
         utterances=int(gdist["utterances"]),
         layers=tuple(sorted(int(layer) for layer in identity["layers"])),
         dim=int(identity["dim"]),

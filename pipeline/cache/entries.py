@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gdist.pipeline import framing
+from gdist.pipeline.framing import Framing
 from gdist.pipeline.ids import ById
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
@@ -55,10 +55,9 @@ class Entry:
     problem: str | None = None
     labels: dict[str, Any] = field(default_factory=dict, compare=False)
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of 320 samples that the waveform needs."""
-        return framing.num_rows(self.num_samples) if self.num_frames else 0
+    def num_rows(self, framing: Framing) -> int:
+        """Return the number of rows, of one hop each, that the waveform needs."""
+        return int(framing.num_rows(self.num_samples)) if self.num_frames else 0
 
 
 @dataclass(frozen=True)

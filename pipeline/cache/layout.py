@@ -1,7 +1,9 @@
-"""Which rows of the cache belong to which utterance: decided before the teacher runs, from sample counts alone.
+"""Which rows of the cache belong to which utterance: decided before the teacher runs, from its framing and from
+sample counts alone.
 
 A *pack* is ``pack_frames`` rows: the unit of work, of writing and of commits. An utterance is whole in one pack and
-starts on a chunk boundary, so no chunk has two owners. Worked by hand, with chunks of 128 and packs of 256 rows:
+starts on a chunk boundary, so no chunk has two owners. Worked by hand, with chunks of 128 and packs of 256 rows,
+and wav2vec 2.0's framing:
 
     samples   frames   rows used   pack   start_frame
      16,000       49         128      0             0
@@ -17,8 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache.entries import Coded, Entries, Numbers
+from gdist.pipeline.framing import SAMPLE_RATE, WAV2VEC2, Framing
 
 CHUNK_FRAMES = 128
 PACK_FRAMES = 16_384
@@ -73,24 +75,28 @@ def place(
     chunk_frames: int = CHUNK_FRAMES,
     pack_frames: int = PACK_FRAMES,
     first_pack: int = 0,
+    framing: Framing = WAV2VEC2,
 ) -> Entries:
     """Give each (id, samples at 16 kHz, known problem or None) its rows, in the order given.
 
     Args:
         lengths: rows, or the columns of :class:`Lengths`.
-        max_samples: longer utterances get no rows; neither do those that are too short for one frame.
+        max_samples: longer utterances get no rows; neither do those that the teacher cannot process, because they are
+            too short or too long for it.
         first_pack: where to begin; the packs before it belong to other utterances.
+        framing: the teacher's.
     """
     lengths = Lengths.of(lengths)
-    samples, pack_samples = lengths.samples, pack_frames * framing.HOP
+    samples, pack_samples = lengths.samples, pack_frames * framing.hop
     problems = dict(lengths.problems)
-    unusable = (samples > min(max_samples, pack_samples)) | (samples < framing.RECEPTIVE_FIELD)
+    longest = min(max_samples, pack_samples, framing.longest or max_samples)
+    unusable = (samples > longest) | (samples < framing.fewest)
     for row in np.flatnonzero(unusable).tolist():
-        problems.setdefault(row, _unusable(int(samples[row]), max_samples, pack_samples))
+        problems.setdefault(row, _unusable(int(samples[row]), max_samples, pack_samples, framing))
     unusable[list(problems)] = True
-    frames = np.where(unusable, 0, (samples - framing.RECEPTIVE_FIELD) // framing.HOP + 1).astype(np.int32)
-    # Frames overlap, so a waveform may need up to two rows more than there are frames.
-    held = np.where(unusable, 0, -(-samples // framing.HOP // chunk_frames) * chunk_frames)
+    frames = np.where(unusable, 0, framing.num_frames(samples)).astype(np.int32)
+    # Frames overlap, so a waveform may need a few rows more than there are frames.
+    held = np.where(unusable, 0, -(-framing.num_rows(samples) // chunk_frames) * chunk_frames)
     packs, starts = _placed(held, pack_frames, first_pack)
     return Entries(
         {
@@ -132,11 +138,15 @@ def _sparse(problems: Mapping[int, str], size: int) -> Coded:
     return Coded(codes, [*texts, None])
 
 
-def _unusable(samples: int, max_samples: int, pack_samples: int) -> str:
-    if samples <= min(max_samples, pack_samples):
-        return f"too short: {samples} samples at 16 kHz, one frame needs {framing.RECEPTIVE_FIELD}"
-    limit = f"the limit is {max_samples / framing.SAMPLE_RATE:.0f} s"
+def _unusable(samples: int, max_samples: int, pack_samples: int, framing: Framing) -> str:
+    if samples < framing.fewest:
+        return f"too short: {samples} samples at 16 kHz, one frame needs {framing.fewest}"
+    seconds = samples / SAMPLE_RATE
+    if 0 < framing.longest <= min(max_samples, pack_samples):
+        length = f"{-(-samples * 10 // SAMPLE_RATE) / 10:g}"  # rounded up, so that it is never the limit itself
+        most = f"{framing.longest / SAMPLE_RATE:g}"
+        return f"too long: {length} s, this teacher takes {most} s (manifest build --split-seconds {most} cuts it)"
+    limit = f"the limit is {max_samples / SAMPLE_RATE:.0f} s"
     if pack_samples < max_samples:
-        limit = f"a pack holds {pack_samples / framing.SAMPLE_RATE:.0f} s"
-    seconds = samples / framing.SAMPLE_RATE
+        limit = f"a pack holds {pack_samples / SAMPLE_RATE:.0f} s"
     return f"too long: {seconds:.0f} s, {limit} (manifest build --split-seconds cuts it)"

@@ -16,7 +16,7 @@ from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.index import read
 from gdist.pipeline.cache.needs import Needs, repair_command
-from gdist.pipeline.cache.plan import WAVEFORM, Task, Tasks, encoding_of
+from gdist.pipeline.cache.plan import WAVEFORM, Task, Tasks, encoding_of, framing_of
 from gdist.pipeline.cache.standing import Look, Standing, quarantined, read_all
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.machine import cores
@@ -34,6 +34,7 @@ class Ledger:
 
     Attributes:
         gdist: the root document's description (format, identity, about, packs, objects, …).
+        framing: how the frames of its teacher lie on the samples.
         entries: one per utterance, in the order they were planned.
         tasks: the units of work, each with a receipt once it is done.
         guard: called before anything is committed; it raises when this process may no longer write.
@@ -43,6 +44,7 @@ class Ledger:
         self.storage, self.gdist = storage, gdist
         self.identity: dict[str, Any] = gdist["identity"]
         self.entries = read(index)
+        self.framing = framing_of(self.identity, storage.uri)
         self.encoding = encoding_of(self.identity, storage.uri)
         self.specs = plan.array_specs(self.identity)
         self.tasks = Tasks(gdist)

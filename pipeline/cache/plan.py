@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache import arrays, index
 from gdist.pipeline.cache.arrays import ArraySpec
 from gdist.pipeline.cache.encodings import ENCODINGS, Encoding, encoding
 from gdist.pipeline.cache.entries import Entries
 from gdist.pipeline.errors import CacheError, CacheMismatchError
+from gdist.pipeline.framing import Framing
 from gdist.pipeline.storage.objects import seal, sha256
 from gdist.pipeline.storage.paths import is_uri
 
@@ -54,7 +54,8 @@ class Plan:
 
     Attributes:
         identity: JSON-serializable description of the inputs; two plans with the same identity give the same bytes.
-            Has at least ``layers``, ``dim``, ``encoding``, ``compress``, ``chunk_frames``, ``pack_frames``.
+            Has at least ``layers``, ``dim``, ``encoding``, ``compress``, ``framing``, ``chunk_frames`` and
+            ``pack_frames``.
         about: versions of the software, names, the device: recorded, not compared.
         entries: one per utterance; those of ``before`` come first, unchanged.
         labels: the manifest's label columns, row for row.
@@ -214,10 +215,7 @@ def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:
         CacheMismatchError: the named file is not the one that the cache was extracted with.
     """
     if "compress" not in identity:
-        raise CacheError(
-            f"the cache at {uri} was made by an earlier revision of gdist, whose receipts this one cannot check",
-            "extract it again: the same `gdist extract` with --restart (deletes the cache), or with another --cache",
-        )
+        raise _earlier(uri, "whose receipts this one cannot check")
     name, recorded = identity["encoding"], identity.get("encoding_sha256")
     kept = "path/to" if is_uri(uri) else f"{uri}/teacher"
     found = ENCODINGS.find(name, f"the cache at {uri} is stored in {name}", kept)
@@ -229,6 +227,27 @@ def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:
             f"the cache has a copy of that file, {uri}/teacher/{file}: review it, and name it or a copy of it",
         )
     return found
+
+
+def framing_of(identity: Mapping[str, Any], uri: str) -> Framing:
+    """Return how the frames of a cache lie on its samples.
+
+    Raises:
+        CacheError: the cache was made by an earlier revision of gdist, before the first release; or it is nonsense.
+    """
+    if "framing" not in identity:
+        raise _earlier(uri, "which did not record how its frames lie on its samples")
+    try:
+        return Framing.from_dict(identity["framing"])
+    except ValueError as error:
+        raise CacheError(f"the cache at {uri} has a framing that no teacher has: {error}") from error
+
+
+def _earlier(uri: str, which: str) -> CacheError:
+    return CacheError(
+        f"the cache at {uri} was made by an earlier revision of gdist, {which}",
+        "extract it again: the same `gdist extract` with --restart (deletes the cache), or with another --cache",
+    )
 
 
 def array_specs(identity: Mapping[str, Any]) -> dict[str, ArraySpec]:
@@ -243,4 +262,4 @@ def array_specs(identity: Mapping[str, Any]) -> dict[str, ArraySpec]:
         for folder, part in encoding(identity["encoding"]).parts(identity["dim"]).items()
         for layer in identity["layers"]
     }
-    return specs | {WAVEFORM: ArraySpec(framing.HOP, "int16", NO_SAMPLE, chunk, pack, compress)}
+    return specs | {WAVEFORM: ArraySpec(identity["framing"]["hop"], "int16", NO_SAMPLE, chunk, pack, compress)}

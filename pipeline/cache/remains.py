@@ -154,7 +154,7 @@ def _stored(cache: Cache, name: str, rows: Array, entries: Iterable[Entry]) -> f
     found = set()
     for entry in entries:
         start = entry.start_frame % cache.identity["pack_frames"] // frames
-        count = entry.num_rows if name == WAVEFORM else -(-entry.num_frames // frames)
+        count = entry.num_rows(cache.framing) if name == WAVEFORM else -(-entry.num_frames // frames)
         part = written[start : start + count]
         if part.all():
             found.add(entry.id)

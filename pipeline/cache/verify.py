@@ -215,6 +215,7 @@ def _torn(cache: Cache, pack: int, name: str, shard: bytes, quarantine: Containe
     spec = cache.specs[name]
     base, frames = pack * cache.identity["pack_frames"], cache.identity["pack_frames"] // spec.pack_rows  # per row
     entries = [entry for entry in cache.pack_entries(pack) if entry.num_frames and entry.id not in quarantine]
-    held = [(e.start_frame - base, e.start_frame - base + max(e.num_frames, e.num_rows)) for e in entries]
+    starts = [entry.start_frame - base for entry in entries]
+    held = [(start, start + entry.num_rows(cache.framing)) for start, entry in zip(starts, entries, strict=True)]
     ranges = [(start // frames, -(-stop // frames)) for start, stop in held]
     return tuple(entries[position].id for position in arrays.damaged_rows(spec, shard, ranges))

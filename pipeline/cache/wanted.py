@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.encodings import Part
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.pieces import Rows
+from gdist.pipeline.framing import Framing
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Wanted:
         return self.spans[int(np.searchsorted(ends, row, side="right"))][0]
 
 
-def samples_of(span: Span) -> tuple[int, int]:
+def samples_of(span: Span, framing: Framing) -> tuple[int, int]:
     """Return the samples [start, stop) of a span: exactly those that yield its frames, and all up to the utterance's
     end when the span reaches its last frame."""
     entry, first, frames = span

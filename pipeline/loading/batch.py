@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdist.pipeline import framing
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.framing import WAV2VEC2, Framing
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Batch:
         total_frames: of the rows of all ranks, damaged ones included.
         idle: there was no row for this rank. The batch has one row of silence instead, so that every rank takes the
             same steps. ``num_frames_B`` counts it as one frame; averages must leave it out by using ``frames``.
+        framing: how the frames lie on the samples.
         position: (epoch, batches of that epoch consumed once this batch is): the loader's state after it.
     """
 
@@ -60,6 +61,7 @@ class Batch:
     total_frames: int
     speakers: tuple[str | None, ...] = ()
     idle: bool = False
+    framing: Framing = WAV2VEC2
     position: tuple[int, int] = (0, 0)
 
     @property
@@ -70,7 +72,7 @@ class Batch:
     @property
     def audio_seconds(self) -> float:
         """Seconds of audio in the rows of all ranks."""
-        return self.total_frames / framing.FRAMES_PER_SECOND
+        return self.total_frames / self.framing.frames_per_second
 
     @property
     def mask_BT(self) -> Tensor:  # noqa: N802  named by its axes, like every tensor

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry, numbers
@@ -77,8 +76,9 @@ class Loader:
     ) -> None:
         self.cache, self.entries = cache, entries
         self.choose: Choose = (lambda rng: choose) if isinstance(choose, Selection) else choose
-        self.batch_frames = max(int(batch_seconds * framing.FRAMES_PER_SECOND), 1)
-        self.crop_frames = int(crop_seconds * framing.FRAMES_PER_SECOND)
+        rate = cache.framing.frames_per_second
+        self.batch_frames = max(int(batch_seconds * rate), 1)
+        self.crop_frames = max(int(crop_seconds * rate), 1) if crop_seconds else 0
         self.seed, self.rank, self.world, self.device = seed, rank, world, device
         self.skip_damaged = skip_damaged
         self.damaged: dict[str, str] = {}  # utterance id → what is wrong with it
@@ -89,7 +89,7 @@ class Loader:
         frames = int(numbers(entries, "num_frames").sum(dtype=np.int64))
         self.layers = layers
         self.resident = resident = (
-            frames * (4 * cache.identity["dim"] * len(layers) + 2 * framing.HOP) <= RESIDENT_BYTES
+            frames * (4 * cache.identity["dim"] * len(layers) + 2 * cache.framing.hop) <= RESIDENT_BYTES
         )
         if torch.device(device).type == "cpu":
             self._read_tensors = InMemory(cache, resident, buffers=PREFETCH + 3).read
@@ -110,7 +110,8 @@ class Loader:
             self._epoch = None  # of many utterances, one order takes a gigabyte
             grid = int(self.cache.identity["chunk_frames"])
             rng = np.random.default_rng([self.seed, epoch])
-            order = shuffled(self.entries, rng, self.batch_frames, self.crop_frames, grid, WINDOW_PACKS)
+            tail = self.cache.framing.fewest_of_a_tail
+            order = shuffled(self.entries, rng, self.batch_frames, self.crop_frames, grid, WINDOW_PACKS, tail)
             self._epoch = epoch, order
         return self._epoch[1]
 
@@ -250,9 +251,10 @@ class Loader:
     def _assemble(self, spans: Sequence[Span], selection: Selection, position: tuple[int, int]) -> Batch:
         idle = not spans
         num_frames = [frames for _, _, frames in spans] or [1]
+        framing = self.cache.framing
         num_samples = [framing.num_samples_for(frames) for frames in num_frames]
         if selection.waveforms and not idle:
-            num_samples = [stop - start for start, stop in map(samples_of, spans)]
+            num_samples = [stop - start for start, stop in (samples_of(span, framing) for span in spans)]
         read = self._read_tensors(spans, selection, num_frames, num_samples)
         ids = tuple(entry.id for entry, _, _ in spans)
         return Batch(
@@ -269,6 +271,7 @@ class Loader:
             total_frames=0 if idle else sum(num_frames),
             speakers=tuple(None if (who := e.labels.get("speaker")) is None else str(who) for e, _, _ in spans),
             idle=idle,
+            framing=framing,
             position=position,
         )
 

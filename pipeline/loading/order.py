@@ -66,12 +66,13 @@ def shuffled(
     crop_frames: int = 0,
     grid: int = 1,
     window_packs: int = 1,
+    tail: int = 1,
 ) -> Batches:
     """Permute the packs, shuffle the utterances within windows of packs, and group them by length.
 
     Args:
         batch_frames: frames per batch at most, padding included.
-        crop_frames, grid: as in :func:`crops`.
+        crop_frames, grid, tail: as in :func:`crops`.
     """
     size = np.int32 if len(entries) < 2**31 else np.int64
     lengths = numbers(entries, "num_frames")
@@ -81,7 +82,7 @@ def shuffled(
     bounds, counts = [], [0]
     for start, stop in zip(windows[:-1].tolist(), windows[1:].tolist(), strict=True):
         there = members[start:stop][rng.permutation(stop - start)]
-        first, length = crops(lengths[there], rng, crop_frames, grid)
+        first, length = crops(lengths[there], rng, crop_frames, grid, tail)
         # Within a shuffled window, similar lengths share a batch; the noise varies which ones share it.
         noisy = length * rng.uniform(0.9, 1.1, len(there))
         by_length = np.argsort(noisy, kind="stable")
@@ -103,19 +104,24 @@ def longest_first(entries: Sequence[Entry], batch_frames: int) -> Batches:
     return Batches(entries, members, np.zeros_like(members), lengths[members], bounds, [0, len(bounds)])
 
 
-def crops(lengths: Numbers, rng: np.random.Generator, crop_frames: int, grid: int) -> tuple[Numbers, Numbers]:
+def crops(
+    lengths: Numbers, rng: np.random.Generator, crop_frames: int, grid: int, tail: int = 1
+) -> tuple[Numbers, Numbers]:
     """Return the first frame and the number of frames of a crop of each utterance, given all their lengths: [N] each.
 
     Args:
         crop_frames: longer utterances are cropped to this length; 0 keeps them whole.
         grid: crops start at multiples of it, so the last possible one may be shorter.
+        tail: the fewest frames of that one; fewer are in no crop.
     """
     firsts = np.zeros(len(lengths), np.int32)
     if not crop_frames:
         return firsts, lengths
     grid = min(grid, crop_frames)
     long = lengths > crop_frames
-    last = -(-(lengths[long].astype(np.int64) - crop_frames) // grid)  # from here on the crop reaches the end
+    left = lengths[long].astype(np.int64)
+    last = -(-(left - crop_frames) // grid)  # from here on the crop reaches the end
+    last -= left - last * grid < tail
     firsts[long] = grid * rng.integers(last + 1)  # one draw for each that is cropped, in order
     return firsts, np.minimum(lengths - firsts, crop_frames)
 

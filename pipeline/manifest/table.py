@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from gdist.pipeline.audio import Header, load_utterance, read_header
 from gdist.pipeline.errors import AudioError, ManifestError, UsageError
 from gdist.pipeline.files import replacing
-from gdist.pipeline.framing import RECEPTIVE_FIELD, resampled_length
+from gdist.pipeline.framing import WAV2VEC2, resampled_length
 from gdist.pipeline.manifest.schema import COLUMNS, conformed, from_rows, with_columns
 from gdist.pipeline.manifest.sources import SOURCES, detect
 from gdist.pipeline.storage.locations import in_shell, join
@@ -247,8 +247,8 @@ def check(manifest: Manifest, *, audio: bool = False, progress: Progress | None 
             return f"sample rate is {known.sample_rate} Hz, the manifest says {rate} Hz"
         if u.start + length > known.num_samples:
             return _past_the_end(u.start + length, known)
-        if (samples := resampled_length(length, rate)) < RECEPTIVE_FIELD:
-            return f"too short: {samples} samples at 16 kHz, and one frame takes {RECEPTIVE_FIELD}"
+        if (samples := resampled_length(length, rate)) < WAV2VEC2.fewest:
+            return f"too short: {samples} samples at 16 kHz, and most teachers need {WAV2VEC2.fewest}"
         try:
             if audio:
                 load_utterance(u.path, u.start, length, rate)

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.duplicate import documents_of, records_of, require_place
 from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_arrays
@@ -61,7 +60,7 @@ def estimate(source: Cache, chosen: Chosen, plan: Plan | None, target: str, pric
         present = [size for key, size in sizes.items() if "/c/" in key]
         kept, sent = Amount(len(present), sum(present)), Amount(found["objects"], found["bytes"])
         share = found["frames"] / max(int(source.gdist["frames"]), 1)
-        seconds = source.identity["pack_frames"] * framing.HOP / framing.SAMPLE_RATE
+        seconds = source.identity["pack_frames"] / source.framing.frames_per_second
         batches = math.ceil(seconds / source.identity["batch_seconds"])
         if source.storage.bucket:  # a shard's index, and ranges for each batch
             requests.read(round(len(stored) * share) * (1 + batches), round(sum(size for _, size in stored) * share))

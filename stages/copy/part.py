@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache import layout, planning
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS, encoding
 from gdist.pipeline.cache.entries import OWN, Numbers, label
 from gdist.pipeline.cache.plan import Plan
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.extract.plan import parse_layers
 
@@ -150,9 +150,10 @@ def plan_of(source: Cache, chosen: Chosen, tables: bytes | None = None) -> Plan:
     problems = {row: why for row, why in enumerate(entries.texts("problem").to_pylist()) if why is not None}
     placed = layout.place(
         layout.Lengths(entries.texts("id"), entries.numbers("num_samples"), problems),
-        int(identity["max_seconds"] * framing.SAMPLE_RATE),
+        int(identity["max_seconds"] * SAMPLE_RATE),
         identity["chunk_frames"],
         identity["pack_frames"],
+        framing=source.framing,
     )
     labels = None if labels is None else labels.take(pa.array(chosen.rows))
     return Plan(identity, about, placed, labels, _teacher_files(source, chosen, tables))

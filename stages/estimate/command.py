@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gdist.stages.commandline import command, json_option, use_option
+from gdist.stages.commandline import command, json_option, use_option, window_option
 
 
 def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -30,6 +30,7 @@ def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> Non
 @click.option(
     "--compress", metavar="zstd:LEVEL|none", default="zstd:-1", show_default=True, help="As `gdist extract` takes it."
 )
+@window_option
 @click.option("--max-seconds", type=float, default=60.0, show_default=True, help="Longer utterances are quarantined.")
 @click.option("--pack-frames", type=int, default=16384, show_default=True, help="Frames per pack, the unit of work.")
 @click.option(

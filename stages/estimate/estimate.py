@@ -21,8 +21,9 @@ from gdist.pipeline.cache.encode import compression
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import EXIT_OK, UsageError
+from gdist.pipeline.framing import Framing
 from gdist.pipeline.storage.locations import in_shell
-from gdist.stages.estimate.footprint import Corpus, Size, extraction_requests, run_requests, size_of
+from gdist.stages.estimate.footprint import Corpus, Size, extraction_requests, framing_of, run_requests, size_of
 from gdist.stages.estimate.prices import Prices, load_prices
 from gdist.stages.estimate.speed import speed_of
 from gdist.stages.extract.plan import ExtractConfig, parse_layers, published_name
@@ -49,6 +50,7 @@ class EstimateConfig:
     compress: str = ExtractConfig.compress
     precision: str = "fp32"
     device: str = "auto"
+    window: str | None = None
     max_seconds: float = ExtractConfig.max_seconds
     pack_frames: int = layout.PACK_FRAMES
     run_hours: float | None = None
@@ -92,11 +94,18 @@ def break_even(once: float, online: float, cached: float) -> int | None:
 
 def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
     """Estimate the fields of ``gdist plan --json`` (see docs/commands.md)."""
-    teacher = read_teacher_config(config.teacher)
+    teacher = read_teacher_config(config.teacher, config.window)
     layers = parse_layers(config.layers, teacher["num_hidden_layers"])
-    corpus = corpus_of(config)
+    corpus = corpus_of(config, framing_of(teacher))
     speed = speed_of(
-        config.teacher, config.precision, config.device, config.speed, config.measure, corpus.sample, layers[-1]
+        config.teacher,
+        config.precision,
+        config.device,
+        config.speed,
+        config.measure,
+        corpus.sample,
+        layers[-1],
+        config.window,
     )
     gpu_hours = corpus.hours / speed["realtime_factor"]
     train = TrainConfig().train
@@ -149,12 +158,12 @@ def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
     }
 
 
-def corpus_of(config: EstimateConfig) -> Corpus:
+def corpus_of(config: EstimateConfig, framing: Framing) -> Corpus:
     """The manifest's utterances, or enough utterances of one length to make up the hours."""
     if config.manifest is not None:
-        return Corpus.of_manifest(config.manifest, config.max_seconds, config.pack_frames)
+        return Corpus.of_manifest(config.manifest, framing, config.max_seconds, config.pack_frames)
     assert config.hours is not None
-    return Corpus.of_hours(config.hours, config.utterance_seconds, config.max_seconds, config.pack_frames)
+    return Corpus.of_hours(config.hours, config.utterance_seconds, framing, config.max_seconds, config.pack_frames)
 
 
 def run_of(size: Size, corpus: Corpus, run_hours: float, dim: int, prices: Prices) -> dict[str, Any]:

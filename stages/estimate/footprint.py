@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.encode import COMPRESS, UNCOMPRESSED
 from gdist.pipeline.cache.encodings import encoding
-from gdist.pipeline.cache.entries import Entry
+from gdist.pipeline.cache.entries import Entries, Entry
 from gdist.pipeline.cache.index import to_table
 from gdist.pipeline.cache.plan import INDEX, WAVEFORM, Plan, array_specs, layer_name
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.framing import SAMPLE_RATE, Framing
 from gdist.pipeline.heartbeat import BEAT_SECONDS
 from gdist.pipeline.loading.loader import RESIDENT_BYTES
 from gdist.pipeline.manifest.table import Manifest
@@ -44,7 +45,8 @@ class Corpus:
     """How much there is to store.
 
     Attributes:
-        rows: the number of rows of 320 samples that the waveforms take.
+        framing: the teacher's.
+        rows: the number of rows, of one hop each, that the waveforms take.
         chunks: the number of chunks of 128 frames that the utterances take; each utterance begins a new chunk.
         index_bytes: the size of the index of utterances.
         sample: some packs of the corpus, for timing.
@@ -58,18 +60,19 @@ class Corpus:
     chunks: int
     packs: int
     index_bytes: int
+    framing: Framing
     sample: list[list[Entry]]
 
     @property
     def hours(self) -> float:
-        return self.samples / framing.SAMPLE_RATE / 3600
+        return self.samples / SAMPLE_RATE / 3600
 
     @classmethod
-    def of_manifest(cls, path: str, max_seconds: float, pack_frames: int) -> "Corpus":
+    def of_manifest(cls, path: str, framing: Framing, max_seconds: float, pack_frames: int) -> "Corpus":
         """The corpus of a manifest, exactly as extraction would plan it."""
         manifest = Manifest.read(path)
         _, lengths = measure(manifest)
-        entries = layout.place(lengths, int(max_seconds * framing.SAMPLE_RATE), layout.CHUNK_FRAMES, pack_frames)
+        entries = _placed(lengths, framing, max_seconds, pack_frames)
         usable = entries.take(np.flatnonzero(entries.numbers("num_frames")))
         if not len(usable):
             raise UsageError(f"no utterance of {path} can be used", f"gdist manifest check {in_shell(path)}")
@@ -78,7 +81,7 @@ class Corpus:
         packs = np.unique(usable.numbers("pack"))
         spread = np.linspace(0, len(packs) - 1, min(len(packs), SAMPLED_PACKS)).round().astype(int)
         samples = usable.numbers("num_samples")
-        rows = -(-samples // framing.HOP)
+        rows = framing.num_rows(samples)
         return cls(
             utterances=len(usable),
             quarantined=len(entries) - len(usable),
@@ -88,19 +91,22 @@ class Corpus:
             chunks=int((-(-rows // layout.CHUNK_FRAMES)).sum()),
             packs=int(entries.numbers("pack").max()) + 1,
             index_bytes=len(index.getbuffer()),
+            framing=framing,
             sample=[usable.of_pack(int(pack)) for pack in packs[spread]],
         )
 
     @classmethod
-    def of_hours(cls, hours: float, utterance_seconds: float, max_seconds: float, pack_frames: int) -> "Corpus":
+    def of_hours(
+        cls, hours: float, utterance_seconds: float, framing: Framing, max_seconds: float, pack_frames: int
+    ) -> "Corpus":
         """A corpus of the given number of hours, in utterances of one length."""
         count = math.ceil(hours * 3600 / utterance_seconds)
-        samples = round(utterance_seconds * framing.SAMPLE_RATE)
-        limit = int(max_seconds * framing.SAMPLE_RATE)
-        (one,) = layout.place([("0", samples, None)], limit, layout.CHUNK_FRAMES, pack_frames)
+        samples = round(utterance_seconds * SAMPLE_RATE)
+        (one,) = _placed([("0", samples, None)], framing, max_seconds, pack_frames)
         if one.problem:
             raise UsageError(f"--utterance-seconds {utterance_seconds:g}: {one.problem}", "for example 12")
-        chunks = -(-one.num_rows // layout.CHUNK_FRAMES)
+        rows = one.num_rows(framing)
+        chunks = -(-rows // layout.CHUNK_FRAMES)
         in_pack = min(pack_frames // layout.CHUNK_FRAMES // chunks, count)
         pack = [dataclasses.replace(one, start_frame=i * chunks * layout.CHUNK_FRAMES) for i in range(in_pack)]
         return cls(
@@ -108,12 +114,19 @@ class Corpus:
             quarantined=0,
             samples=count * samples,
             frames=count * one.num_frames,
-            rows=count * one.num_rows,
+            rows=count * rows,
             chunks=count * chunks,
             packs=math.ceil(count / in_pack),
             index_bytes=count * INDEX_BYTES,
+            framing=framing,
             sample=[pack],
         )
+
+
+def _placed(
+    lengths: Iterable[tuple[str, int, str | None]], framing: Framing, max_seconds: float, pack_frames: int
+) -> Entries:
+    return layout.place(lengths, int(max_seconds * SAMPLE_RATE), layout.CHUNK_FRAMES, pack_frames, framing=framing)
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
@@ -145,6 +158,7 @@ def size_of(
         "dim": dim,
         "encoding": name,
         "compress": compress,
+        "framing": corpus.framing.to_dict(),
         "chunk_frames": layout.CHUNK_FRAMES,
         "pack_frames": pack_frames,
     }
@@ -173,6 +187,11 @@ def size_of(
         read_arrays=len(read),
         read_bytes=sum(sizes[array] for array in read),
     )
+
+
+def framing_of(config: dict[str, Any]) -> Framing:
+    """The framing of the teacher with this config."""
+    return frontend_of(config).framing
 
 
 def teacher_bytes(config: dict[str, Any]) -> int:
@@ -213,11 +232,11 @@ def run_requests(size: Size, corpus: Corpus, run_seconds: float, train: TrainCon
     From each array, a batch reads the chunks of each utterance with one get, since they are adjacent, and an epoch
     also reads the index of every shard. What fits into memory is read once, except for the waveforms.
     """
-    seconds = corpus.samples / framing.SAMPLE_RATE
+    seconds = corpus.samples / SAMPLE_RATE
     utterance_seconds = min(seconds / corpus.utterances, train.data.crop_seconds or math.inf)
     in_batch = max(min(train.train.batch_seconds / utterance_seconds, corpus.utterances), 1.0)
     per_batch = in_batch * (1 + corpus.packs / corpus.utterances)
     batches = run_seconds / train.train.batch_seconds
-    resident = corpus.frames * (4 * dim * size.read_layers + 2 * framing.HOP) <= RESIDENT_BYTES
+    resident = corpus.frames * (4 * dim * size.read_layers + 2 * corpus.framing.hop) <= RESIDENT_BYTES
     hidden_batches = min(batches, corpus.utterances / in_batch) if resident else batches
     return math.ceil(per_batch * (batches + (size.read_arrays - 1) * hidden_batches))

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdist.pipeline import console, framing
+from gdist.pipeline import console
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import TeacherError
+from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.stages.device import choose_device
 from gdist.stages.extract.batching import OVERHEAD_SAMPLES, batches
 from gdist.stages.extract.plan import BATCH_SECONDS
@@ -32,6 +33,7 @@ def speed_of(
     measure: bool | None,
     packs: Sequence[Sequence[Entry]],
     last_layer: int,
+    window: str | None = None,
 ) -> dict[str, Any]:
     """Find the speed of a teacher.
 
@@ -52,7 +54,7 @@ def speed_of(
     if given or measure is False or (measure is None and device == "cpu"):
         return speed
     try:
-        teacher = load_teacher(name, precision=precision, device=device)
+        teacher = load_teacher(name, precision=precision, device=device, window=window)
     except TeacherError as error:
         if measure:
             raise
@@ -78,8 +80,8 @@ def measure_speed(
     Returns:
         the speed, and the number of batches that were timed.
     """
-    size, overhead = int(batch_seconds * framing.SAMPLE_RATE), OVERHEAD_SAMPLES[teacher.device.type]
-    cut = [batch for entries in packs for batch in batches(entries, size, overhead)]
+    size, overhead = int(batch_seconds * SAMPLE_RATE), OVERHEAD_SAMPLES[teacher.device.type]
+    cut = [batch for entries in packs for batch in batches(entries, size, overhead, teacher.least_samples)]
     assert cut, "a corpus has at least one usable utterance"
     # The first batch has the longest utterances of its pack. It warms up the allocator and the choice of kernels. The
     # others are shuffled, since few may be timed and a pack's batches are ordered by length.
@@ -89,7 +91,7 @@ def measure_speed(
     began = time.perf_counter()
     while len(rates) < TIMED_BATCHES or time.perf_counter() - began < seconds:
         batch = cut[order[len(rates) % len(cut)]]
-        audio_seconds = sum(entry.num_samples for entry in batch) / framing.SAMPLE_RATE
+        audio_seconds = sum(entry.num_samples for entry in batch) / SAMPLE_RATE
         rates.append(audio_seconds / _time(teacher, batch, last_layer))
     return statistics.median(rates), len(rates)
 

@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gdist.pipeline import console, framing
+from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import CacheError, GdistError
@@ -117,7 +118,7 @@ class Bench:
         for batch in self.batches(self.splits["train"]):
             total_LD = total_LD + batch.hidden_BLTD[:, 1:].double().sum((0, 2))  # padding is zero
             frames += int(batch.num_frames_B.sum())
-            if frames > MEAN_FRAME_SECONDS * framing.FRAMES_PER_SECOND:
+            if frames > MEAN_FRAME_SECONDS * self.cache.framing.frames_per_second:
                 break
         return (total_LD / frames).float()
 
@@ -129,6 +130,16 @@ class Bench:
             fidelity.add(self.mean_frame[None, :, None, :], batch.hidden_BLTD[:, 1:], batch.mask_BT)
         return fidelity.rows()
 
+    def is_teachers(self, frontend: nn.Module) -> bool:
+        """Whether a student's front-end has exactly the teacher's weights, so that its layer 0 is the teacher's."""
+        own, teachers = frontend.state_dict(), self._teachers_frontend
+        return own.keys() == teachers.keys() and all(torch.equal(own[name].cpu(), teachers[name]) for name in own)
+
+    @cached_property
+    def _teachers_frontend(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = safetensors.torch.load(self.cache.document("frontend.safetensors"))
+        return tensors
+
     @cached_property
     def baselines(self) -> dict[str, Any]:
         """Probe results of the teacher (from the cache) and of log-mel."""
@@ -139,7 +150,7 @@ class Bench:
                 "params": teacher["num_params"],
                 "probes": self.probe("the teacher", lambda batch: batch.hidden_BLTD, hidden=True),
             },
-            "log_mel": {"probes": self.probe("log-mel", LogMel())},
+            "log_mel": {"probes": self.probe("log-mel", LogMel(self.cache.framing))},
         }
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from gdist.pipeline.run import Run
 from gdist.stages.device import choose_device, enough_memory
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
+from gdist.stages.evaluate.layers import answered_alike, layer_read
 from gdist.stages.evaluate.probes import PROBES, probes_named
 from gdist.stages.evaluate.upstreams import hidden_states
 from gdist.stages.students import load_student, require_loadable
@@ -54,6 +55,7 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "params": student.num_parameters(),
         "params_with_heads": student.num_parameters_with_heads(),
         "predicted_layers": list(student.predicted_layers),
+        "layer_0": "teacher" if bench.is_teachers(student.frontend) else "own",
         "cache": bench.cache.uri,
         "split": bench.split,
         "utterances": len(bench.splits[bench.split]),
@@ -121,22 +123,46 @@ def show(results: list[dict[str, Any]]) -> None:
         title += "".join(f"\n  {head}: {name}" for head, name in zip(heads, names, strict=True))
     console.print_table(title, columns, rows)
     if first["probes"]:
-        _show_probes(
-            [("teacher", first["teacher"]), *zip(names, results, strict=True), ("log-mel", first["log_mel"])]
-        )
+        _show_probes(names, results)
 
 
-def _show_probes(systems: list[tuple[str, dict[str, Any]]]) -> None:
-    """Print each system's scores with their intervals below; then the scores of guessing and the numbers of items."""
-    probes = systems[0][1]["probes"]
+def _show_probes(names: list[str], results: list[dict[str, Any]]) -> None:
+    """Print each system's scores with their intervals below; then the scores of guessing and the numbers of items.
+
+    Where a probe chose one layer, it is next to the score. Scores from the teacher's layer 0 are one result that is
+    shown several times: they have no intervals, because there is nothing to compare.
+    """
+    first = results[0]
+    probes = first["teacher"]["probes"]
+    runs = list(zip(names, results, strict=True))
+    systems = [("teacher", first["teacher"]), *runs, ("log-mel", first["log_mel"])]
+    # By number, since runs in different folders may share a name.
+    places = {str(place): [result] for place, result in enumerate(results)}
+    alike = {probe: answered_alike(probe, places) for probe in probes}
     columns = ["", *(f"{name} {'↑' if info['higher_is_better'] else '↓'}" for name, info in probes.items())]
     rows = []
-    for system, result in systems:
+    for at, (system, result) in enumerate(systems):
         found = [result["probes"][name] for name in probes]
-        rows.append([system, *(f"{r['value']:.3f}\n{r['low']:.3f}–{r['high']:.3f}" for r in found)])
+        same = [one.teacher if at == 0 else str(at - 1) in one for one in alike.values()]
+        rows.append([system, *(_score(r, compared=not is_same) for r, is_same in zip(found, same, strict=True))])
         if any(r["shuffled"] is not None for r in found):
             rows.append(["  … labels shuffled", *(f"{r['shuffled']:.3f}" for r in found)])
     rows.append(["chance", *(f"{info['chance']:.3f}" for info in probes.values())])
     rows.append(["test items", *(str(info["test_items"]) for info in probes.values())])
-    legend = "".join(f"\n  {name}: {info['title']}, {info['metric']}" for name, info in probes.items())
-    console.print_table(f"probes, with 95 % intervals{legend}", columns, rows)
+    legend = "probes, with 95 % intervals"
+    for probe, info in probes.items():
+        note = alike[probe].renamed(dict(zip(places, names, strict=True))).note
+        legend += f"\n  {probe}: {info['title']}, {info['metric']}{_use_of_layers(info)}{note and f'; {note}'}"
+    console.print_table(legend, columns, rows)
+
+
+def _score(found: dict[str, Any], compared: bool) -> str:
+    layer = layer_read(found)
+    value = f"{found['value']:.3f}" + ("" if layer is None else f" (layer {layer})")
+    return f"{value}\n{found['low']:.3f}–{found['high']:.3f}" if compared else value
+
+
+def _use_of_layers(found: dict[str, Any]) -> str:
+    if layer_read(found) is not None:
+        return ", from one layer"
+    return ", from a learned sum of layers" if len(found.get("layer_weights") or []) > 1 else ""

@@ -6,10 +6,11 @@ Axes: B batch, K hidden states, T frames, D features, S samples.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
-from gdist.pipeline import framing
+from gdist.pipeline.framing import SAMPLE_RATE, Framing
 from gdist.pipeline.loading.batch import Batch
 from gdist.stages.device import to_device
 from gdist.stages.evaluate.probes.base import Features
@@ -18,17 +19,26 @@ from gdist.stages.students import Student
 
 
 class LogMel:
-    """80 log-mel bands on the teacher's frames (25 ms every 20 ms): what speech reveals without any learning."""
+    """80 log-mel bands on the teacher's frames: what speech reveals without any learning.
 
-    def __init__(self) -> None:
+    A band is of 25 ms every 20 ms, or as much longer as the teacher's frames are apart, around the center of what a
+    frame depends on. Outside the utterance there are zeros.
+    """
+
+    def __init__(self, framing: Framing) -> None:
+        self.hop, self.size = framing.hop, 5 * framing.hop // 4
+        self.before = framing.left - (framing.window - self.size) // 2  # samples from frame 0's band to the utterance
         self.mel = torchaudio.transforms.MelSpectrogram(
-            framing.SAMPLE_RATE, n_fft=framing.RECEPTIVE_FIELD, hop_length=framing.HOP, n_mels=80, center=False
+            SAMPLE_RATE, n_fft=self.size, hop_length=self.hop, n_mels=80, center=False
         )
 
     def __call__(self, batch: Batch) -> Tensor:
         assert batch.waveform_BS is not None
-        mel_BTD: Tensor = (self.mel(batch.waveform_BS) + 1e-6).log().transpose(1, 2)
-        return mel_BTD[:, None, : int(batch.num_frames_B.max())]
+        frames = int(batch.num_frames_B.max())
+        after = (frames - 1) * self.hop + self.size - self.before - batch.waveform_BS.shape[1]
+        waveform_BS = F.pad(batch.waveform_BS, (self.before, max(after, 0)))  # a negative number of zeros cuts
+        mel_BTD: Tensor = (self.mel(waveform_BS) + 1e-6).log().transpose(1, 2)
+        return mel_BTD[:, None, :frames]
 
 
 @torch.no_grad()

@@ -65,6 +65,7 @@ class Extraction(crew.Job):
     fingerprint: str
     precision: str
     final_norm: bool
+    window: str | None
     device: str
     extensions: list[Extension] = field(default_factory=list)
     packages: dict[str, str] = field(default_factory=dict)
@@ -100,7 +101,8 @@ class Extraction(crew.Job):
 
     def _load(self) -> Teacher:
         device = choose_device(self.device, "--device ")
-        return load_teacher(self.teacher, precision=self.precision, device=device, final_norm=self.final_norm)
+        how: Any = {"precision": self.precision, "final_norm": self.final_norm, "window": self.window}
+        return load_teacher(self.teacher, device=device, **how)
 
     def run(self, task: TaskMessage) -> None:
         assert self.extractor is not None and self.computing is not None, "opened first"
@@ -212,6 +214,7 @@ class Workers:
             fingerprint=cache.identity["teacher"]["fingerprint"],
             precision=config.precision,
             final_norm=config.final_norm,
+            window=config.window,
             device=self.device,
             extensions=extensions_of(*made_with),
             packages=versions(packages_of(*made_with)),

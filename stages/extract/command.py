@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from gdist.pipeline.errors import EXIT_QUARANTINED
-from gdist.stages.commandline import command, json_option, use_option
+from gdist.stages.commandline import command, json_option, use_option, window_option
 
 
 @command("extract", kept="finished packs are kept", short_help="Stage one: teacher → cache, once.")
@@ -28,6 +28,7 @@ from gdist.stages.commandline import command, json_option, use_option
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--final-norm", is_flag=True, help="Large models: store the last layer after the final LayerNorm.")
+@window_option
 @click.option("--max-seconds", type=float, default=60.0, show_default=True, help="Longer utterances are quarantined.")
 @click.option(
     "--batch-seconds",

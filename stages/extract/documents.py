@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache import index, layout, plan, planning
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import INDEX, ROOT, index_key, plan_key
 from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.storage.objects import Storage, sha256
 from gdist.stages.extract.plan import labels_of, measure, teacher_files
@@ -46,6 +46,7 @@ def open_restoring(storage: Storage, repaired: list[str], manifest: str | None =
     """
     gdist = planning.read_root(storage)
     assert gdist is not None
+    plan.framing_of(gdist["identity"], storage.uri)
     plan.encoding_of(gdist["identity"], storage.uri)
     documents = planning.restorable(storage, gdist)
     if INDEX not in documents:
@@ -77,8 +78,13 @@ def index_again(storage: Storage, gdist: dict[str, Any], manifest: str | None) -
         )
     identity, table = gdist["identity"], Manifest.read(manifest)
     _, lengths = measure(table)
-    max_samples = int(identity["max_seconds"] * framing.SAMPLE_RATE)
-    entries = layout.place(lengths, max_samples, identity["chunk_frames"], identity["pack_frames"])
+    entries = layout.place(
+        lengths,
+        int(identity["max_seconds"] * SAMPLE_RATE),
+        identity["chunk_frames"],
+        identity["pack_frames"],
+        framing=plan.framing_of(identity, storage.uri),
+    )
     buffer = io.BytesIO()
     pq.write_table(index.to_table(entries, labels_of(table)), buffer, compression="zstd")
     if sha256(buffer.getvalue()) != wanted:

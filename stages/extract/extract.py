@@ -58,7 +58,9 @@ def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | Non
     device = workers.device if workers else choose_device(config.device, "--device ")
     here = "cpu" if workers else device  # with a cluster this process only plans, and leaves the GPUs alone
     precision = "fp32" if workers and config.precision == "tf32" else config.precision  # only the workers use tf32
-    teacher = load_teacher(config.teacher, precision=precision, device=here, final_norm=config.final_norm)
+    teacher = load_teacher(
+        config.teacher, precision=precision, device=here, final_norm=config.final_norm, window=config.window
+    )
     utterances, lengths = measure(manifest)
     existing = None if config.restart else Cache.find(config.cache)
     gpus = workers.gpus if workers else model_of(device)

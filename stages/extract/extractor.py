@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.plan import NO_SAMPLE, WAVEFORM, Task, layer_arrays, layer_name
 from gdist.pipeline.errors import StoppedError
+from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.manifest.table import Utterance
 from gdist.stages.device import enough_memory, keep_freed_memory
-from gdist.stages.extract.batching import OVERHEAD_SAMPLES, batches
+from gdist.stages.extract.batching import planned, window_of
 from gdist.stages.extract.layer_statistics import LARGEST, BatchMeasures, Statistics
 from gdist.stages.extract.pack_audio import PackAudio, decode_pack, stored_audio
 from gdist.stages.extract.pack_rows import DeviceRows, HostRows, PackRows, fill_others, place_of
@@ -120,7 +120,7 @@ class PackEncoder(ABC):
         Raises:
             DeviceMemoryError: the memory does not suffice for a batch.
         """
-        cut = self._batches(heard) if task.layers else []
+        cut = list(planned(heard.entries, self.cache.identity, self.device.type)) if task.layers else []
         if not cut:
             return Queued(task, heard, cut, None)
         measured: list[Tensor] = []
@@ -131,7 +131,7 @@ class PackEncoder(ABC):
             with self._enough_memory(task, members):
                 measured.append(self._forward(task, batch, members, rows))
             if self._copies is None:
-                self.advance(sum(entry.num_samples for entry in members) / framing.SAMPLE_RATE)
+                self.advance(sum(entry.num_samples for entry in members) / SAMPLE_RATE)
         with self._enough_memory(task, cut[-1]):
             rows.queue(measured)
         return Queued(task, heard, cut, rows)
@@ -167,7 +167,7 @@ class PackEncoder(ABC):
             for entry in heard.entries:
                 if entry.id in quarantine:
                     heard.of(entry).numpy().fill(NO_SAMPLE)
-            rows[WAVEFORM] = heard.samples.numpy().reshape(-1, framing.HOP)
+            rows[WAVEFORM] = heard.rows
         self._report(queued)
         return Computed(rows, quarantine, statistics.summary())
 
@@ -176,10 +176,6 @@ class PackEncoder(ABC):
         computed = self.collect(queued)
         self._check_stop()
         return self.cache.commit(task, computed.rows, computed.quarantine, computed.statistics)
-
-    def _batches(self, heard: PackAudio) -> list[list[Entry]]:
-        samples = int(self.cache.identity["batch_seconds"] * framing.SAMPLE_RATE)
-        return list(batches(heard.entries, samples, OVERHEAD_SAMPLES[self.device.type]))
 
     def _rows(self, task: Task, heard: PackAudio, cut: list[list[Entry]]) -> PackRows:
         if self._copies is None:
@@ -201,14 +197,19 @@ class PackEncoder(ABC):
         heard = {entry.id for entry in queued.heard.entries} if self._copies is None and queued.cut else set()
         entries = self.cache.pack_entries(queued.task.pack)
         samples = sum(entry.num_samples for entry in entries if entry.num_frames and entry.id not in heard)
-        self.advance(samples / framing.SAMPLE_RATE)
+        self.advance(samples / SAMPLE_RATE)
 
     def _enough_memory(self, task: Task, members: list[Entry]) -> contextlib.AbstractContextManager[None]:
         """Explain what to type next where memory does not suffice for a batch."""
-        longest = max(entry.num_samples for entry in members) / framing.SAMPLE_RATE
+        longest = max(entry.num_samples for entry in members) / SAMPLE_RATE
+        window = window_of(self.cache.identity) / SAMPLE_RATE
         what, option = f"one utterance of {longest:.0f} s", f"--max-seconds {int(longest / 2)}"
+        if window:  # that of a shorter utterance is no smaller
+            what, option = f"one utterance, in a window of {window:.0f} s", "--device cpu"
         if len(members) > 1:
             what = f"{len(members)} utterances of up to {longest:.0f} s"
+            if window:
+                what = f"{len(members)} utterances, in windows of {window:.0f} s"
             option = f"--batch-seconds {self.cache.identity['batch_seconds'] / 2:g}"
         return enough_memory(
             f"computing a batch of pack {task.pack} ({what})",

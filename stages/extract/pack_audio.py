@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdist.pipeline import audio, framing
+from gdist.pipeline import audio
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.plan import NO_SAMPLE
@@ -32,17 +32,24 @@ class PackAudio:
     Attributes:
         samples: int16 at 16 kHz, one after another as in the pack's rows of the waveform, with NO_SAMPLE between the
             utterances; in page-locked memory if a GPU is to read them.
+        hop: samples in each of these rows.
         entries: the utterances that it contains.
         quarantine: id → the reason why an utterance cannot be used.
     """
 
     samples: Tensor
+    hop: int
     entries: list[Entry]
     quarantine: dict[str, str]
 
+    @property
+    def rows(self) -> Array:
+        """The pack's rows of the waveform, in the same memory."""
+        return self.samples.numpy().reshape(-1, self.hop)
+
     def of(self, entry: Entry) -> Tensor:
         """[S] int16: one utterance, a part of ``samples``."""
-        start = entry.start_frame * framing.HOP % len(self.samples)
+        start = entry.start_frame * self.hop % len(self.samples)
         return self.samples[start : start + entry.num_samples]
 
 
@@ -98,9 +105,10 @@ def placed(
     cache: Cache, waveforms: Iterable[tuple[Entry, Array]], quarantine: dict[str, str], pinned: bool
 ) -> PackAudio:
     """Put waveforms where their utterances are in the pack's rows."""
-    samples = torch.empty(cache.identity["pack_frames"] * framing.HOP, dtype=torch.int16, pin_memory=pinned)
+    hop = cache.framing.hop
+    samples = torch.empty(cache.identity["pack_frames"] * hop, dtype=torch.int16, pin_memory=pinned)
     samples.numpy().fill(NO_SAMPLE)  # by NumPy, so that this thread gets no OpenMP workers (see Extractor.compute)
-    found = PackAudio(samples, [], quarantine)
+    found = PackAudio(samples, hop, [], quarantine)
     for entry, samples_S in waveforms:
         found.entries.append(entry)
         found.of(entry).numpy()[:] = samples_S

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdist.pipeline import audio, framing
+from gdist.pipeline import audio
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.plan import layer_arrays
@@ -99,7 +99,7 @@ class DeviceRows:
         for entry in (entry for members in cut for entry in members):
             rows, per_chunk = (place_of(entry, total, self._pack_frames) for total in (self._pack_frames, chunks))
             places = (rows.start, entry.num_frames, per_chunk.start, per_chunk.stop - per_chunk.start)
-            lengths_UN.append((rows.start * framing.HOP, entry.num_samples, *places))
+            lengths_UN.append((rows.start * heard.hop, entry.num_samples, *places))
         sizes = [len(members) for members in cut]
         lengths_NU = on_device(torch.tensor(lengths_UN).T.contiguous(), device)
         self._lengths_NB = torch.split(lengths_NU, sizes, dim=1)

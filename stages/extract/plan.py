@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.torch
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache, require_same
 from gdist.pipeline.cache.copied import require_extracted
@@ -24,6 +23,7 @@ from gdist.pipeline.cache.plan import Plan, array_specs
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.extensions import Extension
+from gdist.pipeline.framing import SAMPLE_RATE, resampled_length
 from gdist.pipeline.manifest.by_id import by_id
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.stages.teachers import FAMILIES, Teacher
@@ -41,6 +41,7 @@ class ExtractConfig:
         layers: ``all``, or layers such as ``0,4,8,12`` (0 is the input of the first Transformer layer).
         compress: how the chunks are compressed: ``zstd:LEVEL``, or ``none``.
         precision: the teacher's arithmetic: fp32, tf32 (CUDA only), or autocast to bf16 or fp16.
+        window: for Whisper, "exact" or "short"; None means exact.
         max_seconds: longer utterances are quarantined, since attention's memory grows with the square of the length.
         batch_seconds: seconds of audio per batch, padding included; None chooses by the device.
         cluster: where the tasks run: ``local:N``, a Dask scheduler, or None for this process. The bytes are the same.
@@ -55,6 +56,7 @@ class ExtractConfig:
     precision: str = "fp32"
     device: str = "auto"
     final_norm: bool = False
+    window: str | None = None
     max_seconds: float = 60.0
     batch_seconds: float | None = None
     pack_frames: int = layout.PACK_FRAMES
@@ -93,9 +95,9 @@ def measure(manifest: Manifest) -> tuple[Mapping[str, Utterance], layout.Lengths
     utterances = by_id(measured)
     samples, rates = (
         pc.fill_null(measured.table[name], unknown).to_numpy().astype(np.int64)
-        for name, unknown in (("num_samples", 0), ("sample_rate", framing.SAMPLE_RATE))
+        for name, unknown in (("num_samples", 0), ("sample_rate", SAMPLE_RATE))
     )
-    lengths = framing.resampled_length(samples, rates)
+    lengths = resampled_length(samples, rates)
     rows = pc.index_in(pa.array([p.id for p in measured.problems], utterances.ids.type), utterances.ids).to_pylist()
     problems = {row: problem.reason for row, problem in zip(rows, measured.problems, strict=True)}
     lengths[rows] = 0
@@ -137,15 +139,18 @@ def make_plan(
         "encoding": config.encoding,
         "compress": compression(config.compress),
         "precision": config.precision,
-        "sample_rate": framing.SAMPLE_RATE,
-        "hop": framing.HOP,
-        "receptive_field": framing.RECEPTIVE_FIELD,
+        "sample_rate": SAMPLE_RATE,
+        "framing": teacher.framing.to_dict(),
         "chunk_frames": layout.CHUNK_FRAMES,
         "pack_frames": config.pack_frames,
         "max_seconds": config.max_seconds,
         # Which utterances share a batch affects the last bits of a float, so it is part of the identity.
         "batch_seconds": config.batch_seconds or BATCH_SECONDS[device.partition(":")[0]],
     }
+    if window := teacher.config.get("window"):
+        identity["teacher"]["window"] = window
+    if teacher.least_samples:
+        identity["teacher"]["window_samples"] = teacher.least_samples
     if extension := FAMILIES.extension(teacher.family):
         identity["teacher"]["sha256"] = extension.sha256
     if extension := ENCODINGS.extension(config.encoding):
@@ -155,10 +160,10 @@ def make_plan(
         "device": device,
     }
     about |= packages_of(teacher.family, config.encoding) | ({"gpus": gpus} if gpus else {})
-    max_samples = int(config.max_seconds * framing.SAMPLE_RATE)
+    max_samples = int(config.max_seconds * SAMPLE_RATE)
     if cache is not None:
         return _addition(identity, about, cache, manifest, lengths, max_samples)
-    entries = layout.place(lengths, max_samples, layout.CHUNK_FRAMES, config.pack_frames)
+    entries = layout.place(lengths, max_samples, layout.CHUNK_FRAMES, config.pack_frames, framing=teacher.framing)
     return Plan(identity, about, entries, labels_of(manifest), teacher_files(teacher, config.encoding))
 
 
@@ -209,9 +214,8 @@ def _addition(
     require_same(cache.uri, cache.identity, identity | {"layers": cache.identity["layers"]})
     ordered = manifest.take(np.concatenate([old, new]))
     identity["manifest"] = ordered.fingerprint()
-    added = layout.place(
-        lengths.take(new), max_samples, identity["chunk_frames"], identity["pack_frames"], cache.packs
-    )
+    sizes = identity["chunk_frames"], identity["pack_frames"]
+    added = layout.place(lengths.take(new), max_samples, *sizes, cache.packs, cache.framing)
     return Plan(identity, about, joined(cache.entries, added), labels_of(ordered), {}, cache.gdist)
 
 
@@ -272,7 +276,7 @@ def describe(plan: Plan, done: int) -> dict[str, Any]:
     return {
         "utterances": len(plan.entries) - len(problems),
         "frames": frames,
-        "audio_seconds": samples / framing.SAMPLE_RATE,
+        "audio_seconds": samples / SAMPLE_RATE,
         "bytes": round(size),
         "packs": plan.packs,
         "packs_resumed": done,

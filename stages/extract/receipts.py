@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache.arrays import shard_key, whole_pack
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import record
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.plan import WAVEFORM, layer_name
 from gdist.pipeline.cache.remains import Remains
-from gdist.stages.extract.batching import OVERHEAD_SAMPLES, batches
+from gdist.stages.extract.batching import planned
 from gdist.stages.extract.layer_statistics import BatchMeasures, Statistics
 from gdist.stages.extract.pack_audio import PackAudio
 from gdist.stages.extract.pack_rows import place_of
@@ -52,9 +51,8 @@ def measured(cache: Cache, layer: int, stored: list[Entry], rows: Mapping[str, A
     """Return the statistics of one layer of a pack, in the batches in which they were measured at first."""
     identity, encoding, tables = cache.identity, cache.encoding, cache.tables[layer]
     kind = cache.gdist["about"]["device"].partition(":")[0]
-    samples = int(identity["batch_seconds"] * framing.SAMPLE_RATE)
     statistics = Statistics([layer], identity["dim"])
-    for members in batches(stored, samples, OVERHEAD_SAMPLES[kind]):
+    for members in planned(stored, identity, kind):
         lengths = [entry.num_frames for entry in members]
         hidden_BTD = torch.zeros(len(members), max(lengths), identity["dim"])
         for row, entry in enumerate(members):
@@ -75,4 +73,4 @@ def audio_of_shard(cache: Cache, left: Remains, pinned: bool = False) -> PackAud
     samples = torch.empty(rows.size, dtype=torch.int16, pin_memory=pinned)
     samples.numpy()[:] = rows.reshape(-1)
     entries = [entry for entry in cache.pack_entries(task.pack) if entry.id in left.stored]
-    return PackAudio(samples, entries, dict(left.reasons))
+    return PackAudio(samples, cache.framing.hop, entries, dict(left.reasons))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gdist.pipeline import console, framing
+from gdist.pipeline import console
 from gdist.pipeline.cache import arrays, plan
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import encoded, record
@@ -129,7 +129,7 @@ class PackRepair:
             heard = without(heard, receipt["quarantine"])
         if not layers:
             assert heard is not None
-            computed = Computed({WAVEFORM: heard.samples.numpy().reshape(-1, framing.HOP)}, heard.quarantine, {})
+            computed = Computed({WAVEFORM: heard.rows}, heard.quarantine, {})
         else:
             computed = self.compute(part, heard or stored_audio(self.cache, task.pack))
         return self.rewrite(task, receipt, {name: computed.rows[name] for name in names}, computed.quarantine)
@@ -224,4 +224,4 @@ def without(heard: PackAudio, quarantine: Collection[str]) -> PackAudio:
         if entry.id in quarantine:
             heard.of(entry).numpy().fill(NO_SAMPLE)
     kept = [entry for entry in heard.entries if entry.id not in quarantine]
-    return PackAudio(heard.samples, kept, heard.quarantine)
+    return dataclasses.replace(heard, entries=kept)

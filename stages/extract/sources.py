@@ -74,6 +74,7 @@ def find_teacher(cache: Cache, sources: Sources) -> Teacher:
         precision=cache.identity["precision"],
         device=choose_device(sources.device, "--device "),
         final_norm=cache.identity["teacher"]["final_norm"],
+        window=cache.identity["teacher"].get("window"),
     )
     made_with = cache.identity["teacher"]
     if teacher.fingerprint != made_with["fingerprint"]:

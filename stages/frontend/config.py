@@ -30,11 +30,16 @@ class FrontendConfig:
         conv_norm: "group" normalizes the first layer over time (Base), "layer" normalizes every layer over channels
             (Large).
         feature_norm: LayerNorm before the projection (off in a few HuBERT checkpoints).
+        project: the linear layer to D; SEW has none where the convolutions are as wide as the Transformer.
         hidden_size: D, the width of the Transformer that follows.
         position_layers, position_kernel, position_groups: the positional convolution: one layer with
-            a kernel of 128 in most families, five layers with kernels of 19 and LayerNorms in data2vec-audio.
+            a kernel of 128 in most families, five layers with kernels of 19 and LayerNorms in data2vec-audio, none
+            in conformers.
         position_norm: whether a LayerNorm follows each positional convolution.
         position_scale: a scale and shift before the positional convolution (HuBERT's batch norm, folded).
+        squeeze: frames of the convolutions for each frame of the Transformer, 2 in SEW. Their mean is what the
+            positional convolution, which steps as far, is added to; frames that are left over at the end only enter
+            that convolution.
         output_norm: LayerNorm at the end (post-norm Transformers; absent before pre-norm ones).
         eps: the epsilon of ``feature_norm`` and ``output_norm``; the other norms use torch's default, as in Hugging
             Face.
@@ -52,12 +57,14 @@ class FrontendConfig:
     conv_norm: Literal["group", "layer"] = "group"
     activation: str = "gelu"
     feature_norm: bool = True
+    project: bool = True
     hidden_size: int = 768
     position_layers: int = 1
     position_kernel: int = 128
     position_groups: int = 16
     position_norm: bool = False
     position_scale: bool = False
+    squeeze: int = 1
     output_norm: bool = True
     eps: float = 1e-5
 
@@ -70,37 +77,52 @@ class FrontendConfig:
             raise ValueError(f"conv_norm is {self.conv_norm!r}; it must be 'group' or 'layer'")
         if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
-        # Without a positional convolution, the hidden state would be added to itself.
-        require_whole(self, 1, "hidden_size", "position_layers", "position_kernel", "position_groups")
+        require_whole(self, 0, "position_layers")
+        require_whole(self, 1, "hidden_size", "position_kernel", "position_groups", "squeeze")
         if self.hidden_size % self.position_groups:
             raise ValueError(
                 f"position_groups is {self.position_groups}, which does not divide the hidden size, "
                 f"{self.hidden_size}"
             )
         require_positive(self, "eps")
-        require_flags(self, "conv_bias", "feature_norm", "position_norm", "position_scale", "output_norm")
+        require_flags(self, "conv_bias", "feature_norm", "project", "position_norm", "position_scale", "output_norm")
+        if not self.project and self.conv_dim[-1] != self.hidden_size:
+            raise ValueError(
+                f"project is False, but the convolutions are {self.conv_dim[-1]} wide and the hidden size is "
+                f"{self.hidden_size}"
+            )
+        if self.position_scale and self.position_layers == 0:
+            raise ValueError("position_scale is True, but there is no positional convolution for it")
+        if self.squeeze > 1 and self.position_layers > 1:
+            raise ValueError(f"squeeze is {self.squeeze}, which needs at most one positional convolution")
 
     @classmethod
     def from_teacher_config(cls, config: dict[str, Any]) -> "FrontendConfig":
         """The front-end that a Hugging Face config (as a dictionary) of any supported family describes."""
-        data2vec = config.get("model_type") == "data2vec-audio"
+        family = config.get("model_type")
+        data2vec, squeezes = family == "data2vec-audio", family in ("sew", "sew-d")
+        dims, wide = config.get("conv_dim", cls.conv_dim), config.get("hidden_size", cls.hidden_size)
         width = config.get("num_conv_pos_embeddings")  # the kernel's width; in data2vec-audio, the number of layers
+        positions = (width or 5) if data2vec else 0 if family == "wav2vec2-conformer" else 1
+        bare = family in ("wav2vec2-conformer", "sew-d") or config.get("do_stable_layer_norm", False)
         return cls(
-            conv_dim=config.get("conv_dim", cls.conv_dim),
+            conv_dim=dims,
             conv_kernel=config.get("conv_kernel", cls.conv_kernel),
             conv_stride=config.get("conv_stride", cls.conv_stride),
             conv_bias=config.get("conv_bias", cls.conv_bias),
             conv_norm="layer" if data2vec else config.get("feat_extract_norm", cls.conv_norm),
             activation=config.get("feat_extract_activation", cls.activation),
             feature_norm=config.get("feat_proj_layer_norm", True),
-            hidden_size=config.get("hidden_size", cls.hidden_size),
-            position_layers=(width or 5) if data2vec else 1,
+            project=not (squeezes and isinstance(dims, (list, tuple)) and list(dims[-1:]) == [wide]),
+            hidden_size=wide,
+            position_layers=positions,
             position_kernel=config.get("conv_pos_kernel_size", 19) if data2vec else (width or 128),
             position_groups=config.get("num_conv_pos_embedding_groups", cls.position_groups),
             position_norm=data2vec,
             position_scale=config.get("conv_pos_batch_norm", False),
-            output_norm=data2vec or not config.get("do_stable_layer_norm", False),
-            eps=config.get("layer_norm_eps", cls.eps),
+            squeeze=config.get("squeeze_factor", 2) if squeezes else 1,
+            output_norm=data2vec or not bare,
+            eps=config.get("feature_layer_norm_eps" if family == "sew-d" else "layer_norm_eps", cls.eps),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,11 +133,12 @@ class FrontendConfig:
     @property
     def framing(self) -> Framing:
         """How its frames lie on the samples: without padding."""
-        return Framing(hop=self.hop, window=self.receptive_field)
+        further = (self.squeeze - 1) * self.hop
+        return Framing(hop=self.squeeze * self.hop, window=self.receptive_field + further)
 
     @property
     def hop(self) -> int:
-        """Samples from one frame to the next."""
+        """Samples from one frame of the convolutions to the next."""
         hop = 1
         for stride in self.conv_stride:
             hop *= stride
@@ -123,7 +146,7 @@ class FrontendConfig:
 
     @property
     def receptive_field(self) -> int:
-        """How many samples one frame depends on."""
+        """How many samples one frame of the convolutions depends on."""
         field = 1
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
             field = (field - 1) * stride + kernel

@@ -71,20 +71,21 @@ def _windows(hidden_TC: Tensor, taps: range, frames: int, stride: int) -> Tensor
 
 
 class PositionConv(nn.Conv1d):
-    """The positional convolution over ``[B, T, D]``; the output has as many frames as the input.
+    """The positional convolution: ``[B, T, D]`` → ``[B, T // stride, D]``.
 
     On a CPU, a wide kernel is applied by Fourier transform, block by block (overlap-save). For 128 taps × 48 channels
     per group this takes 30 times fewer multiplications, and the rounding error stays that of float32.
     """
 
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
-        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=groups)
+    def __init__(self, dim: int, kernel: int, groups: int, stride: int = 1) -> None:
+        super().__init__(dim, dim, kernel, stride, padding=kernel // 2, groups=groups)
         self._cached: tuple[Tensor, int, int, Tensor] | None = None
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
-        frames, kernel = hidden_BTD.shape[1], self.kernel_size[0]
+        frames, kernel, stride = hidden_BTD.shape[1], self.kernel_size[0], self.stride[0]
         if is_symbolic() or hidden_BTD.device.type != "cpu" or not self._by_fourier():
-            return super().forward(hidden_BTD.transpose(1, 2))[:, :, :frames].transpose(1, 2)  # even kernels add one
+            # An even kernel adds a frame, and so does a stride where it leaves frames over.
+            return super().forward(hidden_BTD.transpose(1, 2))[:, :, : frames // stride].transpose(1, 2)
         with torch.autocast("cpu", enabled=False):
             size = 2 * kernel
             fresh = size - kernel + 1  # valid frames per block; the others have wrapped around
@@ -97,6 +98,8 @@ class PositionConv(nn.Conv1d):
             product_NGOW = (input_WGNI @ self._spectrum(size)).permute(2, 1, 3, 0)
             output_NTD = torch.fft.irfft(product_NGOW.flatten(1, 2), size)[:, :, :fresh].transpose(1, 2)
             output_BTD: Tensor = output_NTD.reshape(len(hidden_BTD), blocks * fresh, -1)[:, :frames]
+            if stride > 1:
+                output_BTD = output_BTD[:, ::stride][:, : frames // stride]
             return (output_BTD if self.bias is None else output_BTD + self.bias).to(self.weight.dtype)
 
     def _by_fourier(self) -> bool:

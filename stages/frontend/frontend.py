@@ -42,10 +42,10 @@ class Frontend(AudioFrontend):
         else:
             self.norms = nn.ModuleList(LayerNorm(dim) for dim in config.conv_dim)
         self.feature_norm = LayerNorm(config.conv_dim[-1], eps=config.eps) if config.feature_norm else None
-        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size) if config.project else None
         self.position_scale = Scale(config.hidden_size) if config.position_scale else None
         self.positions = nn.ModuleList(
-            PositionConv(config.hidden_size, config.position_kernel, config.position_groups)
+            PositionConv(config.hidden_size, config.position_kernel, config.position_groups, config.squeeze)
             for _ in range(config.position_layers)
         )
         self.output_norm = LayerNorm(config.hidden_size, eps=config.eps) if config.output_norm else None
@@ -67,11 +67,17 @@ class Frontend(AudioFrontend):
         hidden_BTC = self._convolve(waveform_BS, lengths_NB, copied_NB)
         if self.feature_norm is not None:
             hidden_BTC = self.feature_norm(hidden_BTC)
-        # The residual stream keeps full precision under autocast, on every device.
-        hidden_BTD = self.projection(hidden_BTC).to(self.dtype)
-        mask_BT = frame_mask(lengths_NB[2], hidden_BTD.shape[1], hidden_BTD.device, copied_NB[2])
-        hidden_BTD = zero_padding(hidden_BTD, mask_BT)
-        hidden_BTD = hidden_BTD + self._position(hidden_BTD, mask_BT)
+        if self.projection is not None:
+            hidden_BTC = self.projection(hidden_BTC)
+        hidden_BTD = hidden_BTC.to(self.dtype)  # the residual stream keeps full precision under autocast, everywhere
+        inner_BT = frame_mask(lengths_NB[2], hidden_BTD.shape[1], hidden_BTD.device, copied_NB[2])
+        hidden_BTD, mask_BT = zero_padding(hidden_BTD, inner_BT), inner_BT
+        positions_BTD = self._position(hidden_BTD, inner_BT) if self.positions else None
+        if (squeeze := self.config.squeeze) > 1:
+            hidden_BTD = F.avg_pool1d(hidden_BTD.transpose(1, 2), squeeze).transpose(1, 2)
+            mask_BT = frame_mask(lengths_NB[3], hidden_BTD.shape[1], hidden_BTD.device, copied_NB[3])
+        if positions_BTD is not None:
+            hidden_BTD = hidden_BTD + positions_BTD
         if self.output_norm is not None:
             hidden_BTD = self.output_norm(hidden_BTD)
         return zero_padding(hidden_BTD, mask_BT), mask_BT
@@ -79,12 +85,13 @@ class Frontend(AudioFrontend):
     def num_frames(self, num_samples_B: Tensor) -> Tensor:
         """Frames of each utterance: ``(n - 400) // 320 + 1`` for the usual front-end, 0 when too short."""
         # The arithmetic of gdist.pipeline.framing, from this config: this file must work without gdist.
-        return _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
+        return _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride) // self.config.squeeze
 
     def _lengths(self, num_samples_B: Tensor) -> Tensor:
-        """Samples, frames after the first convolution, and frames, ``[3, B]``."""
+        """Samples, frames after the first convolution and after the last, and frames, ``[4, B]``."""
         first_B = _conv_frames(num_samples_B, self.config.conv_kernel[:1], self.config.conv_stride[:1])
-        return torch.stack([num_samples_B, first_B, self.num_frames(num_samples_B)])
+        last_B = _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
+        return torch.stack([num_samples_B, first_B, last_B, self.num_frames(num_samples_B)])
 
     def _convolve(self, waveform_BS: Tensor, lengths_NB: Tensor, copied_NB: Tensor) -> Tensor:
         """The convolutional encoder, ``[B, T, C]``; frames of padding contain arbitrary finite values.

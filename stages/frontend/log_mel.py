@@ -124,11 +124,8 @@ class LogMelFrontend(AudioFrontend):
             num_samples_B = torch.where(
                 num_samples_B > longest, num_samples_B + SILENCE, (num_samples_B + SILENCE).clamp(max=longest)
             )
-        mel_BMP, mask_BP = self.log_mel(waveform_BS, num_samples_B)
-        hidden_BDP = F.gelu(self.conv1(mel_BMP.to(self.dtype)))
-        if mask_BP is not None:  # alone, an utterance is followed by the convolution's own zeros
-            hidden_BDP = hidden_BDP.masked_fill(~mask_BP[:, None], 0)
-        hidden_BTD = F.gelu(self.conv2(hidden_BDP)).transpose(1, 2)[:, :frames].to(self.dtype)
+        mel_BPM, mask_BP = self.log_mel(waveform_BS, num_samples_B)
+        hidden_BTD = self._convolve(mel_BPM.to(self.dtype), mask_BP)[:, :frames].to(self.dtype)
         hidden_BTD = hidden_BTD + self._positions(hidden_BTD.shape[1])
         mask_BT = frame_mask(frames_B, frames, hidden_BTD.device)
         return zero_padding(hidden_BTD, mask_BT), mask_BT
@@ -137,17 +134,29 @@ class LogMelFrontend(AudioFrontend):
         """What ``WhisperFeatureExtractor`` computes of each utterance alone, in float32, and zero beyond its end.
 
         Returns:
-            ``[B, M, P]`` and the mask ``[B, P]`` of each utterance's own mel frames, or None.
+            ``[B, P, M]`` and the mask ``[B, P]`` of each utterance's own mel frames, or None.
         """
         own_BN = _mirrored(exact(waveform_BS), on_device(num_samples_B, waveform_BS.device), WINDOW // 2)
-        frames_BPN = frames_of(own_BN, WINDOW, MEL_HOP)[:, :-1]  # Whisper drops the last one
+        frames_BPN = self._frames(own_BN, waveform_BS.shape[1] // MEL_HOP)  # one more would fit; Whisper drops it
         log_BPM = self.spectrum.mel(frames_BPN).clamp(min=FLOOR).log10()
         mask_BP = frame_mask(num_samples_B // MEL_HOP, log_BPM.shape[1], log_BPM.device)
         heard_BPM = log_BPM if mask_BP is None else log_BPM.masked_fill(~mask_BP[:, :, None], -math.inf)
         loudest_B11 = heard_BPM.amax((1, 2), keepdim=True)
         mel_BPM = (torch.maximum(log_BPM, loudest_B11 - RANGE) + 4) / 4
         mel_BPM = zero_padding(mel_BPM, mask_BP).to(waveform_BS.device, torch.float32)
-        return mel_BPM.transpose(1, 2), None if mask_BP is None else mask_BP.to(waveform_BS.device)
+        return mel_BPM, None if mask_BP is None else mask_BP.to(waveform_BS.device)
+
+    def _frames(self, own_BN: Tensor, count: int) -> Tensor:
+        """The first ``count`` overlapping frames, ``[B, P, N]``."""
+        return frames_of(own_BN, WINDOW, MEL_HOP)[:, :count]
+
+    def _convolve(self, mel_BPM: Tensor, mask_BP: Tensor | None) -> Tensor:
+        """Both convolutions, ``[B, (P + 1) // 2, D]``. Alone, an utterance is followed by their own zeros; in a batch
+        it must be too."""
+        hidden_BDP = F.gelu(self.conv1(mel_BPM.transpose(1, 2)))
+        if mask_BP is not None:
+            hidden_BDP = hidden_BDP.masked_fill(~mask_BP[:, None], 0)
+        return F.gelu(self.conv2(hidden_BDP)).transpose(1, 2)
 
     def _positions(self, frames: int) -> Tensor:
         if not is_symbolic() and frames <= len(self.positions):

@@ -72,7 +72,10 @@ def thinned(points: Sequence[tuple[float, float]], limit: int = CURVE_POINTS) ->
 
 
 def quality(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: Sequence[Task]) -> Figures:
-    """Mean cosine, and the result of each probe, against the number of parameters."""
+    """Mean cosine, and the result of each probe, against the number of parameters.
+
+    A result from the teacher's layer 0, as others have it, is not a student's: it is left out.
+    """
     runs = [run for group in groups for run in group.runs]
     dots = [
         _dot(group, group.first.eval["params"], group.cosine.mean, [run.cosine for run in group.runs])
@@ -82,12 +85,15 @@ def quality(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: 
         dots.append(Dot("teacher", teacher["params"], 1.0, "ref", 1.0, 1.0))
     figures = [("Mean cosine", _by_params("mean cosine", dots, "{:.3f}".format))]
     for task in tasks:
-        found = [(group, probes.result(task, group.runs)) for group in groups]
+        same = probes.alike(task, groups)
+        found = [(group, probes.result(task, group.runs)) for group in groups if group.name not in same]
         dots = [
             _probe_dot(group.name, group.style, result, group.first.eval["params"])
             for group, result in found
             if result
         ]
+        if not dots:
+            continue
         of_teacher = probes.reference(task, runs, "teacher")
         if teacher["params"] and of_teacher:
             dots.append(_probe_dot("teacher", "ref", of_teacher, teacher["params"]))
@@ -122,11 +128,14 @@ def spent(groups: Sequence[Configuration]) -> Figures:
 
 
 def probe(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> Markup:
-    """The value of every system with its interval, the best on top."""
-    found = [(group.name, group.style, probes.result(task, group.runs)) for group in groups]
+    """The value of every system with its interval, the best on top; one row for all that are alike."""
+    same = probes.alike(task, groups)
+    found = [(group.name, group.style, probes.result(task, group.runs)) for group in groups if group.name not in same]
+    found += [(probes.SHORT, "ref", probes.of_layer_0(task, groups))]
     found += [
         (name, "ref", probes.reference(task, runs, key))
         for key, name in (("teacher", "teacher"), ("log_mel", "log-mel"))
+        if not (key == "teacher" and same.teacher)
     ]
     dots = [_probe_dot(name, style, result, 0.0) for name, style, result in found if result]
     dots.sort(key=lambda dot: -task.merit(dot.y))

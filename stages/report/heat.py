@@ -1,9 +1,14 @@
-"""The report's heatmap: cosine by layer and run, in shades that show the differences between good students."""
+"""The report's heatmaps: cosine by layer and run, in shades that show the differences between good students; and
+the layers that each probe used.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from gdist.stages.report.runs import Configuration
+from gdist.stages.report import probes
+from gdist.stages.report.probes import Result, Task
+from gdist.stages.report.runs import COLORS, Configuration, RunSummary
 from gdist.stages.report.tables import Cell, Column, Table, TableRow, ranked
 
 MAX_COLUMNS = 6  # up to this many runs, layers are rows and runs are columns, which fits on a phone
@@ -52,3 +57,39 @@ def _heat(cosine: float, low: float, high: float, best: bool) -> Cell:
     error = math.log(max(1 - cosine, MIN_ERROR))
     share = (low - error) / (low - high) if low > high else 0.5
     return Cell(f"{cosine:.3f}", cosine, "best" if best else "", f"{min(max(share, 0.0), 1.0):.3f}")
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The layers that a probe used of one system.
+
+    Attributes:
+        weights: of each layer, from layer 0 on, averaged over seeds; they sum to 1.
+        shades: how dark each layer is, from 0 to 1 for the largest weight.
+        chosen: whether the probe chose one layer.
+        text: the layer that was chosen, or the one with the largest weight, and this weight.
+    """
+
+    name: str
+    style: str
+    weights: tuple[float, ...]
+    shades: tuple[float, ...]
+    chosen: bool
+    text: str
+
+
+def strips(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> list[Strip]:
+    """One row for the teacher and one for each of the best configurations; none if the probe tells no weights.
+
+    Shades are relative to each row's largest weight: learned weights are often almost even, and would all be pale.
+    """
+    found = [("teacher", "ref", probes.reference(task, runs, "teacher"))]
+    found += [(group.name, group.style, probes.result(task, group.runs)) for group in groups[:COLORS]]
+    return [_strip(name, style, one) for name, style, one in found if one and one.weights]
+
+
+def _strip(name: str, style: str, found: Result) -> Strip:
+    top = max(found.weights)
+    text = found.source or f"{found.weights.index(top)} ({top:.2f})"
+    shades = tuple(weight / top for weight in found.weights)
+    return Strip(name, style, found.weights, shades, bool(found.source), text)

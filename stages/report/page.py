@@ -16,7 +16,7 @@ from gdist.pipeline.errors import EXIT_OK, GdistError, UsageError
 from gdist.pipeline.files import write_atomically
 from gdist.stages.report import figures as report_figures
 from gdist.stages.report import probes as report_probes
-from gdist.stages.report.heat import heatmap
+from gdist.stages.report.heat import heatmap, strips
 from gdist.stages.report.probes import Task
 from gdist.stages.report.runs import Configuration, RunSummary, configurations
 from gdist.stages.report.story import caveats, duration, millions, reduction, short_name, size, story, verdict
@@ -50,7 +50,7 @@ def write_report(runs: Sequence[RunSummary], out: Path, extras: Mapping[str, Any
         styles={run.folder: group.style for group in groups for run in group.runs},
         teacher=teacher,
         extras=extras,
-        story=story(groups, teacher, extras),
+        story=[*story(groups, teacher, extras), *report_probes.remarks(tasks, groups)],
         verdict=verdict(groups, references),
         caveats=caveats(groups),
         seeds=by_configuration(groups, teacher, tasks),
@@ -60,6 +60,7 @@ def write_report(runs: Sequence[RunSummary], out: Path, extras: Mapping[str, Any
         worst=min(row["cosine"] for run in runs for row in run.eval["layers"]),
         top=max(row["cosine"] for run in runs for row in run.eval["layers"]),
         probes=[_probe(task, groups, runs) for task in tasks],
+        alike=any(report_probes.alike(task, groups) for task in tasks),
         fidelity=report_figures.fidelity(groups, references),
         quality=report_figures.quality(groups, teacher, tasks),
         spent=report_figures.spent(groups),
@@ -89,14 +90,17 @@ def _environment() -> jinja2.Environment:
 
 def _probe(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> dict[str, Any]:
     """Everything that the page shows about one probe."""
-    systems = [("teacher", "ref", report_probes.reference(task, runs, "teacher"))]
-    systems += [(run.name, group.style, report_probes.result(task, [run])) for group in groups for run in group.runs]
-    systems += [("log-mel", "ref", report_probes.reference(task, runs, "log_mel"))]
+    singles = [replace(group, name=run.name, runs=(run,)) for group in groups for run in group.runs]
+    same = report_probes.alike(task, singles)
+    systems = [("teacher", "ref", report_probes.reference(task, runs, "teacher"), same.teacher)]
+    systems += [(one.name, one.style, report_probes.result(task, one.runs), one.name in same) for one in singles]
+    systems += [("log-mel", "ref", report_probes.reference(task, runs, "log_mel"), False)]
     return {
         "task": task,
         "verdict": report_probes.verdict(task, groups, runs),
         "drawing": report_figures.probe(task, groups, runs),
-        "rows": [(name, style, found) for name, style, found in systems if found],
+        "strips": strips(task, groups, runs),
+        "rows": [(name, style, found, is_alike) for name, style, found, is_alike in systems if found],
     }
 
 

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from gdist.stages.evaluate.layers import NOT_COMPARED, Alike, answered_alike, layer_read
 from gdist.stages.report.runs import Configuration, RunSummary, Spread
-from gdist.stages.report.story import listed
+from gdist.stages.report.story import listed, ranges
+
+LAYER_0 = "the teacher's layer 0"
+SHORT = LAYER_0.removeprefix("the ")  # in tables and charts
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Result:
     Attributes:
         values: the values of the seeds.
         raw: the entry in the eval.json of the first seed.
+        layers: the layers that the seeds' probes chose, if each chose one.
+        weights: the weight of each layer, averaged over seeds; empty where they are not known, or for log-mel.
     """
 
     value: Spread
@@ -48,6 +54,13 @@ class Result:
     high: float
     values: tuple[float, ...]
     raw: Mapping[str, Any]
+    layers: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """``layer 3`` or ``layers 0, 3`` if the probe chose; "" if it weighs all layers."""
+        return f"layer{'s' * (len(self.layers) > 1)}\N{NO-BREAK SPACE}{ranges(self.layers)}" if self.layers else ""
 
     def overlaps(self, other: "Result") -> bool:
         """Whether the two cannot be distinguished, by test items or by one standard deviation over seeds."""
@@ -81,6 +94,37 @@ def reference(task: Task, runs: Sequence[RunSummary], key: str) -> Result | None
     return _combined([raw for raw in found if raw][:1])
 
 
+def alike(task: Task, groups: Sequence[Configuration]) -> Alike:
+    """The systems that answered a task from the teacher's layer 0, so that they cannot be compared."""
+    return answered_alike(
+        task.name,
+        {group.name: [run.eval for run in group.runs if _raw(task, run.eval.get("probes"))] for group in groups},
+    )
+
+
+def of_layer_0(task: Task, groups: Sequence[Configuration]) -> Result | None:
+    """The one result of all systems that are :func:`alike`: the teacher's if it is one of them."""
+    same = alike(task, groups)
+    if not same:
+        return None
+    runs = [run for group in groups for run in group.runs if group.name in same]
+    return reference(task, runs, "teacher") if same.teacher else result(task, runs[:1])
+
+
+def remarks(tasks: Sequence[Task], groups: Sequence[Configuration]) -> list[Markup]:
+    """For the story: on which tasks there is nothing to compare."""
+    return [Markup("In {}, {}.").format(task.title, _note(same)) for task in tasks if (same := alike(task, groups))]
+
+
+def _note(same: Alike, value: str = "") -> Markup:
+    who = Markup(same.who)
+    if not who:
+        who = listed(same.students)
+        who += " and the teacher" * same.teacher
+    of = "" if same.who else " of these"
+    return Markup("{} answered from {}{}: {}{}").format(who, LAYER_0, value and f" ({value})", NOT_COMPARED, of)
+
+
 def best(task: Task, results: Sequence[Result]) -> Result:
     """The result with the best mean."""
     return max(results, key=lambda found: task.merit(found.value.mean))
@@ -88,26 +132,48 @@ def best(task: Task, results: Sequence[Result]) -> Result:
 
 def verdict(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary]) -> list[Markup]:
     """Which differences between systems the number of test items supports."""
-    systems = {group.name: found for group in groups if (found := result(task, group.runs))}
-    top = best(task, list(systems.values()))
-    name = next(key for key, found in systems.items() if found is top)
-    others = {key: found for key, found in systems.items() if found is not top}
-    text = Markup("The best student is <b>{}</b> ({})").format(name, top.value.text(task.show))
-    references: list[str] = []
-    known: dict[str, Result] = {}
-    for key, label in (("teacher", "the teacher"), ("log_mel", "log-mel")):
-        other = reference(task, runs, key)
-        if other:
-            references.append(f"{label} has {task.show(other.value.mean)}")
-            known |= {label: other} if other.known else {}
-    sentences = [text + ("; " if references else "") + " and ".join(references) + "."]
-    if others and top.known:
-        sentences.append(_ties([key for key, found in others.items() if found.overlaps(top)], len(others)))
-    sentences += _against(known, systems, task)
+    same, shared = alike(task, groups), of_layer_0(task, groups)
+    systems = {
+        group.name: found for group in groups if group.name not in same and (found := result(task, group.runs))
+    }
+    found_of = {"the teacher": None if same.teacher else reference(task, runs, "teacher")}
+    found_of |= {LAYER_0: shared, "log-mel": reference(task, runs, "log_mel")}
+    known = {label: other for label, other in found_of.items() if other and other.known}
+    references = [
+        f"{label} has {task.show(other.value.mean)}"
+        for label, other in found_of.items()
+        if other and other is not shared
+    ]
+    sentences = [_capitalized(_note(same, task.show(shared.value.mean))) + "."] if shared else []
+    if systems:
+        which = (
+            "The best student" if not same else "The other student" if len(systems) == 1 else "The best of the others"
+        )
+        sentences += _winner(task, systems, references, which)
+        sentences += _against(known, systems, task)
+    elif references:
+        sentences.append(_capitalized(Markup(escape(" and ".join(references)))) + ".")
     lost = [key for key, found in systems.items() if _at_chance(task, found)]
+    lost += [LAYER_0] * (shared is not None and _at_chance(task, shared))
     if lost:
         sentences.append(Markup("Not distinguishable from guessing: {}.").format(listed(lost)))
     return sentences
+
+
+def _winner(task: Task, systems: Mapping[str, Result], references: Sequence[str], which: str) -> list[Markup]:
+    """The best of the students, what the references have, and who cannot be distinguished from it."""
+    top = best(task, list(systems.values()))
+    name = next(key for key, found in systems.items() if found is top)
+    others = {key: found for key, found in systems.items() if found is not top}
+    text = Markup("{} is <b>{}</b> ({})").format(which, name, top.value.text(task.show))
+    sentences = [text + ("; " if references else "") + " and ".join(references) + "."]
+    if others and top.known:
+        sentences.append(_ties([key for key, found in others.items() if found.overlaps(top)], len(others)))
+    return sentences
+
+
+def _capitalized(text: Markup) -> Markup:
+    return text if text.startswith("<") else Markup(text[:1].upper() + text[1:])
 
 
 def _ties(tied: Sequence[str], others: int) -> Markup:
@@ -153,7 +219,18 @@ def _combined(raws: Sequence[Mapping[str, Any]]) -> Result | None:
         return None
     values = tuple(float(raw["value"]) for raw in raws)
     low, high = (fmean(float(raw[bound]) for raw in raws) for bound in ("low", "high"))
-    return Result(Spread.over(values), low, high, values, raws[0])
+    layers = [layer_read(raw) for raw in raws]
+    chosen = tuple(sorted({layer for layer in layers if layer is not None}))
+    return Result(
+        Spread.over(values), low, high, values, raws[0], () if None in layers else chosen, _mean_weights(raws)
+    )
+
+
+def _mean_weights(raws: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    each = [raw.get("layer_weights") or [] for raw in raws]
+    if len({len(weights) for weights in each}) > 1 or len(each[0]) < 2 or not all(map(any, each)):
+        return ()
+    return tuple(fmean(column) for column in zip(*each, strict=True))
 
 
 def _at_chance(task: Task, found: Result) -> bool:

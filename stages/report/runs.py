@@ -14,6 +14,7 @@ from gdist.pipeline.config import TomlTables
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.locations import in_shell
+from gdist.stages.evaluate.layers import whose_layer_0
 
 COLORS = 6  # configurations with their own color: the best ones; the others are drawn in gray
 
@@ -39,8 +40,9 @@ class RunSummary:
         run = Run.open(folder)
         path = folder / "eval.json"
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            return cls(str(folder), run.name, run.tables(), run.provenance(), run.read_metrics(), result)
+            result, tables = json.loads(path.read_text(encoding="utf-8")), run.tables()
+            result |= {"layer_0": whose_layer_0(result, tables)}
+            return cls(str(folder), run.name, tables, run.provenance(), run.read_metrics(), result)
         except FileNotFoundError as error:
             if path.exists():
                 raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error

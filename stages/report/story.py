@@ -155,7 +155,12 @@ def caveats(groups: Sequence[Configuration]) -> list[Markup]:
         sentences.append(Markup("These runs were evaluated on different speech or caches: compare them with care."))
     if len({run.training().get("steps") for run in runs}) > 1:
         sentences.append(Markup("These runs were trained for different numbers of steps."))
-    frozen = [group for group in groups if group.first.config.get("student", {}).get("frontend") == "frozen"]
+    frozen = [
+        group
+        for group in groups
+        if group.first.config.get("student", {}).get("frontend") == "frozen"
+        and all(run.eval["layer_0"] == "teacher" for run in group.runs)  # and never thawed
+    ]
     if frozen:
         whom = "All students" if len(frozen) == len(groups) else listed([group.name for group in frozen])
         sentences.append(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from gdist.stages.evaluate.layers import NOT_COMPARED, Alike
 from gdist.stages.report import probes
 from gdist.stages.report.probes import Result, Task
 from gdist.stages.report.runs import Configuration, RunSummary, Spread, varied
@@ -39,12 +40,14 @@ class Cell:
         key: the sort key; cells with None, whose value is unknown, come last in either order.
         mark: "best", "tie" (not distinguishable from the best) or "".
         shade: how dark the cell is, from 0 to 1; "" if it has no color.
+        note: is shown below the text, in small letters.
     """
 
     text: str = "–"
     key: float | str | None = None
     mark: str = ""
     shade: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def ranking(groups: Sequence[Configuration], teacher: Mapping[str, Any], tasks: 
     )
     all_runs = [run for run, _ in runs]
     references = _references(all_runs, teacher, tasks, len(more))
-    return Table("Runs, ranked", "run", (*_columns(tasks), *more), tuple(rows), references, "ranking")
+    columns = (*_columns(tasks, singles), *more)
+    return Table("Runs, ranked", "run", columns, tuple(rows), references, "ranking")
 
 
 def by_configuration(
@@ -113,7 +117,7 @@ def by_configuration(
     more = (Column("seeds"), Column("what differs", first="ascending"))
     runs = [run for group in groups for run in group.runs]
     references = _references(runs, teacher, tasks, len(more))
-    columns = (*_columns(tasks), *more)
+    columns = (*_columns(tasks, groups), *more)
     return Table(
         "Configurations, ranked", "configuration", columns, tuple(rows), references, "ranking configurations"
     )
@@ -169,17 +173,14 @@ def ranked(groups: Sequence[Configuration]) -> list[tuple[RunSummary, Configurat
     return sorted(pairs, key=lambda pair: -pair[0].cosine)
 
 
-def _columns(tasks: Sequence[Task]) -> tuple[Column, ...]:
+def _columns(tasks: Sequence[Task], groups: Sequence[Configuration]) -> tuple[Column, ...]:
+    def note(task: Task) -> str:
+        metric = task.metric if task.higher_is_better else f"{task.metric}, lower is better"
+        return f"{metric}; {NOT_COMPARED}" if probes.alike(task, groups).who else metric
+
     return (
         Column("cosine", "mean of layers", is_sorted=True),
-        *(
-            Column(
-                task.title,
-                task.metric if task.higher_is_better else f"{task.metric}, lower is better",
-                "descending" if task.higher_is_better else "ascending",
-            )
-            for task in tasks
-        ),
+        *(Column(task.title, note(task), "descending" if task.higher_is_better else "ascending") for task in tasks),
         Column("parameters", first="ascending"),
         Column("fewer", "than the teacher"),
     )
@@ -190,7 +191,8 @@ def _ranked_rows(
 ) -> list[TableRow]:
     """Rank, cosine, probes and parameters of configurations, or of runs as configurations with one seed each."""
     top = max(groups, key=lambda group: group.cosine.mean).cosine
-    winners = [_winner(task, groups) for task in tasks]
+    alike = [probes.alike(task, groups) for task in tasks]
+    winners = [_winner(task, groups, same) for task, same in zip(tasks, alike, strict=True)]
     rows = []
     for group in groups:
         cosine, params = group.cosine, group.first.eval["params"]
@@ -198,22 +200,29 @@ def _ranked_rows(
         rank = 1 + sum(round(other.cosine.mean, 3) > round(cosine.mean, 3) for other in groups)
         shared = sum(round(other.cosine.mean, 3) == round(cosine.mean, 3) for other in groups) > 1
         cells = [Cell(cosine.text("{:.3f}".format), cosine.mean, _mark(cosine, top, len(groups)))]
-        for task, winner in zip(tasks, winners, strict=True):
+        for task, winner, same in zip(tasks, winners, alike, strict=True):
             found = probes.result(task, group.runs)
-            mark = ""
-            if found and winner and len(groups) > 1:
+            mark, is_alike = "", group.name in same
+            if found and winner and not is_alike:
                 equal = found.value.mean == winner.value.mean
                 mark = "best" if equal else "tie" if found.known and found.overlaps(winner) else ""
-            cells.append(Cell(found.value.text(task.show), found.value.mean, mark) if found else Cell())
+            cells.append(_probed(task, found, mark, is_alike))
         share = reduction(params, teacher["params"])
         cells += [_number(params, millions), Cell(share, 1 - params / teacher["params"]) if share else Cell()]
         rows.append(TableRow(group.name, group.style, tuple(cells), Cell(f"{rank}=" if shared else str(rank), rank)))
     return rows
 
 
-def _winner(task: Task, groups: Sequence[Configuration]) -> Result | None:
-    found = [result for group in groups if (result := probes.result(task, group.runs))]
-    return probes.best(task, found) if found else None
+def _winner(task: Task, groups: Sequence[Configuration], same: Alike) -> Result | None:
+    """The best result of those that can be compared, or None if there are fewer than two."""
+    found = [r for group in groups if group.name not in same and (r := probes.result(task, group.runs))]
+    return probes.best(task, found) if len(found) > 1 else None
+
+
+def _probed(task: Task, found: Result | None, mark: str = "", is_alike: bool = False) -> Cell:
+    if found is None:
+        return Cell()
+    return Cell(found.value.text(task.show), found.value.mean, mark, note=probes.SHORT if is_alike else found.source)
 
 
 def _mark(value: Spread, top: Spread, count: int) -> str:
@@ -232,7 +241,7 @@ def _references(
     rows = []
     for key, name in (("teacher", "teacher"), ("log_mel", "log-mel")):
         found = [(task, probes.reference(task, runs, key)) for task in tasks]
-        cells = [_number(result.value.mean, task.show) if result else Cell() for task, result in found]
+        cells = [_probed(task, result) for task, result in found]
         params = teacher["params"] if key == "teacher" else None
         if params or any(cell.key is not None for cell in cells):
             blank = [Cell("")] * (1 + more)

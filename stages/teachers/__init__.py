@@ -24,8 +24,13 @@ from gdist.stages.teachers.base import Teacher, check_precision
 from gdist.stages.teachers.checkpoint import check_weights
 from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
 from gdist.stages.teachers.hubert import HubertTeacher
+from gdist.stages.teachers.others import what_it_is
+from gdist.stages.teachers.sew import SEWTeacher
+from gdist.stages.teachers.sew_d import SEWDTeacher
+from gdist.stages.teachers.unispeech_sat import UniSpeechSatTeacher
 from gdist.stages.teachers.wav2vec2 import Wav2Vec2Teacher
 from gdist.stages.teachers.wav2vec2_bert import Wav2Vec2BertTeacher
+from gdist.stages.teachers.wav2vec2_conformer import Wav2Vec2ConformerTeacher
 from gdist.stages.teachers.wavlm import WavLMTeacher
 from gdist.stages.teachers.whisper import WINDOWS, WhisperTeacher
 
@@ -49,6 +54,10 @@ FAMILIES: Registry[type[Teacher]] = Registry(
         "hubert": HubertTeacher,
         "wav2vec2": Wav2Vec2Teacher,
         "data2vec-audio": Data2VecAudioTeacher,
+        "unispeech-sat": UniSpeechSatTeacher,
+        "sew": SEWTeacher,
+        "sew-d": SEWDTeacher,
+        "wav2vec2-conformer": Wav2Vec2ConformerTeacher,
         "whisper": WhisperTeacher,
         "wav2vec2-bert": Wav2Vec2BertTeacher,
     },
@@ -113,6 +122,11 @@ def load_teacher(
         if show_bars:
             hf_logging.enable_progress_bar()
     check_weights(model, loading, name_or_path, family.used)
+    if any(".adapter_layer." in weight for weight in model.state_dict()):
+        logger.warning(
+            "%s: the adapters in its layers are applied as its weights contain them, for one language (MMS: English)",
+            name_or_path,
+        )
     return family(
         in_own_memory(model),  # the same weights have the same fingerprint, and answer alike from whatever file
         name=name_or_path,
@@ -140,17 +154,10 @@ def read_teacher_config(name_or_path: str, window: str | None = None) -> dict[st
             hint="Check the spelling and the network, or give a folder that contains config.json and the weights.",
         )
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
-        raise TeacherError(
-            f"{name_or_path} is of type {model_type!r}, which is not a family that gdist reads.",
-            hint=f"The families are {', '.join(FAMILIES)}; name one of your own with --use FILE.py:CLASS.",
-        )
-    if config.get("adapter_attn_dim") is not None:
-        raise TeacherError(
-            f"{name_or_path} has an adapter in every layer (adapter_attn_dim), one set for each language.",
-            hint="Use the checkpoint that it was adapted from: it is not defined which adapter would be the teacher.",
-        )
-    family = FAMILIES[str(model_type)]
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        what, hint = what_it_is(config, FAMILIES)
+        raise TeacherError(f"{name_or_path} {what}", hint=hint)
+    family = FAMILIES[model_type]
     if window is not None:
         _require_window(family, window, name_or_path)
         config["window"] = window

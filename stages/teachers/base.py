@@ -91,7 +91,7 @@ class Teacher:
     model_class: ClassVar[Any]
     attention: ClassVar[str] = "sdpa"
     key_mapping: ClassVar[Mapping[str, str]] = {}
-    used: ClassVar[tuple[str, ...]] = ("feature_extractor.", "feature_projection.", "encoder.")
+    used: ClassVar[tuple[str, ...]] = ("feature_extractor.conv_layers.", "feature_projection.", "encoder.")
     identity_fields: ClassVar[tuple[str, ...]] = _IDENTITY_FIELDS
     frontend_names: ClassVar[Names] = _FRONTEND_NAMES
     layer_names: ClassVar[Names] = _LAYER_NAMES
@@ -287,7 +287,7 @@ def _convolutional_state(state: dict[str, Tensor], positions: Any, config: Any, 
     plain = {name: tensor for name, tensor in state.items() if ".parametrizations." not in name}
     tensors = renamed(plain, names)
     if not config.output_norm:
-        tensors.pop("output_norm.weight"), tensors.pop("output_norm.bias")
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("output_norm.")}
     if config.position_scale:
         norm = positions.batch_norm
         scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from gdist.pipeline.errors import TeacherError
+
+logger = logging.getLogger(__name__)
 
 
 def check_weights(model: Any, loading: Mapping[str, Any], name: str, used: tuple[str, ...]) -> None:
@@ -17,8 +20,7 @@ def check_weights(model: Any, loading: Mapping[str, Any], name: str, used: tuple
         loading: what ``from_pretrained`` returned with ``output_loading_info``.
         used: how the names of the parameters begin that the teacher uses.
     """
-    # masked_spec_embed is used by SpecAugment only, in training.
-    missing = sorted(key for key in loading["missing_keys"] if not key.endswith("masked_spec_embed"))
+    missing = sorted(key for key in loading["missing_keys"] if key.startswith(used))
     if missing:
         raise TeacherError(
             f"{name} lacks {len(missing)} of the model's weights, which would be replaced by random ones: "
@@ -32,6 +34,9 @@ def check_weights(model: Any, loading: Mapping[str, Any], name: str, used: tuple
             f"{name} has {len(extra)} weights in the encoder that its config.json does not describe: {_some(extra)}.",
             hint="The checkpoint and its config.json do not belong together; download it again.",
         )
+    heads = dict.fromkeys(key.removeprefix(prefix).partition(".")[0] for key in sorted(loading["unexpected_keys"]))
+    if heads:
+        logger.warning("%s: the encoder alone is the teacher; left out: %s", name, ", ".join(heads))
     broken = [n for n, t in model.state_dict().items() if n.startswith(used) and not bool(t.isfinite().all())]
     if broken:
         raise TeacherError(

@@ -116,6 +116,8 @@ class ProbeSuite(Suite):
         result, _ = self.outcome()
         assert abs(sum(result.layer_weights) - 1) <= 1e-6
         assert max(range(STATES), key=result.layer_weights.__getitem__) == INFORMATIVE
+        assert result.layer in (None, INFORMATIVE), "a probe that uses one hidden state says which"
+        assert result.layer is None or max(result.layer_weights) == 1
 
     def test_it_says_what_it_is_based_on(self) -> None:
         result, examples = self.outcome()

@@ -17,6 +17,7 @@ from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 from gdist.stages.frontend.kinds import build_frontend, frontend_of
 from gdist.stages.students import STUDENTS, student_config
 from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
+from gdist.stages.testing.student import StudentSuite
 from gdist.stages.testing.suite import Suite
 
 SMALL: dict[str, Any] = {
@@ -144,7 +145,8 @@ class TeacherSuite(Suite):
     options: ClassVar[Mapping[str, Any]] = {}
 
     def cases(self) -> Mapping[str, Iterable[Any]]:
-        return {"layout": self.layouts, "do_normalize": (False, True) if self.teacher.may_normalize else (False,)}
+        normalize = (False, True) if self.teacher.may_normalize else (False,)
+        return {"layout": self.layouts, "do_normalize": normalize, "form": ("hf", "s3prl")}
 
     def saved(self, layout: str, folder: Path, do_normalize: bool = False) -> Path:
         """Save a small checkpoint of this layout."""
@@ -181,6 +183,37 @@ class TeacherSuite(Suite):
             student = model_class(student_config(name, teacher.config))
             as_wide = student.config.layer_width == student.config.hidden_size and teacher.layer_tensors(1)
             student.initialize_from_teacher(teacher.frontend_tensors(), teacher.layer_tensors(2) if as_wide else None)
+
+    def test_students_of_it_predict_and_learn(self, layout: str, tmp_path: Path) -> None:
+        teacher = loaded(self.teacher, self.saved(layout, tmp_path), **self.options)
+        waveform_BS, num_samples_B = sound([2000, 3000])
+        states = dict(enumerate(teacher.hidden_states(waveform_BS, num_samples_B)))
+        num_frames_B = teacher.framing.num_frames(num_samples_B)
+        given = {layer: hidden_BTD.clone() for layer, hidden_BTD in states.items()}  # no tensors of inference mode
+        for name, model_class in STUDENTS.own.items():
+            torch.manual_seed(0)
+            student = model_class(student_config(name, teacher.config))
+            with torch.no_grad():
+                found = student.eval()(waveform_BS[:, :2000]).hidden_states
+            assert [h.shape for h in found] == [h[:, : int(num_frames_B[0])].shape for h in states.values()]
+            h0_BTD = student.train().frontend(waveform_BS, num_samples_B)
+            plan = student.plan(0, np.random.default_rng(0))
+            student.learn(plan, given | {0: h0_BTD}, num_frames_B).square().sum().backward()
+            for parameter_name, parameter in student.frontend.named_parameters():
+                assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), (
+                    f"{name}: {parameter_name}"
+                )
+
+    def test_a_student_of_it_is_exported(self, form: str, tmp_path: Path) -> None:
+        """Of the first layout; an export is loaded back and compared."""
+        layout = next(iter(self.layouts))
+        teacher = loaded(self.teacher, self.saved(layout, tmp_path / "teacher"), **self.options)
+
+        class Exported(StudentSuite):
+            student = STUDENTS.own["gendistiller"]
+            teachers: ClassVar[Mapping[str, dict[str, Any]]] = {layout: teacher.config}
+
+        Exported().test_exports(form, tmp_path)
 
     def test_the_same_bytes_have_the_same_fingerprint(self, layout: str, tmp_path: Path) -> None:
         folder = self.saved(layout, tmp_path)

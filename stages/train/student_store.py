@@ -45,8 +45,9 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
         frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
         layers = None
         if initialize == "layers":
-            require_same_attention(student, teacher_config)
             layers = safetensors.torch.load(cache.document("layers.safetensors"))
+            require_layers(layers, cache)
+            require_same_attention(student, teacher_config)
         try:
             student.initialize_from_teacher(frontend, layers)
         except ValueError as error:
@@ -57,6 +58,16 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
     if config.student["frontend"] == "frozen":
         student.frontend.requires_grad_(False)
     return student
+
+
+def require_layers(layers: Mapping[str, torch.Tensor], cache: Cache) -> None:
+    """Raise ConfigError if the teacher's layers are of another kind than a student's."""
+    if not layers:
+        raise ConfigError(
+            f"student.initialize = layers: the layers of {cache.identity['teacher']['family']}, the family of the "
+            f"teacher of {cache.uri}, are not made of what a student's Transformer layers are made of",
+            FRONTEND_ONLY_HINT,
+        )
 
 
 def require_same_attention(student: Student, teacher_config: Mapping[str, Any]) -> None:

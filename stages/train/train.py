@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gdist.pipeline import console, framing
+from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.cache.entries import Entry
@@ -27,6 +27,7 @@ from gdist.pipeline.cache.near import Traffic
 from gdist.pipeline.config import to_tables
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.extensions import Extension
+from gdist.pipeline.framing import Framing
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import choose_splits, usable_entries
@@ -99,7 +100,7 @@ def train(
             seed=config.train.seed,
             audio_on_cpu=config.augment.enabled,  # it is augmented there
         )
-        held_out = read(at_most(splits["valid"], config.train.validate_seconds))
+        held_out = read(at_most(splits["valid"], config.train.validate_seconds, cache.framing))
         attempt = f"training {out} on batches of {config.train.batch_seconds:g} s of audio"
         with enough_memory(attempt, ranks.device, config.smaller):
             _steps(run, learner, loader, held_out, ranks, show_progress)
@@ -180,9 +181,9 @@ def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
         yield from augmented(learner, loader, stream, step) if learner.objective.augments else stream
 
 
-def at_most(entries: Sequence[Entry], seconds: float) -> list[Entry]:
+def at_most(entries: Sequence[Entry], seconds: float, framing: Framing) -> list[Entry]:
     """The first utterances whose audio adds up to at most ``seconds``; at least one."""
-    ends = itertools.accumulate(entry.num_frames / framing.FRAMES_PER_SECOND for entry in entries)
+    ends = itertools.accumulate(entry.num_frames / framing.frames_per_second for entry in entries)
     return [
         entry for place, (entry, end) in enumerate(zip(entries, ends, strict=True)) if place == 0 or end <= seconds
     ]

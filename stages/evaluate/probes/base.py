@@ -60,9 +60,11 @@ class ProbeResult:
         learning_rate: the one chosen on the validation split (with several folds, the first fold's); None where
             nothing is trained.
         layer_weights: the learned weight of each hidden state, summing to 1; with several folds, the mean over folds.
+            1 and 0 where a single state is used.
         shuffled: the same metric after training on shuffled labels, near chance unless something leaks; None if
             the control was not run.
         also: further metrics by name.
+        layer: the one hidden state that it used, chosen on the validation split; None where it weighs all of them.
     """
 
     title: str
@@ -79,6 +81,7 @@ class ProbeResult:
     layer_weights: list[float]
     shuffled: float | None = None
     also: dict[str, float] = field(default_factory=dict)
+    layer: int | None = None
 
 
 class Probe(Protocol):

@@ -89,6 +89,7 @@ class QueryByExample:
             layer_weights=[float(k == best) for k in range(count)],
             shuffled=shuffled,
             also={"MTWV": measured.mtwv(), "documents": float(len(documents))},
+            layer=best,
         )
 
 

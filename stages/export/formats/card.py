@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gdist.pipeline.framing import Framing
 from gdist.pipeline.storage.locations import in_shell
+from gdist.stages.evaluate.layers import answered_alike
 from gdist.stages.export.formats.base import Export
 
 SAMPLE = """speech = [torch.randn(16000).numpy(), torch.randn(11111).numpy()]  # yours: 16 kHz, mono, any lengths
@@ -81,7 +83,7 @@ def card(export: Export, name: str) -> str:
         "",
         f"A small student of the speech model {teacher['name']}, distilled from its hidden states by gdist. It "
         f"returns {config.num_teacher_layers + 1} hidden states in the teacher's shapes, {config.hidden_size} wide, "
-        "at 50 frames per second: `(n - 400) // 320 + 1` frames for n samples.",
+        + frames_sentence(export.student.frontend.framing),
         "",
         f"{export.student.num_parameters() / 1e6:.2f} M parameters; the teacher has {teacher['params'] / 1e6:.2f} M."
         + _heads(export),
@@ -105,6 +107,15 @@ def card(export: Export, name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def frames_sentence(framing: Framing) -> str:
+    """Say how many frames there are."""
+    missing = framing.window - framing.left - framing.right
+    return (
+        f"at {framing.frames_per_second:g} frames per second: `(n - {missing}) // {framing.hop} + 1` frames for n "
+        f"samples, of which it needs {framing.fewest}."
+    )
 
 
 def _metadata(teacher: str, name: str) -> list[str]:
@@ -143,7 +154,13 @@ def _figures(folder: Path) -> list[str]:
         lines += ["", "| probe | metric | student | teacher |", "|---|---|---|---|"]
         for name, probe in found["probes"].items():
             lines.append(f"| {name} | {probe['metric']} | {_value(probe)} | {_value(of_teacher.get(name))} |")
+        notes = [f"{name}: {note}." for name in found["probes"] if (note := _not_compared(found, name))]
+        lines += ["", *notes] if notes else []
     return lines
+
+
+def _not_compared(found: dict[str, Any], probe: str) -> str:
+    return answered_alike(probe, {"the student": [found]}).note
 
 
 def _value(probe: dict[str, Any] | None) -> str:

@@ -71,7 +71,7 @@ for states in hidden_states(speech):
     print(states.shape)
 ```
 
-- An utterance must have at least {least} samples, and gets a frame every 20 ms.
+- An utterance must have at least {least} samples, and gets a frame every {hop} ms.
 - Batches are padded at the end. The contents of the padding are ignored, and an utterance gets the same hidden states
   as alone.
 - {normalize}
@@ -221,7 +221,8 @@ def _readme(export: Export, quantizer: str) -> str:
         teacher=export.run.provenance()["teacher"]["name"],
         layers=config.num_teacher_layers + 1,
         dim=config.hidden_size,
-        least=framing.RECEPTIVE_FIELD,
+        least=export.student.frontend.framing.fewest,
+        hop=1000 * export.student.frontend.framing.hop // framing.SAMPLE_RATE,
         form="" if quantizer == "none" else ", with its matrix products in int8",
         normalize="The graph normalizes each utterance; input that is already normalized is not changed."
         if config.do_normalize

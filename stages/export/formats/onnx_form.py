@@ -11,6 +11,7 @@ Axes: B batch, S samples, T frames, C channels, D features, H heads, E features 
 """
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from gdist.stages.frontend.config import ACTIVATIONS
 from gdist.stages.frontend.frontend import Frontend
-from gdist.stages.frontend.padding import normalize
+from gdist.stages.frontend.interface import AudioFrontend
+from gdist.stages.frontend.log_mel import MEL_HOP, WINDOW, LogMelFrontend
+from gdist.stages.frontend.padding import normalize, zero_padding
 from gdist.stages.students import Student
 from gdist.stages.students.layer import Attention
 
@@ -50,12 +53,9 @@ def in_graph_form(student: Student, for_integers: bool = False) -> Student:
             never allocates [T, T].
     """
     student = copy.deepcopy(student).eval().requires_grad_(False)
-    student.frontend.__class__ = GraphFrontend
-    frontend = student.frontend
-    convs = [conv for conv in frontend.convs if isinstance(conv, nn.Conv1d)]
-    frontend.products = nn.ModuleList(WindowProduct(conv) for conv in convs[1:])
-    if for_integers:
-        frontend.positions = nn.ModuleList(PositionProduct(conv) for conv in frontend.positions)  # type: ignore[arg-type]
+    frontend: AudioFrontend = student.frontend
+    frontend.__class__ = FORMS[type(frontend)]
+    frontend.prepare(for_integers)  # type: ignore[operator]  # every form has it
     for module in student.modules():
         if type(module) is Attention:
             module.__class__ = RuntimeAttention if for_integers else GraphAttention
@@ -68,9 +68,15 @@ def in_graph_form(student: Student, for_integers: bool = False) -> Student:
 
 
 class GraphFrontend(Frontend):
-    """The front-end over whole batches."""
+    """The convolutional front-end over whole batches."""
 
     products: nn.ModuleList
+
+    def prepare(self, for_integers: bool) -> None:
+        convs = [conv for conv in self.convs if isinstance(conv, nn.Conv1d)]
+        self.products = nn.ModuleList(WindowProduct(conv) for conv in convs[1:])
+        if for_integers:
+            self.positions = nn.ModuleList(PositionProduct(conv) for conv in self.positions)  # type: ignore[arg-type]
 
     def _encode(self, waveform_BS: Tensor, first_BKC: Tensor, shift_B1C: Tensor, kernels: Sequence[Tensor]) -> Tensor:
         del kernels
@@ -84,6 +90,29 @@ class GraphFrontend(Frontend):
                 hidden_BTC = self.norms[place](hidden_BTC)
             hidden_BTC = ACTIVATIONS[self.config.activation](hidden_BTC)
         return hidden_BTC
+
+
+class GraphLogMel(LogMelFrontend):
+    """Whisper's front-end; the spectrum stays in float64."""
+
+    def prepare(self, for_integers: bool) -> None:
+        del for_integers
+        self.products = nn.ModuleList(WindowProduct(conv) for conv in (self.conv1, self.conv2))
+
+    def _frames(self, own_BN: Tensor, count: int) -> Tensor:
+        unit = math.gcd(WINDOW, MEL_HOP)  # frames and their distance are whole numbers of it
+        units_BUN = own_BN[:, : (count - 1) * MEL_HOP + WINDOW].unflatten(1, (-1, unit))  # type: ignore[no-untyped-call]
+        return windows(units_BUN, WINDOW // unit, MEL_HOP // unit)
+
+    def _convolve(self, mel_BPM: Tensor, mask_BP: Tensor | None) -> Tensor:
+        hidden_BPD = F.gelu(self.products[0](F.pad(mel_BPM, (0, 0, 1, 1))))
+        hidden_BPD = zero_padding(hidden_BPD, mask_BP)
+        hidden_BTD: Tensor = F.gelu(self.products[1](F.pad(hidden_BPD, (0, 0, 1, 1))))
+        return hidden_BTD
+
+
+# Each kind of front-end → its form in a graph, a subclass with a method ``prepare``.
+FORMS: dict[type[AudioFrontend], type[AudioFrontend]] = {Frontend: GraphFrontend, LogMelFrontend: GraphLogMel}
 
 
 class Product(nn.Module):
@@ -121,7 +150,7 @@ class PositionProduct(nn.Module):
 
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
-        self.kernel, self.groups = conv.kernel_size[0], conv.groups
+        self.kernel, self.groups, self.stride = conv.kernel_size[0], conv.groups, conv.stride[0]
         weight_GOIK = conv.weight.detach().unflatten(0, (conv.groups, -1))  # type: ignore[no-untyped-call]
         self.weight_GIO = nn.Parameter(weight_GOIK.transpose(2, 3).flatten(2).transpose(1, 2).contiguous(), False)
         self.bias = conv.bias
@@ -129,8 +158,9 @@ class PositionProduct(nn.Module):
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         frames, sides = hidden_BTD.shape[1], (self.kernel // 2, (self.kernel - 1) // 2)
         input_BGTI = F.pad(hidden_BTD, (0, 0, *sides)).unflatten(2, (self.groups, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
-        taps = torch.arange(frames)[:, None] + torch.arange(self.kernel)
-        windows_BGTI = input_BGTI.index_select(2, taps.flatten()).unflatten(2, (frames, self.kernel)).flatten(3)
+        count = frames // self.stride
+        taps = torch.arange(count)[:, None] * self.stride + torch.arange(self.kernel)
+        windows_BGTI = input_BGTI.index_select(2, taps.flatten()).unflatten(2, (count, self.kernel)).flatten(3)
         output_BTD = (windows_BGTI @ self.weight_GIO).transpose(1, 2).flatten(2)
         return output_BTD if self.bias is None else output_BTD + self.bias  # type: ignore[no-any-return]
 

@@ -29,10 +29,9 @@ class Upstream(nn.Module):
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
         """Return the hidden states of utterances as recorded, at 16 kHz; they are normalized here if necessary.
 
-        There are as many frames as the teacher has, ``(n - 400) // 320 + 1`` for the longest utterance. s3prl counts
-        up to two more, n / 320, and repeats a batch's last frame to get there. Shorter utterances are treated the
-        same way
-        here: their own last frame is repeated, so that an utterance is the same in every batch.
+        There are as many frames as the teacher has for the longest utterance, such as ``(n - 400) // 320 + 1``. s3prl
+        counts up to two more, n / 320, and repeats a batch's last frame to get there. Shorter utterances are treated
+        the same way here: their own last frame is repeated, so that an utterance is the same in every batch.
         """
         field = self.student.frontend.framing.fewest
         samples_B = torch.tensor([max(len(wav), field) for wav in wavs])  # silence fills up the first frame

@@ -16,8 +16,8 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import contents
+from framings import FRAMINGS
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.encodings import ENCODINGS, Stored
@@ -26,6 +26,7 @@ from gdist.pipeline.cache.layout import place
 from gdist.pipeline.cache.plan import NO_SAMPLE, WAVEFORM, Plan, Task, layer_name
 from gdist.pipeline.cache.planning import PLANNING, is_ours, remove
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
+from gdist.pipeline.framing import WAV2VEC2, Framing
 from gdist.pipeline.storage.objects import Storage
 
 LAYERS, DIM, CHUNK, PACK = [0, 2], 8, 128, 256
@@ -34,12 +35,12 @@ SAMPLES = [16_000, 400, 399, 128 * 320 + 80, 128 * 320 + 400, 5_000, 256 * 320, 
 Rows = dict[str, np.ndarray[Any, Any]]
 
 
-def make_plan(encoding: str = "fp16", **identity: Any) -> Plan:
+def make_plan(encoding: str = "fp16", framing: Framing = WAV2VEC2, **identity: Any) -> Plan:
     lengths = [(f"u{i}", n, None) for i, n in enumerate(SAMPLES)]
     whole = {"layers": LAYERS, "dim": DIM, "encoding": encoding, "compress": COMPRESS}
-    whole |= {"chunk_frames": CHUNK, "pack_frames": PACK}
+    whole |= {"framing": framing.to_dict(), "chunk_frames": CHUNK, "pack_frames": PACK}
     labels = pa.table({"speaker": [f"s{i % 2}" for i in range(len(SAMPLES))]})
-    entries = place(lengths, 10**9, CHUNK, PACK)
+    entries = place(lengths, 10**9, CHUNK, PACK, framing=framing)
     files = {"config.json": b"{}", "frontend.safetensors": b"F"}
     if ENCODINGS[encoding].calibrated:
         sample = torch.randn(300, DIM, generator=torch.Generator().manual_seed(0))
@@ -71,7 +72,7 @@ def pack_rows(cache: Cache, pack: int) -> Rows:
                     destination = rows[layer_name(layer, folder)]
                     first = start * len(destination) // PACK
                     destination[first : first + len(stored)] = stored.numpy()
-            flat = rows[WAVEFORM][start : start + entry.num_rows].reshape(-1)
+            flat = rows[WAVEFORM][start : start + entry.num_rows(cache.framing)].reshape(-1)
             flat[: entry.num_samples] = waveform_of(entry)
     return rows
 
@@ -102,8 +103,8 @@ def task_of(cache: Cache, pack: int) -> Task:
     return task
 
 
-def filled(uri: object, encoding: str = "fp16") -> Cache:
-    cache = Cache.create(str(uri), make_plan(encoding))
+def filled(uri: object, encoding: str = "fp16", framing: Framing = WAV2VEC2) -> Cache:
+    cache = Cache.create(str(uri), make_plan(encoding, framing))
     for pack in range(cache.packs):
         commit(cache, pack)
     return cache
@@ -133,11 +134,18 @@ class TestReadingBack:
         for (entry, _, _), samples in zip(spans, cache.waveform(spans), strict=True):
             assert samples.dtype == np.int16 and np.array_equal(samples, waveform_of(entry))
 
-    def test_crops_are_slices_of_the_whole(self, cache: Cache) -> None:
+    @pytest.mark.parametrize("name", FRAMINGS)
+    def test_crops_are_slices_of_the_whole(self, tmp_path: Path, name: str) -> None:
+        """Whatever the framing is: the samples of a crop are those that yield its frames."""
+        filled(tmp_path, framing=FRAMINGS[name][0])
+        cache = Cache.open(str(tmp_path))
+        framing = cache.framing
+        assert framing == FRAMINGS[name][0] and len(with_data(cache)) >= 5
+        assert cache.specs[WAVEFORM].width == framing.hop
         rng = np.random.default_rng(0)
         spans = []
         for entry in with_data(cache) * 4:
-            first = int(rng.integers(entry.num_frames))
+            first = int(rng.integers(max(entry.num_frames - 1, 1)))
             spans.append((entry, first, int(rng.integers(1, entry.num_frames - first + 1))))
         for (entry, first, frames), read in zip(spans, cache.hidden(2, spans), strict=True):
             assert torch.equal(read, cache.hidden(2, [(entry, 0, entry.num_frames)])[0][first : first + frames])

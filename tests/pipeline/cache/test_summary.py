@@ -18,6 +18,7 @@ from gdist.pipeline.cache.layout import place
 from gdist.pipeline.cache.plan import Plan
 from gdist.pipeline.cache.summary import head_key, table_key
 from gdist.pipeline.cache.verify import verify
+from gdist.pipeline.framing import WAV2VEC2
 from gdist.pipeline.loading.splits import usable_entries
 from gdist.pipeline.storage.objects import Storage, seal, unseal
 from gdist.pipeline.storage.requests import Request
@@ -32,7 +33,7 @@ def plan_of(packs: int, **options: Any) -> Plan:
     """Utterances that fill a pack each, and one that is too short."""
     entries = place([("short", 10, None), *((f"u{i}", 256 * 320, None) for i in range(packs))], 10**9, 128, 256)
     identity = {"layers": [0, 2], "dim": 8, "encoding": "fp16", "chunk_frames": 128, "pack_frames": 256}
-    identity |= {"compress": COMPRESS}
+    identity |= {"compress": COMPRESS, "framing": WAV2VEC2.to_dict()}
     about = {"teacher": "t", "device": "cpu"}
     return Plan(identity | options, about, entries, None, {"config.json": b"{}", "frontend.safetensors": b"F"})
 

@@ -41,7 +41,7 @@ def owner_of(cache: Cache, shard: bytes, pack: int, position: int) -> set[str] |
                 for e in cache.entries
                 if e.num_frames
                 and e.start_frame < first + chunk
-                and first < e.start_frame + max(e.num_frames, e.num_rows)
+                and first < e.start_frame + e.num_rows(cache.framing)
             }
     return None
 

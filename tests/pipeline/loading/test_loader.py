@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdist.pipeline import framing
 from gdist.pipeline.audio import to_float
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry
@@ -200,11 +199,11 @@ class TestContent:
                     whole = cache.hidden(layer, [(entry, 0, entry.num_frames)])[0]
                     assert torch.equal(batch.hidden_BLTD[row, place, :frames], whole[first : first + frames])
                     assert not batch.hidden_BLTD[row, place, frames:].any()
-                samples = to_float(cache.waveform([(entry, 0, entry.num_frames)])[0])[first * framing.HOP :]
+                samples = to_float(cache.waveform([(entry, 0, entry.num_frames)])[0])[first * cache.framing.hop :]
                 length = int(batch.num_samples_B[row])
                 assert torch.equal(batch.waveform_BS[row, :length], samples[:length])
                 assert not batch.waveform_BS[row, length:].any()
-                assert framing.num_frames(length) == frames
+                assert cache.framing.num_frames(length) == frames
         assert cropped > 5
 
     @pytest.mark.parametrize("crop", [40, 128, 200])
@@ -227,7 +226,7 @@ class TestContent:
     def test_without_audio(self, cache: Cache) -> None:
         (batch,) = islice(make(cache, choose=Selection((3,), waveforms=False)), 1)
         assert batch.waveform_BS is None
-        assert [framing.num_frames(int(n)) for n in batch.num_samples_B] == batch.num_frames_B.tolist()
+        assert [cache.framing.num_frames(int(n)) for n in batch.num_samples_B] == batch.num_frames_B.tolist()
 
     def test_once_is_everything_whole_and_longest_first(self, cache: Cache) -> None:
         batches = list(make(cache, crop_seconds=0.5).once(READ))

@@ -22,6 +22,7 @@ from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_name
 from gdist.pipeline.cache.stage import Stage
 from gdist.pipeline.cache.wanted import samples_of
 from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.framing import WAV2VEC2
 from gdist.pipeline.loading import on_device
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.in_memory import InMemory, Tensors
@@ -38,7 +39,7 @@ def write(uri: str, encoding: str) -> Cache:
     rng = np.random.default_rng(0)
     entries = layout.place([(f"u{i}", n, None) for i, n in enumerate(SAMPLES)], 10**9, pack_frames=PACK)
     identity = {"layers": [*range(5)], "dim": DIM, "encoding": encoding, "chunk_frames": 128, "pack_frames": PACK}
-    identity |= {"compress": COMPRESS}
+    identity |= {"compress": COMPRESS, "framing": WAV2VEC2.to_dict()}
     kind, files = ENCODINGS.own[encoding], {}
     tables = kind.calibrate(torch.from_numpy(rng.standard_normal((600, DIM), np.float32)))
     if tables:
@@ -58,7 +59,7 @@ def write(uri: str, encoding: str) -> Cache:
                     at = start * len(destination) // PACK
                     destination[at : at + values.shape[1]] = values[0].numpy()
             samples = rng.integers(-32_767, 32_768, entry.num_samples)
-            rows[WAVEFORM][start : start + entry.num_rows].reshape(-1)[: entry.num_samples] = samples
+            rows[WAVEFORM][start : start + entry.num_rows(WAV2VEC2)].reshape(-1)[: entry.num_samples] = samples
         cache.commit(task, rows, {}, {})
     return cache
 
@@ -70,7 +71,7 @@ def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def read(reader: InMemory | OnDevice, spans: Sequence[Span], selection: Selection) -> Tensors:
     num_frames = [n for _, _, n in spans] or [1]
-    num_samples = [stop - start for start, stop in map(samples_of, spans)] or [400]
+    num_samples = [stop - start for start, stop in (samples_of(span, WAV2VEC2) for span in spans)] or [400]
     return reader.read(spans, selection, num_frames, num_samples)
 
 

@@ -14,7 +14,7 @@ from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.entries import Entries, Entry
 from gdist.pipeline.cache.index import from_table, to_table
 from gdist.pipeline.cache.layout import place
-from gdist.pipeline.loading.order import Batches, longest_first, shuffled
+from gdist.pipeline.loading.order import Batches, crops, longest_first, shuffled
 from gdist.pipeline.loading.splits import DataConfig, choose_splits
 
 WINDOW = 8
@@ -93,6 +93,15 @@ def test_a_large_order_is_what_it_was(crop: int) -> None:
     assert entries.numbers("pack")[-1] > 40 * WINDOW
     for part in (entries, entries.take(rng.permutation(len(entries))), entries[::3]):
         assert list(computed(part, 7, 2, 12_000, crop, 128)) == reference(part, 7, 2, 12_000, crop, 128)
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=30), st.integers(1, 300), st.integers(1, 300))
+def test_no_crop_is_a_tail_that_is_too_short(frames: list[int], crop: int, grid: int) -> None:
+    """Whisper's shortest utterances have more samples than a last frame may have left."""
+    firsts, lengths = crops(np.array(frames), np.random.default_rng(0), crop, grid, tail=2)
+    for total, first, length in zip(frames, firsts.tolist(), lengths.tolist(), strict=True):
+        assert length == min(total, crop) or first + length == total
+        assert first == 0 or total - first >= 2
 
 
 def test_a_batch_is_made_when_it_is_asked_for() -> None:

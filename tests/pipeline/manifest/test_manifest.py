@@ -526,7 +526,7 @@ class TestCheck:
             ("rate", "a.wav", 0, 8_000, 16_000, "sample rate is 8000 Hz, the manifest says 16000 Hz"),
             ("past", "a.wav", 1, 8_000, 8_000, "the segment ends at sample 8001, the file at 8000"),
             ("after", "a.wav", 9_000, None, None, "the segment ends at sample 9000"),
-            ("short", "a.wav", 0, 199, 8_000, "too short: 398 samples at 16 kHz, and one frame takes 400"),
+            ("short", "a.wav", 0, 199, 8_000, "too short: 398 samples at 16 kHz, and most teachers need 400"),
             ("least", "a.wav", 0, 200, 8_000, None),
         ]
         names = ["id", "path", "start", "num_samples", "sample_rate"]

@@ -15,6 +15,7 @@ from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.errors import ConfigError, UsageError
+from gdist.pipeline.framing import WAV2VEC2
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
@@ -127,7 +128,7 @@ class TestAgainstACache:
         for spans in batches:
             reader.read(spans, selection)
         samples = sum(entry.num_samples for entry in entries)
-        corpus = Corpus(len(entries), 0, samples, 0, 0, 0, cache.packs, 0, [])
+        corpus = Corpus(len(entries), 0, samples, 0, 0, 0, cache.packs, 0, WAV2VEC2, [])
         train = load_config(None, None, ("train.batch_seconds=20.0",))
         size = Size(bytes=0, objects=0, read_layers=3, read_arrays=4, read_bytes=0)
         estimated = run_requests(size, corpus, 20.0 * len(batches), train, dim=32)
@@ -139,10 +140,10 @@ class TestAgainstACache:
             Size(bytes=0, objects=0, read_layers=12, read_arrays=13, read_bytes=0),
             load_config(None, None, ()),
         )
-        large = Corpus.of_hours(960.0, 12.0, 60.0, layout.PACK_FRAMES)
+        large = Corpus.of_hours(960.0, 12.0, WAV2VEC2, 60.0, layout.PACK_FRAMES)
         assert run_requests(size, large, 200_000 * 300.0, train, dim=768) == 26 * 13 * 200_000
         # Two packs, which stay in memory: two batches per epoch, and only the waveforms are read again.
-        small = Corpus.of_hours(50 * 12 / 3600, 12.0, 60.0, layout.PACK_FRAMES)
+        small = Corpus.of_hours(50 * 12 / 3600, 12.0, WAV2VEC2, 60.0, layout.PACK_FRAMES)
         assert small.packs == 2
         assert run_requests(size, small, 200_000 * 300.0, train, dim=768) == (25 + 1) * (200_000 + 12 * 2)
 
@@ -150,10 +151,10 @@ class TestAgainstACache:
 class TestHours:
     def test_utterances_are_placed_as_those_of_a_manifest(self) -> None:
         entries = layout.place([(str(i), 12 * 16_000, None) for i in range(300)], 60 * 16_000)
-        corpus = Corpus.of_hours(1.0, 12.0, 60.0, layout.PACK_FRAMES)
+        corpus = Corpus.of_hours(1.0, 12.0, WAV2VEC2, 60.0, layout.PACK_FRAMES)
         assert (corpus.utterances, corpus.packs) == (300, entries[-1].pack + 1)
         assert corpus.frames == sum(entry.num_frames for entry in entries)
-        assert corpus.rows == sum(entry.num_rows for entry in entries)
+        assert corpus.rows == sum(entry.num_rows(WAV2VEC2) for entry in entries)
         assert corpus.sample == [
             [
                 e.__class__("0", *(getattr(e, f) for f in ("pack", "start_frame", "num_frames", "num_samples")))

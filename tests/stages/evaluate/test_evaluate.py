@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
+from framings import FRAMINGS
 from test_train import run, short
 
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.splits import DataConfig
 from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
@@ -18,6 +20,7 @@ from gdist.stages.evaluate.evaluate import evaluate, show
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.evaluate.upstreams import LogMel, StateCollector, hidden_states
 from gdist.stages.students import load_student
+from gdist.stages.testing.teacher import sound
 
 
 def test_fidelity_by_hand() -> None:
@@ -111,7 +114,31 @@ def test_a_student_is_evaluated_utterance_by_utterance(bench: Bench, trained: di
 
 def test_log_mel_has_the_teachers_frames(bench: Bench) -> None:
     for batch in bench.batches(bench.splits["test"], hidden=False):
-        assert LogMel()(batch).shape == (len(batch.ids), 1, int(batch.num_frames_B.max()), 80)
+        assert LogMel(bench.cache.framing)(batch).shape == (len(batch.ids), 1, int(batch.num_frames_B.max()), 80)
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_log_mel_is_around_the_middle_of_what_a_frame_depends_on(name: str) -> None:
+    """The spectra of utterances of any length, window by window; a batch is what each of them is alone."""
+    framing, _ = FRAMINGS[name]
+    mel, size = LogMel(framing), 400 * framing.hop // 320
+    lengths = [framing.fewest, framing.num_samples_for(2), framing.num_samples_for(9) + 100, 9_000]
+    waveform_BS, num_samples_B = sound(lengths)
+    waveform_BS *= torch.arange(waveform_BS.shape[1]) < num_samples_B[:, None]
+    num_frames_B = framing.num_frames(num_samples_B)
+    none = torch.zeros(4, 0, int(num_frames_B.max()), 1)
+    batch = Batch(
+        ("a", "b", "c", "d"), waveform_BS, num_samples_B, num_frames_B, none, num_samples_B, num_frames_B,
+        Selection(()), ("a", "b", "c", "d"), (0, 1, 2, 3), 0, framing=framing,
+    )  # fmt: skip
+    found_BTD = mel(batch)[:, 0]
+    far = torch.nn.functional.pad(waveform_BS, (10_000, 10_000))
+    for row, frames in enumerate(num_frames_B.tolist()):
+        for t in range(frames):
+            middle = t * framing.hop - framing.left + framing.window // 2
+            start = 10_000 + middle - size // 2
+            (expected_D,) = (mel.mel(far[row, start : start + size]) + 1e-6).log().T
+            torch.testing.assert_close(found_BTD[row, t], expected_D)
 
 
 def test_the_command(trained: dict[str, Run], gdist: Callable[..., Result]) -> None:

@@ -46,6 +46,15 @@ def test_no_other_cuts_are_better(lengths: list[int], limit: int, overhead: int)
     assert cost(found, overhead) == best
 
 
+@given(st.lists(st.integers(1, 50), max_size=12), st.integers(0, 60), st.integers(1, 120), st.integers(0, 40))
+def test_short_utterances_count_as_a_window(lengths: list[int], window: int, limit: int, overhead: int) -> None:
+    """The batches are those of utterances that fill it."""
+    found = lengths_of(list(batches(entries_of(lengths), limit, overhead, window)))
+    filled = lengths_of(list(batches(entries_of([max(n, window) for n in lengths]), limit, overhead)))
+    assert [[max(n, window) for n in batch] for batch in found] == filled
+    assert sorted(itertools.chain(*found)) == sorted(lengths)
+
+
 @given(st.lists(st.integers(1, 50), max_size=12), st.randoms())
 def test_the_order_of_the_utterances_does_not_matter(lengths: list[int], random: object) -> None:
     entries = entries_of(lengths)

@@ -23,10 +23,10 @@ from click.testing import Result
 from conftest import PACK_FRAMES, contents, extracted, free_port, make_teacher
 from test_train import short
 
-from gdist.pipeline import framing
 from gdist.pipeline.audio import load_utterance
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.errors import CacheDamagedError, CacheMismatchError, ConfigError, UsageError
+from gdist.pipeline.framing import WAV2VEC2
 from gdist.pipeline.manifest.table import Manifest, build
 from gdist.pipeline.storage.objects import Storage
 from gdist.stages.device import choose_device
@@ -106,7 +106,7 @@ class TestTheRun:
         result = extracted(tiny_teacher, speech, tmp_path)
         entries = Cache.open(str(tmp_path)).entries
         assert result["utterances"] == len(entries) == 30
-        assert result["frames"] == sum(framing.num_frames(e.num_samples) for e in entries)
+        assert result["frames"] == sum(WAV2VEC2.num_frames(e.num_samples) for e in entries)
         assert result["audio_seconds"] == pytest.approx(sum(e.num_samples for e in entries) / 16_000)
         assert result["bytes"] == sum(map(len, contents(tmp_path).values()))
         assert (result["packs"], result["packs_resumed"], result["quarantined"]) == (9, 0, 0)

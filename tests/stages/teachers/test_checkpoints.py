@@ -1,0 +1,123 @@
+"""Checkpoints as they are published: with heads, with adapters, and of models that are no teachers."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from test_teachers import LAYOUTS, SUITES, checkpoint
+from transformers import (
+    Data2VecAudioForAudioFrameClassification,
+    HubertForSequenceClassification,
+    SEWDForCTC,
+    SEWForCTC,
+    UniSpeechSatForPreTraining,
+    Wav2Vec2ConformerForCTC,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForPreTraining,
+    WavLMForXVector,
+)
+
+from gdist.pipeline.errors import TeacherError
+from gdist.stages.teachers import FAMILIES, load_teacher, read_teacher_config
+from gdist.stages.testing.teacher import scramble
+
+
+def test_adapters_in_every_layer_are_applied_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        load_teacher(str(checkpoint(tmp_path, "wav2vec2-adapters", False)))
+    assert "for one language" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "heads"),
+    [
+        (WavLMForXVector, "wavlm-base", "classifier, feature_extractor, objective, projector, tdnn"),
+        (Wav2Vec2ForPreTraining, "wav2vec2-large", "project_hid, project_q, quantizer"),
+        (HubertForSequenceClassification, "hubert-base", "classifier, projector"),
+        (Data2VecAudioForAudioFrameClassification, "data2vec-audio-only", "classifier"),
+        (
+            UniSpeechSatForPreTraining,
+            "unispeech-sat-base",
+            "label_embeddings_concat, layer_norm_for_extract, project",
+        ),
+        (SEWForCTC, "sew-group", "lm_head"),
+        (SEWDForCTC, "sew-d-group", "lm_head"),
+        (Wav2Vec2ConformerForCTC, "wav2vec2-conformer-rotary", "lm_head"),
+    ],
+)
+def test_of_a_checkpoint_with_heads_the_encoder_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, model: Any, layout: str, heads: str
+) -> None:
+    """It is the same teacher as the encoder saved alone."""
+    family, label = LAYOUTS[layout]
+    fields = {
+        **SUITES[family].small,
+        **SUITES[family].layouts[label],
+        "vocab_size": 9,
+        "num_codevectors_per_group": 4,
+    }
+    whole = model(model.config_class(**fields))
+    scramble(whole)
+    for folder, saved in (("whole", whole), ("encoder", whole.base_model)):
+        saved.save_pretrained(tmp_path / folder)
+        Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path / folder)
+    with caplog.at_level(logging.WARNING):
+        expected = load_teacher(str(tmp_path / "encoder"))
+        assert not caplog.records
+        found = load_teacher(str(tmp_path / "whole"))
+    assert found.fingerprint == expected.fingerprint and found.num_params == expected.num_params
+    (record,) = caplog.records
+    assert f"the encoder alone is the teacher; left out: {heads}" in record.getMessage()
+
+
+def test_weights_that_no_hidden_state_needs_may_be_absent(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, "sew-group", False)
+    expected = load_teacher(str(folder)).fingerprint
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if ".upsample." not in name}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    assert load_teacher(str(folder)).fingerprint == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "encodec"}, "of type 'encodec', which is not a family that gdist reads. It is a codec"),
+        ({"model_type": "clap"}, "whole clips and their captions"),
+        ({"model_type": "audio-spectrogram-transformer"}, "patches of a spectrogram, not frames"),
+        ({"model_type": "bert"}, "It is a text model"),
+        ({"model_type": "llama"}, "It is a text model"),
+        ({"model_type": "vit"}, "It is a vision model"),
+        ({"model_type": "vits"}, "It is a model that produces audio"),
+        ({"model_type": "moonshine"}, "whose encoder gdist does not read"),
+        (
+            {"model_type": "wav2vec3"},
+            "'wav2vec3', which is not a family that gdist reads, nor one that transformers has",
+        ),
+        (
+            {"model_type": "speech-encoder-decoder", "encoder": {"model_type": "hubert"}},
+            "its encoder is of type 'hubert'",
+        ),
+        ({"hidden_size": 768}, "no model_type"),
+        ({"model_type": ["wavlm"]}, "no model_type"),
+        ({"model_type": "some", "part": {"model_type": ["wavlm"]}}, "'some', which is not"),
+    ],
+    ids=str,
+)
+def test_a_model_that_is_no_teacher_is_described(tmp_path: Path, config: dict[str, Any], says: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TeacherError) as caught:
+        read_teacher_config(str(tmp_path))
+    assert says in str(caught.value)
+    assert caught.value.hint is not None and all(family in caught.value.hint for family in FAMILIES)
+
+
+def test_a_convolution_between_layers_of_sew_d_is_refused(tmp_path: Path) -> None:
+    config = checkpoint(tmp_path, "sew-d-group", False) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"conv_kernel_size": 3}))
+    with pytest.raises(TeacherError, match="conv_kernel_size"):
+        read_teacher_config(str(tmp_path))
