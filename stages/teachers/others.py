@@ -10,7 +10,7 @@ _NOT_ENCODERS = {
     "mimi": "a codec: it turns audio into codes",
     "xcodec": "a codec: it turns audio into codes",
     "clap": "a model of whole clips and their captions: its states are patches of a spectrogram, not frames",
-    "audio-spectrogram-transformer": "a classifier of whole clips: its states are patches of a spectrogram, not frames",
+    "audio-spectrogram-transformer": "a classifier of clips: its states are patches of a spectrogram, not frames",
 }
 # The tasks of transformers' own tables (its auto classes) → what a model with such a row is; the first that fits.
 _TASKS = (
@@ -52,9 +52,9 @@ def what_it_is(config: Mapping[str, Any], families: Collection[str]) -> tuple[st
     if inside:
         part, family = inside[0]
         return (
-            f"is of type {model_type!r}, which is not a family that gdist reads, but contains one that is: its {part} "
-            f"is of type {family!r}.",
-            f"Save this part of the model as a checkpoint of its own with transformers, and give that folder. {known}",
+            f"is of type {model_type!r}, which is not a family that gdist reads, but contains one that is: its "
+            f"{part} is of type {family!r}.",
+            f"Save this part of the model as a checkpoint of its own with transformers, and give that. {known}",
         )
     return f"is of type {model_type!r}, which is not a family that gdist reads{_described(model_type)}.", known
 
