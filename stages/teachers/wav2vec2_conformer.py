@@ -1,8 +1,8 @@
 """wav2vec 2.0 with conformer blocks (arXiv 2010.05171, 2005.08100): rotary, relative or no positions in attention.
 
 Each block's convolution reaches into the frames beside its own, so frames of padding are zero before it. Hugging
-Face leaves in them what the norm before the convolution makes of them, which changes the last frames of each utterance
-of a batch.
+Face leaves in them what the norm before the convolution makes of them, which changes an utterance's last frames in a
+batch.
 
 Axes: B batch, T frames (queries, then keys), P relative positions, D features, H heads, E features of a head.
 """
