@@ -211,6 +211,6 @@ def rotate(hidden_BTD: Tensor, heads: int, base: float) -> Tensor:
     angle_TE = torch.outer(torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device).to(rate_E), rate_E)
     cosine_T1E, sine_T1E = (f(angle_TE).repeat(1, 2)[:, None].to(hidden_BTD.dtype) for f in (torch.cos, torch.sin))
     heads_BTHE = hidden_BTD.view(*hidden_BTD.shape[:2], heads, size)
-    first, second = heads_BTHE.split(size // 2, -1)
+    first, second = heads_BTHE.chunk(2, -1)
     rotated_BTHE = torch.cat([-second, first], -1)
     return (heads_BTHE * cosine_T1E + rotated_BTHE * sine_T1E).flatten(2)

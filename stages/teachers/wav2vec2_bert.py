@@ -181,5 +181,5 @@ def depthwise(conv: nn.Conv1d, hidden_BDT: Tensor) -> Tensor:
 def _linear(conv: nn.Conv1d) -> nn.Linear:
     linear = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None)
     linear.weight = nn.Parameter(conv.weight[:, :, 0])
-    linear.bias = conv.bias
+    linear.register_parameter("bias", conv.bias)
     return linear
