@@ -1,8 +1,7 @@
 """wav2vec 2.0 with conformer blocks (arXiv 2010.05171, 2005.08100): rotary, relative or no positions in attention.
 
-Each block's convolution reaches into the frames beside its own, so frames of padding are zero before it. Hugging Face
-leaves in them what the norm before the convolution makes of them, which changes the last frames of each utterance of a
-batch.
+Each block's convolution reaches into the frames beside its own, so frames of padding are zero before it. Hugging
+Face leaves in them what the norm before the convolution makes of them: that changes an utterance's last frames.
 
 Axes: B batch, T frames (queries, then keys), P relative positions, D features, H heads, E features of a head.
 """
@@ -123,9 +122,10 @@ def attend(attention: Any, hidden_BTD: Tensor, shared: Shared) -> Tensor:
 def rotate(hidden_BTD: Tensor, positions: Tensor, heads: int) -> Tensor:
     """Turn each head's features, before they are projected, by angles that grow with the frame's number."""
     cosines_T1E, sines_T1E = positions[:, :, 0]
-    hidden_BTHE = hidden_BTD.unflatten(2, (heads, -1))
+    hidden_BTHE = hidden_BTD.view(*hidden_BTD.shape[:2], heads, -1)
     first, second = hidden_BTHE.chunk(2, dim=-1)
-    return (hidden_BTHE * cosines_T1E + torch.cat((-second, first), dim=-1) * sines_T1E).flatten(2)
+    turned_BTHE: Tensor = hidden_BTHE * cosines_T1E + torch.cat((-second, first), dim=-1) * sines_T1E
+    return turned_BTHE.flatten(2)
 
 
 def attend_relative(
