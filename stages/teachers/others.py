@@ -47,8 +47,8 @@ def what_it_is(config: Mapping[str, Any], families: Collection[str]) -> tuple[st
     if inside:
         part, family = inside[0]
         return (
-            f"is of type {model_type!r}, which is not a family that gdist reads, but its {part} is of type {family!r}.",
-            f"Save this part of the model as a checkpoint of its own with transformers, and give that folder. {known}",
+            f"is of type {model_type!r}, which no family of gdist reads, but its {part} is of type {family!r}.",
+            f"Save this part of it as a checkpoint of its own with transformers, and give that folder. {known}",
         )
     return f"is of type {model_type!r}, which is not a family that gdist reads{_described(model_type)}.", known
 
