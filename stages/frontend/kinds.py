@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gdist.stages.frontend.config import FrontendConfig
+from gdist.stages.frontend.fbank import FbankConfig, FbankFrontend
 from gdist.stages.frontend.frontend import Frontend
 from gdist.stages.frontend.interface import AudioFrontend, Config
 from gdist.stages.frontend.log_mel import LogMelConfig, LogMelFrontend
@@ -11,9 +12,10 @@ from gdist.stages.frontend.log_mel import LogMelConfig, LogMelFrontend
 FRONTENDS: dict[str, tuple[Any, Any]] = {
     FrontendConfig.kind: (FrontendConfig, Frontend),
     LogMelConfig.kind: (LogMelConfig, LogMelFrontend),
+    FbankConfig.kind: (FbankConfig, FbankFrontend),
 }
 # A teacher's model_type → its front-end's kind; all other families have convolutions.
-KINDS = {"whisper": LogMelConfig.kind}
+KINDS = {"whisper": LogMelConfig.kind, "wav2vec2-bert": FbankConfig.kind}
 
 
 def frontend_config(fields: Mapping[str, Any]) -> Config:

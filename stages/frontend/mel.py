@@ -24,14 +24,17 @@ class Spectrum:
     Args:
         window_N: float64, by which frames are multiplied.
         size: of the Fourier transform; longer than a frame means that frames are filled up with zeros.
-        filters_FM: float64, see :func:`mel_filters`.
+        filters_FM: float64, see :func:`slaney_filters` and :func:`kaldi_filters`.
+        before_NN: float64, what is done to a frame before the window, as a matrix that follows it in a product.
     """
 
-    def __init__(self, window_N: Tensor, size: int, filters_FM: Tensor) -> None:
+    def __init__(self, window_N: Tensor, size: int, filters_FM: Tensor, before_NN: Tensor | None = None) -> None:
         place_N = torch.arange(len(window_N), dtype=torch.float64, device="cpu")
         frequency_F = torch.arange(size // 2 + 1, dtype=torch.float64, device="cpu")
         angle_NF = 2 * math.pi / size * torch.outer(place_N, frequency_F).remainder(size)
         self.basis_NX = torch.cat([angle_NF.cos(), angle_NF.sin()], 1) * window_N[:, None]
+        if before_NN is not None:
+            self.basis_NX = before_NN @ self.basis_NX
         self.filters_FM = filters_FM
         self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -69,6 +72,13 @@ def hann(length: int) -> Tensor:
     return 0.5 - 0.5 * torch.cos(2 * math.pi / length * torch.arange(length, dtype=torch.float64, device="cpu"))
 
 
+def povey(length: int) -> Tensor:
+    """Kaldi's window, float64: the symmetric Hann window to the power of 0.85."""
+    place_N = torch.arange(length, dtype=torch.float64, device="cpu")
+    window_N: Tensor = (0.5 - 0.5 * torch.cos(2 * math.pi / (length - 1) * place_N)) ** 0.85
+    return window_N
+
+
 @lru_cache
 def slaney_filters(bands: int, size: int) -> Tensor:
     """Triangles on Slaney's mel scale from 0 to 8000 Hz, each of area 1: ``[F, M]``, float64.
@@ -80,12 +90,34 @@ def slaney_filters(bands: int, size: int) -> Tensor:
         [_slaney_hertz(highest * i / (bands + 1)) for i in range(bands + 2)], dtype=torch.float64, device="cpu"
     )
     frequency_F = torch.arange(size // 2 + 1, dtype=torch.float64, device="cpu") * (SAMPLE_RATE / size)
+    filters_FM = _triangles(edge_E, frequency_F)
+    return filters_FM * (2 / (edge_E[2:] - edge_E[:-2]))
+
+
+@lru_cache
+def kaldi_filters(bands: int, size: int, lowest: float = 20.0) -> Tensor:
+    """Triangles of height 1 on Kaldi's mel scale from ``lowest`` to 8000 Hz, straight in mel: ``[F, M]``, float64.
+
+    As ``transformers.audio_utils.mel_filter_bank`` with ``mel_scale`` "kaldi" and ``triangularize_in_mel_space``.
+    """
+    low, high = _kaldi_mel(lowest), _kaldi_mel(SAMPLE_RATE / 2)
+    edges = [low + (high - low) * i / (bands + 1) for i in range(bands + 2)]
+    places = [_kaldi_mel(SAMPLE_RATE / size * i) for i in range(size // 2 + 1)]
+    edge_E, place_F = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (edges, places))
+    return _triangles(edge_E, place_F)
+
+
+def _triangles(edge_E: Tensor, place_F: Tensor) -> Tensor:
+    """Filter m rises from edge m to 1 at edge m + 1, and falls to edge m + 2."""
     width_E = edge_E.diff()
-    distance_FE = edge_E[None] - frequency_F[:, None]
+    distance_FE = edge_E[None] - place_F[:, None]
     rising_FM = -distance_FE[:, :-2] / width_E[:-1]
     falling_FM = distance_FE[:, 2:] / width_E[1:]
-    filters_FM = torch.minimum(rising_FM, falling_FM).clamp(min=0)
-    return filters_FM * (2 / (edge_E[2:] - edge_E[:-2]))
+    return torch.minimum(rising_FM, falling_FM).clamp(min=0)
+
+
+def _kaldi_mel(hertz: float) -> float:
+    return 1127 * math.log(1 + hertz / 700)
 
 
 def _slaney_mel(hertz: float) -> float:

@@ -29,6 +29,7 @@ from gdist.stages.teachers.sew import SEWTeacher
 from gdist.stages.teachers.sew_d import SEWDTeacher
 from gdist.stages.teachers.unispeech_sat import UniSpeechSatTeacher
 from gdist.stages.teachers.wav2vec2 import Wav2Vec2Teacher
+from gdist.stages.teachers.wav2vec2_bert import Wav2Vec2BertTeacher
 from gdist.stages.teachers.wav2vec2_conformer import Wav2Vec2ConformerTeacher
 from gdist.stages.teachers.wavlm import WavLMTeacher
 from gdist.stages.teachers.whisper import WINDOWS, WhisperTeacher
@@ -58,6 +59,7 @@ FAMILIES: Registry[type[Teacher]] = Registry(
         "sew-d": SEWDTeacher,
         "wav2vec2-conformer": Wav2Vec2ConformerTeacher,
         "whisper": WhisperTeacher,
+        "wav2vec2-bert": Wav2Vec2BertTeacher,
     },
     _accept,
     key=lambda family: str(family.model_class.config_class.model_type),

@@ -12,8 +12,9 @@ import torch
 
 from gdist.stages.frontend.convolutions import PositionConv
 from gdist.stages.teachers import FAMILIES, load_teacher
+from gdist.stages.teachers.attention import ROW, additive
 from gdist.stages.teachers.casting import cast_weights
-from gdist.stages.teachers.wavlm import ROW, additive, gated
+from gdist.stages.teachers.wavlm import gated
 from gdist.stages.testing.teacher import BASE, LARGE, LENGTHS, checkpoint, sound
 
 LAYOUTS: dict[str, dict[str, Any]] = {

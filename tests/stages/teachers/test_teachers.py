@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModel,
+    SeamlessM4TFeatureExtractor,
     Wav2Vec2FeatureExtractor,
     WavLMForCTC,
     WhisperConfig,
@@ -159,12 +160,43 @@ class TestShortWhisper(TestWhisper):
         return [*states[:-1], model.layer_norm(states[-1])]
 
 
+class TestWav2Vec2Bert(TeacherSuite):
+    """Every kind of position; 49 frames are more distances than the tables have."""
+
+    teacher = FAMILIES.own["wav2vec2-bert"]
+    small: ClassVar = {
+        **{name: SMALL[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")},
+        "intermediate_size": 64,
+        "left_max_position_embeddings": 12, "right_max_position_embeddings": 3,
+        "conv_depthwise_kernel_size": 7, "max_source_positions": 20,
+    }  # fmt: skip
+    layouts: ClassVar = {
+        "relative-key": {},
+        "relative": {"position_embeddings_type": "relative"},
+        "rotary": {"position_embeddings_type": "rotary"},
+        "no-positions": {"position_embeddings_type": None, "feature_projection_input_dim": 80},
+    }
+    lengths: ClassVar = [560, 879, 880, 16_000, 12_345]
+
+    def saved(self, layout: str, folder: Path, do_normalize: bool = False) -> Path:
+        super().saved(layout, folder)
+        bands = self.layouts[layout].get("feature_projection_input_dim", 160) // 2
+        SeamlessM4TFeatureExtractor(feature_size=bands, num_mel_bins=bands).save_pretrained(folder)
+        return folder
+
+    def states(self, model: Any, folder: Path, alone_S: Tensor) -> Sequence[Tensor]:
+        extractor = SeamlessM4TFeatureExtractor.from_pretrained(folder)
+        found = extractor(alone_S.numpy(), sampling_rate=16_000, return_tensors="pt")
+        frames = int(found["attention_mask"].sum())  # an odd number of fbank frames leaves one of padding
+        return [state[:, :frames] for state in model(**found, output_hidden_states=True).hidden_states]
+
+
 SUITES: dict[str, type[TeacherSuite]] = dict(
     zip(
         FAMILIES.own,
         (
             TestWavLM, TestHubert, TestWav2Vec2, TestData2VecAudio, TestUniSpeechSat, TestSEW, TestSEWD,
-            TestWav2Vec2Conformer, TestWhisper,
+            TestWav2Vec2Conformer, TestWhisper, TestWav2Vec2Bert,
         ),
         strict=True,
     )
@@ -269,7 +301,7 @@ def test_low_precision_stays_close_and_does_not_leak(tmp_path: Path, layout: str
 def test_padded_batches_are_masked_where_frames_are_not_packed(
     tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gdist.stages.teachers.wavlm.UNPADDED", ())
+    monkeypatch.setattr("gdist.stages.teachers.attention.UNPADDED", ())
     assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound(LENGTHS))
 
 
@@ -284,9 +316,19 @@ def test_layers_without_onednn_equal_hugging_face_too(
 
 
 def test_attention_over_long_utterances_is_computed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gdist.stages.teachers.wavlm.UNPADDED", ())
-    monkeypatch.setattr("gdist.stages.teachers.wavlm.BIAS_ELEMENTS", {"cpu": 2 * 4 * 12 * 12})  # two utterances
+    monkeypatch.setattr("gdist.stages.teachers.attention.UNPADDED", ())
+    monkeypatch.setattr("gdist.stages.teachers.attention.ELEMENTS", {"cpu": 2 * 4 * 12 * 12})  # two utterances
     assert_equals_hugging_face(checkpoint(tmp_path, "wavlm-base", False), *sound([4000, 3000, 4000, 1000, 2000]))
+
+
+@pytest.mark.parametrize("unpadded", [(), ("cpu",)])
+@pytest.mark.parametrize("layout", ["wavlm-base", "wavlm-large"])
+def test_attention_over_one_long_utterance_is_computed_in_parts(
+    tmp_path: Path, layout: str, unpadded: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gdist.stages.teachers.attention.UNPADDED", unpadded)
+    monkeypatch.setattr("gdist.stages.teachers.attention.ELEMENTS", {"cpu": 4 * 70 * 70})  # 70 frames fit, 149 do not
+    assert_equals_hugging_face(checkpoint(tmp_path, layout, False), *sound([48_000, 45_678, 22_640, 1000]))
 
 
 def test_an_utterance_without_a_frame_is_refused(tmp_path: Path) -> None:
