@@ -19,7 +19,8 @@ def cast_weights(layers: nn.ModuleList, frontend: nn.Module, dtype: torch.dtype 
     """
     parts: list[nn.Module | None] = list(frontend.modules())
     if isinstance(frontend, Frontend):
-        parts = [*list(frontend.convs)[1:], frontend.projection, *frontend.positions]
+        last = [] if frontend.projection is None else [frontend.projection]
+        parts = [*list(frontend.convs)[1:], *last, *frontend.positions]
     for module in (*layers.modules(), *parts):
         if dtype is not None and isinstance(module, (nn.Linear, nn.Conv1d)):
             module.to(dtype)

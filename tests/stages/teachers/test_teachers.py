@@ -103,7 +103,9 @@ class TestWav2Vec2Conformer(TeacherSuite):
     layouts: ClassVar = {
         "relative": BASE,
         "rotary": {
-            "position_embeddings_type": "rotary", "feat_extract_norm": "layer", "conv_bias": True,
+            "position_embeddings_type": "rotary",
+            "feat_extract_norm": "layer",
+            "conv_bias": True,
             "hidden_act": "swish",
         },
         "none": BASE | {"position_embeddings_type": None, "conv_depthwise_kernel_size": 5},
