@@ -1,12 +1,7 @@
 """wav2vec 2.0 with conformer blocks (arXiv 2010.05171, 2005.08100): rotary, relative or no positions in attention.
 
 Each block's convolution reaches into the frames beside its own, so frames of padding are zero before it. Hugging
-<<<<<<< HEAD
-Face leaves in them what the norm before the convolution makes of them, which changes an utterance's last frames in a
-batch.
-=======
 Face leaves in them what the norm before the convolution makes of them: that changes an utterance's last frames.
->>>>>>> families
 
 Axes: B batch, T frames (queries, then keys), P relative positions, D features, H heads, E features of a head.
 """
