@@ -26,7 +26,6 @@ from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import usable_entries
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.objects import seal
-from gdist.stages import teachers
 from gdist.stages.extract import extract
 from gdist.stages.extract.batching import planned, window_of
 from gdist.stages.extract.receipts import from_shards
@@ -36,13 +35,6 @@ from gdist.stages.train.train import train
 Gdist = Callable[..., Result]
 SLOW = Framing(640, 720)
 ROOT = "zarr.json"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def any_geometry() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teachers, "check_geometry", lambda config, name: None, raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")
