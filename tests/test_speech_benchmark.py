@@ -186,6 +186,7 @@ def test_transcripts_are_read_as_their_packages_write_them() -> None:
         ("(beep)", None),
         ('затем нажмите решётку."', "затем нажмите решётку."),
         ('To je "vrak".', 'To je "vrak".'),
+        ("Konkrétně %1 hodin!", None),
         ("...", None),
         ("", None),
     ],

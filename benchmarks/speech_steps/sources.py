@@ -121,7 +121,7 @@ def from_game(package: str, unpacked: Path) -> Iterator[Recording]:
             said[level] = dialogues(script.read_text("utf-8", errors="replace")) if script.is_file() else {}
         parts = path.stem.split("-")
         role = ROLES.get(parts[1]) if len(parts) > 2 else None
-        text = words(said[level].get(path.stem, ""))
+        text = said[level].get(path.stem, "")
         yield Recording(
             id=f"fillets-{language}-{level}-{path.stem}",
             key=f"fillets-{language}-{level}-{path.stem}",
@@ -129,8 +129,9 @@ def from_game(package: str, unpacked: Path) -> Iterator[Recording]:
             speaker=f"{language}-{role}" if role else None,
             language=language,
             condition="game" if len(parts) > 2 else "game-added",
-            text=text,
-            refused=None if role or text else NO_TRANSCRIPT,
+            text=words(text),
+            # A line with a gap that the game fills in ("%1") is speech, though its words are not known.
+            refused=None if role or words(text) or "%" in text else NO_TRANSCRIPT,
         )
 
 

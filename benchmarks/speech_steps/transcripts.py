@@ -56,6 +56,7 @@ def words(text: str) -> str | None:
     plain = " ".join(_OUTER_NOTES.sub("", text).split())
     plain = re.sub(r"^[.…]+ ?|(\.\.+|…)$", "", plain).strip()  # a prompt that another one goes before or after
     plain = plain.strip('"') if plain.count('"') % 2 else plain
-    if re.search(r"[\[\]<>()]", plain) or not any(c.isalnum() for c in plain):
+    # "%1" is filled in by the game.
+    if re.search(r"[\[\]<>()]|%\d", plain) or not any(c.isalnum() for c in plain):
         return None
     return plain

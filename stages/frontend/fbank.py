@@ -46,7 +46,8 @@ class FbankConfig:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        require_whole(self, 1, "hidden_size", "num_mel_bins", "stride")
+        require_whole(self, 1, "hidden_size", "num_mel_bins")
+        require_whole(self, 2, "stride")  # the variance over time needs two fbank frames in the shortest utterance
         require_positive(self, "eps")
 
     @classmethod
@@ -71,14 +72,11 @@ class FbankConfig:
 
     @property
     def framing(self) -> Framing:
-        """Without padding: 50 frames per second, of 560 samples each.
+        """Without padding: 50 frames per second of 560 samples each, with the usual stride.
 
-        The variance over time needs two fbank frames: of one it is not defined, and Hugging Face gives NaN. With the
-        usual stride, one frame has two.
+        The variance over time of a single fbank frame is not defined, and Hugging Face gives NaN; one frame has two.
         """
-        two = WINDOW + FBANK_HOP
-        window = WINDOW + FBANK_HOP * (self.stride - 1)
-        return Framing(hop=FBANK_HOP * self.stride, window=window, least=two if window < two else 0)
+        return Framing(hop=FBANK_HOP * self.stride, window=WINDOW + FBANK_HOP * (self.stride - 1))
 
 
 class FbankFrontend(AudioFrontend):

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gdist.stages.frontend.padding import on_device
+
 # The most numbers of a bias at a time: 8 MB in float32 on a CPU, which stay in its caches, and 1 GB on a GPU, which
 # runs fewer and larger kernels. A GPU so takes one utterance of a Large model whole up to 82 s.
 ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
@@ -200,17 +202,18 @@ def sinusoids(frames: int, dim: int, device: torch.device) -> Tensor:
     position_R1 = torch.arange(frames - 1, -frames, -1, device="cpu").float()[:, None]
     rate_E = torch.exp(torch.arange(0, dim, 2, device="cpu").float() * -(math.log(10_000.0) / dim))
     sine_RE, cosine_RE = torch.sin(position_R1 * rate_E), torch.cos(position_R1 * rate_E)
-    return torch.stack([sine_RE, cosine_RE], -1).flatten(1)[:, :dim].to(device)
+    return on_device(torch.stack([sine_RE, cosine_RE], -1).flatten(1)[:, :dim], device)
 
 
 def rotate(hidden_BTD: Tensor, heads: int, base: float) -> Tensor:
     """Rotary positions (arXiv 2104.09864) as Hugging Face's conformers apply them: to the input of the projections
     to queries and keys, not to their output."""
     size = hidden_BTD.shape[2] // heads
-    rate_E = 1.0 / (base ** (torch.arange(0, size, 2, device="cpu").float() / size)).to(hidden_BTD.device)
+    # On the CPU, as Hugging Face does: a rate's last bit is multiplied by the frame's number.
+    rate_E = on_device(1.0 / (base ** (torch.arange(0, size, 2, device="cpu").float() / size)), hidden_BTD.device)
     angle_TE = torch.outer(torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device).to(rate_E), rate_E)
     cosine_T1E, sine_T1E = (f(angle_TE).repeat(1, 2)[:, None].to(hidden_BTD.dtype) for f in (torch.cos, torch.sin))
     heads_BTHE = hidden_BTD.view(*hidden_BTD.shape[:2], heads, size)
-    first, second = heads_BTHE.split(size // 2, -1)
+    first, second = heads_BTHE.chunk(2, -1)
     rotated_BTHE = torch.cat([-second, first], -1)
     return (heads_BTHE * cosine_T1E + rotated_BTHE * sine_T1E).flatten(2)

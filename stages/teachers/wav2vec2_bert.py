@@ -179,7 +179,8 @@ def depthwise(conv: nn.Conv1d, hidden_BDT: Tensor) -> Tensor:
 
 
 def _linear(conv: nn.Conv1d) -> nn.Linear:
-    linear = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None)
+    """A convolution of one tap; this family's have no bias."""
+    assert conv.bias is None
+    linear = nn.Linear(conv.in_channels, conv.out_channels, bias=False)
     linear.weight = nn.Parameter(conv.weight[:, :, 0])
-    linear.bias = conv.bias
     return linear

@@ -107,7 +107,8 @@ def attend_gated(attention: Any, hidden_BTD: Tensor, shared: PositionBias, addit
                 return gated(
                     gate_BHQ1, bias_HQT, None if additive_BT is None else additive_BT[rows], query_BHTE.dtype
                 )
-            return (gate_BHQ1 * bias_HQT).to(query_BHTE.dtype)  # a product and a cast are faster here than `out`
+            gated_BHQT: Tensor = gate_BHQ1 * bias_HQT  # a product and a cast are faster here than `out`
+            return gated_BHQT.to(query_BHTE.dtype)
         bias_BHQW = gate_BHQ1 * shared.longest(frames)[:, None, distances(piece, frames)]
         return laid_out(skew(bias_BHQW, frames), additive_BT, rows, query_BHTE.dtype)
 

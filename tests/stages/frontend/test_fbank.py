@@ -48,7 +48,7 @@ def test_filters_and_window_are_kaldis(bands: int) -> None:
     np.testing.assert_allclose(povey(400).numpy(), window_function(400, "povey", periodic=False), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("bands", "stride"), [(80, 2), (40, 2), (80, 1), (80, 3)])
+@pytest.mark.parametrize(("bands", "stride"), [(80, 2), (40, 2), (80, 3)])
 def test_equals_transformers_for_each_utterance_of_a_ragged_batch(bands: int, stride: int) -> None:
     module = frontend(num_mel_bins=bands, stride=stride)
     waveform_BS, num_samples_B = sound([n for n in LENGTHS if n >= module.framing.fewest])
@@ -81,8 +81,7 @@ def test_unusual_sounds(kind: str) -> None:
 
 def test_the_fewest_samples_are_those_that_give_finite_states() -> None:
     assert frontend().framing == Framing(hop=320, window=560) and frontend().framing.fewest == 560
-    assert frontend(stride=1).framing.fewest == 560
-    for stride in (1, 2, 3):
+    for stride in (2, 3):
         module = frontend(stride=stride)
         hidden_BTD = module(*sound([module.framing.fewest]))
         assert hidden_BTD.isfinite().all() and hidden_BTD.shape[1] == module.framing.num_frames(module.framing.fewest)
@@ -104,7 +103,7 @@ def test_the_config_survives_json_and_refuses_what_cannot_be() -> None:
     assert frontend_config(config.to_dict()) == config
     assert isinstance(build_frontend(config), FbankFrontend)
     assert FbankConfig.from_teacher_config({"feature_projection_input_dim": 80, "hidden_size": 24}) == config
-    for fields in ({"stride": 0}, {"num_mel_bins": 80.0}, {"eps": 0}, {"hidden_size": True}):
+    for fields in ({"stride": 1}, {"num_mel_bins": 80.0}, {"eps": 0}, {"hidden_size": True}):
         with pytest.raises(ValueError, match=next(iter(fields))):
             FbankConfig(**fields)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="feature_projection_input_dim"):
