@@ -297,7 +297,9 @@ def test_low_precision_stays_close_and_does_not_leak(tmp_path: Path, layout: str
         assert torch.nn.functional.cosine_similarity(hidden_BTD.flatten(), exact_BTD.flatten(), dim=0) > 0.995
 
 
-@pytest.mark.parametrize("layout", ["wavlm-base", "wavlm-large"])
+@pytest.mark.parametrize(
+    "layout", ["wavlm-base", "wavlm-large", "wav2vec2-conformer-relative", "wav2vec2-conformer-rotary"]
+)
 def test_padded_batches_are_masked_where_frames_are_not_packed(
     tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,7 +324,7 @@ def test_attention_over_long_utterances_is_computed_in_parts(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("unpadded", [(), ("cpu",)])
-@pytest.mark.parametrize("layout", ["wavlm-base", "wavlm-large"])
+@pytest.mark.parametrize("layout", ["wavlm-base", "wavlm-large", "wav2vec2-conformer-relative"])
 def test_attention_over_one_long_utterance_is_computed_in_parts(
     tmp_path: Path, layout: str, unpadded: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

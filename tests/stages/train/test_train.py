@@ -25,7 +25,7 @@ from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.run import Run
 from gdist.stages.train.config import OptimConfig, TrainConfig, load_config
 from gdist.stages.train.learner import Learner, forced_share
-from gdist.stages.train.student_store import build_student
+from gdist.stages.train.student_store import build_student, require_layers
 from gdist.stages.train.train import train
 
 SHORT = {
@@ -469,3 +469,12 @@ def test_the_command(tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Resu
     }  # fmt: skip
     result = gdist("train", "--cache", tmp_path / "nowhere", "--out", tmp_path / "other")
     assert result.exit_code == 1 and "no such folder" in result.stderr
+
+
+def test_layers_of_another_kind_start_no_student(tiny_cache: Path) -> None:
+    """A cache of such a teacher, for example a conformer, has a file of layers without tensors."""
+    cache = Cache.open(str(tiny_cache))
+    require_layers({"0.layer_norm.weight": torch.ones(1)}, cache)
+    with pytest.raises(ConfigError, match=r"the layers of wavlm, .* are not made of") as caught:
+        require_layers({}, cache)
+    assert caught.value.hint is not None and "student.initialize=frontend" in caught.value.hint
