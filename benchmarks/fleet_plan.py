@@ -17,7 +17,7 @@ import psutil
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import COMPRESS
-from gdist.pipeline.cache.plan import Plan, tasks
+from gdist.pipeline.cache.plan import Plan, Tasks
 from gdist.pipeline.framing import WAV2VEC2
 from gdist.pipeline.storage.objects import Storage
 
@@ -59,10 +59,10 @@ def list_receipts(sending: Any, packs: int) -> None:
     """What `Ledger.todo` does when every pack is done."""
     storage = Storage("memory://listing", create=True)
     for first in range(0, packs, 1000):  # so that little memory is left over, in which what is measured would fit
-        for task in tasks(described(first, min(first + 1000, packs))):
+        for task in Tasks(described(first, min(first + 1000, packs))):
             storage.put(task.receipt, b"")
     with Growth(sending) as growth:
-        planned = tasks(described(0, packs))
+        planned = Tasks(described(0, packs))
         keys = storage.objects("receipts")
         assert not [task for task in planned if task.receipt not in keys]
         growth.result = len(keys)

@@ -11,6 +11,7 @@ so that frame t is centered on sample 320 t (window 1040, 520 samples before the
     159 samples → 0 frames     160 samples → 1 frame      479 samples → 1 frame       480 samples → 2 frames
 """
 
+import reprlib
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # students are exported with this file, and need no numpy
     Lengths = np.ndarray[Any, np.dtype[np.int64]]
 
 SAMPLE_RATE = 16_000
+HOUR = 3600 * SAMPLE_RATE  # no teacher's numbers are larger, but what is read from a cache may be anything
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Framing:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             low = 1 if name in ("hop", "window") else 0
-            if type(value) is not int or value < low:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {low}")
+            if type(value) is not int or not low <= value <= HOUR:
+                raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a whole number from {low} to {HOUR}")
         # Otherwise an utterance could have more frames than rows of its waveform.
         if self.window - self.left - self.right < 1:
             raise ValueError(
@@ -66,7 +68,7 @@ class Framing:
         """Read what :meth:`to_dict` returned. Raises ValueError for anything else: a cache may be anybody's."""
         names = [field.name for field in fields(cls)]
         if not isinstance(stored, dict) or sorted(map(str, stored)) != sorted(names):
-            raise ValueError(f"it is {str(stored)[:99]!r}; it must have exactly {', '.join(names)}")
+            raise ValueError(f"it is {reprlib.repr(stored)}; it must have exactly {', '.join(names)}")
         return cls(**stored)
 
     def to_dict(self) -> dict[str, int]:

@@ -182,7 +182,7 @@ def test_a_package_is_listed_used_recorded_and_exported(
 
 
 def test_a_worker_without_the_package_says_so() -> None:
-    job = Extraction("c", "", "", "t", "", "fp32", False, "cpu", [], {"gdist-lstm": "1.2.3"})
+    job = Extraction("c", "", "", "t", "", "fp32", False, None, "cpu", [], {"gdist-lstm": "1.2.3"})
     with pytest.raises(ClusterError, match=r"has other versions: gdist-lstm none \(here 1.2.3\)"):
         job.open()
     job.close()

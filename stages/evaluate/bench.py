@@ -133,7 +133,10 @@ class Bench:
     def is_teachers(self, frontend: nn.Module) -> bool:
         """Whether a student's front-end has exactly the teacher's weights, so that its layer 0 is the teacher's."""
         own, teachers = frontend.state_dict(), self._teachers_frontend
-        return own.keys() == teachers.keys() and all(torch.equal(own[name].cpu(), teachers[name]) for name in own)
+        # In float64, which holds any of them exactly: a cache may have the weights in fewer bits than a student.
+        return own.keys() == teachers.keys() and all(
+            torch.equal(own[name].cpu().double(), teachers[name].double()) for name in own
+        )
 
     @cached_property
     def _teachers_frontend(self) -> dict[str, Tensor]:

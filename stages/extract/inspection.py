@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gdist.pipeline import console, framing
+from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import named
 from gdist.pipeline.cache.lock import Lock, require_token
@@ -13,6 +13,7 @@ from gdist.pipeline.cache.plan import layer_name
 from gdist.pipeline.cache.survey import caches_below
 from gdist.pipeline.cache.verify import Findings, examine
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError, CacheError
+from gdist.pipeline.framing import SAMPLE_RATE, Framing
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.extract import layer_statistics
 from gdist.stages.extract.repair import repair
@@ -39,7 +40,7 @@ def describe(cache: Cache) -> dict[str, Any]:
         "about": cache.gdist["about"],
         "utterances": len(stored),
         "frames": int(stored.numbers("num_frames")[whole].sum(dtype=np.int64)),
-        "audio_seconds": int(stored.numbers("num_samples").sum()) / framing.SAMPLE_RATE,
+        "audio_seconds": int(stored.numbers("num_samples").sum()) / SAMPLE_RATE,
         "bytes": size,
         "objects": objects,
         "packs": cache.packs,
@@ -66,11 +67,12 @@ def inspect_command(uri: str, as_json: bool) -> int:
         console.emit(found)
         return EXIT_OK
     identity, about = found["identity"], found["about"]
-    teacher = identity["teacher"]
+    teacher, framing = identity["teacher"], Framing.from_dict(identity["framing"])
     title = f"{uri}: {found['utterances']} utterances, {console.duration(found['audio_seconds'])} of audio"
     rows = [
         ["teacher", f"{about['teacher']} ({teacher['family']}, {teacher['num_params'] / 1e6:.2f} M parameters)"],
         ["layers", f"{len(identity['layers'])} of {identity['dim']} values, stored in {identity['encoding']}"],
+        ["frames", f"{framing.frames_per_second:g} per second, each of {framing.window} samples at 16 kHz"],
         ["computed in", identity["precision"]],
         ["packs", f"{found['packs_done']} of {found['packs']} done"],
         ["size", f"{console.size(found['bytes'])} in {found['objects']} objects"],

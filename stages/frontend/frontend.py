@@ -85,7 +85,9 @@ class Frontend(AudioFrontend):
     def num_frames(self, num_samples_B: Tensor) -> Tensor:
         """Frames of each utterance: ``(n - 400) // 320 + 1`` for the usual front-end, 0 when too short."""
         # The arithmetic of gdist.pipeline.framing, from this config: this file must work without gdist.
-        return _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride) // self.config.squeeze
+        frames_B = _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
+        squeeze: int = self.config.squeeze
+        return frames_B // squeeze
 
     def _lengths(self, num_samples_B: Tensor) -> Tensor:
         """Samples, frames after the first convolution and after the last, and frames, ``[4, B]``."""

@@ -17,9 +17,10 @@ def cast_weights(layers: nn.ModuleList, frontend: nn.Module, dtype: torch.dtype 
     The front-end's first convolution stays too: its norm over time is folded into it in float64. The other strided
     convolutions are laid out as they are applied, channels last, which pays without a cast too (``dtype`` None).
     """
-    parts = list(frontend.modules())
+    parts: list[nn.Module | None] = list(frontend.modules())
     if isinstance(frontend, Frontend):
-        parts = [*list(frontend.convs)[1:], frontend.projection, *frontend.positions]
+        last = [] if frontend.projection is None else [frontend.projection]
+        parts = [*list(frontend.convs)[1:], *last, *frontend.positions]
     for module in (*layers.modules(), *parts):
         if dtype is not None and isinstance(module, (nn.Linear, nn.Conv1d)):
             module.to(dtype)

@@ -10,7 +10,7 @@ _NOT_ENCODERS = {
     "mimi": "a codec: it turns audio into codes",
     "xcodec": "a codec: it turns audio into codes",
     "clap": "a model of whole clips and their captions: its states are patches of a spectrogram, not frames",
-    "audio-spectrogram-transformer": "a classifier of whole clips: its states are patches of a spectrogram, not frames",
+    "audio-spectrogram-transformer": "a classifier of clips: its states are patches of a spectrogram, not frames",
 }
 # The tasks of transformers' own tables (its auto classes) → what a model with such a row is; the first that fits.
 _TASKS = (
@@ -42,19 +42,13 @@ def what_it_is(config: Mapping[str, Any], families: Collection[str]) -> tuple[st
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return "has no model_type in its config.json, so it is not a checkpoint of transformers.", known
-    inside = [
-        (part, fields["model_type"])
-        for part, fields in sorted(config.items())
-        if isinstance(fields, Mapping)
-        and isinstance(fields.get("model_type"), str)
-        and fields["model_type"] in families
-    ]
+    parts = {name: fields.get("model_type") for name, fields in config.items() if isinstance(fields, Mapping)}
+    inside = [(name, family) for name, family in parts.items() if isinstance(family, str) and family in families]
     if inside:
         part, family = inside[0]
         return (
-            f"is of type {model_type!r}, which is not a family that gdist reads, but contains one that is: its {part} "
-            f"is of type {family!r}.",
-            f"Save this part of the model as a checkpoint of its own with transformers, and give that folder. {known}",
+            f"is of type {model_type!r}, which no family of gdist reads, but its {part} is of type {family!r}.",
+            f"Save this part of it as a checkpoint of its own with transformers, and give that folder. {known}",
         )
     return f"is of type {model_type!r}, which is not a family that gdist reads{_described(model_type)}.", known
 

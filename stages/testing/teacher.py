@@ -198,7 +198,8 @@ class TeacherSuite(Suite):
             assert [h.shape for h in found] == [h[:, : int(num_frames_B[0])].shape for h in states.values()]
             h0_BTD = student.train().frontend(waveform_BS, num_samples_B)
             plan = student.plan(0, np.random.default_rng(0))
-            student.learn(plan, given | {0: h0_BTD}, num_frames_B).square().sum().backward()
+            loss = student.learn(plan, given | {0: h0_BTD}, num_frames_B).square().sum()
+            torch.autograd.backward(loss)
             for parameter_name, parameter in student.frontend.named_parameters():
                 assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), (
                     f"{name}: {parameter_name}"

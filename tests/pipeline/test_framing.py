@@ -118,7 +118,7 @@ STORED = WAV2VEC2.to_dict()
     "stored",
     [
         None, 320, "320", [320, 400, 0, 0, 0, 0], {}, {"hop": 320}, STORED | {"more": 1}, {1: 2},
-        *(STORED | {"hop": hop} for hop in (0, -1, "320", 320.0, True, None, [320], float("nan"))),
+        *(STORED | {"hop": hop} for hop in (0, -1, "320", 320.0, True, None, [320], float("nan"), 10**12)),
         STORED | {"left": 400}, STORED | {"left": 200, "right": 200}, STORED | {"least": 720},
         STORED | {"longest": 399}, STORED | {"longest": -1},
     ],

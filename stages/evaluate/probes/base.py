@@ -16,6 +16,9 @@ from gdist.pipeline.errors import GdistError
 
 SPLITS = ("train", "valid", "test")
 FOLDS = 3
+# Columns that a manifest may have beside ``split``, for tasks that ask something else of their test voices. Their
+# values are ``SPLITS``; null leaves the utterance out.
+NEW_VOICES, KNOWN_VOICES = "split_new_voices", "split_known_voices"
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,18 @@ class Probe(Protocol):
         ...
 
 
-def labelled(splits: Mapping[str, Sequence[Entry]], label: str, min_samples: int = 0) -> dict[str, list[Example]]:
-    """The utterances that have an answer in the column ``label``, of at least ``min_samples`` samples."""
+def labelled(
+    splits: Mapping[str, Sequence[Entry]], label: str, min_samples: int = 0, column: str | None = None
+) -> dict[str, list[Example]]:
+    """The utterances that have an answer in the column ``label``, of at least ``min_samples`` samples.
+
+    Args:
+        column: ``NEW_VOICES`` or ``KNOWN_VOICES``: where the manifest has this column, it says which split each
+            utterance of ``splits`` is in; otherwise the splits are used as they are.
+    """
+    everything = [entry for entries in splits.values() for entry in entries]
+    if column is not None and any(entry.labels.get(column) is not None for entry in everything):
+        splits = {split: [entry for entry in everything if entry.labels.get(column) == split] for split in SPLITS}
     return {
         split: [
             Example(e.id, str(e.labels[label]), None if e.labels.get("speaker") is None else str(e.labels["speaker"]))

@@ -56,6 +56,7 @@ class LinearProbe:
         new_voices: test on speakers that do not occur in training; see
             :func:`gdist.stages.evaluate.probes.base.speaker_folds`.
         min_samples: shorter utterances are left out.
+        split_column: the manifest's splits for this task, if it has that column; see ``labelled``.
     """
 
     name: str
@@ -63,12 +64,13 @@ class LinearProbe:
     label: str
     new_voices: bool = False
     min_samples: int = 0
+    split_column: str | None = None
     metric: str = "accuracy"
     higher_is_better: bool = True
     wants_frames: bool = False
 
     def choose(self, splits: Mapping[str, Sequence[Entry]]) -> Examples:
-        found = labelled(splits, self.label, self.min_samples)
+        found = labelled(splits, self.label, self.min_samples, self.split_column)
         return check(self.name, found) if any(found.values()) else found
 
     def run(self, examples: Examples, features: Features, seed: int = 0, control: bool = False) -> ProbeResult:

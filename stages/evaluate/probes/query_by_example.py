@@ -23,7 +23,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import GdistError
-from gdist.stages.evaluate.probes.base import Example, Examples, Features, ProbeResult, labelled, one_thread
+from gdist.stages.evaluate.probes.base import (
+    NEW_VOICES,
+    Example,
+    Examples,
+    Features,
+    ProbeResult,
+    labelled,
+    one_thread,
+)
 from gdist.stages.evaluate.probes.scores import Array, interval
 
 QUERIES = 60  # at most, per split
@@ -45,7 +53,7 @@ class QueryByExample:
     wants_frames = True
 
     def choose(self, splits: Mapping[str, Sequence[Entry]]) -> Examples:
-        found = labelled(splits, self.label)
+        found = labelled(splits, self.label, column=NEW_VOICES)
         if not any(found.values()):
             return found
         for split in ("valid", "test"):

@@ -21,6 +21,7 @@ from torch import Tensor
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import GdistError
 from gdist.stages.evaluate.probes.base import (
+    NEW_VOICES,
     SPLITS,
     Example,
     Examples,
@@ -61,7 +62,7 @@ class Recognition:
 
     def choose(self, splits: Mapping[str, Sequence[Entry]]) -> Examples:
         for column in METRICS:
-            found = labelled(splits, column)
+            found = labelled(splits, column, column=NEW_VOICES)
             if any(found.values()):
                 break
         else:

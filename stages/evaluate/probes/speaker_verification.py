@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import GdistError
 from gdist.stages.evaluate.probes.base import (
+    NEW_VOICES,
     Example,
     Examples,
     Features,
@@ -82,12 +83,12 @@ class SpeakerVerification:
     steps: int = 150
 
     def choose(self, splits: Mapping[str, Sequence[Entry]]) -> Examples:
-        found = labelled(splits, self.label)
+        found = labelled(splits, self.label, column=NEW_VOICES)
         if not any(found.values()):
             return found
-        # Voices of the test split need not occur in training: that is the task. So only the other splits are checked.
-        known = [replace(e, answer=found["train"][0].answer) for e in found["test"]] if found["train"] else []
-        check(self.name, found | {"test": known})
+        # Voices of the other splits need not occur in training: that is the task.
+        some = found["train"][0].answer if found["train"] else ""
+        check(self.name, found | {s: [replace(e, answer=some) for e in found[s]] for s in ("valid", "test")})
         for fold in speaker_folds(found):
             takes = Counter(example.answer for example in fold["test"])
             if len(takes) < 2 or max(takes.values()) < 2:

@@ -15,7 +15,17 @@ from gdist.pipeline.errors import GdistError
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.manifest.table import Manifest
 from gdist.stages.evaluate.probes import PROBES
-from gdist.stages.evaluate.probes.base import FOLDS, SPLITS, Example, Examples, Features, speaker_folds
+from gdist.stages.evaluate.probes.base import (
+    FOLDS,
+    KNOWN_VOICES,
+    NEW_VOICES,
+    SPLITS,
+    Example,
+    Examples,
+    Features,
+    labelled,
+    speaker_folds,
+)
 from gdist.stages.evaluate.probes.keyword_spotting import KEYWORD_SPOTTING
 from gdist.stages.evaluate.probes.language_identification import LANGUAGE_IDENTIFICATION
 from gdist.stages.evaluate.probes.linear import standardized
@@ -119,6 +129,28 @@ def test_splits_by_voice_and_unknown_voices_are_left_unchanged(voices: str | Non
         "test": test,
     }
     assert speaker_folds(examples) == [examples]
+
+
+def test_a_manifest_may_have_splits_of_its_own_for_new_voices_and_for_known_ones() -> None:
+    placed = {
+        # split, for new voices, for known voices
+        "a": ("train", "train", "train"),
+        "b": ("train", "train", "valid"),
+        "c": ("test", None, "test"),
+        "d": ("test", "test", "train"),
+        "e": ("valid", "valid", None),
+    }
+    splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    for name, (split, new, known) in placed.items():
+        labels = {"word": name, NEW_VOICES: new, KNOWN_VOICES: known}
+        splits[split].append(Entry(name, 0, 0, 9, 16_000, labels=labels))
+    found = {
+        column: {s: [e.id for e in es] for s, es in labelled(splits, "word", column=column).items()}
+        for column in (None, NEW_VOICES, KNOWN_VOICES, "no such column")
+    }
+    assert found[NEW_VOICES] == {"train": ["a", "b"], "valid": ["e"], "test": ["d"]}
+    assert found[KNOWN_VOICES] == {"train": ["a", "d"], "valid": ["b"], "test": ["c"]}
+    assert found[None] == found["no such column"] == {"train": ["a", "b"], "valid": ["e"], "test": ["c", "d"]}
 
 
 def test_the_bundled_speech_supports_every_probe(demo_entries: Mapping[str, list[Entry]]) -> None:

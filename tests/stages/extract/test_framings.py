@@ -137,6 +137,13 @@ def test_what_is_lost_is_repaired(
     assert contents(cache) == before
 
 
+def test_what_a_cache_says_of_it(slow_cache: Path, gdist: Gdist) -> None:
+    assert "25 per second, each of 720 samples" in gdist("inspect", slow_cache).stdout
+    (found,) = json.loads(gdist("caches", slow_cache, "--json").stdout)["caches"]
+    frames = int(Cache.open(str(slow_cache)).entries.numbers("num_frames").sum())
+    assert found["audio_seconds"] == frames / 25
+
+
 def test_it_grows(slow_teacher: Path, slow_cache: Path, speech: Path, tmp_path: Path) -> None:
     """Layers are added, and the cache is the same as one that was extracted at once."""
     for layers in ("0,2", "all"):

@@ -34,6 +34,10 @@ LAYOUTS = {
         **(TINY | {"position_kernel": 5}), conv_norm="layer", position_layers=3, position_norm=True
     ),
     "scaled": FrontendConfig(**TINY, position_scale=True, feature_norm=False),
+    "squeezed": FrontendConfig(**TINY, squeeze=2),
+    "squeezed-wide": FrontendConfig(**(TINY | {"position_kernel": 65}), squeeze=3, conv_norm="layer"),
+    "as-wide": FrontendConfig(**(TINY | {"conv_dim": (16,) * 6 + (24,)}), project=False),
+    "unplaced": FrontendConfig(**TINY, position_layers=0, output_norm=False),
 }
 
 
@@ -56,10 +60,11 @@ def speechlike(lengths: list[int], offset: float = 0.0) -> tuple[Tensor, Tensor]
 @pytest.mark.parametrize("lengths", [[400, 719, 720, 5000], [3200, 3199], [4000]])
 def test_a_batch_equals_its_utterances_alone(layout: str, lengths: list[int]) -> None:
     frontend = make(LAYOUTS[layout])
+    lengths = [max(samples, frontend.framing.fewest) for samples in lengths]
     waveform_BS, num_samples_B = speechlike(lengths)
     with torch.no_grad():
         hidden_BTD = frontend(waveform_BS, num_samples_B)
-        assert hidden_BTD.shape == (len(lengths), WAV2VEC2.num_frames(max(lengths)), 24)
+        assert hidden_BTD.shape == (len(lengths), frontend.framing.num_frames(max(lengths)), 24)
         for row, samples in enumerate(lengths):
             alone_TD = frontend(waveform_BS[row : row + 1, :samples], torch.tensor([samples]))[0]
             torch.testing.assert_close(hidden_BTD[row, : len(alone_TD)], alone_TD, atol=1e-5, rtol=0)
@@ -122,15 +127,18 @@ def test_the_convolutions_equal_torch_at_every_remainder_and_so_do_gradients(sam
 
 
 @pytest.mark.parametrize("kernel", [64, 127, 128])
-@pytest.mark.parametrize("frames", [1, 63, 64, 65, 128, 129, 130, 300])
-def test_a_wide_positional_convolution_equals_torch_and_so_do_its_gradients(kernel: int, frames: int) -> None:
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("frames", [3, 63, 64, 65, 128, 129, 130, 300])
+def test_a_wide_positional_convolution_equals_torch_and_so_do_its_gradients(
+    kernel: int, frames: int, stride: int
+) -> None:
     torch.manual_seed(0)
-    conv = PositionConv(12, kernel, groups=3).double()
+    conv = PositionConv(12, kernel, groups=3, stride=stride).double()
     hidden_BTD = torch.randn(2, frames, 12, dtype=torch.float64, requires_grad=True)
     expected_BDT = torch.nn.functional.conv1d(
-        hidden_BTD.transpose(1, 2), conv.weight, conv.bias, padding=kernel // 2, groups=3
+        hidden_BTD.transpose(1, 2), conv.weight, conv.bias, stride, padding=kernel // 2, groups=3
     )
-    expected_BTD = expected_BDT.transpose(1, 2)[:, :frames]
+    expected_BTD = expected_BDT.transpose(1, 2)[:, : frames // stride]
     torch.testing.assert_close(conv(hidden_BTD), expected_BTD)
     inputs = [hidden_BTD, *conv.parameters()]
     ours = torch.autograd.grad(conv(hidden_BTD).sin().sum(), inputs)
@@ -220,7 +228,7 @@ def test_frame_mask_is_absent_when_nothing_is_padded() -> None:
     assert mask is not None and mask.tolist() == [[True, False, False], [True, True, True]]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["group", "layer", "data2vec", "scaled", "squeezed"])
 def test_an_exported_front_end_takes_other_lengths(layout: str) -> None:
     frontend = make(LAYOUTS[layout])
     auto = torch.export.Dim.AUTO
@@ -268,11 +276,12 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
     ("conv_norm", "batch"), ("conv_norm", None), ("activation", "tanhh"), ("activation", []), ("conv_dim", (8, 8)),
     ("conv_dim", ()), ("conv_dim", 512), ("conv_dim", (0,) * 7), ("conv_kernel", (1.5,) * 7), ("conv_kernel", "3333"),
     ("conv_kernel", (True,) * 7), ("conv_stride", (0,) * 7), ("conv_stride", (-1,) * 7), ("hidden_size", 0),
-    ("hidden_size", 768.0), ("hidden_size", "768"), ("position_layers", 0),
+    ("hidden_size", 768.0), ("hidden_size", "768"), ("project", 1),
     ("position_layers", -1), ("position_layers", 1.0), ("position_layers", True), ("position_kernel", 0),
     ("position_kernel", None), ("position_groups", 0), ("position_groups", 7), ("position_groups", 2.0), ("eps", 0),
     ("eps", -1e-5), ("eps", "1e-5"), ("eps", math.nan), ("eps", math.inf), ("conv_bias", 1), ("feature_norm", "yes"),
     ("position_norm", None), ("position_scale", 0), ("output_norm", []),
+    ("squeeze", 0), ("squeeze", 2.0), ("squeeze", None),
 ]  # fmt: skip
 
 
@@ -282,13 +291,36 @@ def test_a_config_that_cannot_work_is_refused(field: str, value: Any) -> None:
         FrontendConfig(**{field: value})
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"project": False, "hidden_size": 512 + 16},
+        {"position_scale": True, "position_layers": 0},
+        {"squeeze": 2, "position_layers": 2},
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        FrontendConfig(**fields)
+
+
+@given(st.integers(0, 40_000), st.integers(1, 4))
+def test_squeezed_frames_are_the_arithmetic_of_framing(samples: int, squeeze: int) -> None:
+    """Frames of the convolutions that do not fill one are left over."""
+    config = dataclasses.replace(LAYOUTS["group"], squeeze=squeeze)
+    frames = WAV2VEC2.num_frames(samples) // squeeze
+    assert config.framing.num_frames(samples) == frames
+    with torch.device("meta"):
+        assert int(Frontend(config).num_frames(torch.tensor(samples, device="cpu"))) == frames
+
+
 def test_every_field_has_an_impossible_value() -> None:
     assert {field.name for field in dataclasses.fields(FrontendConfig)} == {field for field, _ in IMPOSSIBLE}
 
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "bias"),
-    [(3, 2, False), (2, 2, True), (10, 5, True), (3, 1, False), (2, 3, True), (7, 3, False)],
+    [(3, 2, False), (2, 2, True), (10, 5, True), (3, 1, False), (2, 3, True), (7, 3, False), (1, 1, False)],
 )
 def test_a_convolution_has_the_gradients_of_the_operator(kernel: int, stride: int, bias: bool) -> None:
     """Its own backward pass against the operator's, in double, at lengths that leave samples over at the end."""

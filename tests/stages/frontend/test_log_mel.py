@@ -92,7 +92,7 @@ def test_positions_go_on_where_whisper_ends() -> None:
 
 def test_it_learns_and_saves_only_its_convolutions_and_positions() -> None:
     frontend, (waveform_BS, samples_B) = made(SHORT), speech([4_000, 3_000])
-    frontend(waveform_BS, samples_B).square().sum().backward()  # type: ignore[no-untyped-call]
+    frontend(waveform_BS, samples_B).square().sum().backward()
     learned = {name for name, parameter in frontend.named_parameters() if parameter.grad is not None}
     assert learned == {"conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"}
     assert set(frontend.state_dict()) == learned | {"positions"}
@@ -125,6 +125,7 @@ def test_a_config_that_cannot_work_is_refused(field: str, value: Any) -> None:
 def test_configs_survive_json_and_unknown_kinds_are_refused() -> None:
     assert frontend_config(json.loads(json.dumps(SHORT.to_dict()))) == SHORT
     assert isinstance(build_frontend(SHORT), LogMelFrontend)
-    for kind in ("wavelets", None, []):
+    kinds: list[Any] = ["wavelets", None, []]
+    for kind in kinds:
         with pytest.raises(ValueError, match=r"frontend\.kind"):
             frontend_config({"kind": kind})
