@@ -22,7 +22,7 @@ from conftest import contents, extracted
 from pretend import Counts, is_cuda, pretended, to_cpu
 from test_encodings import tables_of
 from test_students import TEACHERS, given_to, make
-from test_teachers import LAYOUTS, SUITES, checkpoint
+from test_teachers import LAYOUTS, checkpoint
 from test_train import Killed, curves, kill_at, run, short
 
 from gdist.pipeline.cache.cache import Cache
@@ -115,9 +115,7 @@ def require_within(what: str, counts: Counts) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_teachers(gpu: Counts, layout: str, tmp_path: Path) -> None:
-    family, label = LAYOUTS[layout]
-    suite = SUITES[family]()
-    folder = str(suite.saved(label, tmp_path, "large" in layout))
+    folder = str(checkpoint(tmp_path, layout, "large" in layout))
     reference = load_teacher(folder)
     fewest = reference.framing.fewest
     waves = {"ragged": sound([fewest, fewest + 319, fewest + 320, 5000, 4321]), "even": sound([3000, 3000])}
