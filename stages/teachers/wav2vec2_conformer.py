@@ -25,6 +25,7 @@ from gdist.stages.teachers.attention import (
 )
 from gdist.stages.teachers.attention import attend as attend_in_pieces
 from gdist.stages.teachers.base import Teacher
+from gdist.stages.teachers.wav2vec2_bert import depthwise
 
 
 class Shared(NamedTuple):
@@ -107,7 +108,7 @@ def convolve(module: Any, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
     hidden_BTD = module.layer_norm(hidden_BTD)
     gated_BTD = F.glu(F.linear(hidden_BTD, module.pointwise_conv1.weight[:, :, 0]), dim=-1)
     gated_BDT = zero_padding(gated_BTD, mask_BT).transpose(1, 2)
-    output_BTD = module.activation(module.batch_norm(module.depthwise_conv(gated_BDT).transpose(1, 2)))
+    output_BTD = module.activation(module.batch_norm(depthwise(module.depthwise_conv, gated_BDT).transpose(1, 2)))
     return F.linear(output_BTD, module.pointwise_conv2.weight[:, :, 0])
 
 
