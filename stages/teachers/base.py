@@ -214,7 +214,8 @@ class Teacher:
             hidden_BTD, mask_BT = self.encode(waveform_BS, num_samples_B)
             shared = self.prepare(hidden_BTD.shape[1], mask_BT)
         frames = hidden_BTD.shape[1] if mask_BT is None else mask_BT.shape[1]
-        yield zero_padding(hidden_BTD[:, :frames], mask_BT)
+        # A front-end's output is zero in padding, unless there is something to attend to there.
+        yield zero_padding(hidden_BTD[:, :frames], mask_BT) if self.least_samples else hidden_BTD
         for i, layer in enumerate(self._layers[:last_layer]):
             with self._compute():
                 hidden_BTD = self.run_layer(layer, hidden_BTD, shared)
