@@ -54,8 +54,9 @@ def in_graph_form(student: Student, for_integers: bool = False) -> Student:
     """
     student = copy.deepcopy(student).eval().requires_grad_(False)
     frontend: AudioFrontend = student.frontend
-    frontend.__class__ = FORMS[type(frontend)]
-    frontend.prepare(for_integers)  # type: ignore[operator]  # every form has it
+    if form := FORMS.get(type(frontend)):
+        frontend.__class__ = form
+        frontend.prepare(for_integers)  # type: ignore[operator]  # every form has it
     for module in student.modules():
         if type(module) is Attention:
             module.__class__ = RuntimeAttention if for_integers else GraphAttention
@@ -111,7 +112,7 @@ class GraphLogMel(LogMelFrontend):
         return hidden_BTD
 
 
-# Each kind of front-end → its form in a graph, a subclass with a method ``prepare``.
+# A kind of front-end → its form in a graph, a subclass with a method ``prepare``. Others are exported as they are.
 FORMS: dict[type[AudioFrontend], type[AudioFrontend]] = {Frontend: GraphFrontend, LogMelFrontend: GraphLogMel}
 
 
