@@ -1,10 +1,11 @@
 """The headline experiment: GenDistiller against the DistilHuBERT-style baseline, from one cache, on one budget.
 
-    python benchmarks/headline.py --cache CACHE --work DIR          → docs/results.md
+    python benchmarks/headline.py --cache CACHE [--cache int8=CACHE …] --work DIR          → docs/results.md
 
 It trains every row of ``ROWS`` once per seed, evaluates each run by fidelity and every probe, and writes the page.
 If it is interrupted, run the same command again to continue. ``--page`` only writes the page, from the runs that are
-there. The cache may be the demo's (``gdist demo``).
+there. Rows that learn from another encoding need a cache with its name, ``--cache int8=CACHE``, as ``gdist copy``
+makes it; they are left out where there is none. All rows are judged by the first cache.
 """
 
 import argparse
@@ -13,23 +14,23 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from headline_page import Evaluated, page
+from headline_page import Evaluated, Row, page
 
 FROZEN = "student.frontend=frozen"
-ROWS: dict[str, tuple[str, list[str]]] = {
-    "GenDistiller": ("headline-gendistiller", []),
-    "baseline": ("headline-distilhubert", []),
-    "baseline, as long": ("headline-distilhubert", ["train.steps=800"]),
-    "GenDistiller, frozen front-end": ("headline-gendistiller", [FROZEN]),
-    "GenDistiller, frozen front-end, skip and output layer": (
-        "headline-gendistiller",
-        [FROZEN, "student.skip=true", "student.output_layer=linear"],
+ROWS = {
+    "GenDistiller": Row("headline-gendistiller"),
+    "baseline": Row("headline-distilhubert"),
+    "baseline, as long": Row("headline-distilhubert", ["train.steps=800"]),
+    "GenDistiller, frozen front-end": Row("headline-gendistiller", [FROZEN]),
+    "GenDistiller, frozen front-end, skip and output layer": Row(
+        "headline-gendistiller", [FROZEN, "student.skip=true", "student.output_layer=linear"]
     ),
-    "baseline, frozen front-end": ("headline-distilhubert", [FROZEN]),
-    "baseline, frozen front-end, as long": ("headline-distilhubert", [FROZEN, "train.steps=1600"]),
+    "baseline, frozen front-end": Row("headline-distilhubert", [FROZEN]),
+    "baseline, frozen front-end, as long": Row("headline-distilhubert", [FROZEN, "train.steps=1600"]),
 }
 # A step of GenDistiller costs two of the baseline's where the front-end learns, and four where it does not.
 PAIRS = [
@@ -44,34 +45,50 @@ GDIST = str(Path(sys.executable).with_name("gdist"))
 HERE = Path(__file__).resolve().parent
 
 
+DEFAULT = ""  # the name of the first cache
+
+
 def folder(work: Path, row: str, seed: int) -> Path:
     return work / f"{row.replace(', ', '-').replace(' ', '-').lower()}-{seed}"
 
 
-def train(cache: str, run: Path, recipe: str, settings: list[str], seed: int) -> None:
+def named(caches: Sequence[str]) -> dict[str, str]:
+    """Name → URI; the first cache's name is :data:`DEFAULT`."""
+    found = {DEFAULT: caches[0].removeprefix("=")}
+    for text in caches[1:]:
+        name, equals, uri = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise SystemExit(f"--cache {text}: the second and further caches need a name, as in int8=CACHE")
+        found[name] = uri
+    return found
+
+
+def train(cache: str, run: Path, row: Row, seed: int) -> None:
     """Train one run with the command that a user types, and keep its cost in the run's folder."""
     if (run / "cost.json").exists():
         return
     begun = time.monotonic()
     before = os.times()
-    sets = [part for setting in [*settings, f"train.seed={seed}"] for part in ("--set", setting)]
-    subprocess.run([GDIST, "train", "--cache", cache, "--out", run, "--recipe", recipe, *sets, "--json"], check=True)
+    sets = [part for setting in [*row.settings, f"train.seed={seed}"] for part in ("--set", setting)]
+    subprocess.run(
+        [GDIST, "train", "--cache", cache, "--out", run, "--recipe", row.recipe, *sets, "--json"], check=True
+    )
     after = os.times()
     # With a single worker this is exact; with several it is an upper bound, and wall time is the figure to use.
     spent = {"seconds": time.monotonic() - begun, "cpu_seconds": after.children_user - before.children_user}
     (run / "cost.json").write_text(json.dumps(spent))
 
 
-def evaluate(runs: list[Path]) -> None:
+def evaluate(runs: list[Path], cache: str) -> None:
     """Evaluate several runs in one process, by fidelity and every probe: they share the teacher's and log-mel's."""
     left = [run for run in runs if not (run / "eval.json").exists()]
     if left:
-        subprocess.run([GDIST, "eval", *left], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([GDIST, "eval", *left, "--cache", cache], check=True, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", required=True)
+    parser.add_argument("--cache", required=True, action="append", metavar="[NAME=]URI")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
@@ -79,21 +96,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "results.md")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    jobs = [(row, seed) for seed in range(options.seeds) for row in ROWS]
+    caches = named(options.cache)
+    rows = {name: row for name, row in ROWS.items() if row.cache in caches}
+    jobs = [(name, seed) for seed in range(options.seeds) for name in rows]
     if not options.page:
         with ThreadPoolExecutor(options.workers) as pool:
             done = [
-                pool.submit(train, options.cache, folder(options.work, row, seed), *ROWS[row], seed)
-                for row, seed in jobs
+                pool.submit(train, caches[rows[name].cache], folder(options.work, name, seed), rows[name], seed)
+                for name, seed in jobs
             ]
             for future in done:
                 future.result()
-            runs = [folder(options.work, row, seed) for row, seed in jobs]
-            for future in [pool.submit(evaluate, runs[i :: options.workers]) for i in range(options.workers)]:
+            runs = [folder(options.work, name, seed) for name, seed in jobs]
+            shares = [runs[i :: options.workers] for i in range(options.workers)]
+            for future in [pool.submit(evaluate, share, caches[DEFAULT]) for share in shares]:
                 future.result()
-    found = [Evaluated.read(row, seed, folder(options.work, row, seed)) for row, seed in jobs]
+    found = [Evaluated.read(name, seed, folder(options.work, name, seed)) for name, seed in jobs]
     options.out.write_text(
-        page([one for one in found if one is not None], ROWS, PAIRS, options.out), encoding="utf-8"
+        page([one for one in found if one is not None], rows, PAIRS, options.out), encoding="utf-8"
     )
     print(options.out)
 

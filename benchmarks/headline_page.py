@@ -18,6 +18,20 @@ NOTES = re.compile(r"<!-- notes -->.*<!-- /notes -->", re.DOTALL)
 
 
 @dataclass(frozen=True)
+class Row:
+    """A student of the experiment.
+
+    Attributes:
+        recipe, settings: how it is trained.
+        cache: the name of the cache that it learns from; "" is the one that every student is judged by.
+    """
+
+    recipe: str
+    settings: Sequence[str] = ()
+    cache: str = ""
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """One evaluated run of a row."""
 
@@ -39,7 +53,7 @@ class Evaluated:
 
 def page(
     found: Sequence[Evaluated],
-    rows: Mapping[str, tuple[str, list[str]]],
+    rows: Mapping[str, Row],
     pairs: Sequence[tuple[str, str]],
     out: Path,
 ) -> str:
@@ -54,10 +68,10 @@ def page(
     alike = {name: answered_alike(name, _evaluations(by_row)) for name in probes}
     not_compared = "".join(f"\n\n`{name}`: {one.note}." for name, one in alike.items() if one)
     commands = "\n".join(
-        f"gdist train --cache CACHE --out RUN --recipe {recipe}"
-        + "".join(f" --set {s}" for s in settings)
+        f"gdist train --cache CACHE{one.cache and '-' + one.cache} --out RUN --recipe {one.recipe}"
+        + "".join(f" --set {s}" for s in one.settings)
         + f"    # {row}"
-        for row, (recipe, settings) in rows.items()
+        for row, one in rows.items()
     )
     return f"""# GenDistiller against the baseline
 
@@ -67,8 +81,8 @@ Written by `python benchmarks/headline.py`; only the notes are written by hand.
 
 ## What was run
 
-The bundled teacher ({first["teacher"]["params"] / 1e6:.2f} M parameters, 12 layers of 192), one cache, and students
-from it:
+The teacher {first["teacher"]["name"]} ({first["teacher"]["params"] / 1e6:.2f} M parameters,
+{len(first["layers"])} layers), run once, and students from its cache:
 
 ```
 {commands}

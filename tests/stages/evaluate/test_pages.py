@@ -20,7 +20,7 @@ def evaluated(layer: int, seed: int, ks: float, qbe: float) -> dict[str, Any]:
     found = evaluation("run", layer, 0) | {"params": 1_000_000, "params_with_heads": 1_000_000}
     found["probes"] = {"ks": result(ks + seed / 1000, None), "qbe": result(qbe + seed / 1000, layer)}
     for name in ("teacher", "log_mel"):
-        found[name] = {"params": 6_000_000, "probes": {"ks": result(0.9, None)} | found[name]["probes"]}
+        found[name] = {"name": name, "params": 6_000_000, "probes": {"ks": result(0.9, None)} | found[name]["probes"]}
     return found
 
 
@@ -33,7 +33,7 @@ def headline(layers: tuple[int, int], tmp_path: Path) -> str:
         for row, layer in zip(values, layers, strict=True)
         for seed in range(2)
     ]
-    rows: dict[str, tuple[str, list[str]]] = {row: ("recipe", []) for row in values}
+    rows = {row: module.Row("recipe") for row in values}
     text: str = module.page(found, rows, [("ours", "baseline")], tmp_path / "page.md")
     return text
 
