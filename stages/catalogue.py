@@ -38,14 +38,18 @@ def students_command(teacher: str | None, uses: Sequence[str], as_json: bool) ->
 
 def teachers_command(uses: Sequence[str], as_json: bool) -> int:
     """Print the table of teacher families."""
+    from gdist.stages.frontend.kinds import kind_of
     from gdist.stages.teachers import FAMILIES
 
     use(uses, FAMILIES)
-    rows = [{"family": name, "model": family.model_class.__name__} for name, family in FAMILIES.items()]
+    rows = [
+        {"family": name, "model": family.model_class.__name__, "frontend": kind_of(name)}
+        for name, family in FAMILIES.items()
+    ]
     if as_json:
         console.emit(rows)
     else:
-        console.print_table("teachers", ["family", "loads with"], [list(row.values()) for row in rows])
+        console.print_table("teachers", ["family", "loads with", "front-end"], [list(row.values()) for row in rows])
     return EXIT_OK
 
 

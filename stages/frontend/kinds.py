@@ -18,6 +18,11 @@ FRONTENDS: dict[str, tuple[Any, Any]] = {
 KINDS = {"whisper": LogMelConfig.kind, "wav2vec2-bert": FbankConfig.kind}
 
 
+def kind_of(family: str) -> str:
+    """The kind of front-end that a family of teachers has, by its ``model_type``."""
+    return KINDS.get(family, FrontendConfig.kind)
+
+
 def frontend_config(fields: Mapping[str, Any]) -> Config:
     """The config that ``to_dict`` of a front-end's config returned.
 
@@ -39,7 +44,7 @@ def frontend_of(teacher_config: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: gdist cannot build it.
     """
-    kind = KINDS.get(str(teacher_config.get("model_type")), FrontendConfig.kind)
+    kind = kind_of(str(teacher_config.get("model_type")))
     config: Config = FRONTENDS[kind][0].from_teacher_config(dict(teacher_config))
     return config
 
