@@ -61,7 +61,8 @@ def test_a_handful(
     s3: Flaky, gdist: Gdist, caches: Callable[[int], Path], tmp_path: Path, grown: int, done: str
 ) -> None:
     """The root and the index, one listing, and the two objects of each addition's summary. An addition that is not
-    finished has none, but a receipt for each pack that is done."""
+    finished has none, but a receipt for each pack that is done. Besides, the teacher's config and front-end for
+    training, and its front-end for an evaluation, which compares it with the student's."""
     uri, run = f"{s3.uri}/{done}-{grown}", tmp_path / "run"
     fill(uri, caches(grown))
     summarized, receipts, more = grown + 1, 0, []
@@ -76,7 +77,7 @@ def test_a_handful(
     for number in range(grown + 1):
         expected[head_key(number)] += 1
         expected[table_key(number)] += number < summarized
-    for command, documents in (("train", 2), ("eval", 0)):
+    for command, documents in (("train", 2), ("eval", 1)):
         s3.does()
         options = ["--cache", uri, "--out", run, *SETTINGS, *more] if command == "train" else [run, "--probes", "sid"]
         result = gdist(command, *options)
