@@ -223,7 +223,11 @@ class TestTeacher:
         # A command that only reads the cache needs neither the teacher nor its file.
         assert done("verify", cache)["ok"] and done("inspect", cache)["packs_done"] == 9
         done(*train_words(cache, tmp_path / "run"))
-        assert done("teachers", "--use", TEACHER)[-1] == {"family": "unispeech", "model": "UniSpeechModel", "frontend": "convolutions"}
+        assert done("teachers", "--use", TEACHER)[-1] == {
+            "family": "unispeech",
+            "model": "UniSpeechModel",
+            "frontend": "convolutions",
+        }
         assert done("plan", "--use", TEACHER, "--teacher", unispeech, "--hours", 1)["layers"] == [0, 1, 2, 3]
         # A different file with the same name is a different teacher.
         other = tmp_path / "changed" / "own_teacher.py"

@@ -138,7 +138,11 @@ def test_a_package_is_listed_used_recorded_and_exported(
     students, teachers, encodings, probes_help, kinds_help, *rest = found
     names = [row["name"] for row in json.loads(students["out"])]
     assert names[-1] == "lstm" and names.count("distilhubert") == 1, "a package cannot replace gdist's own rows"
-    assert json.loads(teachers["out"])[-1] == {"family": "unispeech", "model": "UniSpeechModel", "frontend": "convolutions"}
+    assert json.loads(teachers["out"])[-1] == {
+        "family": "unispeech",
+        "model": "UniSpeechModel",
+        "frontend": "convolutions",
+    }
     assert json.loads(encodings["out"])[-1]["name"] == "halved"
     assert "accent" in probes_help["out"] and "kaldi" in kinds_help["out"]
     extracted, trained, accents, evaluated, hf, s3prl, report, again = rest

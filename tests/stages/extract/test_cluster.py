@@ -380,8 +380,8 @@ def test_workers_report_what_they_cannot_open(address: str, tiny_teacher: Path, 
     cache = Cache.open(str(tmp_path / "c"))
     settings: dict[str, Any] = {
         "cache": str(tmp_path / "c"), "checksum": cache.gdist["checksum"], "token": "of another run",
-        "teacher": str(tiny_teacher), "fingerprint": "0", "precision": "fp32", "final_norm": False, "device": "cpu",
-        "extensions": [],
+        "teacher": str(tiny_teacher), "fingerprint": "0", "precision": "fp32", "final_norm": False,
+        "window": None, "device": "cpu", "extensions": [],
     }  # fmt: skip
     message: extract_cluster.TaskMessage = (cache.tasks[0].receipt, [], True)
     with cluster.connect(address, LANES) as connected:
