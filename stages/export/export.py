@@ -5,6 +5,7 @@ DIR/
   …                   the format's own files
 """
 
+import copy
 import json
 import re
 import shutil
@@ -29,6 +30,7 @@ from gdist.stages.students import Student, load_student
 MARK = "gdist-export.json"
 # Odd lengths, so that errors in padding and rounding show; besides, the shortest of all, of a single frame.
 TRIAL_SAMPLES = (SAMPLE_RATE, SAMPLE_RATE // 2 + 479)
+ROUNDING = 4  # an export may be this much further from the student than float32 is from float64
 
 
 def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,6 +104,8 @@ def write_and_compare(name: str, what: Export, folder: Path) -> tuple[dict[str, 
     own = form.write(what, folder)
     difference, largest = compared(form, folder, what.student)
     limit = form.tolerance(what.options) * max(1.0, largest)
+    if difference > limit:
+        limit = max(limit, ROUNDING * rounding(what.student))
     if not difference <= limit:
         raise ExportError(
             f"the export does not match the student: loaded back, its hidden states differ by "
@@ -110,6 +114,20 @@ def write_and_compare(name: str, what: Export, folder: Path) -> tuple[dict[str, 
             "gdist's, this is a bug in gdist or in a library it uses: report gdist --version and pip freeze",
         )
     return own, difference
+
+
+def rounding(student: Student) -> float:
+    """Return by how much the student's hidden states in float32 differ from those in float64, at most.
+
+    A student that feeds on its own states amplifies rounding, some more than others: one of Whisper's was off by 1e-4
+    at its fourth layer, whether its utterances were in a batch or alone.
+    """
+    exact = copy.deepcopy(student).double()
+    difference = 0.0
+    for waveform_S in _trial(student):
+        states_LTD = own_hidden_states(student, waveform_S)
+        difference = max(difference, float((own_hidden_states(exact, waveform_S.double()) - states_LTD).abs().max()))
+    return difference
 
 
 def _put(staged: Path, out: Path, aside: Path) -> None:
@@ -130,9 +148,7 @@ def compared(form: Format, folder: Path, student: Student) -> tuple[float, float
     Returns:
         the largest absolute difference between hidden states, and the largest absolute value of any hidden state.
     """
-    generator = torch.Generator().manual_seed(0)
-    lengths = (*TRIAL_SAMPLES, student.frontend.framing.fewest)
-    waveforms = [torch.randn(samples, generator=generator) / 10 for samples in lengths]
+    waveforms = _trial(student)
     exported = form.hidden_states(folder, waveforms)
     difference = largest = 0.0
     for waveform_S, found_LTD in zip(waveforms, exported, strict=True):
@@ -143,6 +159,12 @@ def compared(form: Format, folder: Path, student: Student) -> tuple[float, float
         difference = max(difference, float((found_LTD - expected_LTD).abs().max()))
         largest = max(largest, float(expected_LTD.abs().max()))
     return difference, largest
+
+
+def _trial(student: Student) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    lengths = (*TRIAL_SAMPLES, student.frontend.framing.fewest)
+    return [torch.randn(samples, generator=generator) / 10 for samples in lengths]
 
 
 @torch.no_grad()
