@@ -103,7 +103,8 @@ def join(device: str, peer_timeout: float) -> Iterator[Ranks]:
             yield Ranks(rank, world, place)
     # When a peer is gone, gloo and NCCL raise plain RuntimeErrors or DistErrors (which are RuntimeErrors).
     except RuntimeError as error:
-        if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "peer")):
+        # "Application timeout caused pair closure" comes when another thread has just noticed the silence.
+        if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "peer", "pair closure")):
             raise
         hint = "see the other rank's message; the same command continues from the last checkpoint"
         raise RunError(f"rank {rank} lost another rank: {str(error).splitlines()[0]}", hint) from error
