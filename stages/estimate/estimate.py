@@ -23,10 +23,11 @@ from gdist.pipeline.config import require
 from gdist.pipeline.errors import EXIT_OK, UsageError
 from gdist.pipeline.framing import Framing
 from gdist.pipeline.storage.locations import in_shell
-from gdist.stages.estimate.footprint import Corpus, Size, extraction_requests, framing_of, run_requests, size_of
+from gdist.stages.estimate.footprint import Corpus, Size, extraction_requests, run_requests, size_of
 from gdist.stages.estimate.prices import Prices, load_prices
 from gdist.stages.estimate.speed import speed_of
 from gdist.stages.extract.plan import ExtractConfig, parse_layers, published_name
+from gdist.stages.frontend.kinds import frontend_of
 from gdist.stages.teachers import read_teacher_config
 from gdist.stages.train.config import TrainConfig
 
@@ -96,7 +97,7 @@ def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
     """Estimate the fields of ``gdist plan --json`` (see docs/commands.md)."""
     teacher = read_teacher_config(config.teacher, config.window)
     layers = parse_layers(config.layers, teacher["num_hidden_layers"])
-    corpus = corpus_of(config, framing_of(teacher))
+    corpus = corpus_of(config, frontend_of(teacher).framing)
     speed = speed_of(
         config.teacher,
         config.precision,

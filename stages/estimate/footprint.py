@@ -189,11 +189,6 @@ def size_of(
     )
 
 
-def framing_of(config: dict[str, Any]) -> Framing:
-    """The framing of the teacher with this config."""
-    return frontend_of(config).framing
-
-
 def teacher_bytes(config: dict[str, Any]) -> int:
     """The bytes of the front-end and of the first layers that the cache stores, in fp32. No weights are allocated."""
     with torch.device("meta"):

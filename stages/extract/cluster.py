@@ -101,8 +101,9 @@ class Extraction(crew.Job):
 
     def _load(self) -> Teacher:
         device = choose_device(self.device, "--device ")
-        how: Any = {"precision": self.precision, "final_norm": self.final_norm, "window": self.window}
-        return load_teacher(self.teacher, device=device, **how)
+        return load_teacher(
+            self.teacher, precision=self.precision, device=device, final_norm=self.final_norm, window=self.window
+        )
 
     def run(self, task: TaskMessage) -> None:
         assert self.extractor is not None and self.computing is not None, "opened first"

@@ -88,8 +88,7 @@ class FbankFrontend(AudioFrontend):
     """
 
     def __init__(self, config: FbankConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width = config.num_mel_bins * config.stride
         self.feature_norm = LayerNorm(width, eps=config.eps)
         self.projection = nn.Linear(width, config.hidden_size)

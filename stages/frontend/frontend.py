@@ -29,8 +29,7 @@ class Frontend(AudioFrontend):
     """
 
     def __init__(self, config: FrontendConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         channels = (1, *config.conv_dim)
         self.convs = nn.ModuleList(
             nn.Conv1d(channels[i], channels[i + 1], kernel, stride, bias=config.conv_bias)
@@ -82,18 +81,11 @@ class Frontend(AudioFrontend):
             hidden_BTD = self.output_norm(hidden_BTD)
         return zero_padding(hidden_BTD, mask_BT), mask_BT
 
-    def num_frames(self, num_samples_B: Tensor) -> Tensor:
-        """Frames of each utterance: ``(n - 400) // 320 + 1`` for the usual front-end, 0 when too short."""
-        # The arithmetic of gdist.pipeline.framing, from this config: this file must work without gdist.
-        frames_B = _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
-        squeeze: int = self.config.squeeze
-        return frames_B // squeeze
-
     def _lengths(self, num_samples_B: Tensor) -> Tensor:
         """Samples, frames after the first convolution and after the last, and frames, ``[4, B]``."""
         first_B = _conv_frames(num_samples_B, self.config.conv_kernel[:1], self.config.conv_stride[:1])
         last_B = _conv_frames(num_samples_B, self.config.conv_kernel, self.config.conv_stride)
-        return torch.stack([num_samples_B, first_B, last_B, self.num_frames(num_samples_B)])
+        return torch.stack([num_samples_B, first_B, last_B, last_B // self.config.squeeze])
 
     def _convolve(self, waveform_BS: Tensor, lengths_NB: Tensor, copied_NB: Tensor) -> Tensor:
         """The convolutional encoder, ``[B, T, C]``; frames of padding contain arbitrary finite values.

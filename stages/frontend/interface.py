@@ -37,15 +37,17 @@ class Config(Protocol):
 
 
 class AudioFrontend(nn.Module):
-    """A front-end. The output for each utterance of a batch equals that for the utterance alone."""
+    """A front-end. The output for each utterance of a batch equals that for the utterance alone.
 
-    config: Any
+    Attributes:
+        config: see :class:`Config`.
+        framing: how its frames lie on the samples.
+    """
 
-    @property
-    def framing(self) -> Framing:
-        """How its frames lie on the samples."""
-        framing: Framing = self.config.framing
-        return framing
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.framing: Framing = config.framing
 
     def num_frames(self, num_samples_B: Tensor) -> Tensor:
         """Frames of each utterance; 0 when it is too short."""

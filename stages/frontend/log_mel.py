@@ -19,6 +19,7 @@ from gdist.stages.frontend.padding import frame_mask, is_symbolic, on_device, ze
 
 WINDOW, MEL_HOP = 400, 160  # 25 ms every 10 ms, at 16 kHz
 HOP = 2 * MEL_HOP  # the second convolution has a stride of 2
+WINDOWS = ("exact", "short")
 FLOOR, RANGE = 1e-10, 8.0  # the least power, and decades below the utterance's loudest band
 # As many samples of silence follow an utterance where its last frames would be the same in a window of 30 s.
 SILENCE = 4 * MEL_HOP
@@ -54,7 +55,7 @@ class LogMelConfig:
         require_positive(self, "eps")
         if self.hidden_size % 2:
             raise ValueError(f"hidden_size is {self.hidden_size}; it must be even, for the positions")
-        if self.window not in ("exact", "short"):
+        if self.window not in WINDOWS:
             raise ValueError(f"window is {self.window!r}; it must be 'exact' or 'short'")
 
     @classmethod
@@ -96,8 +97,7 @@ class LogMelFrontend(AudioFrontend):
     positions: Tensor
 
     def __init__(self, config: LogMelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.conv1 = nn.Conv1d(config.num_mel_bins, config.hidden_size, 3, padding=1)
         self.conv2 = nn.Conv1d(config.hidden_size, config.hidden_size, 3, stride=2, padding=1)
         self.register_buffer("positions", sinusoids(0, config.num_positions, config.hidden_size))

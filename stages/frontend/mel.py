@@ -13,9 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.stages.frontend.padding import is_symbolic
-
-SAMPLE_RATE = 16_000
 
 
 class Spectrum:

@@ -20,6 +20,7 @@ from gdist.pipeline.extensions import Registry
 from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.interface import Config
 from gdist.stages.frontend.kinds import frontend_of
+from gdist.stages.frontend.log_mel import WINDOWS
 from gdist.stages.teachers.base import Teacher, check_precision
 from gdist.stages.teachers.checkpoint import check_weights
 from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
@@ -32,7 +33,7 @@ from gdist.stages.teachers.wav2vec2 import Wav2Vec2Teacher
 from gdist.stages.teachers.wav2vec2_bert import Wav2Vec2BertTeacher
 from gdist.stages.teachers.wav2vec2_conformer import Wav2Vec2ConformerTeacher
 from gdist.stages.teachers.wavlm import WavLMTeacher
-from gdist.stages.teachers.whisper import WINDOWS, WhisperTeacher
+from gdist.stages.teachers.whisper import WhisperTeacher
 
 __all__ = ["FAMILIES", "Teacher", "empty_model", "load_teacher", "num_params", "read_teacher_config"]
 

@@ -18,13 +18,19 @@ from torch import Tensor
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.stages.frontend.interface import Config
+from gdist.stages.frontend.log_mel import MEL_HOP, WINDOW, LogMelConfig
 from gdist.stages.frontend.padding import frame_mask
 from gdist.stages.teachers.base import Names, Teacher, renamed
 
-WINDOWS = ("exact", "short")
 # What WhisperFeatureExtractor computes with, and gdist's front-end too.
-EXTRACTOR: Mapping[str, Any] = {"sampling_rate": 16_000, "n_fft": 400, "hop_length": 160, "dither": 0.0}
+EXTRACTOR: Mapping[str, Any] = {
+    "sampling_rate": SAMPLE_RATE,
+    "n_fft": WINDOW,
+    "hop_length": MEL_HOP,
+    "dither": 0.0,
+}
 
 
 class WhisperTeacher(Teacher):
@@ -63,7 +69,13 @@ class WhisperTeacher(Teacher):
             "hidden_act": "activation_function",
         }
         usual = {name: full[own] for name, own in names.items()}
-        return {"window": WINDOWS[0], **config, **usual, "do_stable_layer_norm": True, "layer_norm_eps": 1e-5}
+        return {
+            "window": LogMelConfig.window,
+            **config,
+            **usual,
+            "do_stable_layer_norm": True,
+            "layer_norm_eps": 1e-5,
+        }
 
     @classmethod
     def check_preprocessor(cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> None:
