@@ -312,8 +312,8 @@ def test_lengths_missing_from_the_manifest_come_from_the_headers(
 # --- killed ---------------------------------------------------------------------------------------------------------
 
 # This process has imported everything and forks one `gdist` for each line it reads: a real process to kill, without
-# the cost of importing torch each time. A line has the number of writes it survives (-1: all), its environment
-# variables, and its arguments.
+# the cost of importing torch each time. A line has the number of writes it survives (-1: all), the signal that it then
+# sends itself, its environment variables, and its arguments.
 NURSERY = """
 import json, os, signal, sys
 import obstore, torch
@@ -324,7 +324,7 @@ from gdist.pipeline.storage.objects import Storage
 
 print("ready", flush=True)
 for line in sys.stdin:
-    lives, environment, args = json.loads(line)
+    lives, number, environment, args = json.loads(line)
     child = os.fork()
     if child:
         print("started", child, flush=True)
@@ -335,8 +335,10 @@ for line in sys.stdin:
     torch.set_num_threads(1)
     original_put, left = obstore.put, iter(range(lives))
     def put(*args, **kwargs):
+        global lives
         if lives >= 0 and next(left, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
+            lives = -1
+            os.kill(os.getpid(), number)
         return original_put(*args, **kwargs)
     obstore.put = put
     main(args)
@@ -358,13 +360,13 @@ class Nursery:
         assert first == word, f"the nursery says {first}, not {word}"
         return int(rest[0]) if rest else 0
 
-    def start(self, *args: object, lives: int = -1) -> None:
-        """Start a `gdist` that kills itself before its write number ``lives``, counted from zero."""
+    def start(self, *args: object, lives: int = -1, by: signal.Signals = signal.SIGKILL) -> None:
+        """Start a `gdist` that sends itself a signal before its write number ``lives``, counted from zero."""
         assert self.process.stdin is not None
         if not self.ready:
             self.expect("ready")
             self.ready = True
-        self.process.stdin.write(json.dumps([lives, dict(os.environ), list(map(str, args))]) + "\n")
+        self.process.stdin.write(json.dumps([lives, by, dict(os.environ), list(map(str, args))]) + "\n")
         self.process.stdin.flush()
         self.child = self.expect("started")
 
@@ -435,13 +437,11 @@ class TestKilled:
         assert nursery.exit_code() == 0
         assert contents(folder) == contents(tiny_cache)
 
+    @pytest.mark.parametrize("lives", [0, 2, 7, 12, 29, 50])  # of 65
     def test_an_interrupted_run_exits_with_130_and_can_be_resumed(
-        self, nursery: Nursery, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
+        self, nursery: Nursery, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path, lives: int
     ) -> None:
-        nursery.start(*command(tiny_teacher, speech, tmp_path / "c"))
-        while not (tmp_path / "c/receipts").exists():
-            time.sleep(0.001)
-        nursery.send(signal.SIGINT)
+        nursery.start(*command(tiny_teacher, speech, tmp_path / "c"), lives=lives, by=signal.SIGINT)
         assert nursery.exit_code() == 130
         extracted(tiny_teacher, speech, tmp_path / "c")
         assert contents(tmp_path / "c") == contents(tiny_cache)
