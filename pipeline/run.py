@@ -47,7 +47,8 @@ FREE_FIELDS = {
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
 CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
 STEP = re.compile(r"step-(\d{7,})")
-WRITTEN = ("config.toml", "run.json", "eval.json", "tensorboard", "student.tmp", "extensions", OWNER)
+EVALUATIONS = {"test": "eval.json", "valid": "eval-valid.json"}  # by the split they are measured on
+WRITTEN = ("config.toml", "run.json", *EVALUATIONS.values(), "tensorboard", "student.tmp", "extensions", OWNER)
 # Files that gdist writes before config.toml. Where a process was killed that early, the folder is not yet a run.
 BEGUN = re.compile(rf"run\.json|extensions|{re.escape(OWNER)}|\.(run\.json|config\.toml)\.\d+\.tmp")
 

@@ -3,14 +3,12 @@
 Axes: B batch, K hidden states, L layers, T frames, D features.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from gdist.pipeline.errors import CacheError, GdistError
 from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
+from gdist.stages.evaluate.chosen import at_most, within, without_test
 from gdist.stages.evaluate.fidelity import Fidelity
 from gdist.stages.evaluate.probes import PROBES, Probe
 from gdist.stages.evaluate.probes.base import Examples
@@ -44,6 +43,8 @@ class Bench:
         control: bool = False,
         notify: Callable[[str], None] = lambda note: None,
         device: str = "cpu",
+        split: Literal["test", "valid"] = "test",
+        minutes: float = 0.0,
     ) -> None:
         """Choose the utterances; no probe runs yet.
 
@@ -52,6 +53,10 @@ class Bench:
             control: also run each probe with shuffled labels.
             notify: is called with a description of each part of the evaluation, which takes minutes.
             device: where students generate and fidelity is measured. Probes always run on the CPU.
+            split: what fidelity and probes are measured on. With "valid" the test split is not read, and a probe is
+                measured on the utterances that its head was chosen by. Where there is no test split, "test" has the
+                fidelity on the validation split, and no probes.
+            minutes: of each voice in each split, at most so many minutes of speech; 0 is all.
 
         Raises:
             CacheError: the cache lacks a layer.
@@ -69,10 +74,15 @@ class Bench:
             )
         entries = usable_entries(cache, data.skip_missing, otherwise="")
         self.splits = {name: list(found) for name, found in choose_splits(entries, data).items()}
+        self.minutes = minutes
+        if minutes:
+            most = minutes * 60 * cache.framing.frames_per_second
+            self.splits = {name: at_most(found, most) for name, found in self.splits.items()}
         # One loader for all passes, so that a selection that fits in memory is read only once.
         self._full = Selection(tuple(range(self.num_layers + 1)))
         self._loader = Loader(cache, entries, self._full, BATCH_SECONDS, device=device)
-        self.split = "test" if self.splits["test"] else "valid"
+        self.on_valid = split == "valid"
+        self.split = split if self.splits[split] else "valid"
         self.probes = dict(PROBES if probes is None else probes)
         self.tasks = self._tasks(named=probes is not None)
 
@@ -83,9 +93,10 @@ class Bench:
     def _tasks(self, named: bool) -> dict[str, Examples]:
         """The examples of each probe. A message says why a probe is left out, unless it has no labels at all."""
         tasks: dict[str, Examples] = {}
+        splits = without_test(self.splits) if self.on_valid else self.splits
         for name, probe in self.probes.items():
             try:
-                examples = probe.choose(self.splits)
+                examples = probe.choose(splits)
             except GdistError as error:
                 if named:
                     raise
@@ -103,13 +114,11 @@ class Bench:
     def _within(self, examples: Examples) -> Examples:
         """As many examples as ``MAX_FRAMES`` allows; of a split that is too long, always the same ones."""
         frames = {e.id: e.num_frames for split in self.splits.values() for e in split}
-        kept = {}
-        for split, found in examples.items():
-            ranked = sorted(found, key=lambda example: hashlib.sha256(example.id.encode()).digest())
-            so_far = np.cumsum([frames[example.id] for example in ranked])
-            within = {e.id for e, n in zip(ranked, so_far, strict=True) if n <= MAX_FRAMES[split]}
-            kept[split] = [example for example in found if example.id in within]
-        return kept
+        chosen = {
+            split: within([(e.id, frames[e.id]) for e in found], MAX_FRAMES[split])
+            for split, found in examples.items()
+        }
+        return {split: [e for e in found if e.id in chosen[split]] for split, found in examples.items()}
 
     @cached_property
     def mean_frame(self) -> Tensor:

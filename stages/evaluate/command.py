@@ -1,7 +1,7 @@
 """`gdist eval` on the command line."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
     help="Comma-separated: {rows}, label:COLUMN for the classes of any label, or FILE.py:NAME for your own probe; "
     "or all (that the labels allow), or none.",
 )
+@click.option(
+    "--split",
+    type=click.Choice(["test", "valid"]),
+    default="test",
+    show_default=True,
+    help="Measure on this split. While you try things out, valid: the test split is then not read, and the result is "
+    "RUN/eval-valid.json.",
+)
+@click.option(
+    "--minutes",
+    type=float,
+    default=0.0,
+    show_default="all",
+    help="Read at most this much speech of each voice in each split, always the same.",
+)
 @click.option("--control", is_flag=True, help="Also run every probe with shuffled labels: it should score at chance.")
 @click.option(
     "--device", default="auto", show_default=True, help="Where students generate: auto, cpu, cuda, cuda:1, …"
@@ -34,6 +49,8 @@ def eval_command(
     runs: tuple[Path, ...],
     cache: str | None,
     probes: str,
+    split: Literal["test", "valid"],
+    minutes: float,
     control: bool,
     device: str,
     local: "LocalFolder | None",
@@ -46,6 +63,7 @@ def eval_command(
     \b
     Example:  gdist eval runs/first runs/second
               gdist eval runs/first --probes ks,asv --control
+              gdist eval runs/* --split valid --minutes 5
     """
     from gdist.pipeline.cache.encodings import ENCODINGS
     from gdist.pipeline.extensions import use
@@ -54,4 +72,4 @@ def eval_command(
     from gdist.stages.students import STUDENTS
 
     use(uses, STUDENTS, ENCODINGS, PROBES)
-    return evaluate.eval_command(list(runs), cache, probes, control, as_json, device, local)
+    return evaluate.eval_command(list(runs), cache, probes, control, as_json, device, local, split, minutes)

@@ -5,14 +5,16 @@ from the cache, so it is not run here either.
 """
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.errors import UsageError
 from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.local.folder import LocalFolder
-from gdist.pipeline.run import Run
+from gdist.pipeline.run import EVALUATIONS, Run
 from gdist.stages.device import choose_device, enough_memory
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
@@ -26,7 +28,7 @@ MAX_COLUMNS = 4  # with more runs than this, columns are headed by numbers inste
 
 
 def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
-    """Evaluate one run's student and write RUN/eval.json.
+    """Evaluate one run's student and write RUN/eval.json, or RUN/eval-valid.json on the validation split.
 
     Raises:
         DeviceMemoryError: the device's memory does not suffice.
@@ -58,6 +60,7 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "layer_0": "teacher" if bench.is_teachers(student.frontend) else "own",
         "cache": bench.cache.uri,
         "split": bench.split,
+        "minutes": bench.minutes,
         "utterances": len(bench.splits[bench.split]),
         "frames": fidelity.frames,
         "mean_cosine": mean_cosine(rows),
@@ -68,7 +71,7 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "extensions": {name: own.record for name in bench.tasks if (own := PROBES.extension(name))},
         "packages": {name: record for name in bench.tasks if (record := PROBES.package(name))},
     }
-    run.write("eval.json", json.dumps(result, indent=2))
+    run.write(EVALUATIONS["valid" if bench.on_valid else "test"], json.dumps(result, indent=2))
     return result
 
 
@@ -80,8 +83,12 @@ def eval_command(
     as_json: bool,
     device: str = "auto",
     local: LocalFolder | None = None,
+    split: Literal["test", "valid"] = "test",
+    minutes: float = 0.0,
 ) -> int:
-    """Evaluate runs one after another; what they share is computed once per cache."""
+    """Evaluate runs one after another; what they share is computed once per cache. For ``minutes``, 0 is all."""
+    if not (minutes == 0 or 0 < minutes < math.inf):
+        raise UsageError(f"--minutes {minutes}: must be a number above 0, or left out for all speech")
     device = choose_device(device, "--device ")
     chosen = None if probes == "all" else probes_named(probes)
     benches: dict[tuple[str, DataConfig], Bench] = {}
@@ -95,7 +102,9 @@ def eval_command(
             cache = Cache.open(uri, local=local) if uri else open_cache(run, where, local)
             key = cache.gdist["checksum"], data
             if key not in benches:
-                benches[key] = Bench(cache, data, chosen, control, lambda note: advance(0, note), device)
+                benches[key] = Bench(
+                    cache, data, chosen, control, lambda note: advance(0, note), device, split, minutes
+                )
             results.append(evaluate(run, benches[key]))
             advance(1)
     if as_json:

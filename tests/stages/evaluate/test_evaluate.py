@@ -187,6 +187,40 @@ def test_what_probes_are_given(bench: Bench) -> None:
     assert features.frames[one.id].shape == (4, one.num_frames, 32)
 
 
+def test_on_the_validation_split(tiny_cache: Path, trained: dict[str, Run], gdist: Callable[..., Result]) -> None:
+    """It has a file of its own, and nothing of the test split is read: neither for fidelity nor by a probe."""
+    folder = trained["gendistiller"].folder
+    (folder / "eval.json").unlink(missing_ok=True)
+    result = gdist("eval", folder, "--split", "valid", "--probes", "sid,ks", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert json.loads((folder / "eval-valid.json").read_text()) == found
+    assert not (folder / "eval.json").exists()
+    bench = Bench(Cache.open(str(tiny_cache)), DataConfig(), split="valid")
+    assert found["split"] == "valid" and found["utterances"] == len(bench.splits["valid"])
+    assert found["probes"]["sid"]["test_items"] <= len(bench.splits["valid"])
+    unread = {entry.id for entry in bench.splits["test"]}
+    used = {example.id for task in bench.tasks.values() for found in task.values() for example in found}
+    assert used and not used & unread
+
+
+def test_minutes_of_each_voice(tiny_cache: Path, trained: dict[str, Run], gdist: Callable[..., Result]) -> None:
+    whole = Bench(Cache.open(str(tiny_cache)), DataConfig(), {})
+    less = Bench(Cache.open(str(tiny_cache)), DataConfig(), {}, minutes=0.05)
+    for split, entries in less.splits.items():
+        voices = {entry.labels.get("speaker") for entry in whole.splits[split]}
+        assert {entry.labels.get("speaker") for entry in entries} == voices
+        assert 0 < len(entries) <= len(whole.splits[split])
+    assert len(less.splits["train"]) < len(whole.splits["train"])
+    result = gdist("eval", trained["gendistiller"].folder, "--minutes", 0.05, "--probes", "none", "--json")
+    found = json.loads(result.stdout)
+    assert found["minutes"] == 0.05 and found["utterances"] == len(less.splits["test"])
+    assert found["frames"] == sum(entry.num_frames for entry in less.splits["test"])
+    for wrong in (-1, "nan", "inf", "much"):
+        result = gdist("eval", trained["gendistiller"].folder, "--minutes", wrong)
+        assert result.exit_code == 2 and "--minutes" in result.stderr
+
+
 def test_mistakes(trained: dict[str, Run], tmp_path: Path, gdist: Callable[..., Result]) -> None:
     result = gdist("eval", tmp_path)
     assert result.exit_code == 1 and "gdist train" in result.stderr

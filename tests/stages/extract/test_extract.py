@@ -312,8 +312,8 @@ def test_lengths_missing_from_the_manifest_come_from_the_headers(
 # --- killed ---------------------------------------------------------------------------------------------------------
 
 # This process has imported everything and forks one `gdist` for each line it reads: a real process to kill, without
-# the cost of importing torch each time. A line has the number of writes it survives (-1: all), the signal that it then
-# sends itself, its environment variables, and its arguments.
+# the cost of importing torch each time. A line has the number of writes before it sends itself a signal (-1: it never
+# does), which signal, its environment variables, and its arguments.
 NURSERY = """
 import json, os, signal, sys
 import obstore, torch
