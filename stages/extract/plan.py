@@ -181,10 +181,11 @@ def packages_of(family: str, encoding: str) -> dict[str, str]:
 def teacher_files(teacher: Teacher, encoding: str) -> dict[str, bytes]:
     """The files under ``teacher/`` of a cache: name → content."""
     sources = {each.file_name: each.source for each in extensions_of(teacher.family, encoding)}
+    layers = teacher.layer_tensors(min(INITIAL_LAYERS, teacher.num_layers)) | teacher.norm_tensors()
     return sources | {
         "config.json": json.dumps(teacher.config, indent=2, sort_keys=True).encode(),
         "frontend.safetensors": safetensors.torch.save(teacher.frontend_tensors()),
-        "layers.safetensors": safetensors.torch.save(teacher.layer_tensors(min(INITIAL_LAYERS, teacher.num_layers))),
+        "layers.safetensors": safetensors.torch.save(layers),
     }
 
 

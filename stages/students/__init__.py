@@ -109,6 +109,8 @@ def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) 
         # A bare config.json does not contain it; this is the families' usual value.
         "do_normalize": teacher_config.get("do_normalize", getattr(frontend, "conv_norm", None) == "layer"),
     }
+    if hasattr(config_class, "final_norm"):
+        defaults["final_norm"] = teacher_config.get("final_norm", False)
     try:
         return config_class(
             frontend=frontend.to_dict(),

@@ -55,6 +55,8 @@ class GenDistillerConfig(StudentConfig):
         width: the width inside a step; None means the teacher's.
         distinct_steps: the number of steps with their own weights: 1 shared by all layers, one per predicted layer,
             or a number in between, where each step serves a stretch of neighboring layers.
+        final_norm: a LayerNorm after the step that generates layer L, begun from the teacher's. In pre-norm teachers
+            whose last hidden state is the one after the final norm (Whisper), no other step has such an output.
     """
 
     model_type = "gendistiller"
@@ -71,6 +73,7 @@ class GenDistillerConfig(StudentConfig):
     num_layers: int = 1
     width: int | None = None
     distinct_steps: int = 1
+    final_norm: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -84,7 +87,7 @@ class GenDistillerConfig(StudentConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if not is_number(self.mixed_teacher_ratio) or not 0 <= self.mixed_teacher_ratio <= 1:
             raise ValueError(f"mixed_teacher_ratio is {self.mixed_teacher_ratio!r}; it must be a number from 0 to 1")
-        require_flags(self, "skip", "layer_embedding")
+        require_flags(self, "skip", "layer_embedding", "final_norm")
         require_whole(self, 0, "rollout", "adapter_rank")
         require_whole(self, 1, "num_layers", "distinct_steps")
         if self.layer_width != self.hidden_size and self.output_layer == "none":
@@ -117,6 +120,8 @@ class GenDistillerModel(Student):
         self.embedding = nn.Embedding(count, dim) if config.layer_embedding else None
         self.adapter = Adapter(count, dim, config.adapter_rank) if config.adapter_rank else None
         self.steps = nn.ModuleList(Step(config) for _ in range(config.distinct_steps))
+        has_norm = config.final_norm and self.predicted_layers[-1] == config.num_teacher_layers
+        self.final_norm = nn.LayerNorm(dim, eps=config.layer_norm_eps) if has_norm else None
         self.post_init()
 
     @property
@@ -179,7 +184,12 @@ class GenDistillerModel(Student):
             return torch.where(forced_BK[:, place, None, None], given[place], own_BTD)
 
         walk = self._walk_with_memory if self.config.history == "all" else self._walk_from_the_last
-        return walk(runs, given, Shared.of(self, mask_BT), start_from)
+        predicted = walk(runs, given, Shared.of(self, mask_BT), start_from)
+        last = len(self.predicted_layers)
+        if self.final_norm is not None and last in predicted:  # nothing starts from there
+            normed_BTD = self.final_norm(predicted[last]).to(state_BTD.dtype)
+            predicted[last] = zero_padding(normed_BTD, mask_BT)
+        return predicted
 
     def _walk_from_the_last(
         self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], shared: "Shared", start_from: Any
@@ -244,6 +254,14 @@ class GenDistillerModel(Student):
                 hidden_NTD = hidden_NTD + previous_NTD
             outputs += chunked(zero_padding(hidden_NTD, _repeat(shared.mask_BT, len(wanted))), len(wanted))
         return outputs
+
+    def initialize_from_teacher(
+        self, frontend_tensors: dict[str, Tensor], layer_tensors: dict[str, Tensor] | None = None
+    ) -> None:
+        super().initialize_from_teacher(frontend_tensors, layer_tensors)
+        norm = {name: t for name, t in (layer_tensors or {}).items() if name.startswith("final_norm.")}
+        if self.final_norm is not None and norm:
+            self.final_norm.load_state_dict({name.removeprefix("final_norm."): t for name, t in norm.items()})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -94,6 +94,7 @@ def load_teacher(
     check_precision(precision, device)
     config = read_teacher_config(name_or_path, window)
     do_normalize = config.pop("do_normalize")
+    config.pop("final_norm")  # which the teacher adds again, as it was asked for here
     family = FAMILIES[config["model_type"]]
     if config.pop("add_adapter", False):
         logger.warning(
@@ -140,7 +141,7 @@ def load_teacher(
 
 def read_teacher_config(name_or_path: str, window: str | None = None) -> dict[str, Any]:
     """The checkpoint's config.json, checked and completed (see :meth:`Teacher.describe`), with ``do_normalize`` from
-    its preprocessor config; reads no weights.
+    its preprocessor config and ``final_norm`` (see :class:`Teacher`) as it is by default; reads no weights.
 
     Raises:
         TeacherError, ConfigError: as for :func:`load_teacher`, as far as the config shows it.
@@ -175,13 +176,17 @@ def read_teacher_config(name_or_path: str, window: str | None = None) -> dict[st
             f"{name_or_path} was trained on other input than gdist's front-end computes: in its preprocessor's "
             f"config, {error}"
         ) from error
-    return config | {"do_normalize": family.may_normalize and _do_normalize(name_or_path, preprocessor, frontend)}
+    do_normalize = family.may_normalize and _do_normalize(name_or_path, preprocessor, frontend)
+    return config | {"do_normalize": do_normalize, "final_norm": family.norm_in_last}
+
+
+_ADDED = ("do_normalize", "final_norm")  # to a checkpoint's config, by ``read_teacher_config``
 
 
 def empty_model(config: dict[str, Any]) -> Any:
     """The Hugging Face model with this config, from :func:`read_teacher_config`, on the device "meta"."""
     model_class = FAMILIES[config["model_type"]].model_class
-    fields = {name: value for name, value in config.items() if name not in ("do_normalize", "add_adapter")}
+    fields = {name: value for name, value in config.items() if name not in (*_ADDED, "add_adapter")}
     with torch.device("meta"):
         return model_class(model_class.config_class.from_dict(fields))
 

@@ -83,7 +83,7 @@ class Teacher:
         do_normalize: whether the waveform is normalized first (see :func:`gdist.stages.frontend.padding.normalize`).
         fingerprint: sha256 (hex) over the weights in use and the config fields that matter.
         config: the Hugging Face config as a JSON-able dictionary, as :meth:`describe` completes it, with
-            ``do_normalize`` added.
+            ``do_normalize`` added, and ``final_norm``: whether layer L is the one after the final norm.
         device: where it runs.
         num_params: parameters, as the Hugging Face model's ``num_parameters()`` counts them.
     """
@@ -165,6 +165,8 @@ class Teacher:
         self._layer_states = [layer.state_dict() for layer in layers]
 
         keep_norm = norm is not None and (final_norm or self.norm_in_last)
+        self.config["final_norm"] = keep_norm
+        self._norm_state = norm.state_dict() if keep_norm else {}
         self._final_norm: nn.Module | None = norm.eval().requires_grad_(False).to(device) if keep_norm else None
         self._frontend.eval().requires_grad_(False).to(device)
         self._layers: Any = layers.eval().requires_grad_(False).to(device)
@@ -244,6 +246,13 @@ class Teacher:
             for i in range(n)
             for name, tensor in self.layer_state(self._layer_states[i]).items()
         }
+
+    def norm_tensors(self) -> dict[str, Tensor]:
+        """The norm that layer L comes out of, ``"final_norm.weight"`` and ``"final_norm.bias"``, if there is one.
+
+        Float32 on the CPU.
+        """
+        return {f"final_norm.{name}": tensor.clone() for name, tensor in self._norm_state.items()}
 
     @contextlib.contextmanager
     def _compute(self) -> Iterator[None]:

@@ -62,7 +62,7 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
 
 def require_layers(layers: Mapping[str, torch.Tensor], cache: Cache) -> None:
     """Raise ConfigError if the teacher's layers are of another kind than a student's."""
-    if not layers:
+    if not any(name.startswith("0.") for name in layers):
         raise ConfigError(
             f"student.initialize = layers: the layers of {cache.identity['teacher']['family']}, the family of the "
             f"teacher of {cache.uri}, are not made of what a student's Transformer layers are made of",

@@ -284,6 +284,37 @@ def test_large_models_give_their_last_state_before_or_after_the_final_norm(tmp_p
     assert before.fingerprint != after.fingerprint
 
 
+@pytest.mark.parametrize("final_norm", [True, False])
+@pytest.mark.parametrize("history", ["student", "all"])
+def test_gendistiller_ends_as_a_pre_norm_teacher_does(tmp_path: Path, final_norm: bool, history: str) -> None:
+    """With one layer, and without anything of its own, it is the teacher: with the final norm if layer L has it."""
+    folder = str(checkpoint(tmp_path, "hubert-large", False, num_hidden_layers=1))
+    teacher = load_teacher(folder, final_norm=final_norm)
+    assert teacher.config["final_norm"] is final_norm
+    plain = {"skip": False, "output_layer": "none", "layer_embedding": False, "history": history}
+    student = STUDENTS["gendistiller"](student_config("gendistiller", teacher.config, **plain)).eval()
+    assert (student.final_norm is not None) == final_norm
+    student.initialize_from_teacher(teacher.frontend_tensors(), teacher.layer_tensors(1) | teacher.norm_tensors())
+    waveform_BS, num_samples_B = sound([4000, 3000])
+    mask_BS = torch.arange(4000) < num_samples_B[:, None]
+    with torch.no_grad():
+        found = student(waveform_BS, attention_mask=mask_BS.long()).hidden_states
+    for found_BTD, expected_BTD in zip(found, teacher.hidden_states(waveform_BS, num_samples_B), strict=True):
+        torch.testing.assert_close(found_BTD, expected_BTD, atol=1e-5, rtol=1e-5)
+
+
+def test_no_final_norm_where_it_does_not_belong(tmp_path: Path) -> None:
+    """Not in students of post-norm teachers, and not where layer L is not generated."""
+    base = load_teacher(str(checkpoint(tmp_path / "base", "hubert-base", False)), final_norm=True)
+    assert base.config["final_norm"] is False and base.norm_tensors() == {}
+    assert STUDENTS["gendistiller"](student_config("gendistiller", base.config)).final_norm is None
+    large = load_teacher(str(checkpoint(tmp_path / "large", "hubert-large", False)), final_norm=True)
+    early = student_config("gendistiller", large.config, predict_layers=[1])
+    assert STUDENTS["gendistiller"](early).final_norm is None
+    own = student_config("gendistiller", large.config, final_norm=False)
+    assert STUDENTS["gendistiller"](own).final_norm is None
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("layout", ["wavlm-base", "hubert-large"])
 def test_low_precision_stays_close_and_does_not_leak(tmp_path: Path, layout: str, precision: str) -> None:
