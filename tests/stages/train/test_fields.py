@@ -174,6 +174,7 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
     ("reuse", 1.5), ("rollout", -1), ("rollout", 0.5), ("adapter_rank", -1), ("adapter_rank", True),
     ("distinct_steps", 0), ("distinct_steps", 99), ("distinct_steps", "1"), ("mixed_teacher_ratio", 2),
     ("mixed_teacher_ratio", "1"), ("mixed_teacher_ratio", float("nan")), ("skip", 1), ("layer_embedding", None),
+    ("final_norm", 1),
     ("history", 1), ("fed_by", "nobody"), ("output_layer", None), ("output_init", "one"),
 ]  # fmt: skip
 
