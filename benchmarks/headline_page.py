@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdist.pipeline.run import Run
+from gdist.pipeline.run import EVALUATIONS, Run
 from gdist.stages.evaluate.layers import answered_alike, layer_read, whose_layer_0
 
 NOTES = re.compile(r"<!-- notes -->.*<!-- /notes -->", re.DOTALL)
@@ -41,12 +41,12 @@ class Evaluated:
     cost: dict[str, float]
 
     @classmethod
-    def read(cls, row: str, seed: int, folder: Path) -> "Evaluated | None":
-        """The run in ``folder``, or None if it has not been evaluated."""
-        if not (folder / "eval.json").exists():
+    def read(cls, row: str, seed: int, folder: Path, split: str = "test") -> "Evaluated | None":
+        """The run in ``folder``, or None if it has not been evaluated on this split."""
+        evaluation, cost = folder / EVALUATIONS[split], folder / "cost.json"
+        if not evaluation.exists():
             return None
-        cost = folder / "cost.json"
-        found = json.loads((folder / "eval.json").read_text())
+        found = json.loads(evaluation.read_text())
         found["layer_0"] = whose_layer_0(found, Run.open(folder).tables())
         return cls(row, seed, found, json.loads(cost.read_text()) if cost.exists() else {})
 
@@ -90,7 +90,7 @@ The teacher {first["teacher"]["name"]} ({first["teacher"]["params"] / 1e6:.2f} M
 
 Each was trained with `train.seed` 0, 1 and 2; where not all three runs were evaluated, a number in brackets says how
 many were. They were evaluated on {first["utterances"]} utterances of the `{first["split"]}` split, in free-running
-generation. docs/probes.md describes the probes.
+generation{_amount(first)}. docs/probes.md describes the probes.
 
 ## Fidelity, size and cost
 
@@ -128,6 +128,13 @@ layer 0, there is no comparison, and the cell says "layer 0".
 |---|---|---|{"---|" * len(probes)}---|
 {chr(10).join(_ahead(one, other, by_row, probes) for one, other in pairs if {one, other} <= by_row.keys())}
 """
+
+
+def _amount(evaluated: Mapping[str, Any]) -> str:
+    minutes = evaluated.get("minutes")
+    return (
+        f", with at most {minutes:g} minutes of each voice in each split (`gdist eval --minutes`)" if minutes else ""
+    )
 
 
 def _evaluations(by_row: Mapping[str, Sequence[Evaluated]]) -> dict[str, list[dict[str, Any]]]:
