@@ -1,6 +1,7 @@
 """Every family of teachers, from a checkpoint to an exported student, with the commands that a user types."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,11 @@ def test_from_a_checkpoint_to_an_export(name: str, speech: Path, tmp_path: Path,
             exported = gdist("export", run, "--format", form, "--out", tmp_path / f"{student}-{form}", "--json")
             assert exported.exit_code == 0, exported.stderr
             assert json.loads(exported.stdout)["max_difference"] < 1e-4
+
+    page = tmp_path / "report.html"
+    reported = gdist("report", tmp_path / "gendistiller", tmp_path / "distilhubert", "--out", page)
+    assert reported.exit_code == 0, reported.stderr
+    assert {"gendistiller", "distilhubert"} <= set(re.findall(r"\w+", page.read_text(encoding="utf-8")))
 
     # Frozen, a student's layer 0 is the cached one; trained from the teacher's front-end, it begins as that.
     entry = max((e for e in opened.entries if e.num_frames), key=lambda e: e.num_frames)
