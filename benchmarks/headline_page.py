@@ -94,7 +94,7 @@ generation{_amount(first)}. docs/probes.md describes the probes.
 
 ## Fidelity, size and cost
 
-| student | M parameters, with heads | mean cosine | CPU seconds |
+| student | M parameters, with heads | mean cosine | seconds of one thread |
 |---|---|---|---|
 {chr(10).join(_size(row, members) for row, members in by_row.items())}
 
@@ -159,7 +159,7 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
 
 def _size(row: str, members: Sequence[Evaluated]) -> str:
     size = f"{members[0].eval['params'] / 1e6:.2f}, {members[0].eval['params_with_heads'] / 1e6:.2f}"
-    spent = [one.cost["cpu_seconds"] for one in members if one.cost]
+    spent = [one.cost["seconds"] for one in members if one.cost]
     cosine = _spread([one.eval["mean_cosine"] for one in members])
     return f"| {row} | {size} | {cosine} | {_spread(spent, 0) if spent else '–'} |"
 
