@@ -45,8 +45,8 @@ from gdist.stages.extract.batching import planned
 from gdist.stages.extract.extract import run_here
 from gdist.stages.extract.plan import ExtractConfig, make_plan, measure
 from gdist.stages.teachers import Teacher, load_teacher
-from gdist.stages.teachers.base import PRECISIONS
 from gdist.stages.teachers.packed import PackedLinear, can_pack
+from gdist.stages.teachers.precision import PRECISIONS
 
 
 def wavlm_base(folder: Path) -> str:

@@ -21,11 +21,12 @@ from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.interface import Config
 from gdist.stages.frontend.kinds import frontend_of
 from gdist.stages.frontend.log_mel import WINDOWS
-from gdist.stages.teachers.base import Teacher, check_precision
+from gdist.stages.teachers.base import Teacher
 from gdist.stages.teachers.checkpoint import check_weights
 from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
 from gdist.stages.teachers.hubert import HubertTeacher
 from gdist.stages.teachers.others import what_it_is
+from gdist.stages.teachers.precision import check_precision
 from gdist.stages.teachers.sew import SEWTeacher
 from gdist.stages.teachers.sew_d import SEWDTeacher
 from gdist.stages.teachers.unispeech_sat import UniSpeechSatTeacher

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.framing import Framing
 from gdist.stages.frontend.interface import AudioFrontend, Config
 from gdist.stages.frontend.kinds import build_frontend, frontend_of
@@ -23,9 +22,7 @@ from gdist.stages.frontend.padding import normalize, zero_padding
 from gdist.stages.teachers.casting import cast_weights
 from gdist.stages.teachers.checkpoint import fingerprint
 from gdist.stages.teachers.packed import can_pack, pack, pack_frontend
-
-# tf32 is float32 whose products a GPU rounds to 10 bits of mantissa.
-PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from gdist.stages.teachers.precision import PRECISIONS, arithmetic
 
 Names = Sequence[tuple[re.Pattern[str], str]]
 """Patterns of Hugging Face's parameter names, and what replaces them; parameters without a match are left out."""
@@ -254,30 +251,8 @@ class Teacher:
         """
         return {f"final_norm.{name}": tensor.clone() for name, tensor in self._norm_state.items()}
 
-    @contextlib.contextmanager
-    def _compute(self) -> Iterator[None]:
-        """Arithmetic in the teacher's precision, with kernels that are chosen by shape and not by a stopwatch."""
-        with contextlib.ExitStack() as stack:
-            if self._dtype is not None:
-                stack.enter_context(torch.autocast(self.device.type, self._dtype))
-            if self.device.type == "cuda":
-                # cuDNN uses TF32 by default, which is off by 1e-3. Without `enabled`, these flags turn cuDNN off.
-                flags = torch.backends.cudnn.flags(
-                    enabled=True, benchmark=False, deterministic=True, allow_tf32=self._tf32
-                )
-                stack.enter_context(flags)
-                matmul = torch.backends.cuda.matmul
-                stack.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
-                matmul.allow_tf32 = self._tf32
-            yield
-
-
-def check_precision(precision: str, device: str = "cpu") -> None:
-    """Raises ConfigError unless ``precision`` is one of fp32, tf32 (on CUDA only), bf16, fp16."""
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    if precision == "tf32" and not device.startswith("cuda"):
-        raise ConfigError(f"precision tf32 needs a CUDA device, and this is {device}", "--precision fp32")
+    def _compute(self) -> contextlib.AbstractContextManager[None]:
+        return arithmetic(self.device, self._dtype, self._tf32)
 
 
 def renamed(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
