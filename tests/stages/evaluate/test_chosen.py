@@ -1,5 +1,7 @@
 """Which utterances an evaluation reads: always the same, of every voice, and no others."""
 
+import hashlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +37,15 @@ def test_a_larger_amount_has_all_of_a_smaller_one(frames: dict[str, int], one: f
     small, large = (within(frames.items(), most) for most in sorted((one, other)))
     assert small <= large
     assert sum(frames[name] for name in small) <= min(one, other)
+
+
+def test_the_choice_does_not_follow_a_split_by_hash() -> None:
+    """A corpus may be split by the same hash: a small amount still has utterances of every part of it."""
+    everything = entries([("anna", 100)] * 400)
+    ranked = sorted(everything, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
+    tenth = {entry.id for entry in ranked[:40]}
+    kept = {entry.id for entry in at_most(everything, 4_000)}
+    assert len(kept) == 40 and 1 <= len(kept & tenth) <= 12
 
 
 def test_the_validation_split_in_place_of_the_test_split() -> None:
