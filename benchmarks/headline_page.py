@@ -14,6 +14,7 @@ from typing import Any
 from gdist.pipeline.run import EVALUATIONS, Run
 from gdist.stages.evaluate.layers import answered_alike, layer_read, whose_layer_0
 
+NOT_RUN = "–"  # a probe that was not run for a row
 NOTES = re.compile(r"<!-- notes -->.*<!-- /notes -->", re.DOTALL)
 
 
@@ -24,11 +25,13 @@ class Row:
     Attributes:
         recipe, settings: how it is trained.
         cache: the name of the cache that it learns from; "" is the one that every student is judged by.
+        probes: as of ``gdist eval``.
     """
 
     recipe: str
     settings: Sequence[str] = ()
     cache: str = ""
+    probes: str = "all"
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ differences.
 | chance | {" | ".join(f"{first['probes'][name]['chance']:.3f}" for name in probes)} |
 | test items | {" | ".join(str(first["probes"][name]["test_items"]) for name in probes)} |
 
-Where a probe chose one layer, it is in brackets.{not_compared}
+Where a probe chose one layer, it is in brackets; "{NOT_RUN}" is a probe that was not run for a row.{not_compared}
 
 The next table shows by how much GenDistiller is ahead (+) or behind (−), whichever direction is better: the
 difference of the means ± its standard error over seeds. It is **bold** where it is at least twice that. All students
@@ -170,8 +173,10 @@ def _layers(row: str, members: Sequence[Evaluated]) -> str:
 
 
 def _probes(row: str, members: Sequence[Evaluated], probes: Sequence[str]) -> str:
-    found = {name: [member.eval["probes"][name] for member in members] for name in probes}
-    cells = [_spread([result["value"] for result in results]) + _chosen(results) for results in found.values()]
+    found = [[member.eval["probes"][name] for member in members if name in member.eval["probes"]] for name in probes]
+    cells = [
+        _spread([one["value"] for one in results]) + _chosen(results) if results else NOT_RUN for results in found
+    ]
     return f"| {row} | {' | '.join(cells)} |"
 
 
@@ -191,6 +196,9 @@ def _ahead(one: str, other: str, by_row: Mapping[str, Sequence[Evaluated]], prob
     won = []
     pair = _evaluations({one: by_row[one], other: by_row[other]})
     for name in probes:
+        if not all(name in member.eval["probes"] for members in both for member in members):
+            cells.append(NOT_RUN)
+            continue
         if len(answered_alike(name, pair).students) == 2:
             cells.append("layer 0")
             continue

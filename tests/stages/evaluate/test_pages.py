@@ -51,6 +51,18 @@ def test_a_probe_that_one_of_them_answered_from_its_own_layer_is_counted(tmp_pat
     assert "`qbe`: teacher and baseline answered from the teacher's layer 0: not a comparison of these." in page
 
 
+def test_a_probe_that_a_row_was_not_evaluated_by_is_left_empty(tmp_path: Path) -> None:
+    module = import_module("headline_page")
+    whole, part = evaluated(3, 0, 0.8, 0.5), evaluated(3, 0, 0.7, 0.4)
+    del part["probes"]["qbe"]
+    found = [module.Evaluated("ours", 0, whole, {}), module.Evaluated("part", 0, part, {})]
+    page = module.page(
+        found, {name: module.Row("r") for name in ("ours", "part")}, [("ours", "part")], tmp_path / "p"
+    )
+    assert "| part | 0.700 (1) | – |" in page
+    assert "| ours | part | +0.000 | +0.100 | – | 0, 0 of 1 |" in page
+
+
 def test_the_ablation_neither_marks_nor_contrasts_them() -> None:
     cells, page = import_module("ablation_cells"), import_module("ablation_page")
     columns = list(cells.COLUMNS)[:2]
