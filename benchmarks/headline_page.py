@@ -84,16 +84,15 @@ Written by `python benchmarks/headline.py`; only the notes are written by hand.
 
 ## What was run
 
-The teacher {first["teacher"]["name"]} ({first["teacher"]["params"] / 1e6:.2f} M parameters,
-{len(first["layers"])} layers), run once, and students from its cache:
+{_teacher(first)}, run once, and students from its cache:
 
 ```
 {commands}
 ```
 
 Each was trained with `train.seed` 0, 1 and 2; where not all three runs were evaluated, a number in brackets says how
-many were. They were evaluated on {first["utterances"]} utterances of the `{first["split"]}` split, in free-running
-generation{_amount(first)}. docs/probes.md describes the probes.
+many were. {_speech(first)}
+docs/probes.md describes the probes.
 
 ## Fidelity, size and cost
 
@@ -121,8 +120,8 @@ differences.
 
 Where a probe chose one layer, it is in brackets; "{NOT_RUN}" is a probe that was not run for a row.{not_compared}
 
-The next table shows by how much GenDistiller is ahead (+) or behind (−), whichever direction is better: the
-difference of the means ± its standard error over seeds. It is **bold** where it is at least twice that. All students
+The next table shows by how much the first is ahead (+) of the second or behind (−), whichever direction is better:
+the difference of the means ± its standard error over seeds. It is **bold** where it is at least twice that. All students
 were evaluated on the same test items, whose own scatter is not included. The last column counts the probes on which
 it is clearly ahead and clearly behind (bold), of those that can be compared: where both answered from the teacher's
 layer 0, there is no comparison, and the cell says "layer 0".
@@ -133,11 +132,17 @@ layer 0, there is no comparison, and the cell says "layer 0".
 """
 
 
-def _amount(evaluated: Mapping[str, Any]) -> str:
+def _teacher(evaluated: Mapping[str, Any]) -> str:
+    teacher, layers = evaluated["teacher"], len(evaluated["layers"])
+    return f"The teacher {teacher['name']} ({teacher['params'] / 1e6:.2f} M parameters, {layers} layers)"
+
+
+def _speech(evaluated: Mapping[str, Any]) -> str:
     minutes = evaluated.get("minutes")
-    return (
-        f", with at most {minutes:g} minutes of each voice in each split (`gdist eval --minutes`)" if minutes else ""
-    )
+    where = f"{evaluated['utterances']} utterances of the `{evaluated['split']}` split"
+    if minutes:
+        where += f"\n(`gdist eval --minutes {minutes:g}`: at most so many of each voice in each split)"
+    return f"They were evaluated on {where}, in free-running generation."
 
 
 def _evaluations(by_row: Mapping[str, Sequence[Evaluated]]) -> dict[str, list[dict[str, Any]]]:
@@ -185,7 +190,7 @@ def _ahead(one: str, other: str, by_row: Mapping[str, Sequence[Evaluated]], prob
         """The difference, and 1 if it is clear and for the better, −1 if it is clear and for the worse, else 0."""
         difference = sign * (statistics.mean(values[0]) - statistics.mean(values[1]))
         if min(map(len, values)) < 2:
-            return f"{difference:+.3f}", 0
+            return f"{difference:+.3f}".replace("-", "−"), 0
         error = sum(statistics.variance(column) / len(column) for column in values) ** 0.5
         text = f"{difference:+.3f} ± {error:.3f}".replace("-", "−")
         is_clear = abs(difference) >= 2 * error > 0
