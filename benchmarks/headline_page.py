@@ -121,10 +121,10 @@ differences.
 Where a probe chose one layer, it is in brackets; "{NOT_RUN}" is a probe that was not run for a row.{not_compared}
 
 The next table shows by how much the first is ahead (+) of the second or behind (−), whichever direction is better:
-the difference of the means ± its standard error over seeds. It is **bold** where it is at least twice that. All students
-were evaluated on the same test items, whose own scatter is not included. The last column counts the probes on which
-it is clearly ahead and clearly behind (bold), of those that can be compared: where both answered from the teacher's
-layer 0, there is no comparison, and the cell says "layer 0".
+the difference of the means ± its standard error over seeds. It is **bold** where it is at least twice that. All
+students were evaluated on the same test items, whose own scatter is not included. The last column counts the probes
+on which the first is clearly ahead and clearly behind (bold), of those that can be compared: where both answered from
+the teacher's layer 0, there is no comparison, and the cell says "layer 0".
 
 | this | against | mean cosine | {" | ".join(probes)} | ahead, behind |
 |---|---|---|{"---|" * len(probes)}---|
