@@ -1,6 +1,6 @@
 """The headline experiment: GenDistiller against the DistilHuBERT-style baseline, from one cache, on one budget.
 
-    python benchmarks/headline.py --cache CACHE [--cache int8=CACHE …] --work DIR --minutes 4    → docs/results.md
+    python benchmarks/headline.py --cache CACHE [--cache int8=CACHE …] --work DIR --minutes 2    → docs/results.md
 
 It trains every row of ``ROWS`` once per seed, evaluates each run by fidelity and every probe, and writes the page.
 If it is interrupted, run the same command again to continue. ``--page`` only writes the page, from the runs that are
@@ -22,10 +22,10 @@ from headline_page import Evaluated, Row, page
 
 from gdist.pipeline.run import EVALUATIONS
 
-OURS, BASELINE = "GenDistiller", "baseline"
+OURS = "GenDistiller"
 ROWS = {
     OURS: Row("headline-gendistiller"),
-    BASELINE: Row("headline-distilhubert"),
+    "baseline": Row("headline-distilhubert"),
     # A step of GenDistiller costs about 2.3 of the baseline's.
     "baseline, as long": Row("headline-distilhubert", ["train.steps=920", "train.validate_every=920"]),
     "FitHuBERT's form": Row("headline-fithubert"),

@@ -20,7 +20,7 @@ from gdist.pipeline.errors import CacheError, GdistError
 from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
-from gdist.stages.evaluate.chosen import at_most, within, without_test
+from gdist.stages.evaluate.chosen import of_each_voice, within, without_test
 from gdist.stages.evaluate.fidelity import Fidelity
 from gdist.stages.evaluate.probes import PROBES, Probe
 from gdist.stages.evaluate.probes.base import Examples
@@ -77,10 +77,11 @@ class Bench:
         self.minutes = minutes
         if minutes:
             most = minutes * 60 * cache.framing.frames_per_second
-            self.splits = {name: at_most(found, most) for name, found in self.splits.items()}
+            self.splits = {name: of_each_voice(found, most) for name, found in self.splits.items()}
+        read = [entry for found in self.splits.values() for entry in found] if minutes else entries
         # One loader for all passes, so that a selection that fits in memory is read only once.
         self._full = Selection(tuple(range(self.num_layers + 1)))
-        self._loader = Loader(cache, entries, self._full, BATCH_SECONDS, device=device)
+        self._loader = Loader(cache, read, self._full, BATCH_SECONDS, device=device)
         self.on_valid = split == "valid"
         self.split = split if self.splits[split] else "valid"
         self.probes = dict(PROBES if probes is None else probes)

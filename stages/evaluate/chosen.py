@@ -27,7 +27,7 @@ def within(frames: Iterable[tuple[str, int]], most: float, salt: str = "") -> se
     return kept
 
 
-def at_most(entries: Sequence[Entry], frames_per_voice: float) -> list[Entry]:
+def of_each_voice(entries: Sequence[Entry], frames_per_voice: float) -> list[Entry]:
     """``entries`` with at most so many frames of each voice; where the speaker is not known, all are one voice.
 
     Of each voice at least one utterance is kept, the shortest if no other fits, so that no voice disappears.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdist.pipeline.cache.entries import Entry
-from gdist.stages.evaluate.chosen import at_most, within, without_test
+from gdist.stages.evaluate.chosen import of_each_voice, within, without_test
 
 UTTERANCES = st.lists(
     st.tuples(st.sampled_from(["anna", "ben", None]), st.integers(1, 400)), min_size=1, max_size=30
@@ -23,13 +23,13 @@ def entries(utterances: list[tuple[str | None, int]]) -> list[Entry]:
 @given(UTTERANCES, st.integers(1, 2000), st.integers(1, 2000))
 def test_at_most_so_much_of_each_voice(utterances: list[tuple[str | None, int]], one: int, other: int) -> None:
     everything = entries(utterances)
-    small, large = (at_most(everything, most) for most in sorted((one, other)))
+    small, large = (of_each_voice(everything, most) for most in sorted((one, other)))
     assert [e.id for e in everything if e in large] == [e.id for e in large]  # in their order
     for speaker in {e.labels["speaker"] for e in everything}:
         takes = [e for e in small if e.labels["speaker"] == speaker]
         assert len(takes) == 1 or sum(e.num_frames for e in takes) <= min(one, other)
         assert takes
-    assert at_most(list(reversed(everything)), one) == list(reversed(at_most(everything, one)))
+    assert of_each_voice(list(reversed(everything)), one) == list(reversed(of_each_voice(everything, one)))
 
 
 @given(st.dictionaries(st.text(), st.integers(0, 100), max_size=20), st.floats(0, 2000), st.floats(0, 2000))
@@ -44,7 +44,7 @@ def test_the_choice_does_not_follow_a_split_by_hash() -> None:
     everything = entries([("anna", 100)] * 400)
     ranked = sorted(everything, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
     tenth = {entry.id for entry in ranked[:40]}
-    kept = {entry.id for entry in at_most(everything, 4_000)}
+    kept = {entry.id for entry in of_each_voice(everything, 4_000)}
     assert len(kept) == 40 and 1 <= len(kept & tenth) <= 12
 
 
