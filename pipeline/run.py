@@ -106,7 +106,7 @@ class Run(OwnFolder):
             self.own(part)
 
     def _require_same(self, tables: TomlTables, provenance: dict[str, Any]) -> None:
-        changed = differences(_without_free_fields(self.tables()), _without_free_fields(tables))
+        changed = differences(identifying(self.tables()), identifying(tables))
         before = self.provenance()
         if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move without changing
             changed.append(f"cache: {before.get('cache')} → {provenance.get('cache')} (not the same content)")
@@ -252,7 +252,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _without_free_fields(tables: TomlTables) -> TomlTables:
+def identifying(tables: TomlTables) -> TomlTables:
+    """The fields of a resolved config that change what is computed: all but :data:`FREE_FIELDS`."""
     return {
         table: {key: value for key, value in fields.items() if key not in FREE_FIELDS.get(table, set())}
         for table, fields in tables.items()

@@ -18,6 +18,7 @@ from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import STUDENT_FILES, Run
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import STUDENTS, Student, layer_fields, student_config
+from gdist.stages.students.configuration import StudentConfig
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
 
 FRONTEND_ONLY_HINT = "to start from the teacher's front-end alone: --set student.initialize=frontend"
@@ -29,12 +30,8 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
     Raises:
         ConfigError: the student's config is impossible, or the teacher's weights do not fit the student.
     """
-    teacher_config = json.loads(cache.document("config.json"))
-    teacher_config["do_normalize"] = cache.identity["teacher"]["do_normalize"]
-    fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
-    built_config = student_config(config.student["name"], teacher_config, **fields)
     torch.manual_seed(config.train.seed)
-    student = STUDENTS[config.student["name"]](built_config)
+    student = STUDENTS[config.student["name"]](configured(cache, config))
     try:
         student.require_post_init()
     except TypeError as error:
@@ -47,7 +44,7 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
         if initialize == "layers":
             layers = safetensors.torch.load(cache.document("layers.safetensors"))
             require_layers(layers, cache)
-            require_same_attention(student, teacher_config)
+            require_same_attention(student, teachers_config(cache))
         try:
             student.initialize_from_teacher(frontend, layers)
         except ValueError as error:
@@ -58,6 +55,22 @@ def build_student(cache: Cache, config: TrainConfig) -> Student:
     if config.student["frontend"] == "frozen":
         student.frontend.requires_grad_(False)
     return student
+
+
+def teachers_config(cache: Cache) -> dict[str, Any]:
+    """The config of the cache's teacher."""
+    config: dict[str, Any] = json.loads(cache.document("config.json"))
+    return config | {"do_normalize": cache.identity["teacher"]["do_normalize"]}
+
+
+def configured(cache: Cache, config: TrainConfig) -> StudentConfig:
+    """The config of the student that ``config`` names, for the cache's teacher.
+
+    Raises:
+        ConfigError: it is impossible.
+    """
+    fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
+    return student_config(config.student["name"], teachers_config(cache), **fields)
 
 
 def require_layers(layers: Mapping[str, torch.Tensor], cache: Cache) -> None:

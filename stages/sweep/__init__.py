@@ -1,0 +1,1 @@
+"""`gdist sweep`: many students from one file, each trained once."""

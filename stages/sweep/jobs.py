@@ -1,0 +1,123 @@
+"""Commands of gdist in processes of their own, several at a time on this machine.
+
+A server process imports what they need once and forks each of them, so that a point starts at once. A process that
+loses this one is killed by the kernel: nothing goes on unseen, and a run is free to be taken over.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+from gdist.pipeline.errors import EXIT_INTERRUPTED
+
+PRELOAD = ["gdist.stages.train.train", "gdist.stages.evaluate.evaluate", "gdist.stages.cli"]
+POLL_SECONDS = 0.2
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command.
+
+    Attributes:
+        arguments: what comes after ``gdist``.
+        log: where what it prints is appended.
+    """
+
+    name: str
+    arguments: list[str]
+    log: Path
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    at_once: int,
+    threads: int,
+    gpus: list[int],
+    ended: Callable[[Job, int], bool],
+    watch: Callable[[list[Job]], None],
+) -> bool:
+    """Run jobs, ``at_once`` at a time, in their order.
+
+    Args:
+        threads: of each process.
+        gpus: the numbers of the GPUs, of which each process gets one; none where there are none.
+        ended: called with each job that has ended and its exit code; whether to begin another.
+        watch: called now and then with the jobs that are running.
+
+    Returns:
+        whether it was interrupted. The processes were then asked to stop, and have.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    waiting, running = iter(jobs), dict[ForkServerProcess, tuple[Job, int]]()
+    places, more = list(range(at_once)), True
+    with _one_signal() as stopped:
+        while True:
+            while more and places and not stopped and (job := next(waiting, None)) is not None:
+                place = places.pop(0)
+                gpu = gpus[place % len(gpus)] if gpus else None
+                running[_start(context, job, threads, gpu)] = (job, place)
+            if not running:
+                return bool(stopped)
+            if stopped and stopped[-1]:
+                stopped[-1] = 0
+                for process in running:
+                    os.kill(process.pid or 0, signal.SIGINT)
+            for process in [process for process in running if not process.is_alive()]:
+                job, place = running.pop(process)
+                places.append(place)
+                more = ended(job, process.exitcode or 0) and more
+            watch([job for job, _ in running.values()])
+            time.sleep(POLL_SECONDS)
+
+
+def _start(context: ForkServerContext, job: Job, threads: int, gpu: int | None) -> ForkServerProcess:
+    process = context.Process(target=_work, args=(job.arguments, str(job.log), threads, gpu), name=job.name)
+    process.start()
+    return process
+
+
+def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None:
+    """What a process does: the command, as if it were typed, with its output in the log."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.setsid()  # Ctrl-C reaches the sweep alone, which asks its processes to stop once
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    import torch
+
+    from gdist.stages.cli import main
+
+    torch.set_num_threads(threads)
+    sys.argv = ["gdist", *arguments]
+    main(arguments)
+
+
+@contextmanager
+def _one_signal() -> Iterator[list[int]]:
+    """The list gets an item at Ctrl-C or SIGTERM; a second one ends this process, and with it all others."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if received:
+            os._exit(EXIT_INTERRUPTED)
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

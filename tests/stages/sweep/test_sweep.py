@@ -1,0 +1,221 @@
+"""`gdist sweep`: what is missing or changed is run, nothing else, and mistakes are named before anything runs."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from click.testing import Result
+
+Gdist = Callable[..., Result]
+
+LEAST = """
+seeds = [0, 1]
+[set]
+"train.steps" = 4
+"train.warmup_steps" = 1
+"train.batch_seconds" = 2.0
+"train.validate_every" = 4
+"train.validate_seconds" = 2.0
+"train.checkpoint_every" = 2
+"student.dropout" = 0.0
+[grid]
+"student.history" = ["student", "teacher"]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(LEAST)
+    return path
+
+
+def run(gdist: Gdist, file: Path, cache: Path, out: Path, *options: object) -> dict[str, Any]:
+    result = gdist("sweep", file, "--cache", cache, "--out", out, "--json", *options)
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def counts(found: dict[str, Any]) -> tuple[int, int, int, int, int]:
+    return found["points"], found["done"], found["ran"], found["failed"], found["left"]
+
+
+def weights(found: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+    """The finished students, by what identifies their points."""
+    return {
+        row["signature"]: safetensors.torch.load_file(Path(row["run"]) / "student/model.safetensors")
+        for row in found["table"]
+    }
+
+
+def test_only_what_is_missing_or_changed_is_run(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    out = tmp_path / "sweep"
+    first = run(gdist, file, tiny_cache, out, "--jobs", 2)
+    assert counts(first) == (4, 4, 4, 0, 0)
+    assert all(row["value"] is not None for row in first["table"])
+    before = weights(first)
+
+    again = run(gdist, file, tiny_cache, out)
+    assert counts(again) == (4, 4, 0, 0, 0) and again["table"] == first["table"]
+
+    # Renamed and moved: the same runs, under other names.
+    named = (
+        LEAST.replace("[grid]", "").replace('"student.history" = ["student", "teacher"]', "")
+        + """
+[[points]]
+name = "forced"
+set = {"student.history" = "teacher"}
+[[points]]
+name = "free"
+[points.set.student]
+history = "student"
+"""
+    )
+    file.write_text(named)
+    renamed = run(gdist, file, tiny_cache, out)
+    assert counts(renamed) == (4, 4, 0, 0, 0)
+    assert [row["name"] for row in renamed["table"]] == ["forced", "forced", "free", "free"]
+    assert {row["run"] for row in renamed["table"]} == {row["run"] for row in first["table"]}
+
+    # How often something is reported does not change what is computed; one more seed is two more runs.
+    file.write_text(named.replace("seeds = [0, 1]", "seeds = [0, 1, 2]") + '\n[judge]\nmetric = "loss"\n')
+    assert counts(run(gdist, file, tiny_cache, out, "--only", "free")) == (3, 3, 1, 0, 0)
+
+    # A changed point is another one; the others stay as they are.
+    file.write_text(named.replace('"student.history" = "teacher"}', '"student.history" = "mixed"}'))
+    changed = run(gdist, file, tiny_cache, out)
+    assert counts(changed) == (4, 4, 2, 0, 0)
+    after = weights(changed)
+    assert all(
+        torch.equal(before[s][name], after[s][name]) for s in before.keys() & after.keys() for name in before[s]
+    )
+
+
+def test_a_point_is_what_its_own_command_gives(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    found = run(gdist, file, tiny_cache, tmp_path / "sweep", "--first")
+    assert counts(found) == (1, 1, 1, 0, 0)
+    sets = ["train.steps=4", "train.warmup_steps=1", "train.batch_seconds=2", "train.validate_every=4"]
+    sets += ["train.validate_seconds=2", "train.checkpoint_every=2", "student.dropout=0.0", "student.history=student"]
+    options = [part for setting in [*sets, "train.seed=0"] for part in ("--set", setting)]
+    assert gdist("train", "--cache", tiny_cache, "--out", tmp_path / "alone", *options).exit_code == 0
+    alone = safetensors.torch.load_file(tmp_path / "alone/student/model.safetensors")
+    (swept,) = weights(found).values()
+    assert alone.keys() == swept.keys()
+    assert all(torch.equal(alone[name], swept[name]) for name in alone)
+
+
+def test_a_dry_run_runs_nothing(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    found = run(gdist, file, tiny_cache, tmp_path / "sweep", "--dry-run")
+    assert counts(found) == (4, 0, 0, 0, 4) and not (tmp_path / "sweep").exists()
+    assert [row["state"] for row in found["table"]] == ["new"] * 4
+
+
+def test_a_point_that_fails_leaves_the_others_alone(
+    file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist
+) -> None:
+    """A rate that makes the loss infinite is only known when it runs."""
+    out = tmp_path / "sweep"
+    file.write_text(LEAST.replace("[grid]", '"train.clip_norm" = 1e30\n[grid]\n"train.lr" = [1e-3, 1e30]'))
+    options = ["--cache", tiny_cache, "--out", out, "--json"]
+    result = gdist("sweep", file, *options)
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert counts(found) == (8, 4, 4, 4, 0)
+    failed = [row for row in found["table"] if row["state"] == "failed"]
+    assert all(row["varied"]["train.lr"] == 1e30 for row in failed)
+    assert all(any("is nan" in line or "is inf" in line for line in row["log"]) for row in failed)
+    left_alone = json.loads(gdist("sweep", file, *options).stdout)
+    assert counts(left_alone) == (8, 4, 0, 4, 0)
+    again = json.loads(gdist("sweep", file, *options, "--retry-failed", "--fail-fast").stdout)
+    assert (again["failed"], again["left"]) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('"train.steps" = 4', '"train.stepps" = 4'), "train.stepps"),
+        (('"train.steps" = 4', '"steps" = 4'), "`steps` is not a field"),
+        (('["student", "teacher"]', "[]"), "is empty"),
+        (('["student", "teacher"]', '"student"'), "must be a list"),
+        (('["student", "teacher"]', '["student", "student"]'), "are the same run"),
+        (('["student", "teacher"]', '["student", "nobody"]'), "history=nobody"),
+        (("seeds = [0, 1]", "seeds = []"), "seeds = []"),
+        (("seeds = [0, 1]", "seeds = [0, 0]"), "twice"),
+        (("seeds = [0, 1]", 'seeds = "0"'), "seeds = '0'"),
+        (("seeds = [0, 1]", "sedes = [0, 1]"), "did you mean `seeds`"),
+        (("[grid]", '[grid]\n"train.seed" = [3]'), "`train.seed` is what `seeds` sets"),
+        (("[grid]", '[grid]\n"train.steps" = [3]'), "under [set] and under [grid]"),
+        (("[grid]", '[grid]\n"cache" = ["other"]'), "cache = 'other' is not one of those given"),
+        (("[grid]", '[grid]\n"student.predict_layers" = [[9]]'), "predict_layers"),
+        (("seeds = [0, 1]", 'seeds = [0, 1]\nrecipe = "demo-gendistller"'), "did you mean `demo-gendistiller`"),
+        (("[grid]", '[judge]\nmetric = ""\n[grid]'), "judge.metric is empty"),
+        (("[grid]", '[judge]\nsplit = "train"\n[grid]'), "judge.split"),
+        (("[grid]", "[grid"), "not valid TOML"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(
+    change: tuple[str, str], message: str, file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist
+) -> None:
+    file.write_text(LEAST.replace(*change))
+    result = gdist("sweep", file, "--cache", tiny_cache, "--out", tmp_path / "sweep")
+    assert result.exit_code == 2, result.stderr
+    assert message in result.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_folder_of_another_sweep_is_refused(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    out = tmp_path / "sweep"
+    run(gdist, file, tiny_cache, out, "--first")
+    file.write_text('name = "other"\n' + LEAST)
+    result = gdist("sweep", file, "--cache", tiny_cache, "--out", out)
+    assert result.exit_code == 1 and "contains the sweep 'small'" in result.stderr
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("mine")
+    result = gdist("sweep", file, "--cache", tiny_cache, "--out", tmp_path / "full")
+    assert result.exit_code == 1 and "contains no sweep" in result.stderr
+
+
+def start(file: Path, cache: Path, out: Path) -> subprocess.Popen[bytes]:
+    line = ["sweep", file, "--cache", cache, "--out", out, "--jobs", 2]
+    return subprocess.Popen(
+        [sys.executable, "-c", "from gdist.stages.cli import main; main()", *map(str, line)],
+        env=os.environ | {"OMP_NUM_THREADS": "2"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_killed_and_interrupted_anywhere(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    """Real processes: what is finished is not done again, and the students are those of a sweep never killed."""
+    file.write_text(LEAST.replace('"train.steps" = 4', '"train.steps" = 60'))
+    whole, out, rng = run(gdist, file, tiny_cache, tmp_path / "whole"), tmp_path / "killed", random.Random()
+    done: dict[Path, int] = {}
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        process = start(file, tiny_cache, out)
+        seen = len(list(out.glob("runs/*/checkpoints/step-*")))
+        deadline = time.monotonic() + 60
+        while len(list(out.glob("runs/*/checkpoints/step-*"))) <= seen and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(number)
+        assert process.wait(60) in (-signal.SIGKILL, 130, 0)
+        for path in out.glob("runs/*/student/model.safetensors"):
+            assert done.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+    again = run(gdist, file, tiny_cache, out)
+    assert again["done"] == 4 and again["ran"] == 4 - len(done)
+    for path, written in done.items():
+        assert path.stat().st_mtime_ns == written
+    expected, found = weights(whole), weights(again)
+    assert expected.keys() == found.keys()
+    for identity, tensors in expected.items():
+        assert all(torch.equal(tensor, found[identity][name]) for name, tensor in tensors.items())
