@@ -66,7 +66,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("stages.teachers", "stages.students"),
     ("stages.extract", "stages.train", "stages.caches"),
     ("stages.evaluate", "stages.estimate"),
-    ("stages.report", "stages.export", "stages.copy"),
+    ("stages.report", "stages.export", "stages.copy", "stages.sweep"),
     ("stages.catalogue", "stages.manifests", "stages.demo", "stages.kept"),
     ("stages.testing",),
     ("stages.cli",),

@@ -76,7 +76,8 @@ def sweep_command(
     from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK
     from gdist.pipeline.extensions import use
     from gdist.stages.students import STUDENTS
-    from gdist.stages.sweep.sweep import SweepConfig, named_caches, show, sweep
+    from gdist.stages.sweep.sweep import SweepConfig, named_caches, sweep
+    from gdist.stages.sweep.table import show
     from gdist.stages.train.losses import LOSSES
 
     use(uses, STUDENTS, ENCODINGS, LOSSES)
@@ -90,5 +91,5 @@ def sweep_command(
     if as_json:
         console.emit(found)
     else:
-        show(found, config)
+        show(found, file, out)
     return EXIT_FAILURE if found["failed"] else EXIT_OK

@@ -8,7 +8,6 @@ import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED
 
-PRELOAD = ["gdist.stages.train.train", "gdist.stages.evaluate.evaluate", "gdist.stages.cli"]
+PRELOAD = ["gdist.stages.train.train", "gdist.stages.evaluate.evaluate"]
 POLL_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
 
@@ -98,11 +97,12 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     import torch
 
-    from gdist.stages.cli import main
+    from gdist.stages.evaluate.command import eval_command
+    from gdist.stages.train.command import train_command
 
     torch.set_num_threads(threads)
-    sys.argv = ["gdist", *arguments]
-    main(arguments)
+    command = {"train": train_command, "eval": eval_command}[arguments[0]]
+    command.main(arguments[1:], prog_name=f"gdist {arguments[0]}")
 
 
 @contextmanager

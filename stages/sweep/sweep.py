@@ -12,11 +12,11 @@ import torch
 from gdist.pipeline import console
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.run import Run
-from gdist.pipeline.storage.locations import in_shell
-from gdist.stages.sweep.folder import Standing, SweepFolder
+from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.jobs import Job, run_jobs
 from gdist.stages.sweep.points import Point, check_names, points_of
 from gdist.stages.sweep.spec import read_spec
+from gdist.stages.sweep.table import result, seconds_left
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def sweep(config: SweepConfig, show_progress: bool = True) -> dict[str, Any]:
     folder = SweepFolder(config.out, spec.name, spec.judge)
     folder.require_place()
     if config.dry_run:
-        return result(folder, points, chosen, Tally(), jobs=config.jobs)
+        return result(folder, points, chosen, set(), set(), config.jobs)
     with folder.owned():
         folder.begin(points)
         if config.retry_failed:
@@ -84,7 +84,7 @@ def sweep(config: SweepConfig, show_progress: bool = True) -> dict[str, Any]:
         with console.progress(f"sweep {spec.name}", len(chosen), "points", enabled=show_progress) as advance:
             _train(folder, chosen, config, tally, advance)
             _evaluate(folder, chosen, config, tally, advance)
-    return result(folder, points, chosen, tally, jobs=config.jobs)
+    return result(folder, points, chosen, tally.ran, tally.failed_now, config.jobs)
 
 
 def _train(
@@ -99,7 +99,7 @@ def _train(
 
     def jobs() -> Any:
         for point in left:
-            seconds = _seconds_left(folder, points, point, standings[point.label].step)
+            seconds = seconds_left(folder, points, point, standings[point.label].step)
             if config.budget is not None and time.monotonic() - began + (seconds or 0) > config.budget:
                 continue
             yield Job(point.label, [*point.arguments(folder.run(point)), *config.passed], folder.log(point))
@@ -174,22 +174,6 @@ def _progress(folder: SweepFolder, point: Point) -> str:
     return f"{point.label}: {done}"
 
 
-def _seconds_left(folder: SweepFolder, points: Sequence[Point], point: Point, step: int) -> float | None:
-    """About how long a point takes from here, by the steps that it, its other seeds or any other point has made."""
-    same = [other for other in points if other.name == point.name]
-    for others in ([point], same, points):
-        rates = [rate for other in others if (rate := seconds_per_step(Run(folder.run(other)))) is not None]
-        if rates:
-            return (point.config.train.steps - step) * sum(rates) / len(rates)
-    return None
-
-
-def seconds_per_step(run: Run) -> float | None:
-    """The wall time of a run's steps, validations included; None before its first report."""
-    rows = run.read_metrics()
-    return float(rows[-1]["seconds"]) / rows[-1]["step"] if rows and rows[-1]["step"] else None
-
-
 def last_line(folder: SweepFolder, point: Point) -> str:
     """The last line of a failed point's log, which names the error."""
     failure = folder.standing(point).failure or {}
@@ -207,72 +191,6 @@ def threads_each(jobs: int) -> int:
 def gpus() -> list[int]:
     """The numbers of this machine's GPUs."""
     return list(range(torch.cuda.device_count()))
-
-
-def result(
-    folder: SweepFolder, points: Sequence[Point], chosen: Sequence[Point], tally: Tally, jobs: int
-) -> dict[str, Any]:
-    """What ``--json`` prints."""
-    standings = {point.signature: folder.standing(point) for point in points}
-    states = [standings[point.signature].state for point in chosen]
-    estimates = [
-        _seconds_left(folder, points, point, standings[point.signature].step)
-        for point in chosen
-        if standings[point.signature].state in ("new", "begun")
-    ]
-    known = [seconds for seconds in estimates if seconds is not None]
-    return {
-        "points": len(chosen),
-        "done": states.count("done"),
-        "ran": len(tally.ran),
-        "failed": states.count("failed") + sum(standings[s].state == "trained" for s in tally.failed_now),
-        "left": sum(state in ("new", "begun", "trained") for state in states),
-        "seconds_left": sum(known) / jobs if known and len(known) == len(estimates) else None,
-        "metric": folder.judge.metric,
-        "table": [_row(folder, point, standings[point.signature]) for point in chosen],
-    }
-
-
-def _row(folder: SweepFolder, point: Point, standing: Standing) -> dict[str, Any]:
-    return {
-        "name": point.name,
-        "seed": point.seed,
-        "varied": point.varied,
-        "state": standing.state,
-        "step": standing.step,
-        "steps": point.config.train.steps,
-        "value": standing.value,
-        "run": str(folder.run(point)),
-        "signature": point.signature,
-        "log": standing.failure["log"] if standing.failure else [],
-    }
-
-
-def show(found: dict[str, Any], config: SweepConfig) -> None:
-    """Print the table for people."""
-    rows = [
-        [
-            row["name"] or "–",
-            str(row["seed"]),
-            f"{row['state']}" + (f", step {row['step']} of {row['steps']}" if row["state"] == "begun" else ""),
-            "–" if row["value"] is None else f"{row['value']:.4f}",
-        ]
-        for row in found["table"]
-    ]
-    console.print_table(f"{config.out}", ["point", "seed", "state", found["metric"]], rows)
-    for row in found["table"]:
-        if row["state"] == "failed":
-            console.say(f"{row['name']} seed {row['seed']} failed:", style="red")
-            for line in row["log"]:
-                console.say(f"  {line}")
-    time_left = "" if found["seconds_left"] is None else f", about {found['seconds_left'] / 60:.0f} min"
-    console.say(
-        f"{found['points']} points: {found['done']} done, {found['ran']} of them now, {found['failed']} failed, "
-        f"{found['left']} left{time_left if found['left'] else ''}"
-    )
-    if found["failed"]:
-        again = f"gdist sweep {in_shell(config.file)} --out {in_shell(config.out)} … --retry-failed"
-        console.say(f"  to try failed points again: {again}")
 
 
 def named_caches(given: Sequence[str]) -> dict[str, str]:
