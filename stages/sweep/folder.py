@@ -70,7 +70,7 @@ class SweepFolder(OwnFolder):
         if known and known.get("name") != self.sweep:
             raise RunError(
                 f"{self.folder} contains the sweep {known.get('name')!r}, and this one is called {self.sweep!r}",
-                f"choose another --out; or name = {json.dumps(known.get('name'))} in the file, if it is the same sweep",
+                f"choose another --out, or set name = {json.dumps(known.get('name'))} in the file if it is the same",
             )
         for part in (self.runs, self.logs, self.failures, self.folder / "sweep.json"):
             self.own(part)
