@@ -13,7 +13,7 @@ from gdist.stages.evaluate.command import eval_command
 from gdist.stages.export.command import export_command
 from gdist.stages.extract.command import extract_command, inspect_command, verify_command
 from gdist.stages.report.command import report_command
-from gdist.stages.sweep.command import sweep_command
+from gdist.stages.sweep.command import best_command, sweep_command
 from gdist.stages.train.command import train_command
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ for _command in (
     local_command,
     train_command,
     sweep_command,
+    best_command,
     eval_command,
     report_command,
     export_command,

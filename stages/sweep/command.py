@@ -93,3 +93,34 @@ def sweep_command(
     else:
         show(found, file, out)
     return EXIT_FAILURE if found["failed"] else EXIT_OK
+
+
+@command("best", short_help="Which run of a sweep to take, and by how much it is ahead.")
+@click.argument("folder", type=LocalPath(), metavar="DIR")
+@click.option(
+    "--metric",
+    default="cosine",
+    show_default=True,
+    help="cosine or loss of the last validation in training; or, of `gdist eval`, mean_cosine or a probe's name.",
+)
+@click.option(
+    "--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True, help="Of `gdist eval`."
+)
+@json_option
+def best_command(folder: Path, metric: str, split: str, as_json: bool) -> int:
+    """Print the best point of a sweep, its margin over the second, and the command that exports its best run.
+
+    Seeds of one point are averaged. The margin is clear where it is at least twice its standard error over seeds.
+
+    \b
+    Example:  gdist best sweeps/ablation --metric cosine
+    """
+    from gdist.pipeline import console
+    from gdist.stages.sweep import best
+
+    answer = best.best(folder, metric, split)
+    if as_json:
+        console.emit(answer)
+    else:
+        best.show(answer)
+    return 0
