@@ -1,13 +1,13 @@
 """Commands of gdist in processes of their own, several at a time on this machine.
 
-A server process imports what they need once and forks each of them, so that a point starts at once. A process that
-loses this one is killed by the kernel: nothing goes on unseen, and a run is free to be taken over.
+A server process imports what they need once and forks each of them, so that a point starts at once. A process whose
+sweep is gone ends itself: nothing goes on unseen, and a run is free to be taken over.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,6 @@ from gdist.pipeline.errors import EXIT_INTERRUPTED
 
 PRELOAD = ["gdist.stages.train.train", "gdist.stages.evaluate.evaluate"]
 POLL_SECONDS = 0.2
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _start(context: ForkServerContext, job: Job, threads: int, gpu: int | None) 
 
 def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None:
     """What a process does: the command, as if it were typed, with its output in the log."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     os.setsid()  # Ctrl-C reaches the sweep alone, which asks its processes to stop once
     signal.signal(signal.SIGINT, signal.default_int_handler)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -103,6 +102,18 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
     torch.set_num_threads(threads)
     command = {"train": train_command, "eval": eval_command}[arguments[0]]
     command.main(arguments[1:], prog_name=f"gdist {arguments[0]}")
+
+
+def _end_with_the_sweep() -> None:
+    """Wait until the sweep is gone, however it ended, and end this process at once.
+
+    The kernel's signal for that (PR_SET_PDEATHSIG) is of no use: the parent is the server process, which lives for as
+    long as one of its processes does.
+    """
+    sweep = multiprocessing.parent_process()
+    assert sweep is not None
+    sweep.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
