@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     help="Which student: a name that `gdist students` lists, or a class in your own file.",
 )
 @click.option("--set", "settings", multiple=True, metavar="TABLE.FIELD=VALUE", help="Set one field; repeatable.")
+@click.option(
+    "--until",
+    type=click.IntRange(min=1),
+    metavar="STEP",
+    help="Pause after this step, with a validation and a checkpoint.",
+)
 @local_options
 @use_option
 @json_option
@@ -31,6 +37,7 @@ def train_command(
     recipe: str | None,
     student: str | None,
     settings: tuple[str, ...],
+    until: int | None,
     local: "LocalFolder | None",
     uses: tuple[str, ...],
     as_json: bool,
@@ -57,7 +64,7 @@ def train_command(
     from gdist.stages.train.losses import LOSSES
 
     use(uses, STUDENTS, ENCODINGS, LOSSES)
-    result = train.train(cache, out, load_config(recipe, student, settings), local=local)
+    result = train.train(cache, out, load_config(recipe, student, settings), local=local, until=until)
     if result is not None and as_json:
         console.emit(result)
     elif result is not None:

@@ -47,7 +47,12 @@ from gdist.stages.train.student_store import build_student, layers_to_read, open
 
 
 def train(
-    uri: str, out: Path, config: TrainConfig, show_progress: bool = True, local: LocalFolder | None = None
+    uri: str,
+    out: Path,
+    config: TrainConfig,
+    show_progress: bool = True,
+    local: LocalFolder | None = None,
+    until: int | None = None,
 ) -> dict[str, Any] | None:
     """Train a student from the cache at ``uri`` into the folder ``out``, or continue where an earlier run stopped.
 
@@ -55,6 +60,8 @@ def train(
 
     Args:
         local: where the shards of a cache in a bucket are kept, once they are fetched.
+        until: pause after this step, with a validation and a checkpoint; a later call goes on from there, to the same
+            student as if it had never paused.
 
     Returns:
         the fields of ``gdist train --json`` (see docs/commands.md); None on every rank except the first.
@@ -103,9 +110,9 @@ def train(
         held_out = read(at_most(splits["valid"], config.train.validate_seconds, cache.framing))
         attempt = f"training {out} on batches of {config.train.batch_seconds:g} s of audio"
         with enough_memory(attempt, ranks.device, config.smaller):
-            _steps(run, learner, loader, held_out, ranks, show_progress)
+            finished = _steps(run, learner, loader, held_out, ranks, show_progress, until)
         with ranks.together():
-            if ranks.first:
+            if ranks.first and finished:
                 save_student(run, learner.result)
         if not ranks.first:
             return None
@@ -114,9 +121,18 @@ def train(
         return result
 
 
-def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: Ranks, show_progress: bool) -> None:
-    """Run all remaining steps, with their reports, validations and checkpoints."""
+def _steps(
+    run: Run,
+    learner: Learner,
+    loader: Loader,
+    held_out: Loader,
+    ranks: Ranks,
+    show_progress: bool,
+    until: int | None = None,
+) -> bool:
+    """Run the remaining steps, with their reports, validations and checkpoints. Returns whether all are done."""
     optim = learner.config.train
+    end = min(until or optim.steps, optim.steps)
     step, seconds = 0, 0.0
     if run.steps():
         with ranks.together():
@@ -141,7 +157,7 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
         advance = stack.enter_context(bar)
         stream = _stream(learner, loader, step)
         stack.callback(stream.close)
-        while step < optim.steps:
+        while step < end:
             step += 1
             waiting = time.monotonic()
             batches = list(itertools.islice(stream, optim.accumulate))
@@ -150,7 +166,7 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
             meter.add(loss, cosine, sum(batch.audio_seconds for batch in batches), waited)
             advance(1, str(meter))
 
-            last = step == optim.steps
+            last = step == end
             checkpoint = last or step % optim.checkpoint_every == 0 or stop
             if checkpoint or step % optim.log_every == 0:
                 report("train", meter.flush() | {"lr": learner.rate(step), "grad_norm": learner.grad_norm})
@@ -163,6 +179,7 @@ def _steps(run: Run, learner: Learner, loader: Loader, held_out: Loader, ranks: 
                             learner.save(run, step, loader, time.monotonic() - began)
             if stop and not last:
                 raise KeyboardInterrupt
+    return step == optim.steps
 
 
 def _stream(learner: Learner, loader: Loader, step: int) -> Generator[Batch]:
@@ -265,6 +282,9 @@ def show(out: Path, result: dict[str, Any]) -> None:
         style="green",
     )
     run = Run(out)
+    if not (run.student / "model.safetensors").exists():
+        console.say(f"  paused after step {result['steps']}; run it again without --until to finish")
+        return
     origin = run.provenance()
     every = range(origin["teacher"]["num_layers"] + 1)
     if absent := set(every) - set(origin.get("layers", every)):

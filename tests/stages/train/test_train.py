@@ -106,6 +106,19 @@ def test_killed_and_resumed_equals_never_killed(
     assert curves(tmp_path / "whole") == curves(tmp_path / "killed")
 
 
+def test_paused_anywhere_equals_never_paused(tiny_cache: Path, tmp_path: Path) -> None:
+    config = short("gendistiller", student__frontend="frozen", train__thaw_step=4)
+    run(tiny_cache, tmp_path / "whole", config)
+    for until in (2, 5, 5, 50):
+        paused = train(str(tiny_cache), tmp_path / "paused", config, show_progress=False, until=until)
+        assert paused is not None and paused["steps"] == min(until, 9)
+        assert [row["step"] for row in Run(tmp_path / "paused").read_metrics() if row["kind"] == "valid"][-1] == min(
+            until, 9
+        )
+        assert (tmp_path / "paused" / "student").exists() == (until == 50)
+    assert contents(tmp_path / "whole" / "student") == contents(tmp_path / "paused" / "student")
+
+
 COMMAND = [sys.executable, "-c", "from gdist.stages.cli import main; main()"]
 
 
