@@ -76,7 +76,8 @@ def sweep_command(
     from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK
     from gdist.pipeline.extensions import use
     from gdist.stages.students import STUDENTS
-    from gdist.stages.sweep.sweep import SweepConfig, named_caches, sweep
+    from gdist.stages.sweep.options import SweepConfig, named_caches
+    from gdist.stages.sweep.sweep import sweep
     from gdist.stages.sweep.table import show
     from gdist.stages.train.losses import LOSSES
 
