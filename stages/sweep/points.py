@@ -111,8 +111,8 @@ def points_of(spec: Spec, caches: Mapping[str, str], beside: Path) -> list[Point
 
 def _combinations(spec: Spec) -> Iterator[tuple[Alternative, Settings]]:
     for alternative in spec.points:
-        for values in itertools.product(*spec.grid.values()):
-            yield alternative, dict(zip(spec.grid, values, strict=True))
+        for values in itertools.product(*alternative.grid.values()):
+            yield alternative, dict(zip(alternative.grid, values, strict=True))
 
 
 def _name(own: str, chosen: Settings) -> str:

@@ -10,6 +10,7 @@
     name = "baseline"
     recipe = "demo-distilhubert"
     set = {"train.lr" = 2e-3}
+    grid = {}                             # except where a point has a grid of its own
     [judge]
     metric = "cosine"
 
@@ -17,6 +18,7 @@ A field is ``table.field``, in quotes or as a table of its own, or ``cache``: th
 gives (``--cache int8=URI``), or a URI.
 """
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -31,17 +33,22 @@ Settings = dict[str, Any]
 """``table.field``, or ``cache`` → value"""
 
 FIELDS = {"name", "recipe", "seeds", "set", "grid", "points", "judge"}
-POINT_FIELDS = {"name", "recipe", "set"}
+POINT_FIELDS = {"name", "recipe", "set", "grid"}
 MAX_POINTS = 100_000
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One of the named points of a file; the only one of a file that names none has an empty name."""
+    """One of the named points of a file; the only one of a file that names none has an empty name.
+
+    Attributes:
+        grid: its own, or the file's.
+    """
 
     name: str = ""
     recipe: str | None = None
     settings: Settings = field(default_factory=dict)
+    grid: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,17 +84,13 @@ class Spec:
     recipe: str | None
     seeds: tuple[int, ...]
     common: Settings
-    grid: dict[str, list[Any]]
     points: tuple[Alternative, ...]
     judge: Judge
 
     @property
     def size(self) -> int:
         """How many runs it has."""
-        count = len(self.points) * len(self.seeds)
-        for values in self.grid.values():
-            count *= len(values)
-        return count
+        return len(self.seeds) * sum(math.prod(map(len, point.grid.values())) for point in self.points)
 
 
 def read_spec(path: Path) -> Spec:
@@ -118,15 +121,11 @@ def _spec(path: Path, content: Mapping[str, Any]) -> Spec:
     whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
     require(whole and len(seeds) > 0, f"seeds = {seeds!r}: must be a list of whole numbers, at least one")
     require(len(set(seeds)) == len(seeds), f"seeds = {seeds}: one is there twice")
-    grid = settings(_table(content, "grid"), "grid")
-    for name, values in grid.items():
-        require(isinstance(values, list), f'grid."{name}" = {values!r}: must be a list of values')
-        require(len(values) > 0, f'grid."{name}" is empty, so there is no point', "leave it out, or give it values")
+    grid = _grid(_table(content, "grid"), "grid")
     common = settings(_table(content, "set"), "set")
     both = [name for name in grid if name in common]
     require(not both, f"`{both and both[0]}` is under [set] and under [grid]", "keep one of them")
-    for name in ("train.seed",):
-        require(name not in common and name not in grid, f"`{name}` is what `seeds` sets", "seeds = [0, 1, 2]")
+    require("train.seed" not in common, "`train.seed` is what `seeds` sets", "seeds = [0, 1, 2]")
     points = content.get("points", [{}])
     require(isinstance(points, list) and len(points) > 0, "points is not a list of tables", "[[points]], with a name")
     spec = Spec(
@@ -134,21 +133,35 @@ def _spec(path: Path, content: Mapping[str, Any]) -> Spec:
         recipe=_text(content, "recipe"),
         seeds=tuple(seeds),
         common=common,
-        grid=grid,
-        points=tuple(_alternative(point, place, named="points" in content) for place, point in enumerate(points)),
+        points=tuple(_alternative(point, place, "points" in content, grid) for place, point in enumerate(points)),
         judge=_judge(_table(content, "judge")),
     )
     names = [point.name for point in spec.points]
     twice = [name for name in names if names.count(name) > 1]
     require(not twice, f"two points are called {twice and twice[0]!r}", "give each its own name")
     for point in spec.points:
-        shadowed = [name for name in point.settings if name in grid]
-        require(not shadowed, f"`{shadowed and shadowed[0]}` is set by the point {point.name!r} and under [grid]")
+        shadowed = [name for name in point.settings if name in point.grid]
+        require(
+            not shadowed,
+            f"`{shadowed and shadowed[0]}` is set by the point {point.name!r} and varied by its grid",
+            "give the point a grid of its own: grid = {}",
+        )
     require(spec.size <= MAX_POINTS, f"{spec.size} runs are more than {MAX_POINTS}", "vary fewer fields together")
     return spec
 
 
-def _alternative(point: Any, place: int, named: bool) -> Alternative:
+def _grid(table: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
+    grid = settings(table, where)
+    for name, values in grid.items():
+        require(isinstance(values, list), f'{where}."{name}" = {values!r}: must be a list of values')
+        require(
+            len(values) > 0, f'{where}."{name}" is empty, so there is no point', "leave it out, or give it values"
+        )
+        require(name != "train.seed", f"`{name}` is what `seeds` sets", "seeds = [0, 1, 2]")
+    return grid
+
+
+def _alternative(point: Any, place: int, named: bool, grid: dict[str, list[Any]]) -> Alternative:
     where = f"point {place + 1}"
     require(isinstance(point, dict), f"{where} is not a table")
     if unknown := [name for name in point if name not in POINT_FIELDS]:
@@ -157,7 +170,9 @@ def _alternative(point: Any, place: int, named: bool) -> Alternative:
     require(bool(name) or not named, f"{where} has no name", 'name = "…"')
     own = settings(_table(point, "set"), f"{where}: set")
     require("train.seed" not in own, f"{where}: `train.seed` is what `seeds` sets", "seeds = [0, 1, 2]")
-    return Alternative(name, _text(point, "recipe"), own)
+    if "grid" in point:
+        grid = _grid(_table(point, "grid"), f"{where}: grid")
+    return Alternative(name, _text(point, "recipe"), own, grid)
 
 
 def settings(table: Mapping[str, Any], where: str) -> Settings:

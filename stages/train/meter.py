@@ -28,7 +28,7 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        self.began = time.monotonic()
+        self.began, self.began_cpu = time.monotonic(), time.process_time()
         self.steps, self.losses, self.cosines, self.audio, self.waited = 0, 0.0, 0.0, 0.0, 0.0
 
     def add(self, loss: float, cosine: float, audio_seconds: float, waited: float) -> None:
@@ -41,9 +41,10 @@ class Meter:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Exclude the time spent in this context (validation, checkpoints) from the steps' time."""
-        started = time.monotonic()
+        started, started_cpu = time.monotonic(), time.process_time()
         yield
         self.began += time.monotonic() - started
+        self.began_cpu += time.process_time() - started_cpu
 
     def row(self) -> dict[str, float]:
         """The fields for metrics.jsonl."""
@@ -56,6 +57,7 @@ class Meter:
             "audio_seconds_per_second": self.audio / seconds,
             "data_wait_fraction": self.waited / seconds,
             "step_seconds": seconds / max(self.steps, 1),
+            "step_cpu_seconds": (time.process_time() - self.began_cpu) / max(self.steps, 1),
         }
 
     def moved(self) -> tuple[int, int]:
@@ -123,6 +125,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "steps": rows[-1]["step"],
         "loss": rows[-1]["loss"],
         "step_seconds": seconds / steps,
+        "step_cpu_seconds": sum(row.get("step_cpu_seconds", 0) * row["steps"] for row in rows) / steps,
         "data_wait_fraction": sum(r["data_wait_fraction"] * r["step_seconds"] * r["steps"] for r in rows) / seconds,
         "audio_seconds_per_second": sum(row["audio_seconds"] for row in rows) / seconds,
         "bytes_fetched": int(sum(row.get("bytes_fetched", 0) for row in every)),

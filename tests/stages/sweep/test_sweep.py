@@ -115,6 +115,31 @@ def test_a_point_is_what_its_own_command_gives(file: Path, tiny_cache: Path, tmp
     assert all(torch.equal(alone[name], swept[name]) for name in alone)
 
 
+def test_a_point_with_a_grid_of_its_own(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    more = """
+[[points]]
+name = "ours"
+[[points]]
+name = "fixed"
+grid = {}
+set = {"student.history" = "mixed"}
+[[points]]
+name = "rates"
+grid = {"train.lr" = [1e-3, 2e-3, 3e-3]}
+"""
+    file.write_text(LEAST + more)
+    found = run(gdist, file, tiny_cache, tmp_path / "sweep", "--dry-run")
+    names = [
+        "ours history=student",
+        "ours history=teacher",
+        "fixed",
+        "rates lr=0.001",
+        "rates lr=0.002",
+        "rates lr=0.003",
+    ]
+    assert [row["name"] for row in found["table"]] == [name for name in names for _ in range(2)]
+
+
 def test_a_dry_run_runs_nothing(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
     found = run(gdist, file, tiny_cache, tmp_path / "sweep", "--dry-run")
     assert counts(found) == (4, 0, 0, 0, 4) and not (tmp_path / "sweep").exists()
@@ -162,6 +187,8 @@ def test_a_point_that_fails_leaves_the_others_alone(
         (("[grid]", '[judge]\nmetric = ""\n[grid]'), "judge.metric is empty"),
         (("[grid]", '[judge]\nsplit = "train"\n[grid]'), "judge.split"),
         (("[grid]", "[grid"), "not valid TOML"),
+        (("[grid]", '[[points]]\nname = "a"\ngrid = {"train.lr" = []}\n[grid]'), "is empty"),
+        (("[grid]", '[[points]]\nname = "a"\nset = {"student.history" = "mixed"}\n[grid]'), "grid = {}"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(

@@ -54,7 +54,7 @@ def run(cache: Path, out: Path, config: TrainConfig) -> dict[str, Any]:
 
 def curves(folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the fields that depend on the clock."""
-    timed = {"seconds", "step_seconds", "data_wait_fraction", "audio_seconds_per_second"}
+    timed = {"seconds", "step_seconds", "step_cpu_seconds", "data_wait_fraction", "audio_seconds_per_second"}
     return [{key: row[key] for key in row if key not in timed} for row in Run(folder).read_metrics()]
 
 
@@ -477,8 +477,8 @@ def test_the_command(tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Resu
     result = gdist("train", "--cache", tiny_cache, "--out", tmp_path / "run", *flags, "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout).keys() == {
-        "steps", "loss", "step_seconds", "data_wait_fraction", "audio_seconds_per_second", "bytes_fetched",
-        "bytes_local",
+        "steps", "loss", "step_seconds", "step_cpu_seconds", "data_wait_fraction", "audio_seconds_per_second",
+        "bytes_fetched", "bytes_local",
     }  # fmt: skip
     result = gdist("train", "--cache", tmp_path / "nowhere", "--out", tmp_path / "other")
     assert result.exit_code == 1 and "no such folder" in result.stderr
