@@ -58,6 +58,22 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return pinned(tensor, device).to(device, non_blocking=True)
 
 
+class Arriving:
+    """A small tensor on its way to this machine's memory: only who asks for its values waits, and for it alone."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._host, self._arrived = tensor, None
+        if tensor.device.type == "cuda":
+            self._host = torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.current_stream(tensor.device).record_event()
+
+    def tolist(self) -> list[float]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        values: list[float] = self._host.tolist()
+        return values
+
+
 @contextlib.contextmanager
 def enough_memory(attempt: str, device: torch.device, hint: str) -> Iterator[None]:
     """Raise DeviceMemoryError where the memory of ``device``, or of this machine, does not suffice for the block.

@@ -6,9 +6,8 @@ Axes: B batch, L layers, T frames, D features, S samples.
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +23,8 @@ class Selection:
     waveforms: bool = True
 
 
-Choose = Callable[[np.random.Generator], Selection]
-"""Decides what a batch reads, from a generator that depends on (seed, epoch, position) alone."""
+Choose = Callable[[int, int], Selection]
+"""Decides what is read for a batch, from its epoch and its place in that epoch."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,19 @@ class Batch:
         if layer not in self.selection.layers:
             raise UsageError(f"the batch does not contain layer {layer}, only {list(self.selection.layers)}")
         return self.hidden_BLTD[:, self.selection.layers.index(layer)]
+
+    def part(self, selection: Selection) -> "Batch":
+        """The batch that would have been read for ``selection``, of which this one has all.
+
+        Its tensors are laid out as if they had been read alone: what a kernel adds up first may depend on strides.
+        """
+        hidden_BLTD = self.hidden_BLTD
+        if selection.layers != self.selection.layers:
+            layers = [self.hidden(layer) for layer in selection.layers]
+            on_cpu = hidden_BLTD.device.type == "cpu"
+            hidden_BLTD = torch.stack(layers, dim=1) if on_cpu else torch.stack(layers).transpose(0, 1)
+        waveform_BS = self.waveform_BS if selection.waveforms else None
+        return replace(self, selection=selection, hidden_BLTD=hidden_BLTD, waveform_BS=waveform_BS)
 
 
 class Buffers:

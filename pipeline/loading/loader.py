@@ -75,7 +75,7 @@ class Loader:
         layers: Sequence[int] | None = None,
     ) -> None:
         self.cache, self.entries = cache, entries
-        self.choose: Choose = (lambda rng: choose) if isinstance(choose, Selection) else choose
+        self.choose: Choose = (lambda epoch, place: choose) if isinstance(choose, Selection) else choose
         rate = cache.framing.frames_per_second
         self.batch_frames = max(int(batch_seconds * rate), 1)
         self.crop_frames = max(int(crop_seconds * rate), 1) if crop_seconds else 0
@@ -158,11 +158,11 @@ class Loader:
         def begin(window: Window, left: float) -> None:
             if fetching is not None:
                 used = range(window.first, int(min(window.last, window.first + left)))
-                chosen = ((place, self._selection(window.epoch, place)) for place in used)
+                chosen = ((place, self.choose(window.epoch, place)) for place in used)
                 fetching.fetch(window, self._reads.shares(window.batches, chosen))
 
         for window, place in look_ahead(self._windows(self.epoch, self.position), begin, left):
-            yield window, window.batches[place], self._selection(window.epoch, place), (window.epoch, place + 1)
+            yield window, window.batches[place], self.choose(window.epoch, place), (window.epoch, place + 1)
 
     def _windows(self, epoch: int, position: int) -> Iterator[Window]:
         while True:
@@ -171,9 +171,6 @@ class Loader:
                 if last > position:
                     yield Window(epoch, batches, max(first, position), last)
             epoch, position = epoch + 1, 0
-
-    def _selection(self, epoch: int, place: int) -> Selection:
-        return self.choose(np.random.default_rng([self.seed, epoch, place, 1]))
 
     @cached_property
     def _reads(self) -> Reads:

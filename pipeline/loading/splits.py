@@ -3,7 +3,7 @@
 import fnmatch
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class DataConfig:
         crop_seconds: longer utterances are cropped in training; 0 keeps them whole. A crop starts on a chunk
             boundary of the cache, so that nothing is read unnecessarily, and the last crop may be shorter. The
             teacher computed the cached frames from the whole utterance; the student sees only the crop.
+        seed: of the order of utterances and of the crops; None for the run's own seed.
         skip_missing: leave out packs that are missing or incomplete, instead of refusing the cache.
         skip_damaged: leave out utterances that turn out to be damaged when they are read.
     """
@@ -35,17 +36,19 @@ class DataConfig:
     test_split: str = "test*"
     valid_fraction: float = 0.02
     crop_seconds: float = 15.0
+    seed: int | None = None
     skip_missing: bool = False
     skip_damaged: bool = False
 
     def __post_init__(self) -> None:
         require(self.crop_seconds >= 0, f"data.crop_seconds = {self.crop_seconds}: must be 0 (whole) or more")
         require(0 < self.valid_fraction < 1, f"data.valid_fraction = {self.valid_fraction}: must be between 0 and 1")
+        require(0 <= (self.seed or 0) < 2**31, f"data.seed = {self.seed}: must be between 0 and 2³¹−1")
 
 
 def data_config(tables: TomlTables) -> DataConfig:
-    """Return the part of a run's resolved config that says which utterances the run uses."""
-    return build(_DataOnly, {"data": tables.get("data", {})}).data
+    """Return the part of a run's resolved config that says which utterances the run uses, in whatever order."""
+    return replace(build(_DataOnly, {"data": tables.get("data", {})}).data, seed=None)
 
 
 @dataclass(frozen=True)

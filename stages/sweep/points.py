@@ -22,8 +22,8 @@ from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import STUDENTS
 from gdist.stages.sweep.spec import Alternative, Settings, Spec
 from gdist.stages.train.config import TrainConfig, load_config
+from gdist.stages.train.origin import extensions_of
 from gdist.stages.train.student_store import configured, layers_to_read
-from gdist.stages.train.train import extensions_of
 
 DEFAULT_CACHE = ""
 
@@ -96,8 +96,8 @@ def points_of(spec: Spec, caches: Mapping[str, str], beside: Path) -> list[Point
             config = load_config(recipe, None, typed)
             _require_possible(cache, config)
         for seed in spec.seeds:
-            seeded = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
             settings = (*typed, f"train.seed={seed}")
+            seeded = load_config(recipe, None, settings)
             identity = _signature(cache, seeded)
             point = Point(name, varied, seed, uri, recipe, settings, seeded, identity)
             if (twin := found.get(identity)) is not None:

@@ -1,6 +1,6 @@
 """The config of a training run: [train], [student], [loss], [data] and [augment], from a recipe and ``--set``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +103,11 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     @property
+    def order_seed(self) -> int:
+        """The seed of the order of utterances and of the crops; all else is drawn from ``train.seed``."""
+        return self.train.seed if self.data.seed is None else self.data.seed
+
+    @property
     def smaller(self) -> str:
         """What to type when the memory of the device is full: the fields that take less of it, for another run."""
         optim = self.train
@@ -153,6 +158,8 @@ def load_config(recipe: str | None, student: str | None, settings: tuple[str, ..
     )  # however the values are typed, it is the same run
     refuse_misaligning(tables.get("augment", {}))
     config = build(TrainConfig, tables)
+    if config.data.seed == config.train.seed:  # the same run as without it
+        config = replace(config, data=replace(config.data, seed=None))
     if config.student["frontend"] == "trained":
         require(not config.train.thaw_step, "train.thaw_step is for a frozen front-end", "student.frontend=frozen")
     else:

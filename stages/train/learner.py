@@ -21,12 +21,13 @@ from gdist.pipeline.errors import RunError
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.run import Run
-from gdist.stages.device import to_device
+from gdist.stages.device import Arriving, to_device
 from gdist.stages.students import Student
 from gdist.stages.train.checkpoint import MOMENTS, require_match
 from gdist.stages.train.config import OptimConfig, TrainConfig
 from gdist.stages.train.objective import Objective
 from gdist.stages.train.ranks import Ranks
+from gdist.stages.train.validation import Validation
 
 # Offsets between seeds, far enough apart that no two seeds are the same.
 FORCING_SEED, AUGMENT_SEED, RANK_STRIDE = 1 << 56, 1 << 57, 1 << 44
@@ -89,16 +90,15 @@ class Learner:
         self._distribute()
 
     def step(self, step: int, batches: list[Batch], stopping: bool = False) -> tuple[float, float, bool]:
-        """One update from the gradients of all ``batches``.
+        """One update from the gradients of all ``batches``: :meth:`begin` and :meth:`finish`."""
+        self.begin(step, batches, stopping)
+        return self.finish()
+
+    def begin(self, step: int, batches: list[Batch], stopping: bool = False) -> None:
+        """Compute the gradients of one update. On a GPU, this thread does not wait for them.
 
         Args:
             stopping: whether this rank was asked to stop.
-
-        Returns:
-            (loss, mean cosine, whether any rank was asked to stop), the same on every rank.
-
-        Raises:
-            RunError: the loss is not finite; the utterances are named and the weights are as before the step.
         """
         self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -119,14 +119,26 @@ class Learner:
             cosine = cosine + cosine_K.mean().double() * share
         stops = torch.full_like(cosine, float(stopping))
         norm = nn.utils.clip_grad_norm_(list(self.params.values()), self.config.train.clip_norm)
+        sums = self.ranks.add(torch.stack([cosine, stops, *losses]))
+        self._begun = step, [batch.all_ids for batch in batches], Arriving(torch.cat([sums, norm.double()[None]]))
+
+    def finish(self) -> tuple[float, float, bool]:
+        """Update the weights with the gradients that :meth:`begin` has computed.
+
+        Returns:
+            (loss, mean cosine, whether any rank was asked to stop), the same on every rank.
+
+        Raises:
+            RunError: the loss is not finite; the utterances are named and the weights are as before the step.
+        """
+        step, utterances, figures = self._begun
         # The only place in a step where this thread waits for the device: all figures in one copy, before the update,
         # because a loss that is not finite must not reach the weights.
-        sums = self.ranks.add(torch.stack([cosine, stops, *losses]))
-        mean_cosine, stop, *parts, self.grad_norm = torch.cat([sums, norm.double()[None]]).tolist()
-        for batch, part in zip(batches, parts, strict=True):
+        mean_cosine, stop, *parts, self.grad_norm = figures.tolist()
+        for ids, part in zip(utterances, parts, strict=True):
             if not math.isfinite(part):
                 raise RunError(
-                    f"the loss at step {step} is {part}; utterances: {', '.join(batch.all_ids[:20])}",
+                    f"the loss at step {step} is {part}; utterances: {', '.join(ids[:20])}",
                     "a lower train.lr or train.clip_norm, or train.precision=fp32; the last checkpoint is kept",
                 )
         self._update(step)
@@ -171,23 +183,12 @@ class Learner:
         rows = list(batch.rows) or [0]  # an idle rank has one row of silence
         return to_device(draws_BK[rows] < ratio, self.ranks.device)
 
-    @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        """Loss and cosine on held-out utterances, in free-running generation, as the student is used."""
-        self.result.eval()
-        layers = self.student.predicted_layers
-        ones = torch.ones(1, dtype=torch.float64, device=self.ranks.device)
-        sums = torch.zeros(1 + 2 * len(layers), dtype=torch.float64, device=self.ranks.device)
+        """Loss and cosine on held-out utterances: see :class:`Validation`."""
+        validation = Validation(self)
         for batch in batches:
-            loss_K, cosine_K = self.validated(batch)
-            sums += torch.cat([ones, loss_K.double(), cosine_K.double()]) * batch.frames
-        weight, *means = self.ranks.add(sums).tolist()
-        losses, cosines = means[: len(layers)], means[len(layers) :]
-        return {
-            "loss": sum(losses) / weight / len(layers),
-            "cosine": sum(cosines) / weight / len(layers),
-            "cosine_by_layer": {str(layer): c / weight for layer, c in zip(layers, cosines, strict=True)},
-        }
+            validation.add(batch)
+        return validation.means()
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (counted from 1): a pure function of the config."""
@@ -195,7 +196,7 @@ class Learner:
 
     # --- state --------------------------------------------------------------------------------------------------
 
-    def save(self, run: Run, step: int, loader: Loader, seconds: float) -> None:
+    def save(self, run: Run, step: int, position: dict[str, int], seconds: float) -> None:
         """Save a checkpoint: weights, their average, the optimizer's state and the loader's position."""
         optimizer = {
             f"{name}.{kind}": value
@@ -206,11 +207,11 @@ class Learner:
         if self.average is not None:
             files["average"] = self.average.state_dict()
         optim = self.config.train
-        state = {"loader": loader.state_dict(), "seconds": seconds}
+        state = {"loader": position, "seconds": seconds}
         run.save(step, files, state, optim.keep_checkpoints, optim.keep_every)
 
-    def restore(self, run: Run, loader: Loader) -> tuple[int, float]:
-        """Restore the newest checkpoint. Returns (step, seconds trained so far).
+    def restore(self, run: Run, loader: Loader) -> tuple[int, dict[str, int], float]:
+        """Restore the newest checkpoint. Returns (step, the loader's position, seconds trained so far).
 
         Raises:
             RunError: the checkpoint is damaged, or does not belong to this run.
@@ -233,8 +234,7 @@ class Learner:
                 self.optimizer.state[parameter] = {
                     kind: files["optimizer"][f"{name}.{kind}"].to(self.ranks.device) for kind in MOMENTS
                 }
-        loader.load_state_dict(state["loader"])
-        return step, float(state["seconds"])
+        return step, state["loader"], float(state["seconds"])
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:

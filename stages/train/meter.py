@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -12,43 +12,59 @@ from gdist.pipeline.cache.near import Traffic
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import Run
 
+Spent = Literal["step", "waiting", "other"]
+
 
 class Meter:
-    """Means since the last report: loss, cosine, throughput, the share of time spent waiting for data, and where the
-    data came from.
+    """What one student's training has cost, and means since the last report: loss, cosine, throughput, the share of
+    time spent waiting for data, and where the data came from.
 
-    Args:
-        traffic: counts the bytes of shards that came from a bucket, and from the local folder.
+    Attributes:
+        elapsed: seconds of its training so far, with validations and checkpoints. Students that train together divide
+            what they share, so that their sum is what passed.
     """
 
-    def __init__(self, traffic: Traffic) -> None:
-        self.traffic = traffic
-        self.fetched = self.local = 0  # when this was last reported
-        self.line_since = time.monotonic()
+    def __init__(self, elapsed: float = 0.0) -> None:
+        self.elapsed = elapsed
         self._reset()
+        self._fetched = self._local = 0
+        self._line_since = time.monotonic()
 
     def _reset(self) -> None:
-        self.began, self.began_cpu = time.monotonic(), time.process_time()
-        self.steps, self.losses, self.cosines, self.audio, self.waited = 0, 0.0, 0.0, 0.0, 0.0
+        self.seconds = self.cpu_seconds = self.waited = 0.0
+        self.steps, self.losses, self.cosines, self.audio = 0, 0.0, 0.0, 0.0
 
-    def add(self, loss: float, cosine: float, audio_seconds: float, waited: float) -> None:
+    def add(self, loss: float, cosine: float, audio_seconds: float) -> None:
+        """Count a step."""
         self.steps += 1
         self.losses += loss
         self.cosines += cosine
         self.audio += audio_seconds
-        self.waited += waited
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Exclude the time spent in this context (validation, checkpoints) from the steps' time."""
-        started, started_cpu = time.monotonic(), time.process_time()
-        yield
-        self.began += time.monotonic() - started
-        self.began_cpu += time.process_time() - started_cpu
+    def spend(self, seconds: float, cpu_seconds: float, on: Spent) -> None:
+        """Count time: of steps, or of validations and checkpoints, which no row counts."""
+        self.elapsed += seconds
+        if on != "other":
+            self.seconds += seconds
+            self.cpu_seconds += cpu_seconds
+        if on == "waiting":
+            self.waited += seconds
+
+    def move(self, fetched: int, local: int) -> None:
+        """Count bytes of shards that came from a bucket, and from the local folder."""
+        self._fetched += fetched
+        self._local += local
+
+    def moved(self) -> tuple[int, int]:
+        """Return the bytes that came from the bucket and from the local folder since this was last asked."""
+        moved = self._fetched, self._local
+        self._fetched = self._local = 0
+        self._line_since = time.monotonic()
+        return moved
 
     def row(self) -> dict[str, float]:
         """The fields for metrics.jsonl."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
+        seconds = max(self.seconds, 1e-9)
         return {
             "steps": self.steps,
             "loss": self.losses / max(self.steps, 1),
@@ -57,15 +73,8 @@ class Meter:
             "audio_seconds_per_second": self.audio / seconds,
             "data_wait_fraction": self.waited / seconds,
             "step_seconds": seconds / max(self.steps, 1),
-            "step_cpu_seconds": (time.process_time() - self.began_cpu) / max(self.steps, 1),
+            "step_cpu_seconds": self.cpu_seconds / max(self.steps, 1),
         }
-
-    def moved(self) -> tuple[int, int]:
-        """Return the bytes that came from the bucket and from the local folder since this was last asked."""
-        before = self.fetched, self.local
-        self.fetched, self.local = self.traffic.fetched, self.traffic.local
-        self.line_since = time.monotonic()
-        return self.fetched - before[0], self.local - before[1]
 
     def flush(self) -> dict[str, float]:
         row = self.row()
@@ -81,11 +90,54 @@ class Meter:
 
     def _line(self) -> str:
         """Say where shards come from; nothing for a cache in a folder."""
-        fetched, local = self.traffic.fetched - self.fetched, self.traffic.local - self.local
-        if not fetched + local:
+        if not self._fetched + self._local:
             return ""
-        seconds = max(time.monotonic() - self.line_since, 1e-9)
-        return f"  line {console.size(fetched / seconds)}/s · local {local / (fetched + local):.0%}"
+        seconds = max(time.monotonic() - self._line_since, 1e-9)
+        share = self._local / (self._fetched + self._local)
+        return f"  line {console.size(self._fetched / seconds)}/s · local {share:.0%}"
+
+
+@contextlib.contextmanager
+def spent(meters: Sequence[Meter], on: Spent) -> Iterator[None]:
+    """Divide the time of the block among the meters."""
+    began, began_cpu = time.monotonic(), time.process_time()
+    try:
+        yield
+    finally:
+        seconds, cpu_seconds = time.monotonic() - began, time.process_time() - began_cpu
+        for meter in meters:
+            meter.spend(seconds / len(meters), cpu_seconds / len(meters), on)
+
+
+def paid_by[T](meters: Callable[[], Sequence[Meter]], items: Iterator[T], on: Spent = "waiting") -> Iterator[T]:
+    """Yield the items; the time in which each is waited for is divided among the meters of those who wait."""
+    while True:
+        with spent(meters(), on):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
+
+
+class Line:
+    """Divides what is moved of a cache among those who train from it.
+
+    Args:
+        traffic: counts the bytes of shards that came from a bucket, and from the local folder.
+    """
+
+    def __init__(self, traffic: Traffic) -> None:
+        self.traffic = traffic
+        self._fetched = self._local = 0
+
+    def divide(self, meters: Sequence[Meter]) -> None:
+        """Count what came since the last time: equal parts, and what is left over for the first."""
+        fetched, local = self.traffic.fetched - self._fetched, self.traffic.local - self._local
+        self._fetched, self._local = self._fetched + fetched, self._local + local
+        for place, meter in enumerate(meters):
+            own = (total // len(meters) + (total % len(meters) if place == 0 else 0) for total in (fetched, local))
+            meter.move(*own)
 
 
 class MetricsWriter:

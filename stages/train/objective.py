@@ -49,8 +49,9 @@ class Objective(nn.Module):
         self.augment.prepare()
         self.weights = layer_weights(student, config)
 
-    def training_selection(self, rng: np.random.Generator) -> StepSelection:
-        """What one training step reads and predicts; a step that does not need layer 0 reads no audio."""
+    def training_selection(self, epoch: int, place: int) -> StepSelection:
+        """What a step reads of a batch and predicts; a step that does not need layer 0 reads no audio."""
+        rng = np.random.default_rng([self.config.train.seed, epoch, place, 1])
         return StepSelection.of(self.student.plan(self.config.train.layers_per_step, rng), self.reads_audio)
 
     def validation_selection(self) -> StepSelection:

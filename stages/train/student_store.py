@@ -96,10 +96,15 @@ def require_same_attention(student: Student, teacher_config: Mapping[str, Any]) 
             )
 
 
+def bound_to(run: Run) -> str | None:
+    """The state of the cache that a run which has begun was begun with."""
+    return run.provenance().get("cache_checksum") if (run.folder / "run.json").exists() else None
+
+
 def open_cache(run: Run, uri: str, local: LocalFolder | None = None) -> Cache:
     """The cache at ``uri`` as it was when the run began, even if it has grown since."""
     cache = Cache.open(uri, local=local)
-    bound = run.provenance().get("cache_checksum") if (run.folder / "run.json").exists() else None
+    bound = bound_to(run)
     if bound is None or bound == cache.gdist["checksum"]:
         return cache
     with suppress(CacheError):  # a different cache; `Run.begin` raises the error

@@ -105,7 +105,7 @@ def test_the_mode_may_be_set_for_a_run_that_has_begun(
 ) -> None:
     """Like the device, it is no part of what a run is."""
     with monkeypatch.context() as patch, pytest.raises(DeviceMemoryError):
-        patch.setattr(Learner, "step", lambda *args: (_ for _ in ()).throw(MemoryError()))
+        patch.setattr(Learner, "begin", lambda *args: (_ for _ in ()).throw(MemoryError()))
         run(tiny_cache, tmp_path / "run", short())
     run(tiny_cache, tmp_path / "run", short(train__deterministic=True, train__peer_timeout=5))
 
