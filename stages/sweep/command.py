@@ -36,6 +36,14 @@ class Duration(click.ParamType[float]):
 )
 @click.option("--out", required=True, metavar="DIR", type=LocalPath(), help="The sweep's folder.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes at a time.")
+@click.option(
+    "--together",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Students that each process trains from one stream of batches, at most.",
+)
 @click.option("--only", metavar="REGEX", help="Only the points whose name matches.")
 @click.option("--first", is_flag=True, help="Only the first point.")
 @click.option("--retry-failed", is_flag=True, help="Begin failed points again; they are otherwise left alone.")
@@ -52,6 +60,7 @@ def sweep_command(
     caches: tuple[str, ...],
     out: Path,
     jobs: int,
+    together: int,
     only: str | None,
     first: bool,
     retry_failed: bool,
@@ -86,7 +95,7 @@ def sweep_command(
     if local is not None:
         passed += ["--local", str(local.path), *(["--local-limit", str(local.limit)] if local.limit else [])]
     config = SweepConfig(
-        file, out, named_caches(caches), jobs, only, first, retry_failed, fail_fast, dry_run, budget, passed
+        file, out, named_caches(caches), jobs, only, first, retry_failed, fail_fast, dry_run, budget, passed, together
     )
     found = sweep(config, show_progress=not as_json)
     if as_json:

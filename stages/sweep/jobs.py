@@ -97,10 +97,11 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
     import torch
 
     from gdist.stages.evaluate.command import eval_command
+    from gdist.stages.sweep.together import together_command
     from gdist.stages.train.command import train_command
 
     torch.set_num_threads(threads)
-    command = {"train": train_command, "eval": eval_command}[arguments[0]]
+    command = {"train": train_command, "together": together_command, "eval": eval_command}[arguments[0]]
     command.main(arguments[1:], prog_name=f"gdist {arguments[0]}")
 
 

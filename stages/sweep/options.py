@@ -19,6 +19,7 @@ class SweepConfig:
         retry_failed: begin failed points again.
         fail_fast: begin nothing more once a point has failed.
         budget: seconds; nothing begins that would end later.
+        together: points that are trained from one stream of batches, at most.
         passed: options that are passed to every command, such as ``--use`` and ``--local``.
     """
 
@@ -33,6 +34,7 @@ class SweepConfig:
     dry_run: bool = False
     budget: float | None = None
     passed: list[str] = field(default_factory=list)
+    together: int = 1
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """Trains the points of a sweep that are not finished, as jobs; each of them trains one point, or several."""
 
+import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,6 +16,8 @@ from gdist.stages.sweep.jobs import Job, run_jobs
 from gdist.stages.sweep.options import SweepConfig, Tally
 from gdist.stages.sweep.points import Point
 from gdist.stages.sweep.table import seconds_left
+from gdist.stages.sweep.together import arguments_of, failures, job_together
+from gdist.stages.train.stream import stream_key
 
 Advance = Callable[..., None]  # of the progress display: (points, note)
 
@@ -24,20 +28,32 @@ class Work:
 
     Attributes:
         points: those that it trains.
-        until: pause after this step; None trains to the end.
+        until: signature → the step after which a point pauses; others are trained to the end.
     """
 
     points: tuple[Point, ...]
-    until: int | None = None
+    until: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return " + ".join(point.label for point in self.points)
 
     def job(self, folder: SweepFolder, passed: Sequence[str]) -> Job:
+        if len(self.points) > 1:
+            return job_together(folder, self.name, self.points, self.until, passed)
         (point,) = self.points
-        pause = [] if self.until is None else ["--until", str(self.until)]
-        return Job(self.name, [*point.arguments(folder.run(point)), *pause, *passed], folder.log(point))
+        return Job(self.name, [*arguments_of(folder, point, self.until), *passed], folder.log(point))
+
+    def failures(self, folder: SweepFolder, code: int) -> dict[str, int]:
+        """Those of its points that have failed: signature → exit code.
+
+        Args:
+            code: that of its process; 0 while it runs.
+        """
+        crashed = 0 if stopped_by_hand(code) else code
+        if len(self.points) > 1:
+            return failures(folder, self.points, crashed)
+        return {self.points[0].signature: crashed} if crashed else {}
 
 
 def train_points(
@@ -65,7 +81,8 @@ def train_points(
         and standings[point.signature].step < until.get(point.signature, point.config.train.steps)
     ]
     advance(len(points) - len(left))
-    works = {work.name: work for work in grouped(left, until)}
+    works = {work.name: work for work in grouped(left, until, config.together, config.jobs)}
+    counted: set[str] = set()
     began = time.monotonic()
 
     def jobs() -> Iterator[Job]:
@@ -74,20 +91,33 @@ def train_points(
             if config.budget is None or time.monotonic() - began + sum(seconds) <= config.budget:
                 yield work.job(folder, config.passed)
 
-    def ended(job: Job, code: int) -> bool:
-        for point in works[job.name].points:
-            standing = folder.standing(point)
-            if standing.state in ("done", "trained"):
+    def count(work: Work, code: int | None = None) -> None:
+        """Count the points that are at their end; all of them once the process has ended, with this code."""
+        failed = work.failures(folder, code or 0)
+        for point in work.points:
+            if point.signature in counted:
+                continue
+            if folder.standing(point).state in ("done", "trained"):
                 tally.ran.add(point.signature)
-            elif code and not stopped_by_hand(code):
+            elif (number := failed.get(point.signature)) is not None:
                 tally.failed_now.add(point.signature)
-                folder.fail(point, code)
-                console.say(f"{point.label} failed with exit code {code}: {last_line(folder, point)}", style="red")
+                folder.fail(point, number)
+                console.say(f"{point.label} failed with exit code {number}: {last_line(folder, point)}", style="red")
+            elif code is None:
+                continue
+            counted.add(point.signature)
             advance(1)
+
+    def ended(job: Job, code: int) -> bool:
+        count(works[job.name], code)
         return code == 0 or not config.fail_fast
 
     def watch(running: Sequence[Job]) -> None:
-        notes = [_progress(folder, works[job.name].points[0]) for job in running[:3]]
+        for job in running:
+            if len(works[job.name].points) > 1:
+                count(works[job.name])
+        shown = [point for job in running for point in works[job.name].points if point.signature not in counted]
+        notes = [_progress(folder, point) for point in shown[:3]]
         failed = f"; {len(tally.failed_now)} failed" if tally.failed_now else ""
         advance(0, "; ".join(notes) + failed)
 
@@ -95,9 +125,25 @@ def train_points(
         raise KeyboardInterrupt
 
 
-def grouped(points: Sequence[Point], until: Mapping[str, int]) -> list[Work]:
-    """Which points are trained by one process."""
-    return [Work((point,), until.get(point.signature)) for point in points]
+def grouped(points: Sequence[Point], until: Mapping[str, int], together: int, jobs: int) -> list[Work]:
+    """Which points are trained by one process: at most ``together``, of those that can share a stream of batches.
+
+    There are as many groups as there are processes, if there are points enough for that.
+    """
+    sharing: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        sharing.setdefault((point.cache, stream_key(point.config)), []).append(point)
+    groups = [part for some in sharing.values() for part in _parts(some, math.ceil(len(some) / together))]
+    while len(groups) < min(jobs, len(points)):
+        place = groups.index(max(groups, key=len))
+        groups[place : place + 1] = _parts(groups[place], 2)
+    return [Work(tuple(group), until) for group in groups]
+
+
+def _parts(points: Sequence[Point], count: int) -> list[Sequence[Point]]:
+    """The points in ``count`` parts, whose sizes differ by one at most."""
+    edges = [len(points) * place // count for place in range(count + 1)]
+    return [points[first:last] for first, last in itertools.pairwise(edges)]
 
 
 def stopped_by_hand(code: int) -> bool:

@@ -128,7 +128,7 @@ class Member:
 
     @contextlib.contextmanager
     def attempt(self, on: Spent = "other") -> Iterator[None]:
-        """Do something for this member alone, whose time is counted: where there are others, they go on if it fails."""
+        """Do something for this member alone, and count the time. Where there are others, they go on if it fails."""
         fewer = "fewer students together, or " if self._failed else ""
         try:
             with spent([self.meter], on), enough_memory(self.doing, self.ranks.device, fewer + self.config.smaller):
@@ -136,7 +136,8 @@ class Member:
         except Exception as error:
             if self._failed is None:
                 raise
-            self.fail(error)
+            if self.going:  # a thread that prepares batches may come too late
+                self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """Go on no more."""

@@ -1,8 +1,9 @@
 """One stream of batches for all students that a process trains: read, checked, decoded and transferred once.
 
-Which batch is the n-th depends on ``data.seed`` alone, and what a student reads of it on the student alone. So a batch
-is read with all that any of them needs, and each gets its part of it: the batch that it would have got alone. Those that
-are further on, because they are resumed from a later checkpoint, wait until the stream has come to where they are.
+Which batch is the n-th depends on ``data.seed`` alone, and what a student reads of it on the student alone. So a
+batch is read with all that any of them needs, and each gets its part of it: the batch that it would have got alone.
+Those that are further on, because they are resumed from a later checkpoint, wait until the stream has come to where
+they are.
 """
 
 import contextlib

@@ -141,7 +141,7 @@ def _steps(
         batches = stack.enter_context(contextlib.closing(stream.batches(loader)))
         for parts in paid_by(lambda: [member.meter for member in stream.next_takers], batches):
             line.divide([member.meter for member, _ in parts])
-            due = [member for member, batch in parts if member.take(batch)]
+            due = [member for member, batch in parts if member.going and member.take(batch)]
             # On a GPU, the gradients of all are on their way before any of them is waited for.
             for member in due:
                 with member.attempt("step"):
