@@ -75,14 +75,16 @@ def sweep_command(
     from gdist.pipeline.cache.encodings import ENCODINGS
     from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK
     from gdist.pipeline.extensions import use
-    from gdist.stages.evaluate.probes import PROBES
     from gdist.stages.students import STUDENTS
     from gdist.stages.sweep.options import SweepConfig, named_caches
     from gdist.stages.sweep.sweep import sweep
     from gdist.stages.sweep.table import show
     from gdist.stages.train.losses import LOSSES
 
-    use(uses, STUDENTS, ENCODINGS, LOSSES, PROBES)
+    if uses:
+        from gdist.stages.evaluate.probes import PROBES  # takes seconds, and most sweeps need none
+
+        use(uses, STUDENTS, ENCODINGS, LOSSES, PROBES)
     passed = [part for name in uses for part in ("--use", name)]
     if local is not None:
         passed += ["--local", str(local.path), *(["--local-limit", str(local.limit)] if local.limit else [])]

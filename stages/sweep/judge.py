@@ -6,7 +6,6 @@ from typing import Any
 
 from gdist.pipeline.config import build, did_you_mean, require
 from gdist.pipeline.errors import ConfigError
-from gdist.stages.evaluate.probes import PROBES, probes_named
 
 OF_TRAINING = ("cosine", "loss")  # metrics that training measures
 METRICS = {"cosine": True, "loss": False, "mean_cosine": True}  # those that are no probe → whether higher is better
@@ -40,6 +39,8 @@ class Judge:
         """
         if self.metric in METRICS:
             return METRICS[self.metric]
+        from gdist.stages.evaluate.probes import PROBES, probes_named  # takes seconds, and most sweeps need none
+
         probes = probes_named(self.probes)
         if self.metric not in probes:
             known = did_you_mean(self.metric, [*METRICS, *(probes or PROBES)])

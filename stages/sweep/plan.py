@@ -15,7 +15,7 @@ from gdist.stages.sweep.fields import Settings
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.options import SweepConfig
 from gdist.stages.sweep.points import Point, Points, require_distinct, signature_of
-from gdist.stages.sweep.rungs import decide
+from gdist.stages.sweep.rungs import Stopped, decide
 from gdist.stages.sweep.spec import Alternative, Spec
 from gdist.stages.sweep.trials import Journal, Outcome, Study, optuna_module
 
@@ -121,8 +121,8 @@ class Plan:
         for number, group in enumerate(groups):
             for point in group:
                 place.setdefault(point.signature, number)
-        first = [{p.signature: p for p in group if place[p.signature] == n} for n, group in enumerate(groups)]
-        return [list(group.values()) for group in first]
+        own = [{p.signature: p for p in group if place[p.signature] == n} for n, group in enumerate(groups)]
+        return [list(group.values()) for group in own]
 
     @property
     def points(self) -> list[Point]:
@@ -150,7 +150,7 @@ class Plan:
         until: dict[str, int] = {}
         self.folder.stopped = {}
         if self.spec.stopping:
-            stopped = {}
+            stopped: dict[str, Stopped] = {}
             for cohort in self.cohorts:
                 progress = {point.signature: self.folder.progress(point) for point in cohort}
                 decision = decide(self.spec.stopping, cohort, progress, self.higher_is_better)

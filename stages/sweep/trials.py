@@ -50,6 +50,17 @@ def optuna_module() -> ModuleType:
     return optuna
 
 
+class _Held:
+    """In place of Optuna's lock of the journal, which a killed process would leave behind: the sweep's folder has one
+    owner already."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
 class Journal:
     """Optuna's journal in a sweep's folder. Other processes may read it at any time, Optuna's dashboard for one.
 
@@ -61,17 +72,7 @@ class Journal:
         path = folder.own(folder.folder / JOURNAL)
         self.optuna, self.writes = optuna_module(), writes
         from optuna.storages import InMemoryStorage, JournalStorage
-        from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
-
-        class Held(BaseJournalFileLock):
-            """The sweep's folder has one owner, by a lock that the kernel releases when a process is killed; Optuna's
-            own would stay, and be waited for."""
-
-            def acquire(self) -> bool:
-                return True
-
-            def release(self) -> None:
-                pass
+        from optuna.storages.journal import JournalFileBackend
 
         try:
             if writes:
@@ -79,7 +80,8 @@ class Journal:
                 if path.exists():
                     _cut_torn_line(path)
             here = writes or path.exists()
-            self.storage: Any = JournalStorage(JournalFileBackend(str(path), Held())) if here else InMemoryStorage()
+            lock: Any = _Held()
+            self.storage: Any = JournalStorage(JournalFileBackend(str(path), lock)) if here else InMemoryStorage()
         except (OSError, ValueError, KeyError) as error:
             raise RunError(f"cannot read the search's journal {path}: {error}", "choose another --out") from error
 
@@ -162,8 +164,8 @@ class Study:
             else:
                 reached = {outcome.step: outcome.value}
                 study.add_trial(self._trial(params, states.PRUNED, intermediate_values=reached))
-        for params in beside:
-            study.add_trial(self._trial(params, states.RUNNING))
+        for running in beside:
+            study.add_trial(self._trial(running, states.RUNNING))
         return dict(study.ask(self.distributions).params)
 
     def _sampler(self, number: int) -> Any:
