@@ -1,16 +1,18 @@
 """A small sweep, and what is asked of it, shared by the tests of this folder."""
 
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from click.testing import Result
+
+from gdist.stages.sweep.jobs import PRELOAD
 
 Gdist = Callable[..., Result]
 
@@ -49,13 +51,31 @@ def weights(found: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-def start(file: Path, cache: Path, out: Path, *options: object) -> subprocess.Popen[bytes]:
-    """A sweep in a process of its own."""
-    line = ["sweep", file, "--cache", cache, "--out", out, *options]
-    return subprocess.Popen(
-        [sys.executable, "-c", "from gdist.stages.cli import main; main()", *map(str, line)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+def start(file: Path, cache: Path, out: Path, *options: object) -> ForkServerProcess:
+    """A sweep in a process of its own. It is forked from the server that sweeps have, so that it begins at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_sweep, args=([str(part) for part in (file, cache, out, *options)],))
+    process.start()
+    return process
+
+
+def _sweep(arguments: list[str]) -> None:
+    from gdist.stages.cli import main
+
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silence, stream)
+    torch.set_num_threads(1)
+    file, cache, out, *options = arguments
+    main(["sweep", file, "--cache", cache, "--out", out, *options])
+
+
+def send(process: ForkServerProcess, number: int) -> int | None:
+    """Send a signal, and wait for the end. Returns the exit code."""
+    os.kill(process.pid or 0, number)
+    process.join(120)
+    return process.exitcode
 
 
 def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:

