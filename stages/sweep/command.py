@@ -90,7 +90,10 @@ def sweep_command(
     from gdist.stages.sweep.table import show
     from gdist.stages.train.losses import LOSSES
 
-    use(uses, STUDENTS, ENCODINGS, LOSSES)
+    if uses:
+        from gdist.stages.evaluate.probes import PROBES  # takes seconds, and most sweeps need none
+
+        use(uses, STUDENTS, ENCODINGS, LOSSES, PROBES)
     passed = [part for name in uses for part in ("--use", name)]
     if local is not None:
         passed += ["--local", str(local.path), *(["--local-limit", str(local.limit)] if local.limit else [])]

@@ -1,28 +1,33 @@
 """A sweep's folder, and where each point in it stands.
 
     DIR/
-      sweep.json               the sweep's name and its points, as of the last call
+      sweep.json               the sweep's name, its points and judge, as of the last call, and the time of every call
       runs/NAME-SIGNATURE/     the runs, each as `gdist train` writes it
       logs/NAME-SIGNATURE.log  what their processes printed
       failed/SIGNATURE.json    points that failed: how, and the last lines of their log
+      search/journal.log       trials of a search, in Optuna's journal
+      equal.json, measured/    what steps cost, where the file has [equal]
 
 A point is found by its signature, so a run keeps its folder when its point is renamed or moved in the file.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gdist.pipeline.errors import RunError
+from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.run import EVALUATIONS, Run
+from gdist.stages.sweep.judge import OF_TRAINING, Judge
 from gdist.stages.sweep.points import Point
-from gdist.stages.sweep.spec import Judge
+from gdist.stages.sweep.rungs import Progress, Stopped
 
-State = Literal["done", "trained", "begun", "failed", "new"]
+State = Literal["done", "trained", "stopped", "begun", "failed", "new"]
 LOG_LINES = 8
+BEGUN = re.compile(r"training\.json|\.sweep\.json\.\d+\.tmp")  # of a process that was killed before sweep.json
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,14 @@ class Standing:
         step: the last step that is kept.
         value: what the point is judged by, once it is known.
         failure: what is recorded where it failed.
+        stopped: why it was stopped early.
     """
 
     state: State
     step: int = 0
     value: float | None = None
     failure: dict[str, Any] | None = None
+    stopped: Stopped | None = None
 
 
 class SweepFolder(OwnFolder):
@@ -49,6 +56,8 @@ class SweepFolder(OwnFolder):
         super().__init__(folder)
         self.sweep, self.judge = name, judge
         self.runs, self.logs, self.failures = folder / "runs", folder / "logs", folder / "failed"
+        self.stopped: dict[str, Stopped] = {}  # as decided by the rungs, by signature
+        self.trouble: OSError | None = None  # the first thing that could not be recorded
         self._known = {path.name.rpartition("-")[2]: path for path in self._run_folders()}
 
     def _run_folders(self) -> list[Path]:
@@ -65,34 +74,58 @@ class SweepFolder(OwnFolder):
             raise RunError(
                 f"{self.folder} cannot be read as a sweep's folder: {error}", "choose another --out"
             ) from error
-        if "sweep.json" not in names and names - {"training.json"}:
+        if "sweep.json" not in names and any(not BEGUN.fullmatch(name) for name in names):
             raise RunError(f"{self.folder} is not empty and contains no sweep", "choose another --out")
         if known and known.get("name") != self.sweep:
             raise RunError(
                 f"{self.folder} contains the sweep {known.get('name')!r}, and this one is called {self.sweep!r}",
                 f"choose another --out, or set name = {json.dumps(known.get('name'))} in the file if it is the same",
             )
-        for part in (self.runs, self.logs, self.failures, self.folder / "sweep.json"):
-            self.own(part)
+        for part in ("runs", "logs", "failed", "sweep.json", "search", "measured", "equal.json"):
+            self.own(self.folder / part)
 
-    def begin(self, points: Sequence[Point]) -> None:
-        """Record what the sweep consists of now."""
-        for part in (self.runs, self.logs, self.failures):
-            part.mkdir(exist_ok=True)
-        record = {
-            "name": self.sweep,
-            "points": [
-                {
-                    "name": p.name,
-                    "seed": p.seed,
-                    "signature": p.signature,
-                    "run": self.run(p).name,
-                    "varied": p.varied,
-                }
-                for p in points
-            ],
+    def begin(self) -> None:
+        """Make the folders."""
+        try:
+            for part in (self.runs, self.logs, self.failures, self.folder / "search", self.folder / "measured"):
+                part.mkdir(exist_ok=True)
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+    def record(self, points: Sequence[Point], wall: Sequence[dict[str, Any]]) -> None:
+        """Record what the sweep consists of now.
+
+        Args:
+            wall: when each call began, and its seconds so far.
+        """
+        judge = {name: getattr(self.judge, name) for name in ("metric", "split", "probes", "minutes")}
+        record = {"name": self.sweep, "judge": judge, "wall": wall, "points": [self._record(p) for p in points]}
+        try:
+            self.write("sweep.json", json.dumps(record, indent=2))
+        except OSError as error:
+            self.trouble = self.trouble or error
+
+    def _record(self, point: Point) -> dict[str, Any]:
+        found = {
+            "name": point.name,
+            "seed": point.seed,
+            "signature": point.signature,
+            "run": self.run(point).name,
+            "varied": point.varied,
         }
-        self.write("sweep.json", json.dumps(record, indent=2))
+        if point.alternative:
+            found["alternative"] = point.alternative
+        if point.trial is not None:
+            found["trial"] = point.trial
+        if why := self.standing(point).stopped:
+            found["stopped"] = {"rung": why.rung, "step": why.step, "reason": why.reason}
+        return found
+
+    def calls(self) -> list[dict[str, Any]]:
+        """The wall time of the calls so far."""
+        path = self.folder / "sweep.json"
+        found: list[dict[str, Any]] = json.loads(path.read_text()).get("wall", []) if path.exists() else []
+        return found
 
     def run(self, point: Point) -> Path:
         """The folder of a point's run, whether it exists or not."""
@@ -111,30 +144,64 @@ class SweepFolder(OwnFolder):
         failure = self.failures / f"{point.signature}.json"
         if failure.exists():
             return Standing("failed", steps[-1] if steps else 0, failure=json.loads(failure.read_text()))
+        if (why := self.stopped.get(point.signature)) is not None:
+            return Standing("stopped", steps[-1] if steps else 0, self.validations(point).get(why.step), stopped=why)
         begun = (run.folder / "config.toml").exists()
         return Standing("begun" if begun else "new", steps[-1] if steps else 0)
 
+    def validations(self, point: Point) -> dict[int, float]:
+        """Step → what a validation in training measured there: the judge's metric, if it is one of training's."""
+        metric = self.judge.metric
+        rows = [row for row in Run(self.run(point)).read_metrics() if row["kind"] == "valid" and metric in row]
+        return {row["step"]: float(row[metric]) for row in rows}
+
+    def progress(self, point: Point) -> Progress:
+        """How far the point is, for deciding about rungs."""
+        standing = self.standing(point)
+        return Progress(self.validations(point), standing.step, standing.state == "failed")
+
     def value(self, point: Point) -> float | None:
         """What the point is judged by; None as long as it is not known."""
-        run, judge = Run(self.run(point)), self.judge
-        if not judge.evaluates:
-            rows = [row for row in run.read_metrics() if row["kind"] == "valid"]
-            return float(rows[-1][judge.metric]) if rows else None
-        path = run.folder / EVALUATIONS[judge.split]
-        if not path.exists():
-            return None
-        found = json.loads(path.read_text())
-        if found.get("minutes", 0.0) != judge.minutes:
-            return None
+        judge = self.judge
+        found: dict[str, Any] = {"probes": {}}
+        if judge.evaluates:
+            path = self.run(point) / EVALUATIONS[judge.split]
+            if not path.exists():
+                return None
+            found = json.loads(path.read_text())
+            if found.get("minutes", 0.0) != judge.minutes:
+                return None
+        if judge.metric in OF_TRAINING:
+            measured = self.validations(point)
+            return measured[max(measured)] if measured else None
         if judge.metric in found["probes"]:
             return float(found["probes"][judge.metric]["value"])
         return float(found[judge.metric]) if isinstance(found.get(judge.metric), float) else None
 
     def fail(self, point: Point, exit_code: int) -> None:
-        """Record that a point failed."""
+        """Record that a point failed. Where that cannot be written (a full disk), the next call tries it again."""
         lines = self.log(point).read_text(errors="replace").strip().splitlines() if self.log(point).exists() else []
         record = {"name": point.label, "exit_code": exit_code, "log": lines[-LOG_LINES:]}
-        self.write(f"failed/{point.signature}.json", json.dumps(record, indent=2))
+        try:
+            self.write(f"failed/{point.signature}.json", json.dumps(record, indent=2))
+        except OSError as error:
+            self.trouble = self.trouble or error
+
+    def keep(self, name: str, content: str) -> None:
+        """Write a document whole; RunError where that is not possible."""
+        try:
+            self.write(name, content)
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+    def require_written(self) -> None:
+        """Raise RunError where something could not be recorded since this was last asked."""
+        if self.trouble is not None:
+            raise self.unwritable(self.trouble)
+
+    def unwritable(self, error: OSError) -> RunError:
+        reason = f"cannot write the sweep {self.folder}: {error.strerror or error}"
+        return RunError(reason, f"free some space, or fix its permissions, and {AGAIN}; what is trained is kept")
 
     def forgive(self, point: Point) -> None:
         """Forget that a point failed."""

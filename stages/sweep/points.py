@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.config import did_you_mean, signature, to_tables
+from gdist.pipeline.config import signature, to_tables
 from gdist.pipeline.errors import ConfigError, GdistError
 from gdist.pipeline.run import identifying
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import STUDENTS
-from gdist.stages.sweep.spec import Alternative, Settings, Spec
+from gdist.stages.sweep.fields import Settings
+from gdist.stages.sweep.spec import Alternative, Spec
 from gdist.stages.train.config import TrainConfig, load_config
 from gdist.stages.train.origin import extensions_of
 from gdist.stages.train.student_store import configured, layers_to_read
@@ -38,6 +39,9 @@ class Point:
         cache: the URI.
         recipe, settings: as they would be typed after ``gdist train --recipe … --set …``.
         signature: of the resolved config, the cache's content and the user's own files.
+        alternative: the name of its table in the file.
+        trial: its number in a search.
+        equal: whose cost its steps match; ``pending`` as long as that is not measured.
     """
 
     name: str
@@ -48,6 +52,10 @@ class Point:
     settings: tuple[str, ...]
     config: TrainConfig
     signature: str
+    alternative: str = ""
+    trial: int | None = None
+    equal: str | None = None
+    pending: bool = False
 
     @property
     def label(self) -> str:
@@ -68,70 +76,135 @@ class Point:
         return " ".join(["gdist", *map(in_shell, self.arguments(out))])
 
 
-def points_of(spec: Spec, caches: Mapping[str, str], beside: Path) -> list[Point]:
-    """Every point of the file, checked against its cache.
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A combination's config, before it gets a seed."""
+
+    cache: Cache
+    uri: str
+    recipe: str | None
+    settings: tuple[str, ...]
+    config: TrainConfig
+
+
+class Points:
+    """Makes the points of a file, each checked against its cache.
 
     Args:
         caches: the names on the command line → URIs; :data:`DEFAULT_CACHE` is the one that has no name.
         beside: the file's folder, where its recipes may be.
-
-    Raises:
-        ConfigError: a config is impossible or a cache unknown, or two points are the same run. The message names the
-            point.
-        CacheError: a cache cannot be read, or lacks a layer that a point needs.
     """
-    opened: dict[str, Cache] = {}
-    found: dict[str, Point] = {}
-    for alternative, chosen in _combinations(spec):
-        varied = alternative.settings | chosen
-        name = _name(alternative.name, chosen)
-        with _about(name):
-            uri = _cache({**spec.common, **varied}.get("cache", DEFAULT_CACHE), caches)
-            if uri not in opened:
-                opened[uri] = Cache.open(uri)
-            cache = opened[uri]
-            recipe = _recipe(alternative.recipe or spec.recipe, beside)
-            fields = {key: value for key, value in {**spec.common, **varied}.items() if key != "cache"}
-            typed = tuple(f"{key}={_typed(value)}" for key, value in fields.items())
-            config = load_config(recipe, None, typed)
+
+    def __init__(self, spec: Spec, caches: Mapping[str, str], beside: Path) -> None:
+        self.spec, self.caches, self.beside = spec, caches, beside
+        self._opened: dict[str, Cache] = {}
+
+    def combinations(self) -> Iterator[tuple[Alternative, Settings]]:
+        """Each alternative with every choice of its grid."""
+        for alternative in self.spec.points:
+            for values in itertools.product(*alternative.grid.values()):
+                yield alternative, dict(zip(alternative.grid, values, strict=True))
+
+    def name(self, alternative: Alternative, chosen: Settings) -> str:
+        return _name(alternative.name, chosen)
+
+    def resolve(self, alternative: Alternative, chosen: Settings) -> Resolved:
+        """
+        Args:
+            chosen: fields on top of those of the alternative.
+
+        Raises:
+            ConfigError: the config is impossible, or the cache unknown; the message names the point.
+            CacheError: the cache cannot be read, or lacks a layer that the point needs.
+        """
+        with _about(_name(alternative.name, chosen)):
+            fields = {**self.spec.common, **alternative.settings, **chosen}
+            uri = _cache(fields.pop("cache", DEFAULT_CACHE), self.caches)
+            if uri not in self._opened:
+                self._opened[uri] = Cache.open(uri)
+            cache = self._opened[uri]
+            recipe = _recipe(alternative.recipe or self.spec.recipe, self.beside)
+            sets = tuple(f"{key}={typed(value)}" for key, value in fields.items())
+            config = load_config(recipe, None, sets)
             _require_possible(cache, config)
-        for seed in spec.seeds:
-            settings = (*typed, f"train.seed={seed}")
-            seeded = load_config(recipe, None, settings)
-            identity = _signature(cache, seeded)
-            point = Point(name, varied, seed, uri, recipe, settings, seeded, identity)
-            if (twin := found.get(identity)) is not None:
-                raise ConfigError(
-                    f"the points {twin.label!r} and {point.label!r} are the same run: their configs do not differ",
-                    "remove one of them",
-                )
-            found[identity] = point
-    return list(found.values())
+            return Resolved(cache, uri, recipe, sets, config)
+
+    def of(
+        self,
+        alternative: Alternative,
+        chosen: Settings,
+        trial: int | None = None,
+        more: Settings | None = None,
+        pending: bool = False,
+    ) -> list[Point]:
+        """A combination's points, one for each seed.
+
+        Args:
+            chosen: of the grid and of the search, which name it.
+            more: further fields, which do not.
+            pending: see :class:`Point`.
+
+        Raises:
+            GdistError: as :meth:`resolve`.
+        """
+        name = _name(alternative.name, chosen)
+        found = self.resolve(alternative, chosen | (more or {}))
+        points = []
+        for seed in self.spec.seeds:
+            settings = (*found.settings, f"train.seed={seed}")
+            seeded = load_config(found.recipe, None, settings)
+            # Without its steps it is no run yet, and must not be taken for one that differs in the steps alone.
+            known = signature({"to be measured": [name, seed]}) if pending else signature_of(found.cache, seeded)
+            point = Point(
+                name=name,
+                varied=alternative.settings | chosen | (more or {}),
+                seed=seed,
+                cache=found.uri,
+                recipe=found.recipe,
+                settings=settings,
+                config=seeded,
+                signature=known,
+                alternative=alternative.name,
+                trial=trial,
+                equal=self.spec.equal.get(alternative.name),
+                pending=pending,
+            )
+            points.append(point)
+        return points
 
 
-def _combinations(spec: Spec) -> Iterator[tuple[Alternative, Settings]]:
-    for alternative in spec.points:
-        for values in itertools.product(*alternative.grid.values()):
-            yield alternative, dict(zip(alternative.grid, values, strict=True))
+def require_distinct(points: Sequence[Point]) -> None:
+    """Raise ConfigError where two points of a file are the same run, or have the same name."""
+    runs: dict[str, Point] = {}
+    names: dict[tuple[str, int], Point] = {}
+    for point in points:
+        twin = runs.setdefault(point.signature, point)
+        if twin is not point and not (point.equal or twin.equal):  # steps that happen to be equal are no mistake
+            raise ConfigError(
+                f"the points {twin.label!r} and {point.label!r} are the same run: their configs do not differ",
+                "remove one of them",
+            )
+        if names.setdefault((point.name, point.seed), point) is not point:
+            raise ConfigError(f"two points are called {point.label!r}", "give one of them another name")
 
 
 def _name(own: str, chosen: Settings) -> str:
     """``baseline lr=0.001 history=student``: fields by the shortest name that is their own."""
     short = [name.rpartition(".")[2] for name in chosen]
     parts = [
-        f"{key if short.count(key) == 1 else full}={_typed(value).strip(chr(34))}"
+        f"{key if short.count(key) == 1 else full}={typed(value).strip(chr(34))}"
         for key, (full, value) in zip(short, chosen.items(), strict=True)
     ]
     return " ".join([own, *parts] if own else parts)
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
     """A value as it is typed after ``--set field=``."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _cache(wanted: Any, caches: Mapping[str, str]) -> str:
-    if wanted in caches:
+    if isinstance(wanted, str) and wanted in caches:
         return caches[wanted]
     if isinstance(wanted, str) and ("/" in wanted or Path(wanted).exists()):
         return wanted
@@ -154,7 +227,7 @@ def _require_possible(cache: Cache, config: TrainConfig) -> None:
     layers_to_read(cache, student, config)
 
 
-def _signature(cache: Cache, config: TrainConfig) -> str:
+def signature_of(cache: Cache, config: TrainConfig) -> str:
     own = {each.name: each.sha256 for each in extensions_of(cache, config)}
     return signature({"config": identifying(to_tables(config)), "cache": cache.gdist["checksum"], "extensions": own})
 
@@ -168,21 +241,3 @@ def _about(name: str) -> Iterator[None]:
         if not name:
             raise
         raise type(error)(f"the point {name!r}: {error.message}", error.hint) from error
-
-
-def check_names(points: Sequence[Point], pattern: str) -> list[Point]:
-    """The points whose label matches the regular expression ``pattern`` somewhere.
-
-    Raises:
-        ConfigError: it is none, or nothing matches.
-    """
-    try:
-        wanted = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"--only {pattern!r} is not a regular expression: {error}") from error
-    chosen = [point for point in points if wanted.search(point.label)]
-    if not chosen:
-        raise ConfigError(
-            f"--only {pattern!r}: no point is called like that", did_you_mean(pattern, [p.label for p in points])
-        )
-    return chosen

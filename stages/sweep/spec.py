@@ -11,6 +11,13 @@
     recipe = "demo-distilhubert"
     set = {"train.lr" = 2e-3}
     grid = {}                             # except where a point has a grid of its own
+    [search]                              # proposes trials of these (ranges.py)
+    trials = 20
+    "train.lr" = {low = 1e-4, high = 1e-2, log = true}
+    [stopping]                            # trains on only the best of them (stopping.py)
+    first = 100
+    [equal]                               # a point's steps cost what another point costs (equal.py)
+    "baseline" = "ours"
     [judge]
     metric = "cosine"
 
@@ -18,22 +25,23 @@ A field is ``table.field``, in quotes or as a table of its own, or ``cache``: th
 gives (``--cache int8=URI``), or a URI.
 """
 
+import itertools
 import math
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gdist.pipeline.config import did_you_mean, require
+from gdist.pipeline.config import build, did_you_mean, require
 from gdist.pipeline.errors import ConfigError
+from gdist.stages.sweep.fields import Settings, settings, table_of, text_of
+from gdist.stages.sweep.judge import OF_TRAINING, Judge, read_judge
+from gdist.stages.sweep.ranges import Search, Space, read_search, read_space
+from gdist.stages.sweep.stopping import Stopping
 
-Settings = dict[str, Any]
-"""``table.field``, or ``cache`` → value"""
-
-FIELDS = {"name", "recipe", "seeds", "set", "grid", "points", "judge"}
-POINT_FIELDS = {"name", "recipe", "set", "grid"}
+FIELDS = {"name", "recipe", "seeds", "set", "grid", "points", "search", "stopping", "equal", "judge"}
+POINT_FIELDS = {"name", "recipe", "set", "grid", "search"}
 MAX_POINTS = 100_000
 
 
@@ -42,43 +50,23 @@ class Alternative:
     """One of the named points of a file; the only one of a file that names none has an empty name.
 
     Attributes:
-        grid: its own, or the file's.
+        grid, space: its own, or the file's. The space is what is searched.
     """
 
     name: str = ""
     recipe: str | None = None
     settings: Settings = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What points are judged by.
-
-    Attributes:
-        metric: ``cosine`` or ``loss`` of the last validation in training, or a field of ``gdist eval``:
-            ``mean_cosine``, or the name of a probe.
-        split, probes, minutes: as of ``gdist eval``; it runs only where the metric is one of its own.
-    """
-
-    metric: str = "cosine"
-    split: str = "valid"
-    probes: str = "none"
-    minutes: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(self.split in ("valid", "test"), f"judge.split = {self.split!r}: not one of valid, test")
-        require(self.minutes >= 0, f"judge.minutes = {self.minutes}: must be 0 (all) or more")
-        require(bool(self.metric), "judge.metric is empty", "cosine, loss, mean_cosine, or the name of a probe")
-
-    @property
-    def evaluates(self) -> bool:
-        return self.metric not in ("cosine", "loss") or self.probes != "none"
+    space: Space = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A sweep's file, checked as far as it can be without knowing the fields of students."""
+    """A sweep's file, checked as far as it can be without knowing the fields of students.
+
+    Attributes:
+        equal: the name of an alternative → that of another one, whose cost its steps are to match.
+    """
 
     name: str
     recipe: str | None
@@ -86,11 +74,16 @@ class Spec:
     common: Settings
     points: tuple[Alternative, ...]
     judge: Judge
+    search: Search | None = None
+    stopping: Stopping | None = None
+    equal: dict[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """How many runs it has."""
-        return len(self.seeds) * sum(math.prod(map(len, point.grid.values())) for point in self.points)
+        trials = self.search.trials if self.search else 1
+        sizes = (math.prod(map(len, each.grid.values())) * (trials if each.space else 1) for each in self.points)
+        return len(self.seeds) * sum(sizes)
 
 
 def read_spec(path: Path) -> Spec:
@@ -121,33 +114,53 @@ def _spec(path: Path, content: Mapping[str, Any]) -> Spec:
     whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
     require(whole and len(seeds) > 0, f"seeds = {seeds!r}: must be a list of whole numbers, at least one")
     require(len(set(seeds)) == len(seeds), f"seeds = {seeds}: one is there twice")
-    grid = _grid(_table(content, "grid"), "grid")
-    common = settings(_table(content, "set"), "set")
-    both = [name for name in grid if name in common]
-    require(not both, f"`{both and both[0]}` is under [set] and under [grid]", "keep one of them")
+    grid = _grid(table_of(content, "grid"), "grid")
+    common = settings(table_of(content, "set"), "set")
+    search, space = read_search(table_of(content, "search"))
+    for here, there, name in _twice({"[set]": common, "[grid]": grid, "[search]": space}):
+        raise ConfigError(f"`{name}` is under {here} and under {there}", "keep one of them")
     require("train.seed" not in common, "`train.seed` is what `seeds` sets", "seeds = [0, 1, 2]")
     points = content.get("points", [{}])
+    stopping = table_of(content, "stopping")
     require(isinstance(points, list) and len(points) > 0, "points is not a list of tables", "[[points]], with a name")
     spec = Spec(
-        name=_text(content, "name") or path.stem,
-        recipe=_text(content, "recipe"),
+        name=text_of(content, "name") or path.stem,
+        recipe=text_of(content, "recipe"),
         seeds=tuple(seeds),
         common=common,
-        points=tuple(_alternative(point, place, "points" in content, grid) for place, point in enumerate(points)),
-        judge=_judge(_table(content, "judge")),
+        points=tuple(
+            _alternative(point, place, "points" in content, grid, space) for place, point in enumerate(points)
+        ),
+        judge=read_judge(table_of(content, "judge")),
+        search=search,
+        stopping=build(_StoppingOnly, {"stopping": stopping}).stopping if stopping else None,
+        equal=table_of(content, "equal"),
     )
     names = [point.name for point in spec.points]
     twice = [name for name in names if names.count(name) > 1]
     require(not twice, f"two points are called {twice and twice[0]!r}", "give each its own name")
     for point in spec.points:
-        shadowed = [name for name in point.settings if name in point.grid]
+        for _, there, name in _twice({"set": point.settings, "grid": point.grid, "search": point.space}):
+            raise ConfigError(
+                f"`{name}` is given by the point {point.name!r} and varied by its {there}",
+                f"give the point a {there} of its own: {there} = {{}}",
+            )
         require(
-            not shadowed,
-            f"`{shadowed and shadowed[0]}` is set by the point {point.name!r} and varied by its grid",
-            "give the point a grid of its own: grid = {}",
+            search is not None or not point.space,
+            f"the point {point.name!r} has a search of its own, and the file does not say how many trials",
+            "[search], with trials = 20",
         )
+    searched = any(point.space for point in spec.points)
+    require(search is None or searched, "[search] has no field to search", '"train.lr" = {low = 1e-4, high = 1e-2}')
+    require_comparable(spec)
     require(spec.size <= MAX_POINTS, f"{spec.size} runs are more than {MAX_POINTS}", "vary fewer fields together")
     return spec
+
+
+def _twice(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """(table, another table, a field that both have)"""
+    for (here, one), (there, other) in itertools.combinations(tables.items(), 2):
+        yield from ((here, there, name) for name in one if name in other)
 
 
 def _grid(table: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
@@ -161,55 +174,52 @@ def _grid(table: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
     return grid
 
 
-def _alternative(point: Any, place: int, named: bool, grid: dict[str, list[Any]]) -> Alternative:
+def _alternative(point: Any, place: int, named: bool, grid: dict[str, list[Any]], space: Space) -> Alternative:
     where = f"point {place + 1}"
     require(isinstance(point, dict), f"{where} is not a table")
     if unknown := [name for name in point if name not in POINT_FIELDS]:
         raise ConfigError(f"{where}: unknown field `{unknown[0]}`", did_you_mean(unknown[0], POINT_FIELDS))
-    name = _text(point, "name") or ""
+    name = text_of(point, "name") or ""
     require(bool(name) or not named, f"{where} has no name", 'name = "…"')
-    own = settings(_table(point, "set"), f"{where}: set")
+    own = settings(table_of(point, "set"), f"{where}: set")
     require("train.seed" not in own, f"{where}: `train.seed` is what `seeds` sets", "seeds = [0, 1, 2]")
     if "grid" in point:
-        grid = _grid(_table(point, "grid"), f"{where}: grid")
-    return Alternative(name, _text(point, "recipe"), own, grid)
+        grid = _grid(table_of(point, "grid"), f"{where}: grid")
+    if "search" in point:
+        space = read_space(table_of(point, "search"), f"{where}: search")
+    return Alternative(name, text_of(point, "recipe"), own, grid, space)
 
 
-def settings(table: Mapping[str, Any], where: str) -> Settings:
-    """Fields by their full names; ``[set.train]`` and ``"train.steps"`` are the same.
-
-    Raises:
-        ConfigError: a name is not one of a field, or a field is there twice.
-    """
-    found: Settings = {}
-    for name, value in table.items():
-        inner = {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
-        for full, one in inner.items():
-            right = full == "cache" or re.fullmatch(r"[^.\s]+\.[^.\s]+", full)
-            require(bool(right), f"{where}: `{full}` is not a field", 'for example "train.lr", or cache')
-            require(full not in found, f"{where}: `{full}` is there twice")
-            found[full] = one
-    return found
-
-
-def _judge(table: Mapping[str, Any]) -> Judge:
-    from gdist.pipeline.config import build  # the same messages as for a run's config
-
-    return build(_JudgeOnly, {"judge": table}).judge
+def require_comparable(spec: Spec) -> None:
+    """Raise ConfigError unless [stopping] and [equal] fit the rest of the file."""
+    metric = spec.judge.metric
+    require(
+        spec.stopping is None or metric in OF_TRAINING,
+        f"[stopping] compares points while they train, where {metric} is not measured",
+        'metric = "cosine" or "loss" under [judge]',
+    )
+    known = {point.name: point for point in spec.points if point.name}
+    for left, right in spec.equal.items():
+        for name in (left, right):
+            if not isinstance(name, str) or name not in known:
+                raise ConfigError(f"[equal]: no point is called {name!r}", did_you_mean(str(name), known))
+            require(
+                not known[name].space,
+                f"[equal]: the point {name!r} is searched, and its cost would be that of one trial",
+                "give it a search of its own: search = {}",
+            )
+        own = known[left]
+        require(
+            "train.steps" not in {**own.settings, **own.grid},
+            f"[equal] sets `train.steps` of {left!r}, which has its own",
+            "remove one of them",
+        )
+        chain = [left]
+        while (after := spec.equal.get(chain[-1])) is not None:
+            require(after not in chain, f"[equal] goes round in a circle: {' = '.join([*chain, after])}")
+            chain.append(after)
 
 
 @dataclass(frozen=True)
-class _JudgeOnly:
-    judge: Judge = field(default_factory=Judge)
-
-
-def _table(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    table = content.get(name, {})
-    require(isinstance(table, dict), f"{name} is not a table")
-    return dict(table)
-
-
-def _text(content: Mapping[str, Any], name: str) -> str | None:
-    value = content.get(name)
-    require(value is None or (isinstance(value, str) and bool(value)), f"{name} = {value!r}: must be text")
-    return value
+class _StoppingOnly:
+    stopping: Stopping

@@ -1,12 +1,17 @@
 """`gdist sweep`: trains what is missing or changed, evaluates it where the file says so, and shows the table."""
 
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gdist.pipeline import console
+from gdist.stages.sweep.display import Display
 from gdist.stages.sweep.evaluating import evaluate_points
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.options import SweepConfig, Tally
-from gdist.stages.sweep.points import check_names, points_of
+from gdist.stages.sweep.plan import Plan
 from gdist.stages.sweep.spec import read_spec
 from gdist.stages.sweep.table import result
 from gdist.stages.sweep.training import train_points
@@ -21,24 +26,77 @@ def sweep(config: SweepConfig, show_progress: bool = True) -> dict[str, Any]:
     Raises:
         ConfigError: the file or a point in it is impossible; nothing has run then.
         CacheError: a cache cannot be read, or lacks a layer that a point needs.
-        RunError: the folder contains something else, or another process is at work there.
+        RunError: the folder contains something else or cannot be written, or another process is at work there.
         KeyboardInterrupt: it was asked to stop; the processes have stopped, with their checkpoints.
     """
     spec = read_spec(config.file)
-    points = points_of(spec, config.caches, config.file.parent)
-    chosen = check_names(points, config.only) if config.only else points
-    chosen = chosen[:1] if config.first else chosen
     folder = SweepFolder(config.out, spec.name, spec.judge)
     folder.require_place()
+    plan = Plan(spec, config, folder)
+    plan.decide()
+    plan.open(writes=False)
+    plan.decide()
+    chosen = plan.chosen()
     if config.dry_run:
-        return result(folder, points, chosen, set(), set(), config.jobs)
-    with folder.owned():
-        folder.begin(points)
+        return result(folder, plan, chosen, Tally())
+    with folder.owned(), _recorded(plan, folder, show_progress) as advance:
+        plan.measure()
+        plan.open(writes=True)
         if config.retry_failed:
-            for point in chosen:
+            for point in plan.chosen():
                 folder.forgive(point)
         tally = Tally()
-        with console.progress(f"sweep {spec.name}", len(chosen), "points", enabled=show_progress) as advance:
-            train_points(folder, chosen, config, tally, advance)
-            evaluate_points(folder, chosen, config, tally, advance)
-    return result(folder, points, chosen, tally.ran, tally.failed_now, config.jobs)
+        _work(plan, folder, tally, advance)
+    folder.require_written()
+    return result(folder, plan, plan.chosen(), tally)
+
+
+def _work(plan: Plan, folder: SweepFolder, tally: Tally, advance: Display) -> None:
+    """Train to the next rung, or to the end; decide; evaluate; and propose further trials, until nothing is left that
+    this call may do."""
+    left = _budget(plan.config)
+    while True:
+        known = {point.signature for point in plan.points}
+        reached = None
+        while (until := plan.decide(), dict(folder.stopped)) != reached:
+            reached = until, dict(folder.stopped)
+            train_points(folder, plan.chosen(), left(), tally, advance, until)
+            folder.require_written()
+            if plan.config.fail_fast and tally.failed_now:
+                return
+        advance.record()
+        if not _over(left()):
+            evaluate_points(folder, plan.chosen(), left(), tally, advance)
+        if not plan.extend() or known == {point.signature for point in plan.points}:
+            return
+
+
+def _budget(config: SweepConfig) -> Callable[[], SweepConfig]:
+    """The config with what is left of its budget: one budget for all rungs and batches."""
+    began = time.monotonic()
+
+    def left() -> SweepConfig:
+        if config.budget is None:
+            return config
+        return dataclasses.replace(config, budget=config.budget - (time.monotonic() - began))
+
+    return left
+
+
+def _over(config: SweepConfig) -> bool:
+    return config.budget is not None and config.budget <= 0
+
+
+@contextlib.contextmanager
+def _recorded(plan: Plan, folder: SweepFolder, show_progress: bool) -> Iterator[Display]:
+    """Show the progress, and record the points and the time at the begin, now and then, and at the end."""
+    total = len(plan.chosen()) + plan.runs_to_come
+    with console.progress(f"sweep {plan.spec.name}", total, "points", enabled=show_progress) as bar:
+        display = Display(plan, folder, bar)
+        display.record()
+        folder.require_written()
+        folder.begin()
+        try:
+            yield display
+        finally:
+            display.record()

@@ -15,7 +15,7 @@ from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.jobs import Job, run_jobs
 from gdist.stages.sweep.options import SweepConfig, Tally
 from gdist.stages.sweep.points import Point
-from gdist.stages.sweep.table import seconds_left
+from gdist.stages.sweep.rates import Rates
 from gdist.stages.sweep.together import arguments_of, failures, job_together
 from gdist.stages.train.stream import stream_key
 
@@ -87,9 +87,15 @@ def train_points(
 
     def jobs() -> Iterator[Job]:
         for work in works.values():
-            seconds = [seconds_left(folder, points, p, standings[p.signature].step) or 0 for p in work.points]
-            if config.budget is None or time.monotonic() - began + sum(seconds) <= config.budget:
-                yield work.job(folder, config.passed)
+            if config.budget is not None:  # where no step is measured yet, nothing is known: it begins
+                rates = Rates(folder, points)
+                seconds = [
+                    rates.seconds(point, standings[point.signature].step, until.get(point.signature)) or 0
+                    for point in work.points
+                ]
+                if time.monotonic() - began + sum(seconds) > config.budget:
+                    continue
+            yield work.job(folder, config.passed)
 
     def count(work: Work, code: int | None = None) -> None:
         """Count the points that are at their end; all of them once the process has ended, with this code."""
@@ -153,8 +159,11 @@ def stopped_by_hand(code: int) -> bool:
 
 def _progress(folder: SweepFolder, point: Point) -> str:
     rows = Run(folder.run(point)).read_metrics()
-    done = f"{rows[-1]['step']}/{point.config.train.steps}, loss {rows[-1]['loss']:.3f}" if rows else "begins"
-    return f"{point.label}: {done}"
+    if not rows or not rows[-1]["step"]:
+        return f"{point.label}: begins"
+    step, steps = rows[-1]["step"], point.config.train.steps
+    left = console.duration((steps - step) * rows[-1]["seconds"] / step)
+    return f"{point.label}: {step}/{steps}, loss {rows[-1]['loss']:.3f}, {left} left"
 
 
 def last_line(folder: SweepFolder, point: Point) -> str:

@@ -1,36 +1,17 @@
 """`gdist sweep`: what is missing or changed is run, nothing else, and mistakes are named before anything runs."""
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from click.testing import Result
-
-Gdist = Callable[..., Result]
-
-LEAST = """
-seeds = [0, 1]
-[set]
-"train.steps" = 4
-"train.warmup_steps" = 1
-"train.batch_seconds" = 2.0
-"train.validate_every" = 4
-"train.validate_seconds" = 2.0
-"train.checkpoint_every" = 2
-"student.dropout" = 0.0
-[grid]
-"student.history" = ["student", "teacher"]
-"""
+from conftest import extracted, mounted
+from sweeping import LEAST, Gdist, counts, run, same_weights, send, start, weights
 
 
 @pytest.fixture
@@ -38,25 +19,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(LEAST)
     return path
-
-
-def run(gdist: Gdist, file: Path, cache: Path, out: Path, *options: object) -> dict[str, Any]:
-    result = gdist("sweep", file, "--cache", cache, "--out", out, "--json", *options)
-    assert result.exit_code == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
-
-
-def counts(found: dict[str, Any]) -> tuple[int, int, int, int, int]:
-    return found["points"], found["done"], found["ran"], found["failed"], found["left"]
-
-
-def weights(found: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
-    """The finished students, by what identifies their points."""
-    return {
-        row["signature"]: safetensors.torch.load_file(Path(row["run"]) / "student/model.safetensors")
-        for row in found["table"]
-    }
 
 
 def test_only_what_is_missing_or_changed_is_run(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
@@ -213,36 +175,93 @@ def test_a_folder_of_another_sweep_is_refused(file: Path, tiny_cache: Path, tmp_
     assert result.exit_code == 1 and "contains no sweep" in result.stderr
 
 
-def start(file: Path, cache: Path, out: Path) -> subprocess.Popen[bytes]:
-    line = ["sweep", file, "--cache", cache, "--out", out, "--jobs", 2]
-    return subprocess.Popen(
-        [sys.executable, "-c", "from gdist.stages.cli import main; main()", *map(str, line)],
-        env=os.environ | {"OMP_NUM_THREADS": "2"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def test_killed_and_interrupted_anywhere(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
-    """Real processes: what is finished is not done again, and the students are those of a sweep never killed."""
-    file.write_text(LEAST.replace('"train.steps" = 4', '"train.steps" = 60'))
-    whole, out, rng = run(gdist, file, tiny_cache, tmp_path / "whole"), tmp_path / "killed", random.Random()
-    done: dict[Path, int] = {}
-    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
-        process = start(file, tiny_cache, out)
-        seen = len(list(out.glob("runs/*/checkpoints/step-*")))
-        deadline = time.monotonic() + 60
-        while len(list(out.glob("runs/*/checkpoints/step-*"))) <= seen and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.5))
-        process.send_signal(number)
-        assert process.wait(60) in (-signal.SIGKILL, 130, 0)
+def test_killed_anywhere(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    """Real processes, killed five times: what is finished is not done again, the table and the students are those of
+    a sweep never killed."""
+    file.write_text(LEAST.replace('"train.steps" = 4', '"train.steps" = 24').replace('every" = 4', 'every" = 24'))
+    whole, out, seed = run(gdist, file, tiny_cache, tmp_path / "whole"), tmp_path / "killed", time.time_ns()
+    rng, done = random.Random(seed), dict[Path, int]()
+    for number in (*[signal.SIGKILL] * 3, signal.SIGINT, *[signal.SIGKILL] * 2):
+        process = start(file, tiny_cache, out, "--jobs", 2)
+        # Killed at one of the things that happen, the first of which is that it begins: no time is waited for.
+        before, events = happened(out), rng.randint(0, 6)
+        while len(happened(out) - before) < events and process.is_alive():
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        assert send(process, number) in (-signal.SIGKILL, 130, 0)
         for path in out.glob("runs/*/student/model.safetensors"):
             assert done.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
     again = run(gdist, file, tiny_cache, out)
-    assert again["done"] == 4 and again["ran"] == 4 - len(done)
+    assert again["done"] == 4 and again["ran"] == 4 - len(done), seed
     for path, written in done.items():
         assert path.stat().st_mtime_ns == written
-    expected, found = weights(whole), weights(again)
-    assert expected.keys() == found.keys()
-    for identity, tensors in expected.items():
-        assert all(torch.equal(tensor, found[identity][name]) for name, tensor in tensors.items())
+    assert [row | {"run": ""} for row in again["table"]] == [row | {"run": ""} for row in whole["table"]], seed
+    assert same_weights(whole, again), seed
+
+
+def happened(out: Path) -> set[Path]:
+    """What a sweep has written that stays: its folder, its runs, their checkpoints and students."""
+    return {out for _ in range(out.exists())} | set(out.glob("runs/*")) | set(out.glob("runs/*/*/step-*"))
+
+
+def test_a_budget_begins_nothing_that_ends_later(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    """Where no step is measured, nothing is known, so the first point begins; after it the others are too long."""
+    file.write_text(LEAST + '[judge]\nmetric = "mean_cosine"\n')
+    out = tmp_path / "sweep"
+    found = run(gdist, file, tiny_cache, out, "--budget", "0.01s")
+    assert (found["points"], found["ran"], found["left"]) == (4, 1, 4)  # also not evaluated
+    assert [row["state"] for row in found["table"]] == ["trained", "new", "new", "new"]
+    assert found["seconds_left"] > 0
+    again = run(gdist, file, tiny_cache, out, "--budget", "0.01s")
+    assert (again["ran"], again["left"]) == (0, 4)
+    sweep = json.loads((out / "sweep.json").read_text())
+    assert len(sweep["wall"]) == 2 and sweep["wall"][0]["seconds"] > 0
+    assert sweep["judge"] == {"metric": "mean_cosine", "split": "valid", "probes": "none", "minutes": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--only", "["), "is not a regular expression"),
+        (("--only", "studnet"), "no point is called like that"),
+        (("--budget", "2 hours"), "is not a time"),
+        (("--cache", "int8=elsewhere", "--cache", "int8=there"), "there is already one called int8"),
+    ],
+)
+def test_bad_options(
+    options: tuple[str, ...], message: str, file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist
+) -> None:
+    result = gdist("sweep", file, "--cache", tiny_cache, "--out", tmp_path / "sweep", *options)
+    assert result.exit_code == 2 and message in result.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_layer_that_the_cache_lacks(
+    file: Path, tiny_teacher: Path, speech: Path, tmp_path: Path, gdist: Gdist
+) -> None:
+    extracted(tiny_teacher, speech, tmp_path / "few", layers=(0, 1, 3))
+    file.write_text(LEAST.replace("[grid]", '[grid]\n"student.predict_layers" = [[1, 3], [1, 2, 3]]'))
+    result = gdist("sweep", file, "--cache", tmp_path / "few", "--out", tmp_path / "sweep")
+    assert result.exit_code == 1, result.stderr
+    assert "the point" in result.stderr and "predict_layers=[1, 2, 3]" in result.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_full_disk(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    """A real one, too small for two students: a clear error, and once there is space the sweep goes on."""
+    with mounted(tmp_path / "disk", "size=1400k") as disk:
+        options = ["--cache", tiny_cache, "--out", disk / "sweep", "--json"]
+        result = gdist("sweep", file, *options)
+        assert result.exit_code == 1
+        told = result.stderr + result.stdout
+        assert "No space left on device" in told, told
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        found = json.loads(gdist("sweep", file, *options, "--retry-failed").stdout)
+        assert (found["done"], found["failed"], found["left"]) == (4, 0, 0)
+
+
+def test_a_call_killed_before_it_wrote_anything(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    out = tmp_path / "sweep"
+    out.mkdir()
+    (out / ".sweep.json.77.tmp").write_text("{")
+    assert run(gdist, file, tiny_cache, out, "--first")["done"] == 1

@@ -1,0 +1,67 @@
+"""One progress display for a whole sweep; and its wall time, which is recorded as it passes."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from gdist.pipeline import console
+from gdist.stages.sweep.folder import SweepFolder
+from gdist.stages.sweep.plan import Plan
+from gdist.stages.sweep.rates import Rates
+
+LOOK_SECONDS = 10.0  # how often the time left is estimated
+SETTLED = ("done", "stopped", "failed")
+
+
+class Display:
+    """Called as the progress of training and evaluating: (points that have ended, note).
+
+    Args:
+        bar: of the points of this call.
+    """
+
+    def __init__(self, plan: Plan, folder: SweepFolder, bar: console.Advance) -> None:
+        self.plan, self.folder, self.bar = plan, folder, bar
+        self.earlier = folder.calls()
+        self.began, self.since = datetime.now().astimezone(), time.monotonic()
+        self.shown, self.left, self.looked = 0, "", -LOOK_SECONDS
+
+    @property
+    def wall(self) -> list[dict[str, Any]]:
+        """When each call began, and its seconds."""
+        began = self.began.isoformat(timespec="seconds")
+        return [*self.earlier, {"began": began, "seconds": round(time.monotonic() - self.since, 1)}]
+
+    def record(self) -> None:
+        """Write down what the sweep consists of now, and how long this call has taken."""
+        self.folder.record([point for point in self.plan.points if not point.pending], self.wall)
+
+    def __call__(self, n: float = 1, note: str = "") -> None:
+        now = time.monotonic()
+        settled = self.shown
+        if n or now - self.looked >= LOOK_SECONDS:
+            self.looked = now
+            settled = self._look()
+            self.record()
+        self.bar(settled - self.shown, note + self.left if note else "")
+        self.shown = settled
+
+    def _look(self) -> int:
+        """Estimate the time left; return how many points have nothing left to do."""
+        points = self.plan.chosen()
+        standings = [self.folder.standing(point) for point in points]
+        rates = Rates(self.folder, points)
+        seconds = [
+            rates.seconds(point, standing.step)
+            for point, standing in zip(points, standings, strict=True)
+            if standing.state in ("new", "begun")
+        ]
+        known = [each for each in seconds if each is not None]
+        whole = known and len(known) == len(seconds)
+        jobs = self.plan.config.jobs
+        self.left = f"; about {console.duration(sum(known) / jobs)} left for all" if whole else ""
+        return sum(standing.state in SETTLED for standing in standings)
+
+
+Advance = Callable[..., None]

@@ -1,0 +1,39 @@
+"""How the fields of a run are written in a sweep's file: `"train.lr"`, or `lr` in a table `train`; or `cache`."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gdist.pipeline.config import require
+
+Settings = dict[str, Any]
+"""``table.field``, or ``cache`` → value"""
+
+
+def settings(table: Mapping[str, Any], where: str) -> Settings:
+    """Fields by their full names; ``[set.train]`` and ``"train.steps"`` are the same.
+
+    Raises:
+        ConfigError: a name is not one of a field, or a field is there twice.
+    """
+    found: Settings = {}
+    for name, value in table.items():
+        inner = {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        for full, one in inner.items():
+            right = full == "cache" or re.fullmatch(r"[^.\s]+\.[^.\s]+", full)
+            require(bool(right), f"{where}: `{full}` is not a field", 'for example "train.lr", or cache')
+            require(full not in found, f"{where}: `{full}` is there twice")
+            found[full] = one
+    return found
+
+
+def table_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    table = content.get(name, {})
+    require(isinstance(table, dict), f"{name} is not a table")
+    return dict(table)
+
+
+def text_of(content: Mapping[str, Any], name: str) -> str | None:
+    value = content.get(name)
+    require(value is None or (isinstance(value, str) and bool(value)), f"{name} = {value!r}: must be text")
+    return value

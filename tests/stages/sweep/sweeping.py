@@ -1,0 +1,88 @@
+"""A small sweep, and what is asked of it, shared by the tests of this folder."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from click.testing import Result
+
+from gdist.stages.sweep.jobs import PRELOAD
+
+Gdist = Callable[..., Result]
+
+LEAST = """
+seeds = [0, 1]
+[set]
+"train.steps" = 4
+"train.warmup_steps" = 1
+"train.batch_seconds" = 2.0
+"train.validate_every" = 4
+"train.validate_seconds" = 2.0
+"train.checkpoint_every" = 2
+"student.dropout" = 0.0
+[grid]
+"student.history" = ["student", "teacher"]
+"""
+
+
+def run(gdist: Gdist, file: Path, cache: Path, out: Path, *options: object) -> dict[str, Any]:
+    result = gdist("sweep", file, "--cache", cache, "--out", out, "--json", *options)
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def counts(found: dict[str, Any]) -> tuple[int, int, int, int, int]:
+    return found["points"], found["done"], found["ran"], found["failed"], found["left"]
+
+
+def weights(found: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+    """The finished students, by what identifies their points."""
+    return {
+        row["signature"]: safetensors.torch.load_file(Path(row["run"]) / "student/model.safetensors")
+        for row in found["table"]
+        if row["state"] == "done"
+    }
+
+
+def start(file: Path, cache: Path, out: Path, *options: object) -> ForkServerProcess:
+    """A sweep in a process of its own. It is forked from the server that sweeps have, so that it begins at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_sweep, args=([str(part) for part in (file, cache, out, *options)],))
+    process.start()
+    return process
+
+
+def _sweep(arguments: list[str]) -> None:
+    from gdist.stages.cli import main
+
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silence, stream)
+    torch.set_num_threads(1)
+    file, cache, out, *options = arguments
+    main(["sweep", file, "--cache", cache, "--out", out, *options])
+
+
+def send(process: ForkServerProcess, number: int) -> int | None:
+    """Send a signal, and wait for the end. Returns the exit code."""
+    os.kill(process.pid or 0, number)
+    process.join(120)
+    return process.exitcode
+
+
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two sweeps have the same finished students, bit for bit."""
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(
+        torch.equal(tensor, second[identity][name])
+        for identity, tensors in first.items()
+        for name, tensor in tensors.items()
+    )
