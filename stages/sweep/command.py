@@ -25,7 +25,7 @@ class Duration(click.ParamType[float]):
 
 
 @command("sweep", kept="what is trained is kept", short_help="Many students from one file, each trained once.")
-@click.argument("file", type=LocalPath(), metavar="SWEEP.toml")
+@click.argument("file", type=LocalPath(), metavar="SWEEP.toml|NAME")
 @click.option(
     "--cache",
     "caches",
@@ -80,8 +80,10 @@ def sweep_command(
     from gdist.stages.sweep.sweep import sweep
     from gdist.stages.sweep.table import show
     from gdist.stages.train.losses import LOSSES
+    from gdist.stages.train.recipes import sweep_path
 
     use(uses, STUDENTS, ENCODINGS, LOSSES)
+    file = sweep_path(file)
     passed = [part for name in uses for part in ("--use", name)]
     if local is not None:
         passed += ["--local", str(local.path), *(["--local-limit", str(local.limit)] if local.limit else [])]
