@@ -112,7 +112,7 @@ def manifest_check(path: str, audio: bool, as_json: bool) -> int:
 @click.argument("name", required=False)
 @json_option
 def recipes_command(name: str | None, as_json: bool) -> int:
-    """List what `gdist train --recipe` and `gdist sweep` take by name. With NAME, print that file, to copy and change it.
+    """List what `gdist train --recipe` and `gdist sweep` take by name. With NAME, print that one, to copy and change.
 
     \b
     Example:  gdist recipes
