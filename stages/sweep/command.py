@@ -36,6 +36,7 @@ class Duration(click.ParamType[float]):
 )
 @click.option("--out", required=True, metavar="DIR", type=LocalPath(), help="The sweep's folder.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes at a time.")
+@click.option("--cluster", metavar="local:N|tcp://…", help="Run on N processes here, or on a Dask cluster.")
 @click.option("--only", metavar="REGEX", help="Only the points whose name matches.")
 @click.option("--first", is_flag=True, help="Only the first point.")
 @click.option("--retry-failed", is_flag=True, help="Begin failed points again; they are otherwise left alone.")
@@ -52,6 +53,7 @@ def sweep_command(
     caches: tuple[str, ...],
     out: Path,
     jobs: int,
+    cluster: str | None,
     only: str | None,
     first: bool,
     retry_failed: bool,
@@ -66,6 +68,10 @@ def sweep_command(
 
     The file has what all points share, what varies, and the seeds. A point is known by its resolved config, so it may
     be renamed or moved. Interrupted? Run the same command again.
+
+    With --cluster, each worker does one point at a time: N processes here (one per GPU, if there are any), or
+    the workers of a Dask scheduler (tcp://HOST:PORT, tls://HOST:PORT, or its scheduler file). DIR must then be in a
+    folder that all of them mount at the same path.
 
     \b
     Example:  gdist sweep ablation.toml --cache s3://bucket/libri --out sweeps/ablation --jobs 2
@@ -88,7 +94,7 @@ def sweep_command(
     if local is not None:
         passed += ["--local", str(local.path), *(["--local-limit", str(local.limit)] if local.limit else [])]
     config = SweepConfig(
-        file, out, named_caches(caches), jobs, only, first, retry_failed, fail_fast, dry_run, budget, passed
+        file, out, named_caches(caches), jobs, only, first, retry_failed, fail_fast, dry_run, budget, passed, cluster
     )
     found = sweep(config, show_progress=not as_json)
     if as_json:

@@ -4,9 +4,12 @@ A server process imports what they need once and forks each of them, so that a p
 sweep is gone ends itself: nothing goes on unseen, and a run is free to be taken over.
 """
 
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +20,8 @@ from pathlib import Path
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED
 
+APART = "from gdist.stages.sweep.jobs import work_apart; work_apart()"
+STOP_SECONDS = 600.0  # for a process whose worker lets it go, or is gone, to finish its step and keep a checkpoint
 PRELOAD = ["gdist.stages.train.train", "gdist.stages.evaluate.evaluate"]
 POLL_SECONDS = 0.2
 
@@ -58,7 +63,7 @@ def run_jobs(
     context.set_forkserver_preload(PRELOAD)
     waiting, running = iter(jobs), dict[ForkServerProcess, tuple[Job, int]]()
     places, more = list(range(at_once)), True
-    with _one_signal() as stopped:
+    with one_signal() as stopped:
         while True:
             while more and places and not stopped and (job := next(waiting, None)) is not None:
                 place = places.pop(0)
@@ -104,6 +109,27 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
     command.main(arguments[1:], prog_name=f"gdist {arguments[0]}")
 
 
+def start_apart(job: Job, threads: int, here: Path) -> subprocess.Popen[bytes]:
+    """A process of a job that is started by no server: by a worker of a cluster, which Dask lets fork nothing.
+
+    When its standard input is closed, by the worker or since that is gone, it stops after a step, with a checkpoint.
+
+    Args:
+        here: the folder that it starts in, if there is one of this name.
+    """
+    with job.log.open("ab") as log:
+        line = [sys.executable, "-c", APART, json.dumps([job.arguments, str(job.log), threads, None])]
+        return subprocess.Popen(
+            line, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=here if here.is_dir() else None
+        )
+
+
+def work_apart() -> None:
+    """What a process of :func:`start_apart` does."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # local workers have it blocked
+    _work(*json.loads(sys.argv[1]))
+
+
 def _end_with_the_sweep() -> None:
     """Wait until the sweep is gone, however it ended, and end this process at once.
 
@@ -111,13 +137,17 @@ def _end_with_the_sweep() -> None:
     long as one of its processes does.
     """
     sweep = multiprocessing.parent_process()
-    assert sweep is not None
-    sweep.join()
+    if sweep is not None:
+        sweep.join()
+    else:
+        os.read(sys.stdin.fileno(), 1)  # the worker holds the other end, and writes nothing
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(STOP_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
-def _one_signal() -> Iterator[list[int]]:
+def one_signal() -> Iterator[list[int]]:
     """The list gets an item at Ctrl-C or SIGTERM; a second one ends this process, and with it all others."""
     received: list[int] = []
 
