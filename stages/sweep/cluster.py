@@ -8,7 +8,6 @@ it a job is alive, by the file that keeps a second sweep out of the folder, and 
 import contextlib
 import dataclasses
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,14 +17,15 @@ import torch
 
 from gdist.pipeline.cluster import crew
 from gdist.pipeline.cluster.workers import Cluster, connect, threads_of
-from gdist.pipeline.errors import EXIT_FAILURE, ClusterError, GdistError, RunError
+from gdist.pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ClusterError, GdistError, RunError
 from gdist.pipeline.heartbeat import BEAT_SECONDS, PATIENCE_BEATS, Pulse
 from gdist.pipeline.owner import REFUSED, read_owner
 from gdist.stages.device import visible_gpus
 from gdist.stages.extract.cluster import worker_device
 from gdist.stages.sweep.folder import SweepFolder
-from gdist.stages.sweep.jobs import POLL_SECONDS, STOP_SECONDS, Job, one_signal, start_apart
+from gdist.stages.sweep.jobs import Job, one_signal
 from gdist.stages.sweep.options import SweepConfig
+from gdist.stages.sweep.station import STOP_SECONDS, Station
 
 LANES = 1  # jobs at a time on each worker, which has one GPU, or some cores
 CLOSE_SECONDS = 5.0  # how often workers are asked to stop, as more of them may have joined
@@ -51,12 +51,14 @@ class OneAtATime(crew.Job):
         folder: the sweep's.
         token: of the folder's owner, the main process.
         here: the folder where the command was typed; jobs start there if the worker has it.
+        station: where its processes are started; kept from job to job.
     """
 
     folder: Path
     token: str
     here: Path
     stopping: bool = False
+    station: Station | None = None
 
     def open(self) -> None:
         require_seen({socket.gethostname(): sees(self.folder, self.token)}, self.folder)
@@ -66,27 +68,30 @@ class OneAtATime(crew.Job):
         job, until = Job(name, arguments, Path(log)), time.monotonic() + STOP_SECONDS + PATIENCE_BEATS * BEAT_SECONDS
         while True:
             length = job.log.stat().st_size if job.log.exists() else 0
-            code = self._finish(start_apart(job, threads_of(1), self.here))
+            code = self._run(job)
             if code != EXIT_FAILURE or self.stopping or time.monotonic() > until or not _refused(job.log, length):
                 break
             time.sleep(AGAIN_SECONDS)
         if code:
             raise EndedError(f"{name} ended with exit code {code} on {socket.gethostname()}", code)
 
-    def _finish(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait until the process has ended; let it stop when the sweep is over."""
+    def _run(self, job: Job) -> int:
         sweep = Pulse(lambda: read_owner(self.folder), self.token)
-        assert process.stdin is not None
-        with process:
-            while process.poll() is None:
-                self.stopping = self.stopping or sweep.is_gone()
-                if self.stopping:
-                    process.stdin.close()
-                time.sleep(POLL_SECONDS)
-        return process.returncode
+
+        def is_over() -> bool:
+            self.stopping = self.stopping or sweep.is_gone()
+            return self.stopping
+
+        if is_over():
+            return EXIT_INTERRUPTED
+        if self.station is None or not self.station.is_open():
+            self.station = Station(self.here)
+        return self.station.run(job, threads_of(1), is_over)
 
     def close(self) -> None:
         self.stopping = True
+        if self.station is not None:
+            self.station.close()
 
 
 def _refused(log: Path, since: int) -> bool:

@@ -4,12 +4,9 @@ A server process imports what they need once and forks each of them, so that a p
 sweep is gone ends itself: nothing goes on unseen, and a run is free to be taken over.
 """
 
-import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +17,6 @@ from pathlib import Path
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED
 
-APART = "from gdist.stages.sweep.jobs import work_apart; work_apart()"
-STOP_SECONDS = 600.0  # for a process whose worker lets it go, or is gone, to finish its step and keep a checkpoint
 PRELOAD = ["gdist.stages.train.train", "gdist.stages.evaluate.evaluate"]
 POLL_SECONDS = 0.2
 
@@ -59,8 +54,7 @@ def run_jobs(
     Returns:
         whether it was interrupted. The processes were then asked to stop, and have.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context = server()
     waiting, running = iter(jobs), dict[ForkServerProcess, tuple[Job, int]]()
     places, more = list(range(at_once)), True
     with one_signal() as stopped:
@@ -68,7 +62,7 @@ def run_jobs(
             while more and places and not stopped and (job := next(waiting, None)) is not None:
                 place = places.pop(0)
                 gpu = gpus[place % len(gpus)] if gpus else None
-                running[_start(context, job, threads, gpu)] = (job, place)
+                running[start(context, job, threads, gpu)] = (job, place)
             if not running:
                 return bool(stopped)
             if stopped and stopped[-1]:
@@ -83,7 +77,15 @@ def run_jobs(
             time.sleep(POLL_SECONDS)
 
 
-def _start(context: ForkServerContext, job: Job, threads: int, gpu: int | None) -> ForkServerProcess:
+def server() -> ForkServerContext:
+    """What starts processes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def start(context: ForkServerContext, job: Job, threads: int, gpu: int | None) -> ForkServerProcess:
+    """Start a process that does a job."""
     process = context.Process(target=_work, args=(job.arguments, str(job.log), threads, gpu), name=job.name)
     process.start()
     return process
@@ -109,27 +111,6 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
     command.main(arguments[1:], prog_name=f"gdist {arguments[0]}")
 
 
-def start_apart(job: Job, threads: int, here: Path) -> subprocess.Popen[bytes]:
-    """A process of a job that is started by no server: by a worker of a cluster, which Dask lets fork nothing.
-
-    When its standard input is closed, by the worker or since that is gone, it stops after a step, with a checkpoint.
-
-    Args:
-        here: the folder that it starts in, if there is one of this name.
-    """
-    with job.log.open("ab") as log:
-        line = [sys.executable, "-c", APART, json.dumps([job.arguments, str(job.log), threads, None])]
-        return subprocess.Popen(
-            line, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=here if here.is_dir() else None
-        )
-
-
-def work_apart() -> None:
-    """What a process of :func:`start_apart` does."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # local workers have it blocked
-    _work(*json.loads(sys.argv[1]))
-
-
 def _end_with_the_sweep() -> None:
     """Wait until the sweep is gone, however it ended, and end this process at once.
 
@@ -137,12 +118,8 @@ def _end_with_the_sweep() -> None:
     long as one of its processes does.
     """
     sweep = multiprocessing.parent_process()
-    if sweep is not None:
-        sweep.join()
-    else:
-        os.read(sys.stdin.fileno(), 1)  # the worker holds the other end, and writes nothing
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(STOP_SECONDS)
+    assert sweep is not None
+    sweep.join()
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -3,7 +3,6 @@
 The Dask processes are real: workers that the sweep starts, and a scheduler with workers of its own.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from test_cluster import Running, start_dask, worker_processes
@@ -24,10 +22,10 @@ from test_sweep import LEAST, Gdist, counts, run, weights
 from gdist.pipeline import heartbeat
 from gdist.pipeline.cluster import workers as cluster
 from gdist.pipeline.heartbeat import Pulse
-from gdist.pipeline.owner import OWNER, Owner
+from gdist.pipeline.owner import OWNER, REFUSED, Owner
 from gdist.stages.sweep.cluster import EndedError, OneAtATime
 
-LONGER = LEAST.replace('"train.steps" = 4', '"train.steps" = 60')
+LONGER = LEAST.replace('"train.steps" = 4', '"train.steps" = 40')
 TRAIN = ["train.warmup_steps=1", "train.batch_seconds=2", "train.validate_seconds=2", "train.checkpoint_every=2"]
 Students = dict[str, dict[str, torch.Tensor]]
 
@@ -84,14 +82,9 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def trainings() -> list[psutil.Process]:
-    """Every process of a job on a worker, of whichever worker."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if any("work_apart" in word for word in process.cmdline()):
-                found.append(process)
-    return found
+def jobs_at_work(out: Path) -> list[Path]:
+    """The runs that a process is training now."""
+    return list(out.glob(f"runs/*/{OWNER}"))
 
 
 class at_work(threading.Thread):  # noqa: N801 — reads as a statement
@@ -125,7 +118,7 @@ def test_local_workers_one_of_which_is_killed(
     with at_work(out, lambda: worker_processes(os.getpid())[0].kill()):
         found = run(gdist, file, tiny_cache, out, "--cluster", "local:2")
     assert_same(found, expected)
-    assert found["ran"] == 4 and not trainings()
+    assert found["ran"] == 4 and not jobs_at_work(out)
     assert counts(run(gdist, file, tiny_cache, out, "--cluster", "local:2")) == (4, 4, 0, 0, 0)
 
 
@@ -137,40 +130,39 @@ def test_a_scheduler_and_its_workers_one_of_which_is_killed(
 
     def kill() -> None:
         nonlocal most
-        most = max(most, len(trainings()))
+        most = max(most, len(jobs_at_work(out)))
         running.processes()[0].kill()
 
     with at_work(out, kill):
         found = run(gdist, file, tiny_cache, out, "--cluster", running.address())
     assert_same(found, expected)
-    assert 1 <= most <= 2 and not trainings()
+    assert 1 <= most <= 2 and not jobs_at_work(out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_the_command_is_stopped(
-    number: signal.Signals, running: Running, file: Path, tiny_cache: Path, tmp_path: Path, expected: Students,
-    gdist: Gdist, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Interrupted, the points have stopped when it ends; killed, they are when the next one begins, or when it is missed."""
+def test_the_command_is_stopped_and_killed(
+    running: Running, file: Path, tiny_cache: Path, tmp_path: Path, expected: Students, gdist: Gdist
+) -> None:
+    """Interrupted, it ends when its points have stopped; killed, they stop when another sweep takes the workers."""
     out = tmp_path / "out"
-    line = ["sweep", file, "--cache", tiny_cache, "--out", out, "--cluster", running.file]
-    process = subprocess.Popen(words(*line), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    wait_for(lambda: checkpoints(out) > 0, "nothing is trained")
-    os.killpg(process.pid, number)
-    stderr = process.communicate(timeout=60)[1]
-    if number == signal.SIGINT:
-        assert process.returncode == 130 and "run the same command again" in stderr
-        assert not trainings() and not list(out.glob("failed/*"))
-    found = run(gdist, file, tiny_cache, out, "--cluster", running.file)
-    assert_same(found, expected)
-    assert not trainings()
+    line = words("sweep", file, "--cache", tiny_cache, "--out", out, "--cluster", running.file)
+    for number in (signal.SIGINT, signal.SIGKILL):
+        before = checkpoints(out)
+        process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        wait_for(lambda before=before: checkpoints(out) > before, "nothing is trained")  # type: ignore[misc]
+        os.killpg(process.pid, number)
+        stderr = process.communicate(timeout=60)[1]
+        assert process.returncode == (130 if number == signal.SIGINT else -number)
+        if number == signal.SIGINT:
+            assert "run the same command again" in stderr and not list(out.glob("failed/*"))
+            assert not jobs_at_work(out)
+    assert_same(run(gdist, file, tiny_cache, out, "--cluster", running.file), expected)
 
 
 def test_ctrl_c_in_a_terminal_with_local_workers(file: Path, tiny_cache: Path, tmp_path: Path) -> None:
-    """The signal reaches every process of the command, and each point stops once, with a checkpoint of its last step."""
+    """The signal reaches every process of the command, and each point stops once, with a checkpoint."""
     out = tmp_path / "out"
     file.write_text(
-        LONGER.replace('"train.steps" = 60', '"train.steps" = 100000').replace('_every" = 2', '_every" = 9')
+        LONGER.replace('"train.steps" = 40', '"train.steps" = 100000').replace('_every" = 2', '_every" = 9')
     )
     line = ["sweep", file, "--cache", tiny_cache, "--out", out, "--cluster", "local:1"]
     process = subprocess.Popen(words(*line), stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -178,7 +170,7 @@ def test_ctrl_c_in_a_terminal_with_local_workers(file: Path, tiny_cache: Path, t
     os.killpg(process.pid, signal.SIGINT)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130, stderr
-    assert not trainings() and not list(out.glob("failed/*")) and not list(out.glob(f"runs/*/{OWNER}"))
+    assert not jobs_at_work(out) and not list(out.glob("failed/*"))
     (log,) = out.glob("logs/*.log")
     assert "stopping after this step" in log.read_text()
 
@@ -208,14 +200,15 @@ def training(cache: Path, out: Path, steps: int) -> tuple[str, list[str], str]:
 def test_a_run_that_another_process_has_not_left_yet(tiny_cache: Path, tmp_path: Path) -> None:
     """A lost worker may still be writing a checkpoint of the point that this one is given."""
     (tmp_path / "runs/a").mkdir(parents=True)
+    log, task = tmp_path / "a.log", training(tiny_cache, tmp_path, 2)
     with Owner(tmp_path) as sweep:
-        before = Owner(tmp_path / "runs/a")
-        before.__enter__()
-        leaves = threading.Timer(6.0, lambda: before.__exit__(None, None, None))
-        leaves.start()
-        OneAtATime(tmp_path, sweep.token, tmp_path / "not there").run(training(tiny_cache, tmp_path, 2))
-        leaves.join()
-    assert "another gdist train is using" in (tmp_path / "a.log").read_text()
+        job = OneAtATime(tmp_path, sweep.token, tmp_path / "not there")
+        this = threading.Thread(target=job.run, args=(task,))
+        with Owner(tmp_path / "runs/a"):
+            this.start()
+            wait_for(lambda: log.exists() and REFUSED in log.read_text(), "it is not refused")
+        this.join()
+        job.close()
     assert (tmp_path / "runs/a/student/model.safetensors").exists()
 
 
