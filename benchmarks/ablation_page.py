@@ -18,7 +18,8 @@ from ablation_cells import (
     row_name,
 )
 
-from gdist.stages.train.config import TrainConfig, recipe_path
+from gdist.stages.train.config import TrainConfig
+from gdist.stages.train.recipes import recipe_path
 
 Record = dict[str, Any]
 """One evaluated run: see ``record`` in ablation.py."""

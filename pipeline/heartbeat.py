@@ -48,6 +48,29 @@ class Heartbeat:
                 continue
 
 
+class Pulse:
+    """Watches whether the owner that a document names goes on updating it, and is still the same one.
+
+    Args:
+        read: the document; empty when there is none, or when it was just being written.
+        token: the owner's.
+    """
+
+    def __init__(self, read: Callable[[], dict[str, Any]], token: str, seconds: float = BEAT_SECONDS) -> None:
+        self._read, self._token, self._seconds = read, token, seconds
+        self._seen, self._since = read(), time.monotonic()
+        self._next = self._since
+
+    def is_gone(self) -> bool:
+        """Whether it is silent, or another one took over. Cheap to ask often: it reads ten times in a beat."""
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + self._seconds / 10
+            if (seen := self._read()) and seen != self._seen:
+                self._seen, self._since = seen, now
+        other = self._seen.get("token", self._token) != self._token
+        return other or now - self._since > PATIENCE_BEATS * self._seconds
+
+
 def wait_for_silence(
     read: Callable[[], dict[str, Any]],
     refusal: Callable[[dict[str, Any]], Exception],

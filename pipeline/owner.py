@@ -21,6 +21,7 @@ from gdist.pipeline.heartbeat import BEAT_SECONDS, Heartbeat, wait_for_silence
 from gdist.pipeline.machine import is_here, myself
 
 OWNER = "training.json"
+REFUSED = "another gdist train is using"
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # errors of file systems without locks
 
 
@@ -62,6 +63,11 @@ class Owner:
             if self._is_ours():
                 self.path.unlink()
         os.close(self._file)
+
+    @property
+    def token(self) -> str:
+        """What tells this owner from any other, in the file too."""
+        return str(self._about["token"])
 
     def require(self) -> None:
         """Raise RunError where another process took over; called before anything is written."""
@@ -120,18 +126,22 @@ class Owner:
         return same and self._read().get("token", self._about["token"]) == self._about["token"]
 
     def _read(self) -> dict[str, Any]:
-        """Read who owns the run; empty when nobody does, or when the file was just being written."""
-        try:
-            document = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return document if isinstance(document, dict) else {}
+        return read_owner(self.folder)
 
     def _refusal(self, seen: dict[str, Any]) -> RunError:
         return RunError(
-            f"another gdist train is using {self.folder}: {_named(seen)}",
+            f"{REFUSED} {self.folder}: {_named(seen)}",
             "wait until it is done, or stop it and run the same command again, or choose another --out",
         )
+
+
+def read_owner(folder: Path) -> dict[str, Any]:
+    """Read who owns a run; empty when nobody does, or when the file was just being written."""
+    try:
+        document = json.loads((folder / OWNER).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _named(seen: dict[str, Any]) -> str:

@@ -1,11 +1,38 @@
-"""The choices that are available: `gdist students`, `gdist teachers` and `gdist encodings`."""
+"""The choices that are available: `gdist recipes`, `gdist students`, `gdist teachers` and `gdist encodings`."""
 
 from collections.abc import Sequence
 
+import click
+
 from gdist.pipeline import console
 from gdist.pipeline.cache.encodings import ENCODINGS
-from gdist.pipeline.errors import EXIT_OK
+from gdist.pipeline.config import did_you_mean
+from gdist.pipeline.errors import EXIT_OK, UsageError
 from gdist.pipeline.extensions import use
+
+
+def recipes_command(name: str | None, as_json: bool) -> int:
+    """Print the table of recipes and sweeps that ship; or one of them, to be copied and changed."""
+    from gdist.stages.train.recipes import shipped
+
+    known = shipped()
+    if name is not None and name not in known:
+        raise UsageError(f"no recipe or sweep {name!r}", did_you_mean(name, known))
+    chosen = list(known.values()) if name is None else [known[name]]
+    rows = [{"name": one.name, "kind": one.kind, "about": one.about, "path": str(one.path)} for one in chosen]
+    if as_json:
+        console.emit(rows if name is None else rows[0] | {"text": chosen[0].text})
+        return EXIT_OK
+    if name is not None:
+        click.echo(chosen[0].text, nl=False)
+        return EXIT_OK
+    width = max(len(row["name"]) for row in rows)
+    for kind, title in (("recipe", "gdist train --recipe NAME"), ("sweep", "gdist sweep NAME")):
+        click.echo(title)
+        for row in rows:
+            if row["kind"] == kind:
+                click.echo(f"  {row['name']:{width}}  {row['about']}")
+    return EXIT_OK
 
 
 def students_command(teacher: str | None, uses: Sequence[str], as_json: bool) -> int:

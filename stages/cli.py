@@ -108,6 +108,21 @@ def manifest_check(path: str, audio: bool, as_json: bool) -> int:
     return manifests.check_command(path, audio, as_json)
 
 
+@command("recipes", short_help="The recipes and sweeps that ship.")
+@click.argument("name", required=False)
+@json_option
+def recipes_command(name: str | None, as_json: bool) -> int:
+    """List what `gdist train --recipe` and `gdist sweep` take by name. With NAME, print that one, to copy and change.
+
+    \b
+    Example:  gdist recipes
+              gdist recipes gendistiller-wavlm-960h > mine.toml
+    """
+    from gdist.stages import catalogue
+
+    return catalogue.recipes_command(name, as_json)
+
+
 @command("students", short_help="The available students, with their sizes.")
 @click.option("--teacher", help="Compute the sizes for this teacher. [default: WavLM Base]")
 @use_option
@@ -187,6 +202,7 @@ for _command in (
     eval_command,
     report_command,
     export_command,
+    recipes_command,
     students_command,
     teachers_command,
     encodings_command,

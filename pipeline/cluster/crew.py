@@ -11,10 +11,10 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from distributed import KilledWorker, Worker, WorkerPlugin, get_worker
+from distributed import KilledWorker, Reschedule, Worker, WorkerPlugin, get_worker
 
 from gdist.pipeline.cluster.workers import Cluster
 from gdist.pipeline.errors import CacheError, ClusterError
@@ -22,6 +22,7 @@ from gdist.pipeline.errors import CacheError, ClusterError
 SPARE_TASKS = 1  # queued on each worker, so that a free lane can start its next task without waiting for this process
 ATTEMPTS = 4  # at a task that fails for a reason that may be temporary
 COUNT_SECONDS = 1.0  # how often the workers are counted
+BUSY_SECONDS = 2.0  # after which a long task leaves a worker that is busy, for one that may be free
 
 
 class Job(Protocol):
@@ -38,12 +39,17 @@ class Job(Protocol):
 
 
 @contextlib.contextmanager
-def deploy(cluster: Cluster, job: Job) -> Iterator["Crew"]:
-    """Give ``job`` to every worker, including those that join later. However the block ends, the job is closed."""
+def deploy(cluster: Cluster, job: Job, long: bool = False) -> Iterator["Crew"]:
+    """Give ``job`` to every worker, including those that join later. However the block ends, the job is closed.
+
+    Args:
+        long: a task takes minutes to days. None is queued on a worker, none waits for a busy one while another is
+            free, and a task that workers were lost with is not tried beyond what the scheduler allows.
+    """
     cluster.retry(lambda: _remove_abandoned_jobs(cluster))
     name = f"gdist-{cluster.client.id}"
-    cluster.retry(lambda: cluster.client.register_plugin(_JobPlugin(job, cluster.lanes), name=name))
-    crew = Crew(cluster, name)
+    cluster.retry(lambda: cluster.client.register_plugin(_JobPlugin(job, cluster.lanes, long), name=name))
+    crew = Crew(cluster, name, long)
     try:
         yield crew
     finally:
@@ -67,20 +73,30 @@ def _remove_abandoned_jobs(cluster: Cluster) -> None:
 class Crew:
     """Workers that have a job, and the tasks that they are running."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        self.cluster, self.name = cluster, name
+    def __init__(self, cluster: Cluster, name: str, long: bool = False) -> None:
+        self.cluster, self.name, self.long = cluster, name, long
         self.running: dict[Any, tuple[Any, tuple[Any, int]]] = {}  # key → future, (task, attempt)
         self.workers, self.last_seen = 0, time.monotonic()  # how many there are, and when there last was one
 
-    def do[T](self, tasks: Iterable[T]) -> Iterator[tuple[T, Exception | None]]:
+    def close(self) -> None:
+        """Ask the job to end soon on every worker that there is now; tasks then end early."""
+        with contextlib.suppress(OSError):  # the scheduler was lost, which `do` reports
+            self.cluster.client.run(_close, self.name, on_error="ignore")
+
+    def do[T](
+        self, tasks: Iterable[T], watch: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[T, Exception | None]]:
         """Run the tasks in any order, a few per worker at a time, and yield each one when it has ended.
 
+        Args:
+            watch: called about once a second.
+
         Yields:
-            the task, and None or the exception it failed with. A failure that may be temporary (a lost worker, a
-            store that did not answer) is retried first.
+            the task, and None or the exception it failed with; ClusterError where every worker that was given it was
+            lost. A failure that may be temporary (a lost worker, a store that did not answer) is retried first.
 
         Raises:
-            ClusterError: the scheduler or all workers were lost, or every worker that was given a task was lost.
+            ClusterError: the scheduler or all workers were lost.
         """
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -106,20 +122,21 @@ class Crew:
                 again = []
             if not self.running:
                 return
+            watch()
             for future in _all_of(ended):
                 _, (task, attempt) = self.running.pop(future.key)
                 if future.status == "cancelled":
                     raise self.cluster.lost()
                 error = future.exception() if future.status == "error" else None
                 if isinstance(error, (KilledWorker, OSError)) or type(error) is CacheError:
-                    if attempt < ATTEMPTS:
+                    if attempt < (1 if self.long and isinstance(error, KilledWorker) else ATTEMPTS):
                         again.append((task, attempt + 1))
                         continue
                     if not isinstance(error, CacheError):
-                        raise ClusterError(
+                        error = ClusterError(
                             f"every worker that was given one of the tasks was lost ({error})",
                             "see the workers' logs; usually they ran out of memory, so try fewer --batch-seconds",
-                        ) from error
+                        )
                 yield task, error
 
     def _max_in_flight(self) -> int:
@@ -134,14 +151,14 @@ class Crew:
                 f"all workers of {self.cluster.spec} were lost, and none came back",
                 "run the same command again when there are workers: what was committed is kept",
             )
-        return max(1, self.workers) * (self.cluster.lanes + SPARE_TASKS)
+        return max(1, self.workers) * (self.cluster.lanes + (0 if self.long else SPARE_TASKS))
 
 
 class _JobPlugin(WorkerPlugin):
     """A job on a worker."""
 
-    def __init__(self, job: Job, lanes: int) -> None:
-        self.job, self.max_lanes = job, lanes
+    def __init__(self, job: Job, lanes: int, long: bool = False) -> None:
+        self.job, self.max_lanes, self.long = job, lanes, long
 
     def setup(self, worker: Worker) -> None:
         # The job is opened on the first task and not here, where it would block the worker's event loop, and an error
@@ -158,8 +175,12 @@ class _JobPlugin(WorkerPlugin):
             if not self.is_open:
                 self.job.open()
                 self.is_open = True
-        with self.lanes:
+        if not self.lanes.acquire(timeout=BUSY_SECONDS if self.long else None):
+            raise Reschedule  # the scheduler sends it to whom it thinks is least busy now
+        try:
             self.job.run(task)
+        finally:
+            self.lanes.release()
 
 
 def _all_of(ended: "queue.SimpleQueue[Any]") -> list[Any]:
@@ -175,3 +196,8 @@ def _all_of(ended: "queue.SimpleQueue[Any]") -> list[Any]:
 def _run(name: str, task: Any) -> None:
     plugin: Any = get_worker().plugins[name]
     plugin.run(task)
+
+
+def _close(name: str, dask_worker: Any) -> None:
+    if (plugin := dask_worker.plugins.get(name)) is not None:
+        plugin.job.close()

@@ -137,7 +137,7 @@ def workers_of(config: ExtractConfig) -> Iterator["Workers"]:
     device = choose_device(config.device, "--device ") if local else config.device
     with connect(config.cluster, LANES, visible_gpus() if device == "cuda" else ()) as connected:
         if not local:
-            device = _worker_device(connected, config.device)
+            device = worker_device(connected, config.device)
         yield Workers(config, connected, device, _models(connected) if device == "cuda" else "")
 
 
@@ -153,7 +153,7 @@ def _models(connected: Cluster, known: str = "") -> str:
     return models
 
 
-def _worker_device(connected: Cluster, device: str) -> str:
+def worker_device(connected: Cluster, device: str) -> str:
     """The device that ``--device`` selects on the workers, which must have the same versions as this process.
 
     Raises:

@@ -25,7 +25,7 @@ class Duration(click.ParamType[float]):
 
 
 @command("sweep", kept="what is trained is kept", short_help="Many students from one file, each trained once.")
-@click.argument("file", type=LocalPath(), metavar="SWEEP.toml")
+@click.argument("file", type=LocalPath(), metavar="SWEEP.toml|NAME")
 @click.option(
     "--cache",
     "caches",
@@ -44,6 +44,7 @@ class Duration(click.ParamType[float]):
     metavar="N",
     help="Students that each process trains from one stream of batches, at most.",
 )
+@click.option("--cluster", metavar="local:N|tcp://…", help="Run on N processes here, or on a Dask cluster.")
 @click.option("--only", metavar="REGEX", help="Only the points whose name matches.")
 @click.option("--first", is_flag=True, help="Only the first point.")
 @click.option("--retry-failed", is_flag=True, help="Begin failed points again; they are otherwise left alone.")
@@ -61,6 +62,7 @@ def sweep_command(
     out: Path,
     jobs: int,
     together: int,
+    cluster: str | None,
     only: str | None,
     first: bool,
     retry_failed: bool,
@@ -76,6 +78,10 @@ def sweep_command(
     The file has what all points share, what varies, and the seeds. A point is known by its resolved config, so it may
     be renamed or moved. Interrupted? Run the same command again.
 
+    With --cluster, each worker does one point at a time: N processes here (one per GPU, if there are any), or
+    the workers of a Dask scheduler (tcp://HOST:PORT, tls://HOST:PORT, or its scheduler file). DIR must then be in a
+    folder that all of them mount at the same path.
+
     \b
     Example:  gdist sweep ablation.toml --cache s3://bucket/libri --out sweeps/ablation --jobs 2
               gdist sweep ablation.toml --cache s3://bucket/libri --out sweeps/ablation --dry-run
@@ -89,16 +95,30 @@ def sweep_command(
     from gdist.stages.sweep.sweep import sweep
     from gdist.stages.sweep.table import show
     from gdist.stages.train.losses import LOSSES
+    from gdist.stages.train.recipes import sweep_path
 
     if uses:
         from gdist.stages.evaluate.probes import PROBES  # takes seconds, and most sweeps need none
 
         use(uses, STUDENTS, ENCODINGS, LOSSES, PROBES)
+    file = sweep_path(file)
     passed = [part for name in uses for part in ("--use", name)]
     if local is not None:
         passed += ["--local", str(local.path), *(["--local-limit", str(local.limit)] if local.limit else [])]
     config = SweepConfig(
-        file, out, named_caches(caches), jobs, only, first, retry_failed, fail_fast, dry_run, budget, passed, together
+        file,
+        out,
+        named_caches(caches),
+        jobs,
+        only,
+        first,
+        retry_failed,
+        fail_fast,
+        dry_run,
+        budget,
+        passed,
+        together,
+        cluster,
     )
     found = sweep(config, show_progress=not as_json)
     if as_json:

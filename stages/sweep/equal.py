@@ -21,7 +21,7 @@ from gdist.pipeline.config import signature, to_tables
 from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.run import Run, identifying
 from gdist.stages.sweep.fields import Settings
-from gdist.stages.sweep.jobs import Job, run_jobs
+from gdist.stages.sweep.jobs import Job
 from gdist.stages.sweep.options import SweepConfig
 from gdist.stages.sweep.points import Points, Resolved, typed
 from gdist.stages.sweep.spec import Alternative
@@ -141,8 +141,11 @@ class Equal:
             for turn in range(1, TURNS + 1)
             for side, run, name in zip(sides, runs, pair.names, strict=True)
         ]
-        if run_jobs(jobs, 1, threads_each(config.jobs), gpus()[:1], ended, lambda running: None):
-            raise KeyboardInterrupt
+        for job in jobs:  # one after the other, also where there are several workers
+            if config.run([job], 1, threads_each(config.jobs), gpus()[:1], ended, lambda running: None):
+                raise KeyboardInterrupt
+            if failed:
+                break
         if failed:
             job, code = failed[0]
             lines = job.log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]

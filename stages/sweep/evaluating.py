@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gdist.pipeline import console
 from gdist.stages.sweep.folder import SweepFolder
-from gdist.stages.sweep.jobs import Job, run_jobs
+from gdist.stages.sweep.jobs import Job
 from gdist.stages.sweep.options import SweepConfig, Tally
 from gdist.stages.sweep.points import Point
 from gdist.stages.sweep.training import Advance, gpus, stopped_by_hand, threads_each
@@ -45,5 +45,5 @@ def evaluate_points(
         left = sum(folder.standing(point).state == "trained" for point in todo)
         advance(0, f"evaluating: {left} of {len(todo)} runs left")
 
-    if jobs and run_jobs(jobs, config.jobs, threads_each(config.jobs), gpus(), ended, watch):
+    if jobs and config.run(jobs, config.jobs, threads_each(config.jobs), gpus(), ended, watch):
         raise KeyboardInterrupt

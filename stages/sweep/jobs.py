@@ -54,16 +54,15 @@ def run_jobs(
     Returns:
         whether it was interrupted. The processes were then asked to stop, and have.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context = server()
     waiting, running = iter(jobs), dict[ForkServerProcess, tuple[Job, int]]()
     places, more = list(range(at_once)), True
-    with _one_signal() as stopped:
+    with one_signal() as stopped:
         while True:
             while more and places and not stopped and (job := next(waiting, None)) is not None:
                 place = places.pop(0)
                 gpu = gpus[place % len(gpus)] if gpus else None
-                running[_start(context, job, threads, gpu)] = (job, place)
+                running[start(context, job, threads, gpu)] = (job, place)
             if not running:
                 return bool(stopped)
             if stopped and stopped[-1]:
@@ -78,7 +77,15 @@ def run_jobs(
             time.sleep(POLL_SECONDS)
 
 
-def _start(context: ForkServerContext, job: Job, threads: int, gpu: int | None) -> ForkServerProcess:
+def server() -> ForkServerContext:
+    """What starts processes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def start(context: ForkServerContext, job: Job, threads: int, gpu: int | None) -> ForkServerProcess:
+    """Start a process that does a job."""
     process = context.Process(target=_work, args=(job.arguments, str(job.log), threads, gpu), name=job.name)
     process.start()
     return process
@@ -118,7 +125,7 @@ def _end_with_the_sweep() -> None:
 
 
 @contextmanager
-def _one_signal() -> Iterator[list[int]]:
+def one_signal() -> Iterator[list[int]]:
     """The list gets an item at Ctrl-C or SIGTERM; a second one ends this process, and with it all others."""
     received: list[int] = []
 

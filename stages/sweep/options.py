@@ -1,10 +1,15 @@
 """What one call of `gdist sweep` is asked to do, and what it has done."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.storage.locations import folder_of, scheme_of
+from gdist.stages.sweep.jobs import Job, run_jobs
+
+Runner = Callable[[Iterable[Job], int, int, list[int], Callable[[Job, int], bool], Callable[[list[Job]], None]], bool]
+"""As :func:`run_jobs`"""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class SweepConfig:
         budget: seconds; nothing begins that would end later.
         together: points that are trained from one stream of batches, at most.
         passed: options that are passed to every command, such as ``--use`` and ``--local``.
+        cluster: where the jobs run, as of ``gdist extract``; None is this machine.
+        run: what runs them.
     """
 
     file: Path
@@ -35,6 +42,27 @@ class SweepConfig:
     budget: float | None = None
     passed: list[str] = field(default_factory=list)
     together: int = 1
+    cluster: str | None = None
+    run: Runner = run_jobs
+
+    def placed(self) -> "SweepConfig":
+        """The same with paths that mean the same on every machine, where workers are to use them.
+
+        Raises:
+            UsageError: ``--cluster`` is invalid, or does not go with ``--jobs`` or a cache in memory.
+        """
+        if self.cluster is None:
+            return self
+        from gdist.pipeline.cluster.workers import check_spec  # Dask takes a second to import
+
+        check_spec(self.cluster)
+        if self.jobs > 1:
+            raise UsageError(f"--jobs {self.jobs} does not go with --cluster: each worker does one job at a time")
+        for uri in self.caches.values():
+            if scheme_of(uri) == "memory":
+                raise UsageError(f"--cache {uri}: no other process can see this memory", "use a folder or a bucket")
+        caches = {name: str(folder_of(uri)) if scheme_of(uri) == "file" else uri for name, uri in self.caches.items()}
+        return replace(self, file=self.file.absolute(), out=self.out.absolute(), caches=caches)
 
 
 @dataclass

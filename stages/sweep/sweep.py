@@ -27,8 +27,10 @@ def sweep(config: SweepConfig, show_progress: bool = True) -> dict[str, Any]:
         ConfigError: the file or a point in it is impossible; nothing has run then.
         CacheError: a cache cannot be read, or lacks a layer that a point needs.
         RunError: the folder contains something else or cannot be written, or another process is at work there.
+        ClusterError: the workers cannot be used, or were lost.
         KeyboardInterrupt: it was asked to stop; the processes have stopped, with their checkpoints.
     """
+    config = config.placed()
     spec = read_spec(config.file)
     folder = SweepFolder(config.out, spec.name, spec.judge)
     folder.require_place()
@@ -39,7 +41,11 @@ def sweep(config: SweepConfig, show_progress: bool = True) -> dict[str, Any]:
     chosen = plan.chosen()
     if config.dry_run:
         return result(folder, plan, chosen, Tally())
-    with folder.owned(), _recorded(plan, folder, show_progress) as advance:
+    with (
+        folder.owned(),
+        _workers(config, folder) as plan.config,
+        _recorded(plan, folder, show_progress) as advance,
+    ):
         plan.measure()
         plan.open(writes=True)
         if config.retry_failed:
@@ -100,3 +106,15 @@ def _recorded(plan: Plan, folder: SweepFolder, show_progress: bool) -> Iterator[
             yield display
         finally:
             display.record()
+
+
+@contextlib.contextmanager
+def _workers(config: SweepConfig, folder: SweepFolder) -> Iterator[SweepConfig]:
+    """The config, with the workers of ``--cluster`` to run its jobs; or as it is, for processes of this machine."""
+    if config.cluster is None:
+        yield config
+        return
+    from gdist.stages.sweep.cluster import workers_of  # Dask takes a second to import
+
+    with workers_of(config, folder) as connected:
+        yield connected

@@ -12,7 +12,7 @@ import torch
 from gdist.pipeline import console
 from gdist.pipeline.run import Run
 from gdist.stages.sweep.folder import SweepFolder
-from gdist.stages.sweep.jobs import Job, run_jobs
+from gdist.stages.sweep.jobs import Job
 from gdist.stages.sweep.options import SweepConfig, Tally
 from gdist.stages.sweep.points import Point
 from gdist.stages.sweep.rates import Rates
@@ -127,7 +127,7 @@ def train_points(
         failed = f"; {len(tally.failed_now)} failed" if tally.failed_now else ""
         advance(0, "; ".join(notes) + failed)
 
-    if run_jobs(jobs(), config.jobs, threads_each(config.jobs), gpus(), ended, watch):
+    if config.run(jobs(), config.jobs, threads_each(config.jobs), gpus(), ended, watch):
         raise KeyboardInterrupt
 
 

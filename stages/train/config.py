@@ -1,16 +1,15 @@
 """The config of a training run: [train], [student], [loss], [data] and [augment], from a recipe and ``--set``."""
 
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
-from gdist.pipeline.config import TomlTables, build, did_you_mean, merge, parse_set, read_toml, require
+from gdist.pipeline.config import TomlTables, build, merge, parse_set, read_toml, require
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.loading.splits import DataConfig
 from gdist.stages.students import STUDENTS, student_values
 from gdist.stages.train.augment import AugmentConfig, refuse_misaligning
 from gdist.stages.train.losses import LOSSES, LossConfig
+from gdist.stages.train.recipes import recipe_path
 
 MAX_TIMEOUT = 1e6  # twelve days
 
@@ -173,18 +172,3 @@ def load_config(recipe: str | None, student: str | None, settings: tuple[str, ..
             "--set student.frontend=trained, or train.thaw_step=… to read audio from some step on",
         )
     return config
-
-
-def recipe_path(name: str) -> Path:
-    """A shipped recipe by name, or a TOML file by path."""
-    if name.endswith(".toml") or "/" in name:
-        return Path(name)
-    shipped = {path.name.removesuffix(".toml"): path for path in _shipped()}
-    if name not in shipped:
-        raise ConfigError(f"no recipe {name!r}", did_you_mean(name, shipped))
-    return shipped[name]
-
-
-def _shipped() -> list[Path]:
-    folder = Path(str(files("gdist.stages"))) / "recipes"
-    return sorted(folder.glob("*.toml"))
