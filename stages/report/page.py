@@ -1,7 +1,6 @@
 """`gdist report`: one self-contained page about one or more runs. It reads the runs' files, and loads no model."""
 
 import shlex
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -18,7 +17,7 @@ from gdist.stages.report import figures as report_figures
 from gdist.stages.report import probes as report_probes
 from gdist.stages.report.heat import heatmap, strips
 from gdist.stages.report.probes import Task
-from gdist.stages.report.runs import Configuration, RunSummary, configurations
+from gdist.stages.report.runs import Configuration, RunSummary, configurations, told_apart
 from gdist.stages.report.story import caveats, duration, millions, reduction, short_name, size, story, verdict
 from gdist.stages.report.tables import by_configuration, costs, ranking
 
@@ -150,11 +149,7 @@ def _distinct(runs: Sequence[RunSummary]) -> list[RunSummary]:
             f"these runs' teachers have {' and '.join(map(str, depths))} layers, which do not fit one table",
             "report on them separately",
         )
-    count = Counter(run.name for run in runs)
-    return [
-        replace(run, name=f"{Path(run.folder).resolve().parent.name}/{run.name}") if count[run.name] > 1 else run
-        for run in runs
-    ]
+    return told_apart(runs)
 
 
 def _cache_of(runs: Sequence[RunSummary]) -> dict[str, Any]:

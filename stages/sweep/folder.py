@@ -88,6 +88,8 @@ class SweepFolder(OwnFolder):
                     "signature": p.signature,
                     "run": self.run(p).name,
                     "varied": p.varied,
+                    "recipe": p.recipe,
+                    "settings": p.settings,
                 }
                 for p in points
             ],
