@@ -1,6 +1,6 @@
 """Which point of a sweep is ahead by a metric, by how much, and whether that is more than the scatter of seeds.
 
-One rule holds everywhere: a difference is clear where it is at least :data:`CLEAR` times its standard error over seeds.
+One rule holds everywhere: a difference is clear if it is at least :data:`CLEAR` times its standard error over seeds.
 """
 
 import json

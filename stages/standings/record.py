@@ -119,7 +119,9 @@ def read_sweep(folder: Path) -> Sweep:
         wall = tuple(float(call["seconds"]) for call in record.get("wall") or [])
         return Sweep(folder, str(record.get("name", folder.name)), entries, dict(record.get("judge") or {}), wall)
     except FileNotFoundError as error:
-        raise RunError(f"{folder} contains no sweep: it has no sweep.json", "give the --out of `gdist sweep`") from error
+        raise RunError(
+            f"{folder} contains no sweep: it has no sweep.json", "give the --out of `gdist sweep`"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"cannot read {path}: {error!r}", "run `gdist sweep` again; it rewrites this file") from error
 

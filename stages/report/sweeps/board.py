@@ -18,7 +18,7 @@ Fields = dict[str, Any]
 """``table.field``, or ``cache`` → value"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """One point of a sweep.
 
@@ -179,10 +179,9 @@ class Board:
 
     def features(self) -> dict[str, Fields]:
         """Ranked point → every field that the config of any of them names → value."""
-        named = dict.fromkeys(key for point in self.ranked for key in point.fields)
-        return {
-            point.name: {key: point.fields.get(key, point.saved.get(key)) for key in named} for point in self.ranked
-        }
+        ranked = [point for point in self.points if point.standing]  # in the order of the file
+        named = dict.fromkeys(key for point in ranked for key in point.fields)
+        return {point.name: {key: point.fields.get(key, point.saved.get(key)) for key in named} for point in ranked}
 
     def compute(self) -> tuple[str, Measure]:
         """What compute is measured in: CPU seconds of the steps if every ranked point has them, else wall time."""
@@ -220,7 +219,9 @@ def sweep_of(folders: Sequence[Path]) -> Sweep:
         RunError: one is not a run, or cannot be read.
     """
     runs = told_apart([RunSummary.read(folder, evaluated=False) for folder in dict.fromkeys(folders)])
-    flat = {run.folder: {f"{t}.{k}": v for t, fields in run.config.items() for k, v in fields.items()} for run in runs}
+    flat = {
+        run.folder: {f"{t}.{k}": v for t, fields in run.config.items() for k, v in fields.items()} for run in runs
+    }
     usual: Fields = flat[runs[0].folder]
     entries = []
     for group in sorted(configurations(runs), key=lambda one: runs.index(one.first)):
@@ -231,4 +232,3 @@ def sweep_of(folders: Sequence[Path]) -> Sweep:
             entries.append(Entry(group.name, int(str(seed)), signature, Path(run.folder), own))
     judge = {"metric": OF_EVAL, "split": "test"} if all(run.eval for run in runs) else {}
     return Sweep(Path(), "runs", tuple(entries), judge)
-

@@ -6,7 +6,7 @@ scatter over seeds is that of the whole comparison.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -16,6 +16,8 @@ from gdist.stages.standings.ranking import error_of, is_clear
 
 Values = Mapping[str, Mapping[int, float]]
 """point → seed → value"""
+Alike = Mapping[str, Collection[int]]
+"""point → seeds"""
 
 POINT = "point"  # the factor of points that have names of their own
 MAX_LEVELS = 12  # values of a field that are compared; those of a continuous search have no pairs anyway
@@ -75,8 +77,8 @@ class Effect:
 
 @dataclass(frozen=True)
 class Interaction:
-    """How much the effect of ``one`` changes with ``other``: (level − base) where ``other`` has ``other_level``, minus
-    (level − base) where it has ``other_base``."""
+    """How much the effect of ``one`` changes with ``other``: (level − base) where ``other`` has its level, minus
+    (level − base) where it has its base."""
 
     one: Effect
     other: Effect
@@ -116,8 +118,12 @@ def factors(features: Mapping[str, Mapping[str, Any]], varied: Mapping[str, str]
     return found
 
 
-def effects(values: Values, all_factors: Sequence[Factor]) -> list[Effect]:
-    """Every value of every factor against its first value, in the order of the factors."""
+def effects(values: Values, all_factors: Sequence[Factor], alike: Alike | None = None) -> list[Effect]:
+    """Every value of every factor against that of the first point, in the order of the factors.
+
+    Args:
+        alike: runs that are not compared with each other.
+    """
     first = next(iter(values), "")
     found = []
     for factor in all_factors:
@@ -125,7 +131,7 @@ def effects(values: Values, all_factors: Sequence[Factor]) -> list[Effect]:
         others = [level for level in factor.order if level != base]
         for level in others[:MAX_LEVELS]:
             pairs = _pairs(factor, all_factors, level, base)
-            found.append(Effect(factor, level, base, _difference(values, [[a, b] for a, b in pairs], (1, -1), first)))
+            found.append(Effect(factor, level, base, _difference(values, pairs, (1, -1), first, alike)))
     return found
 
 
@@ -158,12 +164,15 @@ def noise(values: Values) -> float | None:
     several = [list(seeds.values()) for seeds in values.values() if len(seeds) > 1]
     if not several:
         return None
-    return fmean(fmean((value - fmean(each)) ** 2 for value in each) * len(each) / (len(each) - 1) for each in several) ** 0.5
+    return (
+        fmean(fmean((value - fmean(each)) ** 2 for value in each) * len(each) / (len(each) - 1) for each in several)
+        ** 0.5
+    )
 
 
-def _pairs(factor: Factor, all_factors: Sequence[Factor], level: str, base: str) -> list[tuple[str, str]]:
+def _pairs(factor: Factor, all_factors: Sequence[Factor], level: str, base: str) -> list[list[str]]:
     places = _places(all_factors, (factor,))
-    return [(at[level,], at[base,]) for at in places.values() if (level,) in at and (base,) in at]
+    return [[at[level,], at[base,]] for at in places.values() if (level,) in at and (base,) in at]
 
 
 def _places(
@@ -179,14 +188,16 @@ def _places(
 
 
 def _difference(
-    values: Values, sets: Sequence[Sequence[str]], signs: Sequence[int], first: str
+    values: Values, sets: Sequence[Sequence[str]], signs: Sequence[int], first: str, alike: Alike | None = None
 ) -> Difference | None:
     """The signed sum of each set of points, by the seeds that all of them have."""
+    alike = alike or {}
     by_seed: dict[int, list[float]] = {}
     by_set: list[float] = []
     at_first = None
     for points in sets:
         shared = set.intersection(*(set(values.get(point, {})) for point in points))
+        shared -= set.intersection(*(set(alike.get(point, ())) for point in points))
         sums = {
             seed: sum(sign * values[point][seed] for point, sign in zip(points, signs, strict=True))
             for seed in sorted(shared)
