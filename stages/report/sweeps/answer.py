@@ -1,4 +1,4 @@
-"""Which student to take, and why, in sentences that are generated from the numbers, and say what these cannot show."""
+"""Which student to take, and why, in sentences that are generated from the numbers and say what these cannot show."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +18,13 @@ CHEAPER = 0.9  # of the best point's size or compute, from which a point is ment
 @dataclass(frozen=True)
 class Tile:
     what: str
+    style: str
     value: str
     more: tuple[str, ...]
 
 
 def title_of(board: Board) -> str:
-    """The judged metric in words: ``keyword spotting, accuracy``."""
+    """The judged metric in words: ``accuracy in keyword spotting``."""
     metric = board.metric
     if metric == OF_EVAL:
         return "mean cosine"
@@ -31,7 +32,7 @@ def title_of(board: Board) -> str:
         return f"{metric} in the last validation"
     for run in board.evaluated:
         if found := (run.eval.get("probes") or {}).get(metric):
-            return f"{found['title']}, {found['metric']}"
+            return f"{found['metric']} in {found['title']}"
     return metric
 
 
@@ -53,7 +54,7 @@ def seeds_of(point: Point) -> str:
 
 
 def take(board: Board) -> list[Markup]:
-    """Why the best point is the one to take, by what margin, and which others are as good as far as seeds tell."""
+    """Why the best point is the one to take, by what margin, its size and its cost."""
     best, show = board.first, shown(board)
     where = f" on the {board.ranking.split} split" if board.ranking.split else ""
     which = "lowest" if not board.ranking.higher else "highest"
@@ -73,7 +74,7 @@ def take(board: Board) -> list[Markup]:
         else:
             text += f" ± {show(error)}, which is "
             text += "more than the scatter of seeds." if is_clear(margin, error) else "within the scatter of seeds."
-        sentences += [text, *_level(board)]
+        sentences.append(text)
     if params := best.params:
         smaller = reduction(params, board.teacher["params"])
         less = f", {smaller} fewer than {short_name(str(board.teacher['name']))}" if smaller else ""
@@ -89,15 +90,12 @@ def _cost(point: Point) -> str:
     return f", and one training of it took {duration(wall.mean)}{more}"
 
 
-def _level(board: Board) -> list[Markup]:
-    """The points that cannot be told from the best, and the cheapest of them."""
+def others(board: Board) -> list[Markup]:
+    """The points that are not clearly behind the best, and the smallest and the cheapest of them."""
     level = [board.named[one.name] for one in board.ranking.level()]
     if not level or any(point.standing is None or len(point.standing.seeds) < 2 for point in [board.first, *level]):
         return []
-    if len(level) == 1 and level[0] is board.ranked[1]:
-        sentences = []
-    else:
-        sentences = [Markup("Not clearly behind it: {}.").format(listed([point.title for point in level]))]
+    sentences = [Markup("Not clearly behind it: {}.").format(listed([point.title for point in level]))]
     costs = {one.point.name: one for one in placed(board)}
     best = costs.get(board.first.name)
     near = [costs[point.name] for point in level if point.name in costs]
@@ -106,13 +104,13 @@ def _level(board: Board) -> list[Markup]:
         smallest, cheapest = min(near, key=lambda one: one.params), min(near, key=lambda one: one.compute)
         if smallest.params < CHEAPER * best.params:
             sentences.append(
-                Markup("Of these, <b>{}</b> is the smallest: {} of its parameters.").format(
+                Markup("Of these, <b>{}</b> is the smallest, with {} of the parameters.").format(
                     smallest.point.title, f"{smallest.params / best.params:.0%}"
                 )
             )
         if cheapest.compute < CHEAPER * best.compute:
             sentences.append(
-                Markup("Cheapest to train among them is <b>{}</b>: {} of its {}.").format(
+                Markup("Cheapest to train of these is <b>{}</b>, with {} of the {}.").format(
                     cheapest.point.title, f"{cheapest.compute / best.compute:.0%}", unit
                 )
             )
@@ -158,13 +156,18 @@ def tiles(board: Board) -> list[Tile]:
     """The best three points, for the first screen."""
     found = []
     for place, point in enumerate(board.ranked[:3]):
-        more = [f"{seeds_of(point)}"]
-        if place and point.standing and board.first.standing:
+        if point.standing is None:
+            continue
+        sd = point.standing.sd
+        more = [
+            f"±\N{NO-BREAK SPACE}{shown(board)(sd)} over {seeds_of(point)}" if sd is not None else seeds_of(point)
+        ]
+        if place and board.first.standing:
             error = scatter(board.first.standing, point.standing)
             behind = abs(board.first.standing.mean - point.standing.mean)
             clear = "clearly behind" if is_clear(behind, error) else "behind, within scatter" if error else "behind"
-            more = [f"{shown(board)(behind)} {clear}", *more]
+            more.append(f"{shown(board)(behind)} {clear}")
         if point.params:
             more.append(f"{millions(point.params)} parameters")
-        found.append(Tile(point.title, mean_of(board, point), tuple(more)))
+        found.append(Tile(point.title, point.style, shown(board)(point.standing.mean), tuple(more)))
     return found

@@ -69,7 +69,7 @@ class Point:
             return varied
         tables = identifying(self.any.config)
         flat: Fields = {f"{table}.{key}": value for table, fields in tables.items() for key, value in fields.items()}
-        flat["cache"] = varied.get("cache", self.any.provenance.get("cache"))
+        flat["cache"] = varied.get("cache", "")
         return {key: value for key, value in flat.items() if key not in SEEDS}
 
     @cached_property
@@ -222,11 +222,13 @@ def sweep_of(folders: Sequence[Path]) -> Sweep:
     flat = {
         run.folder: {f"{t}.{k}": v for t, fields in run.config.items() for k, v in fields.items()} for run in runs
     }
+    caches = {run.provenance.get("cache") for run in runs}
     usual: Fields = flat[runs[0].folder]
     entries = []
     for group in sorted(configurations(runs), key=lambda one: runs.index(one.first)):
         for place, run in enumerate(group.runs):
             own = {k: v for k, v in flat[run.folder].items() if usual.get(k, v) != v and k not in SEEDS}
+            own |= {"cache": Path(str(run.provenance.get("cache"))).name} if len(caches) > 1 else {}
             seed = run.config.get("train", {}).get("seed", place)
             signature = str(run.provenance.get("signature", ""))
             entries.append(Entry(group.name, int(str(seed)), signature, Path(run.folder), own))

@@ -104,7 +104,8 @@ def factors(features: Mapping[str, Mapping[str, Any]], varied: Mapping[str, str]
         own = all(field in varied for field in fields)
         shown = fields if own or len(fields) <= 2 else []
         levels = {
-            point: ", ".join(plain(features[point].get(field)) for field in shown) or _stem(point) for point in points
+            point: ", ".join(dict.fromkeys(plain(features[point].get(field)) for field in shown)) or _stem(point)
+            for point in points
         }
         if not shown:
             first = {}  # points of one level have one text: that of the first of them

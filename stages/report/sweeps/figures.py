@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 
 from gdist.stages.report.charts import Line, chart
 from gdist.stages.report.plots import Dot, scatter
-from gdist.stages.report.story import duration
 from gdist.stages.report.sweeps import answer
 from gdist.stages.report.sweeps.board import Board, Measure
 from gdist.stages.report.sweeps.effects import Effect, Factor
@@ -32,8 +32,9 @@ def front(board: Board, points: Sequence[Placed], on_front: frozenset[str]) -> F
     unit, _ = board.compute()
     title, show = board.metric, answer.shown(board)
     figures = []
+    time, scale = _unit(unit, [one.compute for one in points])
     for name, label, show_x, across in (
-        (f"{title} by {unit}", f"{unit}, logarithmic", _seconds, [one.compute for one in points]),
+        (f"{title} by compute", f"{time}, logarithmic", "{:g}".format, [one.compute / scale for one in points]),
         (f"{title} by parameters", "parameters, logarithmic", _millions, [one.params for one in points]),
     ):
         if min(across) <= 0:
@@ -58,9 +59,13 @@ def cosine_by_compute(board: Board, measure: Measure) -> Figures:
         x, y = point.spread(compute), list(point.values(measure).values())
         if x and x.mean > 0 and y:
             dots.append(Dot(point.title, x.mean, sum(y) / len(y), point.style, min(y), max(y)))
-    title = f"mean cosine by {unit}"
-    show = "{:.3f}".format
-    return [(title, scatter(title, f"{unit}, logarithmic", "mean cosine", dots, _seconds, show))] if dots else []
+    if not dots:
+        return []
+    time, scale = _unit(unit, [dot.x for dot in dots])
+    dots = [replace(dot, x=dot.x / scale) for dot in dots]
+    title = "mean cosine by compute"
+    drawn = scatter(title, f"{time}, logarithmic", "mean cosine", dots, "{:g}".format, "{:.3f}".format)
+    return [(title, drawn)]
 
 
 def history(board: Board) -> Figures:
@@ -126,8 +131,12 @@ def _plain_style(style: str) -> str:
     return style if style == "c1" else "rest"
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:g}\N{NO-BREAK SPACE}s" if seconds < 60 else duration(seconds)
+def _unit(unit: str, seconds: Sequence[float]) -> tuple[str, float]:
+    """The unit of an axis in words, and what a second is divided by."""
+    for word, scale in (("hours", 3600.0), ("minutes", 60.0)):
+        if max(seconds) >= 2 * scale:
+            return unit.replace("seconds", word), scale
+    return unit, 1.0
 
 
 def _millions(params: float) -> str:

@@ -51,7 +51,7 @@ def page(section: Section, notes: str, links: dict[str, str], title: str | None 
         "Written by `gdist report … --format md`; only the notes are written by hand.",
         notes,
         "## Which student to take",
-        _sentences([*section.take, *section.gaps]),
+        _sentences([*section.take, *section.others, *section.gaps]),
         "## What was run",
         _setting(board),
         f"```\n{commands(board)}\n```",
@@ -95,8 +95,8 @@ def _probes(board: Board) -> list[str]:
     return [
         "## Probes",
         "For students, the mean over seeds ± their standard deviation; for teacher and log-mel, the value and its "
-        "95 % interval over test items. A student's own interval is as wide as the teacher's: these test items cannot "
-        "resolve smaller differences.",
+        "95 % interval over test items. A student's own interval is as wide as the teacher's: these test items "
+        "cannot resolve smaller differences.",
         md_tables.probes(board, names),
         f'Where a probe chose one layer, it is in brackets; "{md_tables.NONE}" is a probe that was not run.',
         *md_tables.not_compared(board, names),
@@ -119,8 +119,8 @@ def _pairwise(board: Board) -> list[str]:
     return [
         "## Every point against the best" + (" and the first" if len(others) > 1 else ""),
         "By how much a point is ahead (+) or behind (−), whichever direction is better: the difference of the means "
-        "± its standard error over seeds, **bold** where it is at least twice that. All students were evaluated on the "
-        f"same items, whose own scatter is not included.{more}",
+        "± its standard error over seeds, **bold** where it is at least twice that. All students were evaluated on "
+        f"the same items, whose own scatter is not included.{more}",
         *found,
     ]
 
@@ -128,14 +128,15 @@ def _pairwise(board: Board) -> list[str]:
 def _effects(section: Section, links: dict[str, str]) -> list[str]:
     found = md_effects.marginal(section, md_tables.probe_names(section.board))
     if not found:
-        return []
+        return ["## Every field on its own", section.unpaired] if section.unpaired else []
     return [
         "## Every field on its own",
         "The mean over all pairs of points that differ in this field alone, averaged within each seed first, ± its "
         "standard error over seeds, **bold** where it is at least twice that; ahead is +, whichever direction is "
-        "better. Then in how many pairs it is ahead, and by how much in the pair with the first point. Fields that always "
-        "change together have one row.",
+        "better. Then in how many pairs it is ahead, and by how much in the pair with the first point. Fields "
+        "that always change together have one row.",
         found,
+        section.unpaired,
         *(links[name] for name, _ in section.numeric),
         "### Fields that interact",
         md_effects.interactions(section),

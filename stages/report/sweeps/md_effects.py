@@ -14,7 +14,7 @@ from gdist.stages.report.sweeps.tables import signed
 
 
 def marginal(section: Section, names: Sequence[str]) -> str:
-    """Every value of every field against its first one; "" where no field varies."""
+    """Every value of every field against that of the first point; "" where there are no pairs."""
     board = section.board
     show = answer.shown(board)
     main = section.effects
@@ -29,7 +29,6 @@ def marginal(section: Section, names: Sequence[str]) -> str:
         found = effect.found
         what = f"{effect.factor.name}: {effect.level}, against {effect.base}"
         if found is None:
-            lines.append([what, "no pair differs in this alone", "0", *[NONE] * (2 + len(others))])
             continue
         cost = costs[place].found
         lines.append(
@@ -43,7 +42,7 @@ def marginal(section: Section, names: Sequence[str]) -> str:
             ]
         )
     heads = ["what is compared", board.metric, "pairs ahead", "at the first point", *others, f"{unit}, ratio"]
-    return table(heads, lines)
+    return table(heads, lines) if lines else ""
 
 
 def interactions(section: Section) -> str:

@@ -31,6 +31,10 @@ class Section:
         return answer.take(self.board)
 
     @property
+    def others(self) -> list[Markup]:
+        return answer.others(self.board)
+
+    @property
     def gaps(self) -> list[Markup]:
         return answer.gaps(self.board)
 
@@ -82,6 +86,15 @@ class Section:
         return effects.interactions(self.values(), self.factors)
 
     @property
+    def unpaired(self) -> str:
+        """The fields of which nothing is known, because no pair of points differs in them alone."""
+        paired = {effect.factor.name for effect in self.effects if effect.found}
+        names = [factor.name for factor in self.factors if factor.name not in paired]
+        if not names:
+            return ""
+        return f"No pair of points differs in one of these alone, so nothing is known of them: {', '.join(names)}."
+
+    @property
     def effects_table(self) -> Table | None:
         return tables.effects(self.board, self.effects)
 
@@ -114,8 +127,8 @@ class Section:
         counts = [len(point.standing.seeds) for point in self.board.ranked if point.standing]
         return (
             f"Noise: runs of one point, which differ only in the seed, scatter by {show(found)} in "
-            f"{self.board.metric} (standard deviation, pooled over points with several seeds); the standard error of a mean of "
-            f"{fmean(counts):.2g} seeds is {show(found / fmean(counts) ** 0.5)}. With three seeds, chance alone "
+            f"{self.board.metric} (standard deviation, pooled over points with several seeds); the standard error of a "
+            f"mean of {fmean(counts):.2g} seeds is {show(found / fmean(counts) ** 0.5)}. With three seeds, chance alone "
             "makes about one difference in eight clear, and one effect in five."
         )
 

@@ -64,14 +64,11 @@ def effects(board: Board, found: Sequence[Effect]) -> Table | None:
     show = answer.shown(board)
     rows = []
     for effect in found:
-        known = effect.found
+        if effect.found is None:
+            continue
         cells = (
             Cell(f"{effect.level}, against {effect.base}", effect.level),
-            *(
-                _difference(known, show)
-                if known
-                else (Cell("no pair differs in this alone"), Cell("0", 0), Cell(), Cell())
-            ),
+            *_difference(effect.found, show),
         )
         rows.append(TableRow(effect.factor.name, "", cells))
     if not rows:
@@ -146,7 +143,8 @@ def signed(mean: float, error: float | None, show: Show) -> str:
     >>> signed(-0.0123, 0.003, "{:.3f}".format)
     '−0.012\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.003'
     """
-    text = ("+" if mean >= 0 else "−") + show(abs(mean))
+    size = show(abs(mean))
+    text = ("−" if mean < 0 and float(size.rstrip("%")) else "+") + size
     return text if error is None else f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{show(error)}"
 
 
