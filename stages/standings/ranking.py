@@ -67,10 +67,11 @@ class Ranking:
     left_out: dict[str, str]
 
     def level(self) -> list[Candidate]:
-        """The others that are not clearly behind the first: their difference is within the scatter, or one has a
-        single seed."""
+        """The others that are within the scatter of seeds of the first; none where that is not known."""
         first, *others = self.candidates
-        return [other for other in others if not is_clear(first.mean - other.mean, scatter(first, other))]
+        errors = {other.name: scatter(first, other) for other in others}
+        known = [other for other in others if errors[other.name] is not None]
+        return [other for other in known if not is_clear(first.mean - other.mean, errors[other.name])]
 
 
 def rank(sweep: Sweep, metric: str, split: str) -> Ranking:
@@ -95,7 +96,7 @@ def rank(sweep: Sweep, metric: str, split: str) -> Ranking:
                 if math.isfinite(value):
                     found.setdefault(name, {})[entry.seed] = (value, entry.folder)
         if name not in found:
-            left_out[name] = _why(entries, metric)
+            left_out[name] = _why(entries, metric, split)
     if not finished:
         raise RunError(f"no point of {sweep.folder} is finished", "gdist sweep …, the same command again")
     if not found:
@@ -148,13 +149,15 @@ def is_clear(difference: float, error: float | None) -> bool:
     return error is not None and difference != 0 and abs(difference) >= CLEAR * error
 
 
-def _why(entries: Sequence[Entry], metric: str) -> str:
+def _why(entries: Sequence[Entry], metric: str, split: str) -> str:
     """Why none of a point's seeds has a value."""
-    states = [entry.state for entry in entries]
-    if "finished" in states:
-        return f"no finite {metric}"
+    finished = [entry for entry in entries if entry.state == "finished"]
+    if finished:
+        has_it = any(metric in metrics_of(Run(entry.folder), split) for entry in finished)
+        return f"its {metric} is not a finite number" if has_it else f"{metric} was not measured"
     first = next((entry for entry in entries if entry.reason), None)
-    return first.reason if first else "not begun"
+    states = {entry.state for entry in entries}
+    return first.reason if first else "begun, and not finished" if "begun" in states else "not begun"
 
 
 def _unknown(sweep: Sweep, metric: str, split: str, known: set[str]) -> UsageError:

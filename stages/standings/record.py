@@ -66,7 +66,7 @@ class Entry:
             lines = [str(line) for line in self.failure.get("log") or []]
             errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
             return (errors or lines or [f"exit code {self.failure.get('exit_code', 'unknown')}"])[-1]
-        return "interrupted" if self.state == "begun" else ""
+        return ""
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,17 @@ def seeds_of(point: Point) -> str:
     return f"{found} seeds" if found > 1 else "one seed"
 
 
-def take(board: Board) -> list[Markup]:
-    """Why the best point is the one to take, by what margin, its size and its cost."""
+def take(board: Board, subject: str | None = None) -> list[Markup]:
+    """Why the best point is the one to take, by what margin, its size and its cost.
+
+    Args:
+        subject: what the first sentence calls it; by default its name.
+    """
     best, show = board.first, shown(board)
     where = f" on the {board.ranking.split} split" if board.ranking.split else ""
     which = "lowest" if not board.ranking.higher else "highest"
     text = Markup("<b>{}</b> has the {} {}{}: <b>{}</b> ({})").format(
-        best.title, which, title_of(board), where, mean_of(board, best), seeds_of(best)
+        subject or best.title, which, title_of(board), where, mean_of(board, best), seeds_of(best)
     )
     sentences = []
     if len(board.ranked) == 1:
@@ -93,7 +97,7 @@ def _cost(point: Point) -> str:
 def others(board: Board) -> list[Markup]:
     """The points that are not clearly behind the best, and the smallest and the cheapest of them."""
     level = [board.named[one.name] for one in board.ranking.level()]
-    if not level or any(point.standing is None or len(point.standing.seeds) < 2 for point in [board.first, *level]):
+    if not level:
         return []
     sentences = [Markup("Not clearly behind it: {}.").format(listed([point.title for point in level]))]
     costs = {one.point.name: one for one in placed(board)}
@@ -140,7 +144,8 @@ def gaps(board: Board) -> list[Markup]:
     if fewer:
         names = listed([point.title for point in fewer], [seeds_of(point) for point in fewer])
         sentences.append(Markup("With fewer seeds than others: {}.").format(names))
-    odd = {name: why for name, why in board.ranking.left_out.items() if why.startswith("no finite")}
+    left_out = {board.named[name]: why for name, why in board.ranking.left_out.items()}
+    odd = {point.title: why for point, why in left_out.items() if point.finished}
     if odd:
         sentences.append(Markup("Left out: {}.").format(listed(list(odd), list(odd.values()))))
     return sentences

@@ -165,6 +165,12 @@ class Board:
         return [run for point in self.points for run in point.runs.values()]
 
     @property
+    def fidelity(self) -> str:
+        """The metric of fidelity that all ranked points have: of `gdist eval` if there is one, else of training."""
+        runs = [run for point in self.ranked for run in point.finished.values()]
+        return OF_EVAL if all(run.eval for run in runs) else "cosine"
+
+    @property
     def evaluated(self) -> list[RunSummary]:
         return [run for point in self.points for run in point.finished.values() if run.eval]
 

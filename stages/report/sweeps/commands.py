@@ -1,11 +1,11 @@
 """The command lines that train the points of a sweep by hand."""
 
+import json
 import re
 from collections.abc import Sequence
 
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.report.sweeps.board import Board, Point
-from gdist.stages.report.sweeps.effects import plain
 
 MANY = 12  # points, from which what all of them share is written once
 UNQUOTED = re.compile(r'="(?!(?:true|false|none|nan|inf)")([A-Za-z][\w./-]*)"$')
@@ -29,9 +29,13 @@ def _arguments(point: Point, caches: dict[str, str]) -> list[str]:
     """The options of a point's command line, each with its value; without the seed."""
     entry = point.entries[0]
     uri = str(point.any.provenance.get("cache")) if point.any else ""
-    found = [f"--cache {caches.get(uri, 'CACHE')}", "--out RUN"]
+    named = str(entry.varied.get("cache", ""))
+    default = f"CACHE-{named}" if named.isidentifier() else "CACHE"
+    found = [f"--cache {caches.get(uri, default)}", "--out RUN"]
     if entry.recipe is None and not entry.settings:  # not recorded: what sets it apart, at least
-        settings = [f"{key}={plain(value)}" for key, value in entry.varied.items() if key != "cache"]
+        settings = [
+            f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in entry.varied.items() if key != "cache"
+        ]
         found.append("…")
     else:
         settings = [setting for setting in entry.settings if not setting.startswith("train.seed=")]
@@ -43,7 +47,9 @@ def _caches(board: Board) -> dict[str, str]:
     """URI → what stands for it."""
     found: dict[str, str] = {}
     for point in board.points:
-        uri = str(point.any.provenance.get("cache")) if point.any else ""
+        if point.any is None:
+            continue
+        uri = str(point.any.provenance.get("cache"))
         name = str(point.entries[0].varied.get("cache", ""))
         if uri not in found:
             plain_name = name.isidentifier()

@@ -160,7 +160,9 @@ def _setting(board: Board) -> str:
     if not board.evaluated:
         return text + "They are judged by the last validation in training."
     first = board.evaluated[0].eval
-    text += f"They were evaluated on {first['utterances']} utterances of the `{first['split']}` split"
+    count = len(board.evaluated)
+    which = "They" if count == len(board.runs) else f"{count} of the {len(board.runs)} runs"
+    text += f"{which} were evaluated on {first['utterances']} utterances of the `{first['split']}` split"
     if first.get("minutes"):
         text += f" (`gdist eval --minutes {first['minutes']:g}`: at most so many of each voice in each split)"
     return text + ", in free-running generation. docs/probes.md describes the probes."
@@ -181,8 +183,9 @@ def _references(board: Board) -> str:
 
 def _front_figures(section: Section) -> figures.Figures:
     found = section.front_figures
-    if section.board.evaluated and "cosine" not in section.board.metric:
-        found = [*found, *figures.cosine_by_compute(section.board, measured("mean_cosine"))]
+    fidelity = section.board.fidelity
+    if section.board.metric not in (fidelity, "cosine"):
+        found = [*found, *figures.cosine_by_compute(section.board, measured(fidelity))]
     return found
 
 

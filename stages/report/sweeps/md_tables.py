@@ -28,7 +28,7 @@ def cell(text: str) -> str:
 
 def fidelity(board: Board) -> str:
     """Size, mean cosine, judged metric and cost of every point, in the order of the file; the best cosine is bold."""
-    cosine = measured(OF_EVAL if board.evaluated else "cosine")
+    cosine = measured(board.fidelity)
     means = {point.name: spread.mean for point in board.points if (spread := point.spread(cosine))}
     top = max(means, key=lambda name: means[name], default=None)
     has_cpu = any(point.spread(cpu_seconds) for point in board.points)
@@ -52,7 +52,7 @@ def fidelity(board: Board) -> str:
             line.append(_spread(point.spread(cpu_seconds), board.seeds, "{:.0f}".format))
         status = state(point)
         lines.append([*line, f"{status.text}{f': {status.note}' if status.note else ''}"])
-    split = "" if board.evaluated else ", last validation"
+    split = "" if board.fidelity == OF_EVAL else ", last validation"
     heads = ["point", "M parameters, with heads", f"mean cosine{split}", *([board.metric] if judged else []), "steps"]
     heads += ["seconds of training", *(["CPU seconds"] if has_cpu else []), "state"]
     return table(heads, lines)
@@ -103,7 +103,7 @@ def not_compared(board: Board, names: Sequence[str]) -> list[str]:
 
 def ahead(board: Board, other: Point, names: Sequence[str]) -> str:
     """By how much every point is ahead of ``other``, in mean cosine (or the judged metric) and in every probe."""
-    basis = OF_EVAL if board.evaluated else board.metric
+    basis = OF_EVAL if board.fidelity == OF_EVAL else board.metric
     higher = board.ranking.higher if basis == board.metric else True
     lines = []
     for one in board.points:

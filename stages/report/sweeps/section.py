@@ -31,6 +31,11 @@ class Section:
         return answer.take(self.board)
 
     @property
+    def why(self) -> list[Markup]:
+        """The same below a heading that has named the point."""
+        return answer.take(self.board, "It")
+
+    @property
     def others(self) -> list[Markup]:
         return answer.others(self.board)
 
