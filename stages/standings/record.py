@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.run import Run
+from gdist.pipeline.run import EVALUATIONS
 
 State = Literal["finished", "stopped", "failed", "begun", "new"]
 
@@ -45,9 +45,9 @@ class Entry:
 
     @cached_property
     def state(self) -> State:
-        """Where it stands; a student that is there counts, whatever else is recorded."""
-        run = Run(self.folder)
-        if (run.student / "model.safetensors").exists():
+        """Where it stands. A student that is there, or has been evaluated, counts, whatever else is recorded."""
+        signs = ("student/model.safetensors", *EVALUATIONS.values())
+        if any((self.folder / sign).exists() for sign in signs):
             return "finished"
         if self.stopped is not None:
             return "stopped"

@@ -62,8 +62,13 @@ def take(board: Board, subject: str | None = None) -> list[Markup]:
     best, show = board.first, shown(board)
     where = f" on the {board.ranking.split} split" if board.ranking.split else ""
     which = "lowest" if not board.ranking.higher else "highest"
-    text = Markup("<b>{}</b> has the {} {}{}: <b>{}</b> ({})").format(
-        subject or best.title, which, title_of(board), where, mean_of(board, best), seeds_of(best)
+    text = Markup("{} has the {} {}{}: <b>{}</b> ({})").format(
+        subject or Markup("<b>{}</b>").format(best.title),
+        which,
+        title_of(board),
+        where,
+        mean_of(board, best),
+        seeds_of(best),
     )
     sentences = []
     if len(board.ranked) == 1:

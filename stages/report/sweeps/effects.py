@@ -6,10 +6,11 @@ scatter over seeds is that of the whole comparison.
 """
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Any
 
 from gdist.stages.standings.ranking import error_of, is_clear
@@ -41,7 +42,7 @@ class Factor:
     def order(self) -> list[str]:
         """The values, ascending if they are numbers, else in the order of the points."""
         found = dict.fromkeys(self.levels.values())
-        return sorted(found, key=lambda text: self.numbers[text]) if self.numbers else list(found)
+        return sorted(found, key=self.numbers.__getitem__) if self.numbers else list(found)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def factors(features: Mapping[str, Mapping[str, Any]], varied: Mapping[str, str]
             for point in points
         }
         if not shown:
-            first = {}  # points of one level have one text: that of the first of them
+            first: dict[str, str] = {}  # points of one level have one text: that of the first of them
             for point in points:
                 first.setdefault(_canonical([features[point].get(field) for field in fields]), levels[point])
             levels = {p: first[_canonical([features[p].get(field) for field in fields])] for p in points}
@@ -163,12 +164,7 @@ def interactions(values: Values, all_factors: Sequence[Factor]) -> tuple[list[In
 def noise(values: Values) -> float | None:
     """The standard deviation between seeds, pooled over points; None where no point has two."""
     several = [list(seeds.values()) for seeds in values.values() if len(seeds) > 1]
-    if not several:
-        return None
-    return (
-        fmean(fmean((value - fmean(each)) ** 2 for value in each) * len(each) / (len(each) - 1) for each in several)
-        ** 0.5
-    )
+    return math.sqrt(fmean(map(variance, several))) if several else None
 
 
 def _pairs(factor: Factor, all_factors: Sequence[Factor], level: str, base: str) -> list[list[str]]:
@@ -197,8 +193,8 @@ def _difference(
     by_set: list[float] = []
     at_first = None
     for points in sets:
-        shared = set.intersection(*(set(values.get(point, {})) for point in points))
-        shared -= set.intersection(*(set(alike.get(point, ())) for point in points))
+        shared = _common([values.get(point, {}) for point in points])
+        shared -= _common([alike.get(point, ()) for point in points])
         sums = {
             seed: sum(sign * values[point][seed] for point, sign in zip(points, signs, strict=True))
             for seed in sorted(shared)
@@ -212,6 +208,10 @@ def _difference(
         return None
     means = [fmean(column) for _, column in sorted(by_seed.items())]
     return Difference(fmean(means), error_of(means), len(by_set), sum(each > 0 for each in by_set), at_first)
+
+
+def _common(seeds: Sequence[Collection[int]]) -> set[int]:
+    return set(seeds[0]).intersection(*seeds[1:])
 
 
 def plain(value: Any) -> str:

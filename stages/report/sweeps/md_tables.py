@@ -78,7 +78,7 @@ def probe_names(board: Board) -> list[str]:
 
 def probes(board: Board, names: Sequence[str]) -> str:
     """Every probe of every point, of the teacher and of log-mel."""
-    first = {name: next(probed(run, name) for run in board.evaluated if probed(run, name)) for name in names}
+    first = {name: next(raw for run in board.evaluated if (raw := probed(run, name))) for name in names}
     lines = [_reference("teacher", board.evaluated, "teacher", names)]
     for point in board.points:
         found = [[raw for run in point.finished.values() if (raw := probed(run, name))] for name in names]

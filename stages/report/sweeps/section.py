@@ -113,14 +113,12 @@ class Section:
         found, count = self.interacting
         if not count:
             return "No four points differ in two fields alone, so nothing is known about interactions."
-        clear = sum(one.found.is_clear for one in found)
-        text = f"{count} pairs of values of two fields could be looked at; {clear} are clear of zero"
-        more = (
-            f", of which the {tables.MAX_INTERACTIONS} strongest are shown" if clear > tables.MAX_INTERACTIONS else ""
-        )
+        text = f"Pairs of values of two fields that could be looked at: {count}"
         if all(one.found.error is None for one in found):
-            return f"{count} pairs of values could be looked at; with one seed, none can be told from scatter."
-        return f"{text}{more}."
+            return f"{text}; with one seed, none can be told from scatter."
+        clear = sum(one.found.is_clear for one in found)
+        most = tables.MAX_INTERACTIONS
+        return f"{text}; clear of zero: {clear}{f', the {most} strongest are shown' if clear > most else ''}."
 
     @property
     def noise(self) -> str:
@@ -132,9 +130,9 @@ class Section:
         counts = [len(point.standing.seeds) for point in self.board.ranked if point.standing]
         return (
             f"Noise: runs of one point, which differ only in the seed, scatter by {show(found)} in "
-            f"{self.board.metric} (standard deviation, pooled over points with several seeds); the standard error of a "
-            f"mean of {fmean(counts):.2g} seeds is {show(found / fmean(counts) ** 0.5)}. With three seeds, chance alone "
-            "makes about one difference in eight clear, and one effect in five."
+            f"{self.board.metric} (standard deviation, pooled over points with several seeds); the standard error of "
+            f"a mean of {fmean(counts):.2g} seeds is {show(found / fmean(counts) ** 0.5)}. With three seeds, chance "
+            "alone makes about one difference in eight clear, and one effect in five."
         )
 
     @property

@@ -112,19 +112,16 @@ def stopped(board: Board) -> Table | None:
             rungs.setdefault(at, []).append(f"{entry.name} seed {entry.seed}".strip())
     if not rungs:
         return None
-    left = len(board.sweep.entries)
     rows = []
     for (rung, step), names in sorted(rungs.items()):
         more = f" and {len(names) - 6} more" if len(names) > 6 else ""
         cells = (
             Cell(f"{step:,}", step),
             Cell(str(len(names)), len(names)),
-            Cell(str(left - len(names)), left - len(names)),
             Cell(", ".join(names[:6]) + more),
         )
-        left -= len(names)
         rows.append(TableRow(str(rung), "", cells))
-    columns = (Column("step"), Column("stopped"), Column("went on"), Column("which", first=""))
+    columns = (Column("step"), Column("stopped"), Column("which", first=""))
     return Table("Rungs of early stopping", "rung", columns, tuple(rows), kind="effects")
 
 
