@@ -13,6 +13,7 @@ from gdist.pipeline import console
 from gdist.pipeline.config import to_toml
 from gdist.pipeline.errors import EXIT_OK, GdistError, UsageError
 from gdist.pipeline.files import write_atomically
+from gdist.pipeline.run import EVALUATIONS
 from gdist.stages.report import figures as report_figures
 from gdist.stages.report import probes as report_probes
 from gdist.stages.report.heat import heatmap, strips
@@ -131,21 +132,27 @@ def report_command(
     extraction: Path | None = None,
     title: str | None = None,
 ) -> int:
-    """Report on runs, on the runs inside the folders of sweeps, or on one sweep as a whole."""
+    """Report on runs, on the runs inside the folders of sweeps, or on one sweep as a whole.
+
+    Several runs of which none has been evaluated are reported like a sweep, by what training measured.
+    """
     out = out or Path(f"report.{form}")
-    folders = list(dict.fromkeys(folder for path in paths for folder in _runs_in(path)))
     is_whole = len(paths) == 1 and is_sweep(paths[0])
+    folders = [] if is_whole else list(dict.fromkeys(folder for path in paths for folder in _runs_in(path)))
+    only_trained = len(folders) > 1 and not any((folder / EVALUATIONS["test"]).exists() for folder in folders)
+    like_a_sweep = is_whole or only_trained or form == "md"
+    _require_use({"--metric": metric, "--split": split, "--extraction": extraction}, like_a_sweep, "a sweep's folder")
+    _require_use({"--title": title}, form == "md", "--format md")
     try:
-        if is_whole or form == "md":
-            sweep = read_sweep(paths[0]) if is_whole else sweep_of(folders)
-            board = Board.read(sweep, metric, split)
+        if like_a_sweep:
+            board = Board.read(read_sweep(paths[0]) if is_whole else sweep_of(folders), metric, split)
             section = Section(board, Spending.of(board, read_pass(extraction) if extraction else None))
             count = len(board.sweep.entries)
             if form == "md":
                 write_page(section, out, title)
             else:
-                runs = _of_one_depth(board.evaluated)
-                write_report(runs, out, _about_cache(runs) if runs else {}, section)
+                evaluated = _of_one_depth(board.evaluated)
+                write_report(evaluated, out, _about_cache(evaluated) if evaluated else {}, section)
         else:
             evaluated = [RunSummary.read(folder) for folder in folders]
             count = len(evaluated)
@@ -154,6 +161,13 @@ def report_command(
         raise UsageError(f"cannot write {out}: {error.strerror}", "choose another --out") from error
     console.say(f"{out}: {count} run{'s' * (count > 1)}", style="green")
     return EXIT_OK
+
+
+def _require_use(options: Mapping[str, object], is_used: bool, where: str) -> None:
+    """Raise UsageError where an option was given that would do nothing."""
+    given = [name for name, value in options.items() if value is not None]
+    if given and not is_used:
+        raise UsageError(f"{given[0]} is for {where}, and would do nothing here", "leave it out")
 
 
 def _of_one_depth(runs: list[RunSummary]) -> list[RunSummary]:

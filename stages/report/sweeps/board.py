@@ -239,4 +239,4 @@ def sweep_of(folders: Sequence[Path]) -> Sweep:
             signature = str(run.provenance.get("signature", ""))
             entries.append(Entry(group.name, int(str(seed)), signature, Path(run.folder), own))
     judge = {"metric": OF_EVAL, "split": "test"} if all(run.eval for run in runs) else {}
-    return Sweep(folders[0].parent, "runs", tuple(entries), judge)
+    return Sweep(folders[0].parent, "", tuple(entries), judge)

@@ -47,7 +47,7 @@ def page(section: Section, notes: str, links: dict[str, str], title: str | None 
     """
     board = section.board
     parts = [
-        f"# {title or f'The sweep {section.name}'}",
+        f"# {title or section.name[:1].upper() + section.name[1:]}",
         "Written by `gdist report … --format md`; only the notes are written by hand.",
         notes,
         "## Which student to take",

@@ -24,7 +24,8 @@ class Section:
 
     @property
     def name(self) -> str:
-        return self.board.sweep.name
+        """The sweep's, or how many runs a list has."""
+        return f"the sweep {self.board.sweep.name}" if self.board.sweep.name else f"{len(self.board.runs)} runs"
 
     @property
     def take(self) -> list[Markup]:
