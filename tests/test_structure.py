@@ -65,7 +65,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("stages.frontend", "stages.device", "stages.commandline"),
     ("stages.teachers", "stages.students"),
     ("stages.extract", "stages.train", "stages.caches"),
-    ("stages.evaluate", "stages.estimate"),
+    ("stages.evaluate", "stages.estimate", "stages.standings"),
     ("stages.report", "stages.export", "stages.copy", "stages.sweep"),
     ("stages.catalogue", "stages.manifests", "stages.demo", "stages.kept"),
     ("stages.testing",),

@@ -231,8 +231,8 @@ def _guessing(text: str, at: float | None, before: bool, ends: tuple[float, floa
 def log_ticks(low: float, high: float) -> list[float]:
     """Round multiples of powers of ten within low … high; the wider the range, the fewer multiples per power.
 
-    >>> log_ticks(0.9e6, 5.9e6), log_ticks(3, 4000)
-    ([1000000.0, 2000000.0, 5000000.0], [10.0, 100.0, 1000.0])
+    >>> log_ticks(0.9e6, 5.9e6), log_ticks(3, 4000), log_ticks(1.05e6, 1.09e6)
+    ([1000000.0, 2000000.0, 5000000.0], [10.0, 100.0, 1000.0], [1070000.0])
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)):
@@ -240,4 +240,5 @@ def log_ticks(low: float, high: float) -> list[float]:
         found = [tick for tick in every if low <= tick <= high]
         if len(found) <= 5:
             break
-    return found or [float(f"{(low * high) ** 0.5:.2g}")]
+    middle = [float(f"{(low * high) ** 0.5:.{digits}g}") for digits in (2, 3, 4)]
+    return found or [next((tick for tick in middle if low <= tick <= high), middle[-1])]

@@ -1,10 +1,11 @@
 """The runs as the report sees them: the files of each run, and which runs differ only in their seed."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,7 +13,7 @@ from typing import Any
 
 from gdist.pipeline.config import TomlTables
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.run import Run
+from gdist.pipeline.run import EVALUATIONS, Run
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.evaluate.layers import whose_layer_0
 
@@ -31,42 +32,62 @@ class RunSummary:
     eval: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> "RunSummary":
-        """Read a run that has been evaluated.
+    def read(cls, folder: Path, split: str = "test", evaluated: bool = True) -> "RunSummary":
+        """Read a run.
+
+        Args:
+            split: whose evaluation to read.
+            evaluated: whether it must have one; without, ``eval`` may be empty.
 
         Raises:
             RunError: it has not been evaluated, or its files cannot be read; with the command to type.
         """
         run = Run.open(folder)
-        path = folder / "eval.json"
+        path = folder / EVALUATIONS[split]
         try:
-            result, tables = json.loads(path.read_text(encoding="utf-8")), run.tables()
+            tables = run.tables()
+            if not evaluated and not path.exists():
+                return cls(str(folder), run.name, tables, run.provenance(), run.read_metrics(), {})
+            result = json.loads(path.read_text(encoding="utf-8"))
             result |= {"layer_0": whose_layer_0(result, tables)}
             return cls(str(folder), run.name, tables, run.provenance(), run.read_metrics(), result)
         except FileNotFoundError as error:
             if path.exists():
                 raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
             raise RunError(
-                f"{folder} has not been evaluated: it has no eval.json", f"gdist eval {in_shell(folder)}"
+                f"{folder} has not been evaluated: it has no {path.name}", f"gdist eval {in_shell(folder)}"
             ) from error
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read the files in {folder}: {error}", f"gdist eval {in_shell(folder)}") from error
 
     @property
     def cosine(self) -> float:
-        """The mean cosine over layers, which ranks the runs."""
-        return float(self.eval["mean_cosine"])
+        """The mean cosine over layers, which ranks the runs; of its last validation if it has not been evaluated."""
+        if self.eval:
+            return float(self.eval["mean_cosine"])
+        curve = self.curve("valid", "step", "cosine")
+        return curve[-1][1] if curve else math.nan
 
     @property
     def student(self) -> str:
         return str(self.eval.get("student") or self.config.get("student", {}).get("name", ""))
+
+    @property
+    def params(self) -> int | None:
+        """The student's parameters, without heads; None where that is not recorded."""
+        return self.eval.get("params", self.provenance.get("params"))
+
+    @property
+    def params_with_heads(self) -> int | None:
+        return self.eval.get("params_with_heads", self.provenance.get("params_with_heads", self.params))
 
     def curve(self, kind: str, x: str, y: str) -> list[tuple[float, float]]:
         """The points (x, y) from one kind of row in metrics.jsonl."""
         return [(row[x], row[y]) for row in self.metrics if row.get("kind") == kind and x in row and y in row]
 
     def training(self) -> dict[str, Any]:
-        """Steps, loss, seconds, seconds of audio, speed, time spent waiting for data, and where the data came from.
+        """Steps, loss, seconds, CPU seconds of the steps, seconds of audio, speed, time spent waiting for data, and
+        where the data came from.
 
         What was not recorded is absent.
         """
@@ -74,6 +95,8 @@ class RunSummary:
         found: dict[str, Any] = {"steps": rows[-1]["step"], "loss": rows[-1].get("loss")} if rows else {}
         if rows and "seconds" in rows[-1]:
             found["seconds"] = rows[-1]["seconds"]
+        if rows and all("step_cpu_seconds" in row for row in rows):
+            found["cpu_seconds"] = sum(row["step_cpu_seconds"] * row["steps"] for row in rows)
         for key in ("audio_seconds_per_second", "data_wait_fraction"):
             values = [row[key] for row in rows if key in row]
             if values:
@@ -173,6 +196,15 @@ def configurations(runs: Sequence[RunSummary]) -> list[Configuration]:
             f"c{place + 1}" if place < COLORS else "rest",
         )
         for place, (name, members) in enumerate(zip(names, groups, strict=True))
+    ]
+
+
+def told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """The same runs. Those that share a name get the name of their parent folder as a prefix."""
+    count = Counter(run.name for run in runs)
+    return [
+        replace(run, name=f"{Path(run.folder).resolve().parent.name}/{run.name}") if count[run.name] > 1 else run
+        for run in runs
     ]
 
 

@@ -132,15 +132,14 @@ def sweep_command(
 @click.argument("folder", type=LocalPath(), metavar="DIR")
 @click.option(
     "--metric",
-    default="cosine",
-    show_default=True,
-    help="cosine or loss of the last validation in training; or, of `gdist eval`, mean_cosine or a probe's name.",
+    help="cosine or loss of the last validation in training; or, of `gdist eval`, mean_cosine or a probe's name. "
+    "By default, what the sweep's file judges by.",
 )
 @click.option(
-    "--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True, help="Of `gdist eval`."
+    "--split", type=click.Choice(["valid", "test"]), help="Of `gdist eval`; by default, the one of the sweep's file."
 )
 @json_option
-def best_command(folder: Path, metric: str, split: str, as_json: bool) -> int:
+def best_command(folder: Path, metric: str | None, split: str | None, as_json: bool) -> int:
     """Print the best point of a sweep, its margin over the second, and the command that exports its best run.
 
     Seeds of one point are averaged. The margin is clear where it is at least twice its standard error over seeds.

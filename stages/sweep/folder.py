@@ -112,6 +112,8 @@ class SweepFolder(OwnFolder):
             "signature": point.signature,
             "run": self.run(point).name,
             "varied": point.varied,
+            "recipe": point.recipe,
+            "settings": point.settings,
         }
         if point.alternative:
             found["alternative"] = point.alternative
