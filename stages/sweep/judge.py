@@ -19,12 +19,15 @@ class Judge:
         metric: ``cosine`` or ``loss`` of the last validation in training, or a field of ``gdist eval``:
             ``mean_cosine``, or the name of a probe.
         split, probes, minutes: as of ``gdist eval``; it runs only where the metric is one of its own.
+        cache: evaluate all points on this one, by the name of it on the command line, or its URI; by default each is
+            evaluated on the cache that it was trained from.
     """
 
     metric: str = "cosine"
     split: str = "valid"
     probes: str = "none"
     minutes: float = 0.0
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         require(self.split in ("valid", "test"), f"judge.split = {self.split!r}: not one of valid, test")

@@ -98,6 +98,8 @@ class Points:
     def __init__(self, spec: Spec, caches: Mapping[str, str], beside: Path) -> None:
         self.spec, self.caches, self.beside = spec, caches, beside
         self._opened: dict[str, Cache] = {}
+        if spec.judge.cache is not None:
+            cache_uri(spec.judge.cache, caches)  # raises now what evaluating would raise
 
     def combinations(self) -> Iterator[tuple[Alternative, Settings]]:
         """Each alternative with every choice of its grid."""
@@ -119,7 +121,7 @@ class Points:
         """
         with _about(_name(alternative.name, chosen)):
             fields = {**self.spec.common, **alternative.settings, **chosen}
-            uri = _cache(fields.pop("cache", DEFAULT_CACHE), self.caches)
+            uri = cache_uri(fields.pop("cache", DEFAULT_CACHE), self.caches)
             if uri not in self._opened:
                 self._opened[uri] = Cache.open(uri)
             cache = self._opened[uri]
@@ -203,7 +205,8 @@ def typed(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _cache(wanted: Any, caches: Mapping[str, str]) -> str:
+def cache_uri(wanted: Any, caches: Mapping[str, str]) -> str:
+    """The URI of the cache that a file calls ``wanted``; ConfigError where no cache has this name."""
     if isinstance(wanted, str) and wanted in caches:
         return caches[wanted]
     if isinstance(wanted, str) and ("/" in wanted or Path(wanted).exists()):
