@@ -197,13 +197,14 @@ def test_damage_ends_all(own_cache: Path, tmp_path: Path) -> None:
     assert all(isinstance(error, CacheDamagedError) for error in found.values())
 
 
+HERE = Path(__file__).parent
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path += sys.argv[1:3]
 torch.set_num_threads(1)
 from test_together import FOUR, together
-for outcome in together(Path(sys.argv[2]), Path(sys.argv[3]), FOUR).values():
+for outcome in together(Path(sys.argv[3]), Path(sys.argv[4]), FOUR).values():
     if isinstance(outcome, Exception):
         raise outcome
 """
@@ -213,7 +214,7 @@ def test_a_real_process_killed_and_interrupted(alone: Path, tiny_cache: Path, tm
     rng = random.Random()
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, None):
         process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tiny_cache), str(tmp_path)],
+            [sys.executable, "-c", SCRIPT, *map(str, (HERE, HERE.parents[1], tiny_cache, tmp_path))],
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         if number is not None:
