@@ -190,7 +190,7 @@ def _validate(members: Sequence[Member], held_out: Callable[[float], Loader], li
             continue
         meters = [member.meter for member in validations]
         selection = union(validation.selection for validation in validations.values())
-        for batch in paid_by(lambda meters=meters: meters, held_out(seconds).once(selection), "other"):
+        for batch in paid_by(functools.partial(list, meters), held_out(seconds).once(selection), "other"):
             for member in going(validations):
                 with member.attempt():
                     validations[member].add(batch)

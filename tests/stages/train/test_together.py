@@ -197,13 +197,16 @@ def test_damage_ends_all(own_cache: Path, tmp_path: Path) -> None:
     assert all(isinstance(error, CacheDamagedError) for error in found.values())
 
 
+HERE = Path(__file__).parent
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path += sys.argv[1:3]
 torch.set_num_threads(1)
 from test_together import FOUR, together
-together(Path(sys.argv[2]), Path(sys.argv[3]), FOUR)
+for outcome in together(Path(sys.argv[3]), Path(sys.argv[4]), FOUR).values():
+    if isinstance(outcome, Exception):
+        raise outcome
 """
 
 
@@ -211,9 +214,9 @@ def test_a_real_process_killed_and_interrupted(alone: Path, tiny_cache: Path, tm
     rng = random.Random()
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, None):
         process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tiny_cache), str(tmp_path)],
-            stderr=subprocess.DEVNULL,
-        )
+            [sys.executable, "-c", SCRIPT, *map(str, (HERE, HERE.parents[1], tiny_cache, tmp_path))],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         if number is not None:
             seen = len(list(tmp_path.glob("*/checkpoints/*")))
             deadline = time.monotonic() + 240
@@ -222,7 +225,8 @@ def test_a_real_process_killed_and_interrupted(alone: Path, tiny_cache: Path, tm
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.3))
             process.send_signal(number)
-        process.wait(240)
+        _, stderr = process.communicate(timeout=240)
+        assert process.returncode in (0, -(number or 0)), stderr
         if number == signal.SIGINT:
             for name in FOUR:
                 assert not (tmp_path / name / "training.json").exists()
