@@ -47,17 +47,22 @@ def point(label: str, steps: int = 100) -> Point:
 
 
 def decided(
-    stopping: Stopping, values: Mapping[str, Mapping[int, float]], failed: str = "", short: str = ""
+    stopping: Stopping,
+    values: Mapping[str, Mapping[int, float]],
+    failed: str = "",
+    short: str = "",
+    unkept: str = "",
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Point → the step it waits at, and point → why it was stopped.
 
     Args:
         values: point → step → what was measured there.
         short: a point that ends at step 10.
+        unkept: a point that was killed before its last checkpoint.
     """
     points = {label: point(label, 10 if label == short else 100) for label in values}
     progress = {
-        points[label].signature: Progress(found, max(found, default=0), label == failed)
+        points[label].signature: Progress(found, max(found, default=0) - (label == unkept), label == failed)
         for label, found in values.items()
     }
     decision = decide(stopping, list(points.values()), progress, higher_is_better=True)
@@ -79,6 +84,7 @@ def test_rungs() -> None:
 def test_a_rung_is_decided_once_all_are_there() -> None:
     stopping, measured = Stopping(first=10, factor=3, rungs=1), {"a0": {10: 0.4}, "b0": {10: 0.5}, "c0": {10: 0.6}}
     assert decided(stopping, measured | {"a0": {}}) == ({"a0": 10, "b0": 10, "c0": 10}, {})
+    assert decided(stopping, measured, unkept="b0") == ({"a0": 10, "b0": 10, "c0": 10}, {})
     until, stopped = decided(stopping, measured)
     assert until == {}
     assert stopped == {
