@@ -62,7 +62,9 @@ class Equal:
         if (folder / RECORD).exists():
             try:
                 self.known = json.loads((folder / RECORD).read_text())
-            except (OSError, ValueError) as error:
+                if not all(float(each["ratio"]) > 0 for each in self.known.values()):
+                    raise ValueError("a ratio is not above 0")
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise RunError(f"cannot read {folder / RECORD}: {error}", "delete it to measure again") from error
 
     def pair(self, alternative: Alternative, chosen: Settings) -> Pair | None:

@@ -70,6 +70,8 @@ class SweepFolder(OwnFolder):
         try:
             names = {path.name for path in self.folder.iterdir()}
             known = json.loads((self.folder / "sweep.json").read_text()) if "sweep.json" in names else {}
+            if not isinstance(known, dict):
+                raise ValueError("sweep.json is no table")
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{self.folder} cannot be read as a sweep's folder: {error}", "choose another --out"

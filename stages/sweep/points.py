@@ -202,7 +202,7 @@ def _name(own: str, chosen: Settings) -> str:
 
 def typed(value: Any) -> str:
     """A value as it is typed after ``--set field=``."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)  # TOML has dates, which no field takes
 
 
 def cache_uri(wanted: Any, caches: Mapping[str, str]) -> str:

@@ -47,7 +47,8 @@ class Progress:
 
     Attributes:
         values: step → what a validation measured there.
-        step: the last one that it has kept.
+        step: the last one that it has kept. What was measured after it is measured again, and does not count yet: a
+            run that was killed before its checkpoint goes on from an earlier one.
     """
 
     values: Mapping[int, float]
@@ -99,12 +100,13 @@ def _decide(
     for rung, step in rungs:
         entrants = [group for group in alive if group[0].config.train.steps > step]
         runs = [point for group in entrants for point in group if not progress[point.signature].failed]
-        if any(progress[p.signature].step < step and step not in progress[p.signature].values for p in runs):
+        if any(progress[p.signature].step < step for p in runs):
             decision.until |= {point.signature: step for point in runs}
             return
         found = {}
         for place, group in enumerate(entrants):
-            values = [progress[p.signature].values[step] for p in group if step in progress[p.signature].values]
+            reached = [progress[point.signature] for point in group]
+            values = [run.values[step] for run in reached if run.step >= step and step in run.values]
             if values:  # also of a run that failed later on: what was decided stands
                 found[place] = statistics.fmean(values)
         # Of two with the same value the one with the smaller signature is the better one: any rule does that does not

@@ -62,7 +62,6 @@ def _work(plan: Plan, folder: SweepFolder, tally: Tally, advance: Display) -> No
     this call may do."""
     left = _budget(plan.config)
     while True:
-        known = {point.signature for point in plan.points}
         reached = None
         while (until := plan.decide(), dict(folder.stopped)) != reached:
             reached = until, dict(folder.stopped)
@@ -73,7 +72,7 @@ def _work(plan: Plan, folder: SweepFolder, tally: Tally, advance: Display) -> No
         advance.record()
         if not _over(left()):
             evaluate_points(folder, plan.chosen(), left(), tally, advance)
-        if not plan.extend() or known == {point.signature for point in plan.points}:
+        if not plan.extend():
             return
 
 

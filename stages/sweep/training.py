@@ -86,15 +86,18 @@ def train_points(
     began = time.monotonic()
 
     def jobs() -> Iterator[Job]:
+        begun = False
         for work in works.values():
-            if config.budget is not None:  # where no step is measured yet, nothing is known: it begins
+            if config.budget is not None:
                 rates = Rates(folder, points)
                 seconds = [
                     rates.seconds(point, standings[point.signature].step, until.get(point.signature)) or 0
                     for point in work.points
                 ]
-                if time.monotonic() - began + sum(seconds) > config.budget:
+                unknown = not rates.own and not begun  # where no step was ever measured, the first point shows one
+                if time.monotonic() - began + sum(seconds) > config.budget and not unknown:
                     continue
+            begun = True
             yield work.job(folder, config.passed)
 
     def count(work: Work, code: int | None = None) -> None:

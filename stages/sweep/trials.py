@@ -172,9 +172,7 @@ class Study:
         seed = int.from_bytes(hashlib.sha256(f"{self.search.seed}/{number}".encode()).digest()[:4])
         if self.search.sampler == "random":
             return self.optuna.samplers.RandomSampler(seed)
-        return self.optuna.samplers.TPESampler(
-            n_startup_trials=self.search.startup, constant_liar=True, multivariate=True, seed=seed
-        )
+        return self.optuna.samplers.TPESampler(n_startup_trials=self.search.startup, constant_liar=True, seed=seed)
 
     def _trial(self, params: Mapping[str, Any], state: Any, **fields: Any) -> Any:
         return self.optuna.trial.create_trial(

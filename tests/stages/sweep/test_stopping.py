@@ -12,7 +12,7 @@ from sweeping import Gdist, run, send, start, weights
 
 from gdist.pipeline.config import signature
 from gdist.stages.sweep.points import Point
-from gdist.stages.sweep.rungs import Decision, Progress, bracket_of, decide
+from gdist.stages.sweep.rungs import Progress, bracket_of, decide
 from gdist.stages.sweep.stopping import Stopping
 from gdist.stages.train.config import OptimConfig, TrainConfig
 
@@ -39,18 +39,34 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def point(name: str, seed: int = 0, steps: int = 100) -> Point:
+def point(label: str, steps: int = 100) -> Point:
+    """``a0``: the seed 0 of the point a."""
+    name, seed = label[:-1], int(label[-1])
     config = TrainConfig(train=OptimConfig(steps=steps, warmup_steps=0, seed=seed))
     return Point(name, {}, seed, "", None, (), config, signature({"of": [name, seed]}))
 
 
 def decided(
-    stopping: Stopping, values: Mapping[Point, Mapping[int, float]], failed: tuple[Point, ...] = ()
+    stopping: Stopping,
+    values: Mapping[str, Mapping[int, float]],
+    failed: str = "",
+    short: str = "",
+    unkept: str = "",
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """(point → the step it waits at, point → why it was stopped)"""
-    progress = {p.signature: Progress(found, max(found, default=0), p in failed) for p, found in values.items()}
-    decision: Decision = decide(stopping, list(values), progress, higher_is_better=True)
-    labels = {p.signature: f"{p.name}{p.seed}" for p in values}
+    """Point → the step it waits at, and point → why it was stopped.
+
+    Args:
+        values: point → step → what was measured there.
+        short: a point that ends at step 10.
+        unkept: a point that was killed before its last checkpoint.
+    """
+    points = {label: point(label, 10 if label == short else 100) for label in values}
+    progress = {
+        points[label].signature: Progress(found, max(found, default=0) - (label == unkept), label == failed)
+        for label, found in values.items()
+    }
+    decision = decide(stopping, list(points.values()), progress, higher_is_better=True)
+    labels = {each.signature: label for label, each in points.items()}
     return (
         {labels[signature]: step for signature, step in decision.until.items()},
         {labels[signature]: why.reason for signature, why in decision.stopped.items()},
@@ -66,49 +82,44 @@ def test_rungs() -> None:
 
 
 def test_a_rung_is_decided_once_all_are_there() -> None:
-    a, b, c = (point(name) for name in "abc")
-    stopping = Stopping(first=10, factor=3, rungs=1)
-    assert decided(stopping, {a: {}, b: {10: 0.5}, c: {10: 0.6}}) == ({"a0": 10, "b0": 10, "c0": 10}, {})
-    until, stopped = decided(stopping, {a: {10: 0.4}, b: {10: 0.5}, c: {10: 0.6}})
+    stopping, measured = Stopping(first=10, factor=3, rungs=1), {"a0": {10: 0.4}, "b0": {10: 0.5}, "c0": {10: 0.6}}
+    assert decided(stopping, measured | {"a0": {}}) == ({"a0": 10, "b0": 10, "c0": 10}, {})
+    assert decided(stopping, measured, unkept="b0") == ({"a0": 10, "b0": 10, "c0": 10}, {})
+    until, stopped = decided(stopping, measured)
     assert until == {}
     assert stopped == {
         "a0": "0.400 at step 10: 3rd of 3, the first goes on",
         "b0": "0.500 at step 10: 2nd of 3, the first goes on",
     }
     # A point that fails before the rung is not waited for; one that fails after it does not change what was decided.
-    assert decided(stopping, {a: {}, b: {10: 0.5}, c: {10: 0.6}}, failed=(a,))[1].keys() == {"b0"}
-    assert decided(stopping, {a: {10: 0.4}, b: {10: 0.5}, c: {10: 0.6}}, failed=(c,))[1].keys() == {"a0", "b0"}
+    assert decided(stopping, measured | {"a0": {}}, failed="a0")[1].keys() == {"b0"}
+    assert decided(stopping, measured, failed="c0")[1].keys() == {"a0", "b0"}
     # One more point: decided anew, once it is there.
-    d, more = point("d"), {a: {10: 0.4}, b: {10: 0.5}, c: {10: 0.6}}
-    assert decided(stopping, more | {d: {}})[1] == {}
-    assert decided(stopping, more | {d: {10: 0.9}})[1].keys() == {"a0", "b0", "c0"}
+    assert decided(stopping, measured | {"d0": {}})[1] == {}
+    assert decided(stopping, measured | {"d0": {10: 0.9}})[1].keys() == {"a0", "b0", "c0"}
 
 
 def test_seeds_share_the_fate_of_their_point() -> None:
-    a, b = ([point(name, seed) for seed in (0, 1)] for name in "ab")
     stopping = Stopping(first=10, factor=2, rungs=1)
-    values = {a[0]: {10: 0.9}, a[1]: {10: 0.1}, b[0]: {10: 0.6}, b[1]: {10: 0.6}}
+    values = {"a0": {10: 0.9}, "a1": {10: 0.1}, "b0": {10: 0.6}, "b1": {10: 0.6}}
     assert decided(stopping, values)[1].keys() == {"a0", "a1"}
     # Where one seed has failed, the others are the point.
-    assert decided(stopping, values | {a[1]: {}}, failed=(a[1],))[1].keys() == {"b0", "b1"}
+    assert decided(stopping, values | {"a1": {}}, failed="a1")[1].keys() == {"b0", "b1"}
 
 
 def test_points_that_were_beyond_a_rung_go_on() -> None:
-    a, b, c, short = point("a"), point("b"), point("c"), point("short", steps=10)
-    stopping = Stopping(first=10, factor=2, rungs=1)
-    values = {a: {100: 0.1}, b: {10: 0.5}, c: {10: 0.6}, short: {10: 0.2}}
-    assert decided(stopping, values)[1].keys() == {"b0"}
+    values = {"a0": {100: 0.1}, "b0": {10: 0.5}, "c0": {10: 0.6}, "d0": {10: 0.2}}
+    assert decided(Stopping(first=10, factor=2, rungs=1), values, short="d0")[1].keys() == {"b0"}
 
 
 def test_hyperband_deals_by_the_signature_alone() -> None:
-    points = [point(f"p{number}") for number in range(300)]
+    labels = [f"p{number}-0" for number in range(300)]
     stopping = Stopping("hyperband", first=10, factor=3, rungs=2)
-    brackets = [bracket_of([each], stopping, 3) for each in points]
-    assert brackets.count(0) > brackets.count(2) > 20
-    until, _ = decided(stopping, {each: {} for each in points})
-    assert {until.get(f"{each.name}0") for each, b in zip(points, brackets, strict=True) if b == 0} == {10}
-    assert {until.get(f"{each.name}0") for each, b in zip(points, brackets, strict=True) if b == 1} == {30}
-    assert {until.get(f"{each.name}0") for each, b in zip(points, brackets, strict=True) if b == 2} == {None}
+    brackets = {label: bracket_of([point(label)], stopping, 3) for label in labels}
+    counts = [list(brackets.values()).count(number) for number in range(3)]
+    assert counts[0] > counts[1] > counts[2] > 20
+    until, _ = decided(stopping, {label: {} for label in labels})
+    assert all(until.get(label) == {0: 10, 1: 30, 2: None}[number] for label, number in brackets.items())
 
 
 def test_stopped_points_and_killed_sweeps(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
