@@ -25,7 +25,12 @@ from gdist.pipeline.heartbeat import Pulse
 from gdist.pipeline.owner import OWNER, REFUSED, Owner
 from gdist.stages.sweep.cluster import EndedError, OneAtATime
 
-LONGER = LEAST.replace('"train.steps" = 4', '"train.steps" = 40')
+# Three points of a few seconds each, for two workers.
+LONGER = (
+    LEAST.replace("seeds = [0, 1]", "seeds = [0, 1, 2]").replace('["student", "teacher"]', '["student"]')
+    .replace('"train.steps" = 4', '"train.steps" = 150').replace('checkpoint_every" = 2', 'checkpoint_every" = 10')
+    .replace('validate_every" = 4', 'validate_every" = 150')
+)  # fmt: skip
 TRAIN = ["train.warmup_steps=1", "train.batch_seconds=2", "train.validate_seconds=2", "train.checkpoint_every=2"]
 Students = dict[str, dict[str, torch.Tensor]]
 
@@ -64,7 +69,7 @@ def words(*line: object) -> list[str]:
 
 
 def assert_same(found: dict[str, Any], expected: Students) -> None:
-    assert counts(found)[:2] == (4, 4) and counts(found)[3:] == (0, 0)
+    assert counts(found)[:2] == (3, 3) and counts(found)[3:] == (0, 0)
     students = weights(found)
     assert students.keys() == expected.keys()
     for identity, tensors in expected.items():
@@ -98,7 +103,7 @@ class at_work(threading.Thread):  # noqa: N801 — reads as a statement
         wait_for(lambda: checkpoints(self.out) > 0, "nothing is trained")
         finished = list(self.out.glob("runs/*/student/model.safetensors"))
         self.act()
-        self.acted = len(finished) < 4
+        self.acted = len(finished) < 3
 
     def __enter__(self) -> None:
         self.start()
@@ -118,8 +123,8 @@ def test_local_workers_one_of_which_is_killed(
     with at_work(out, lambda: worker_processes(os.getpid())[0].kill()):
         found = run(gdist, file, tiny_cache, out, "--cluster", "local:2")
     assert_same(found, expected)
-    assert found["ran"] == 4 and not jobs_at_work(out)
-    assert counts(run(gdist, file, tiny_cache, out, "--cluster", "local:2")) == (4, 4, 0, 0, 0)
+    assert found["ran"] == 3 and not jobs_at_work(out)
+    assert counts(run(gdist, file, tiny_cache, out, "--cluster", "local:2")) == (3, 3, 0, 0, 0)
 
 
 def test_a_scheduler_and_its_workers_one_of_which_is_killed(
@@ -161,9 +166,7 @@ def test_the_command_is_stopped_and_killed(
 def test_ctrl_c_in_a_terminal_with_local_workers(file: Path, tiny_cache: Path, tmp_path: Path) -> None:
     """The signal reaches every process of the command, and each point stops once, with a checkpoint."""
     out = tmp_path / "out"
-    file.write_text(
-        LONGER.replace('"train.steps" = 40', '"train.steps" = 100000').replace('_every" = 2', '_every" = 9')
-    )
+    file.write_text(LONGER.replace("= 150", "= 100000"))
     line = ["sweep", file, "--cache", tiny_cache, "--out", out, "--cluster", "local:1"]
     process = subprocess.Popen(words(*line), stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: checkpoints(out) > 0, "nothing is trained")
