@@ -1,8 +1,7 @@
 """Where a worker of a cluster has the processes of its jobs started, one at a time.
 
-A Dask worker may not fork, and a new interpreter for each job would import everything again. So it starts one
-process, the station, which starts that of each job as a sweep on this machine does. The worker sends jobs, and gets
-exit codes.
+A Dask worker may not fork, and a new interpreter for each job would import everything again. So it starts one process
+that starts those of the jobs, as a sweep on this machine does: the station. The worker sends jobs, gets exit codes.
 When it closes that connection, or is gone, the job stops after its step, with a checkpoint, and the station ends.
 """
 
