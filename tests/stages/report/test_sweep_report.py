@@ -83,7 +83,8 @@ def test_points_effects_front_and_costs(sweep: Path, tmp_path: Path) -> None:
     assert "+0.0000 ± 0.0000<small>student.skip false</small>" in page
     assert "+0.2000 ± 0.0000" in page  # the interaction; and the effect of skip is the mean of 0.1 and 0.3:
     assert re.search(r"true, against false</td><td data-key=\"0.2\d*\" class=\"best\">\+0.2000 ± 0.0000", page)
-    assert "as 4 of 5: <b>skip=true lr=0.002, skip=false lr=0.001, skip=false lr=0.002, small</b>" in page
+    assert "Of 5 points, 4 are as good as any other that has no more parameters and takes no more compute" in page
+    assert "<b>skip=true lr=0.002</b>, <b>skip=false lr=0.001</b>, <b>skip=false lr=0.002</b>, <b>small</b>." in page
     assert "<b>600 student steps</b> in 15 trainings" in page
     assert "5 min 00 s of wall time for the whole sweep" in page
     assert "60.0 kB from the bucket" in page
