@@ -82,8 +82,9 @@ class RunSummary:
         return self.eval.get("params_with_heads", self.provenance.get("params_with_heads", self.params))
 
     def curve(self, kind: str, x: str, y: str) -> list[tuple[float, float]]:
-        """The points (x, y) from one kind of row in metrics.jsonl."""
-        return [(row[x], row[y]) for row in self.metrics if row.get("kind") == kind and x in row and y in row]
+        """The points (x, y) from one kind of row in metrics.jsonl, as far as they are numbers."""
+        rows = [row for row in self.metrics if row.get("kind") == kind and x in row and y in row]
+        return [(row[x], row[y]) for row in rows if math.isfinite(row[y])]
 
     def training(self) -> dict[str, Any]:
         """Steps, loss, seconds, CPU seconds of the steps, seconds of audio, speed, time spent waiting for data, and

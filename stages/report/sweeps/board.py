@@ -1,6 +1,7 @@
 """All points of a sweep with what is known of them: their runs' files, the judged metric, sizes and costs."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from gdist.stages.standings.ranking import OF_EVAL, OF_TRAINING, Candidate, Rank
 from gdist.stages.standings.record import Entry, Sweep
 
 Measure = Callable[[RunSummary], float | None]
+FEW = 24  # points that are compared one by one; of a larger sweep, some of them
 SEEDS = ("train.seed", "data.seed")
 Fields = dict[str, Any]
 """``table.field``, or ``cache`` → value"""
@@ -44,14 +46,19 @@ class Point:
         return {entry.seed: self.runs[entry.seed] for entry in self.entries if entry.state == "finished"}
 
     @property
+    def evaluated(self) -> list[RunSummary]:
+        """The runs whose evaluations can be shown: those of students that diverged cannot."""
+        return [run for run in self.finished.values() if run.eval and math.isfinite(run.cosine)]
+
+    @property
     def any(self) -> RunSummary | None:
         """A run of it, a finished one if there is one."""
         return next(iter([*self.finished.values(), *self.runs.values()]), None)
 
     def values(self, measure: Measure) -> dict[int, float]:
-        """Seed → value, for finished runs that have it."""
+        """Seed → value, for finished runs that have it as a finite number."""
         found = {seed: measure(run) for seed, run in sorted(self.finished.items())}
-        return {seed: value for seed, value in found.items() if value is not None}
+        return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
 
     def spread(self, measure: Measure) -> Spread | None:
         values = self.values(measure)
@@ -172,7 +179,18 @@ class Board:
 
     @property
     def evaluated(self) -> list[RunSummary]:
-        return [run for point in self.points for run in point.finished.values() if run.eval]
+        return [run for point in self.points for run in point.evaluated]
+
+    def few(self) -> list[Point]:
+        """All points; of a large sweep, the best ones, and the first one of each alternative."""
+        if len(self.points) <= FEW:
+            return list(self.points)
+        first: dict[str, Point] = {}
+        for point in self.points:
+            if point.standing:
+                first.setdefault(point.entries[0].alternative, point)
+        chosen = {point.name for point in [*self.ranked[: FEW // 2], *first.values()]}
+        return [point for point in self.points if point.name in chosen]
 
     def merit(self, value: float) -> float:
         """The value, with its sign changed if lower is better."""
@@ -199,8 +217,7 @@ class Board:
         have begun."""
         found = []
         for point in [*self.ranked, *(point for point in self.points if point.standing is None)]:
-            runs = tuple(point.finished.values()) if evaluated else tuple(point.runs.values())
-            runs = tuple(run for run in runs if run.eval or not evaluated)
+            runs = tuple(point.evaluated if evaluated else point.runs.values())
             if runs:
                 found.append(Configuration(point.title, runs, point.style))
         return sorted(found, key=lambda one: -one.cosine.mean) if evaluated else found

@@ -78,12 +78,17 @@ class Effect:
 
 @dataclass(frozen=True)
 class Interaction:
-    """How much the effect of ``one`` changes with ``other``: (level − base) where ``other`` has its level, minus
-    (level − base) where it has its base."""
+    """How much the effect of ``one`` changes with ``other``: ``found`` is ``at_level`` − ``at_base``.
+
+    Attributes:
+        at_level, at_base: the effect of ``one`` where ``other`` has its level, and where it has its base.
+    """
 
     one: Effect
     other: Effect
     found: Difference
+    at_level: Difference
+    at_base: Difference
 
 
 def factors(features: Mapping[str, Mapping[str, Any]], varied: Mapping[str, str]) -> list[Factor]:
@@ -154,10 +159,13 @@ def interactions(values: Values, all_factors: Sequence[Factor]) -> tuple[list[In
                     for place in key.values()
                     if all(corner in place for corner in corners)
                 ]
-                difference = _difference(values, squares, (1, -1, -1, 1), first)
-                if difference:
+                whole, *parts = (
+                    _difference(values, squares, signs, first)
+                    for signs in ((1, -1, -1, 1), (1, -1, 0, 0), (0, 0, 1, -1))
+                )
+                if whole and parts[0] and parts[1]:
                     a, b = Effect(one, level, bases[0], None), Effect(other, other_level, bases[1], None)
-                    found.append(Interaction(a, b, difference))
+                    found.append(Interaction(a, b, whole, parts[0], parts[1]))
     return sorted(found, key=lambda each: -abs(each.found.mean)), len(found)
 
 

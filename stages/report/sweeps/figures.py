@@ -14,6 +14,7 @@ from gdist.stages.report.sweeps.effects import Effect, Factor
 from gdist.stages.report.sweeps.front import Placed
 
 Figures = list[tuple[str, Markup]]
+MAX_SIDE_BY_SIDE = 12  # points of about the same size that are moved apart; more would leave the axes
 MIN_VALUES = 3  # of a numeric field, from which it has a plot
 LIGHT = (  # what the page's stylesheet defines, for drawings that stand alone
     "text{font:12.5px system-ui,sans-serif;fill:currentColor}.axes{color:#59626d}.axes line{stroke:#e1e3e0}"
@@ -33,6 +34,7 @@ def front(board: Board, points: Sequence[Placed], on_front: frozenset[str]) -> F
     title, show = board.metric, answer.shown(board)
     figures = []
     time, scale = _unit(unit, [one.compute for one in points])
+    few = len(points) <= MAX_SIDE_BY_SIDE
     for name, label, show_x, across in (
         (f"{title} by compute", f"{time}, logarithmic", "{:g}".format, [one.compute / scale for one in points]),
         (f"{title} by parameters", "parameters, logarithmic", _millions, [one.params for one in points]),
@@ -47,7 +49,7 @@ def front(board: Board, points: Sequence[Placed], on_front: frozenset[str]) -> F
                 style = "c6"  # on the front, and not among the best by quality
             dots.append(Dot(one.point.title, x, one.value, style, min(values), max(values)))
         dots.sort(key=lambda dot: dot.style == "rest")
-        figures.append((name, scatter(name, label, title, dots, show_x, show, side_by_side="param" in name)))
+        figures.append((name, scatter(name, label, title, dots, show_x, show, side_by_side="param" in name and few)))
     return figures
 
 
@@ -111,7 +113,7 @@ def numeric(board: Board, factors: Sequence[Factor], effects: Sequence[Effect]) 
             dots,
             "{:g}".format,
             answer.shown(board),
-            side_by_side=True,
+            side_by_side=len(dots) <= MAX_SIDE_BY_SIDE,
         )
         figures.append((title, drawn))
     return figures

@@ -80,7 +80,7 @@ def _fidelity(section: Section, links: dict[str, str]) -> list[str]:
         f"Means over seeds ± their standard deviation; where a point has fewer seeds than others, their number is in "
         f"brackets. {section.noise}",
         md_tables.fidelity(board),
-        by_layer and "Cosine by layer:",
+        by_layer and f"Cosine by layer{'' if len(board.few()) == len(board.points) else ', of some of the points'}:",
         by_layer,
         _references(board),
         *(links[name] for name, _ in _front_figures(section)),
@@ -116,11 +116,14 @@ def _pairwise(board: Board) -> list[str]:
         if names
         else ""
     )
+    count = len(board.few())
+    some = f" Of {len(board.points)} points, {count} are shown: the best ones, and the first of each alternative."
+    some = "" if count == len(board.points) else some
     return [
         "## Every point against the best" + (" and the first" if len(others) > 1 else ""),
         "By how much a point is ahead (+) or behind (−), whichever direction is better: the difference of the means "
         "± its standard error over seeds, **bold** where it is at least twice that. All students were evaluated on "
-        f"the same items, whose own scatter is not included.{more}",
+        f"the same items, whose own scatter is not included.{more}{some}",
         *found,
     ]
 

@@ -51,7 +51,8 @@ def interactions(section: Section) -> str:
     if found is None:
         return ""
     heads = ["fields", *(f"{column.head} {column.note}".strip() for column in found.columns)]
-    return table(heads, [[row.head, *(cell.text for cell in row.cells)] for row in found.rows])
+    rows = [[row.head, *(f"{cell.note}: {cell.text}".removeprefix(": ") for cell in row.cells)] for row in found.rows]
+    return table(heads, rows)
 
 
 def _of_probe(section: Section, name: str) -> list[Effect]:

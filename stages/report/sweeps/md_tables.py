@@ -60,8 +60,7 @@ def fidelity(board: Board) -> str:
 
 def layers(board: Board) -> str:
     """Cosine by layer, where points were evaluated on the same layers; "" elsewhere."""
-    known = {point: [run for run in point.finished.values() if run.eval] for point in board.points}
-    rows = {point: runs for point, runs in known.items() if runs}
+    rows = {point: point.evaluated for point in board.few() if point.evaluated}
     numbers = {tuple(row["layer"] for row in run.eval["layers"]) for runs in rows.values() for run in runs}
     if len(numbers) != 1:
         return ""
@@ -81,7 +80,7 @@ def probes(board: Board, names: Sequence[str]) -> str:
     first = {name: next(raw for run in board.evaluated if (raw := probed(run, name))) for name in names}
     lines = [_reference("teacher", board.evaluated, "teacher", names)]
     for point in board.points:
-        found = [[raw for run in point.finished.values() if (raw := probed(run, name))] for name in names]
+        found = [[raw for run in point.evaluated if (raw := probed(run, name))] for name in names]
         if any(found):
             cells = [
                 _spread(Spread.over(one["value"] for one in raws), board.seeds) + _chosen(raws) if raws else NONE
@@ -106,7 +105,7 @@ def ahead(board: Board, other: Point, names: Sequence[str]) -> str:
     basis = OF_EVAL if board.fidelity == OF_EVAL else board.metric
     higher = board.ranking.higher if basis == board.metric else True
     lines = []
-    for one in board.points:
+    for one in board.few():
         if one is other or not one.finished:
             continue
         cells, won = [_compared(one, other, measured(basis), higher)[0]], []
@@ -147,7 +146,7 @@ def _compared(one: Point, other: Point, measure: Measure, higher: bool) -> tuple
 
 
 def _evaluations(point: Point) -> list[dict[str, Any]]:
-    return [run.eval for run in point.finished.values() if run.eval]
+    return [run.eval for run in point.evaluated]
 
 
 def _reference(title: str, runs: Iterable[RunSummary], key: str, names: Sequence[str]) -> list[str]:

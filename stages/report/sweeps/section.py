@@ -1,12 +1,12 @@
 """Everything that a sweep's page shows about the sweep, for its template; the Markdown page shows the same."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
 from markupsafe import Markup
 
+from gdist.stages.report.story import listed
 from gdist.stages.report.sweeps import answer, effects, figures, tables
 from gdist.stages.report.sweeps.board import Board, Measure, measured
 from gdist.stages.report.sweeps.effects import Effect, Factor, Interaction, Values
@@ -145,8 +145,8 @@ class Section:
         return figures.front(self.board, self.placed, self.on_front)
 
     @property
-    def front_names(self) -> Sequence[str]:
-        return [one.point.title for one in self.placed if one.point.name in self.on_front]
+    def front_names(self) -> Markup:
+        return listed([one.point.title for one in self.placed if one.point.name in self.on_front])
 
     @property
     def compute(self) -> str:

@@ -90,14 +90,19 @@ def interactions(board: Board, found: Sequence[Interaction]) -> Table | None:
     for each in [one for one in found if one.found.is_clear][:MAX_INTERACTIONS]:
         one, other = each.one, each.other
         name = f"{one.factor.name} × {other.factor.name}"
-        text = f"{one.level}, against {one.base}, where {other.factor.name} is {other.level} instead of {other.base}"
-        value = Cell(signed(each.found.mean, each.found.error, show), each.found.mean)
-        rows.append(TableRow(name, "", (Cell(text, text), value, Cell(str(each.found.pairs), each.found.pairs))))
+        cells = [Cell(f"{one.factor.name} {one.level}, against {one.base}", one.level)]
+        for value, found_there in ((other.level, each.at_level), (other.base, each.at_base)):
+            there = signed(found_there.mean, found_there.error, show)
+            cells.append(Cell(there, found_there.mean, note=f"{other.factor.name} {value}"))
+        cells.append(Cell(signed(each.found.mean, each.found.error, show), each.found.mean))
+        rows.append(TableRow(name, "", (*cells, Cell(str(each.found.pairs), each.found.pairs))))
     if not rows:
         return None
     columns = (
-        Column("the gain of", first="ascending"),
-        Column("changes by", "± standard error over seeds"),
+        Column("what is compared", first="ascending"),
+        Column("ahead by", "where"),
+        Column("and by", "where"),
+        Column("difference", "± standard error over seeds"),
         Column("squares", "of four points"),
     )
     return Table("Interactions", "fields", columns, tuple(rows), kind="effects")

@@ -18,7 +18,7 @@ def make_sweep(folder: Path, points: Sequence[Mapping[str, Any]], **record: Any)
             (field → value), ``alternative``, ``trial``, ``params``, ``seconds`` and ``cpu`` of its training,
             ``stopped`` and ``failed`` (records, of all its seeds without a cosine).
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     for point in points:
         for seed, cosine in enumerate(point["cosines"]):
             signature = f"{len(entries):012x}"

@@ -39,11 +39,12 @@ def test_effects_and_interactions_of_a_full_grid() -> None:
     assert [factor.name for factor in found] == ["train.a", "train.b", "train.c"]
     a, b, c = effects(values, found)
     assert a.found and b.found and c.found
-    assert (a.found.mean, a.found.pairs, a.found.up) == (pytest.approx(0.35), 4, 4)
+    assert a.found.mean == pytest.approx(0.35) and (a.found.pairs, a.found.up) == (4, 4)
     assert a.found.at_first == pytest.approx(0.1) and a.found.is_clear
     assert b.found.mean == pytest.approx(0.45) and c.found.mean == pytest.approx(0) and not c.found.up
     crossed, count = interactions(values, found)
     assert count == 3 and crossed[0].found.mean == pytest.approx(0.5) and crossed[0].found.pairs == 2
+    assert crossed[0].at_level.mean == pytest.approx(0.6) and crossed[0].at_base.mean == pytest.approx(0.1)
     assert [crossed[0].one.factor.name, crossed[0].other.factor.name] == ["train.a", "train.b"]
     assert noise(values) == pytest.approx(0.01)
 

@@ -1,6 +1,7 @@
 """The report of a sweep says which student to take and why, what it cost, and what cannot be known."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from itertools import product
@@ -77,10 +78,13 @@ def test_points_effects_front_and_costs(sweep: Path, tmp_path: Path) -> None:
     assert "stopped at rung 1, step 10: 3rd of 3" in page
     assert "&lt;no&gt; space left" in page and "<no>" not in page
     assert "train.lr × student.skip" in page
-    assert "0.002, against 0.001, where student.skip is true instead of false</td>" in page
+    assert "train.lr 0.002, against 0.001</td>" in page
+    assert "+0.2000 ± 0.0000<small>student.skip true</small>" in page
+    assert "+0.0000 ± 0.0000<small>student.skip false</small>" in page
     assert "+0.2000 ± 0.0000" in page  # the interaction; and the effect of skip is the mean of 0.1 and 0.3:
     assert re.search(r"true, against false</td><td data-key=\"0.2\d*\" class=\"best\">\+0.2000 ± 0.0000", page)
-    assert "as 4 of 5: <b>skip=true lr=0.002, skip=false lr=0.001, skip=false lr=0.002, small</b>" in page
+    assert "Of 5 points, 4 are as good as any other that has no more parameters and takes no more compute" in page
+    assert "<b>skip=true lr=0.002</b>, <b>skip=false lr=0.001</b>, <b>skip=false lr=0.002</b>, <b>small</b>." in page
     assert "<b>600 student steps</b> in 15 trainings" in page
     assert "5 min 00 s of wall time for the whole sweep" in page
     assert "60.0 kB from the bucket" in page
@@ -152,6 +156,24 @@ def test_evaluated_runs_have_the_rest_of_the_report_too(tmp_path: Path) -> None:
     for section in ("points", "front", "effects", "spent", "ranking", "fidelity", "probes", "quality", "cost"):
         assert f'<section id="{section}">' in page
     assert "with seed 0" in page
+
+
+def test_students_that_diverged(tmp_path: Path) -> None:
+    """A learning rate that is too high: no value is no reason not to write the page."""
+    points: Points = [{"name": name, "cosines": [0.5, 0.6]} for name in ("a", "b")]
+    sweep = make_sweep(tmp_path / "diverged", [*points, {"name": "c", "cosines": [math.nan, 0.4]}])
+    for place, run in enumerate(sorted((sweep / "runs").iterdir())):
+        made = json.loads((make_run(tmp_path / f"made-{place}", GENDISTILLER) / "eval.json").read_text())
+        if place == 4:
+            made["mean_cosine"] = math.nan
+            made["layers"] = [row | {"cosine": math.nan, "relative_error": math.nan} for row in made["layers"]]
+            (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().replace("0.2", "NaN"))
+        (run / "eval.json").write_text(json.dumps(made))
+    for metric in ("cosine", "mean_cosine"):
+        report_command([sweep], tmp_path / "report.html", metric=metric, split="test")
+        report_command([sweep], tmp_path / "report.md", "md", metric, "test")
+        assert "<b>c</b> (1 of 2 seeds)" in words(tmp_path / "report.html")
+        assert "nan" not in words(tmp_path / "report.md")
 
 
 def test_the_same_sweep_gives_the_same_bytes(sweep: Path, tmp_path: Path) -> None:

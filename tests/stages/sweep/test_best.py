@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def test_the_same_value_is_no_lead(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said(tmp_path: Path, gdist: Gdist) -> None:
-    points = [
+    points: list[dict[str, Any]] = [
         {"name": "whole", "cosines": [0.7, 0.72]},
         {"name": "half", "cosines": [0.8, None]},
         {"name": "odd", "cosines": [math.nan, math.inf]},
@@ -148,4 +147,3 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     (made / "sweep.json").write_text(json.dumps(record))
     with pytest.raises(RunError, match="not the name of a folder"):
         best(made)
-    shutil.rmtree(made)
