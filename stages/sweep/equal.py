@@ -2,6 +2,7 @@
 
     [equal]
     "baseline, as long" = "ours"          # the alternative on the left trains for as long as the one on the right
+    "thin, as long" = "ours lr=0.001"     # … or as that point of its grid
 
 Both take some steps in turns, in folders of their own, so that both are measured under the same conditions. What is
 recorded is the ratio of their costs per step. It is measured once, so a rerun finds the same steps.
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from gdist.pipeline import console
-from gdist.pipeline.config import signature, to_tables
+from gdist.pipeline.config import did_you_mean, signature, to_tables
 from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.run import Run, identifying
 from gdist.stages.sweep.fields import Settings
@@ -89,11 +90,16 @@ class Equal:
         return pair
 
     def _reference(self, name: str, chosen: Settings) -> tuple[Alternative, Settings]:
-        found = [(one, values) for one, values in self.points.combinations() if one.name == name]
+        every = list(self.points.combinations())
+        found = [(one, values) for one, values in every if name in (one.name, self.points.name(one, values))]
         same = [(one, values) for one, values in found if values == chosen]
+        if not found:
+            names = [self.points.name(one, values) for one, values in every]
+            raise ConfigError(f"[equal]: no point is called {name!r}", did_you_mean(name, names))
         if len(found) != 1 and not same:
             raise ConfigError(
-                f"[equal]: {name!r} is {len(found)} points, which cost different times", "give it grid = {}"
+                f"[equal]: {name!r} is {len(found)} points, which cost different times",
+                f"name one of them: {self.points.name(*found[0])!r}",
             )
         return (same or found)[0]
 

@@ -65,7 +65,8 @@ class Spec:
     """A sweep's file, checked as far as it can be without knowing the fields of students.
 
     Attributes:
-        equal: the name of an alternative → that of another one, whose cost its steps are to match.
+        equal: the name of an alternative → that of another one, or of a point of its grid, whose cost its steps are
+            to match.
     """
 
     name: str
@@ -200,11 +201,11 @@ def require_comparable(spec: Spec) -> None:
     )
     known = {point.name: point for point in spec.points if point.name}
     for left, right in spec.equal.items():
-        for name in (left, right):
-            if not isinstance(name, str) or name not in known:
+        for name, found in ((left, left), (right, _of_grid(right, known))):
+            if not isinstance(found, str) or found not in known:
                 raise ConfigError(f"[equal]: no point is called {name!r}", did_you_mean(str(name), known))
             require(
-                not known[name].space,
+                not known[found].space,
                 f"[equal]: the point {name!r} is searched, and its cost would be that of one trial",
                 "give it a search of its own: search = {}",
             )
@@ -215,9 +216,16 @@ def require_comparable(spec: Spec) -> None:
             "remove one of them",
         )
         chain = [left]
-        while (after := spec.equal.get(chain[-1])) is not None:
+        while (after := _of_grid(spec.equal.get(chain[-1]), known)) is not None:
             require(after not in chain, f"[equal] goes round in a circle: {' = '.join([*chain, after])}")
             chain.append(after)
+
+
+def _of_grid(name: Any, known: Mapping[str, Alternative]) -> Any:
+    """The alternative that a point belongs to: ``ours``, for ``ours lr=0.001``, which its grid may have."""
+    if not isinstance(name, str) or name in known:
+        return name
+    return max((one for one in known if name.startswith(f"{one} ")), key=len, default=name)
 
 
 @dataclass(frozen=True)
