@@ -18,6 +18,7 @@ from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.evaluate.layers import whose_layer_0
 
 COLORS = 6  # configurations with their own color: the best ones; the others are drawn in gray
+SEEDS = {("train", "seed"), ("data", "seed")}  # the second is not in the config of a run where they are equal
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Configuration:
-    """The runs of one resolved config on one cache, which differ only in ``train.seed``.
+    """The runs of one resolved config on one cache, which differ only in their seeds.
 
     Attributes:
         style: the CSS class that colors its runs: ``c1`` … ``c6`` for the best configurations, ``rest`` for others.
@@ -215,7 +216,7 @@ def varied(groups: Sequence[Configuration]) -> list[str]:
         {(table, key): value for table, fields in group.first.config.items() for key, value in fields.items()}
         for group in groups
     ]
-    fields = dict.fromkeys(field for config in flat for field in config if field != ("train", "seed"))
+    fields = dict.fromkeys(field for config in flat for field in config if field not in SEEDS)
     usual = {field: Counter(repr(config.get(field)) for config in flat).most_common(1)[0][0] for field in fields}
     return [
         ", ".join(
@@ -229,7 +230,7 @@ def varied(groups: Sequence[Configuration]) -> list[str]:
 
 def _identity(run: RunSummary) -> str:
     tables = {
-        table: {key: value for key, value in fields.items() if (table, key) != ("train", "seed")}
+        table: {key: value for key, value in fields.items() if (table, key) not in SEEDS}
         for table, fields in run.config.items()
     }
     about = [run.provenance.get(key) for key in ("cache", "cache_checksum")]

@@ -127,11 +127,16 @@ class Member:
             del self.learner
 
     @contextlib.contextmanager
-    def attempt(self, on: Spent = "other") -> Iterator[None]:
-        """Do something for this member alone, and count the time. Where there are others, they go on if it fails."""
-        fewer = "fewer students together, or " if self._failed else ""
+    def attempt(self, on: Spent | None = "other") -> Iterator[None]:
+        """Do something for this member alone. Where there are others, they go on if it fails.
+
+        Args:
+            on: what the time is spent on; None where it is not this member's alone.
+        """
+        smaller = ("fewer students together, or " if self._failed else "") + self.config.smaller
+        meters = [self.meter] if on else []
         try:
-            with spent([self.meter], on), enough_memory(self.doing, self.ranks.device, fewer + self.config.smaller):
+            with spent(meters, on or "other"), enough_memory(self.doing, self.ranks.device, smaller):
                 yield
         except Exception as error:
             if self._failed is None:

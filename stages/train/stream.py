@@ -110,7 +110,7 @@ class Stream:
         parts: Parts = []
         for member in going(self._takers):
             if number < member.stops_at:
-                with member.attempt():
+                with member.attempt(None):
                     selection = member.learner.objective.training_selection(epoch, position - 1)
                     tensors = Selection(selection.layers, selection.waveforms)
                     if tensors not in known:
