@@ -80,11 +80,11 @@ def test_equal_to_a_point_of_a_grid(file: Path, tiny_cache: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (('= "ours"\n', '= "hours"\n'), "did you mean `ours`"),
-        (('= "ours"\n', "= 3\n"), "no point is called 3"),
+        (('long" = "ours"', 'long" = "hours"'), "did you mean `ours`"),
+        (('long" = "ours"', 'long" = 3'), "no point is called 3"),
         (('"small, as long" =', '"big" ='), "no point is called 'big'"),
-        (('= "ours"\n', '= "small, as long"\n'), "goes round in a circle"),
-        (('= "ours"\n', '= "small"\nsmall = "small, as long"\n'), "goes round in a circle"),
+        (('long" = "ours"', 'long" = "small, as long"'), "goes round in a circle"),
+        (('long" = "ours"', 'long" = "small"\nsmall = "small, as long"'), "goes round in a circle"),
         (('name = "ours"', 'name = "ours"\ngrid = {"train.lr" = [1e-3, 2e-3]}'), "which cost different times"),
         (
             ('name = "ours"', 'name = "ours"\nset = {"train.thaw_step" = 3, "student.frontend" = "frozen"}'),
