@@ -7,6 +7,7 @@ it a job is alive, by the file that keeps a second sweep out of the folder, and 
 
 import contextlib
 import dataclasses
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from gdist.stages.sweep.station import STOP_SECONDS, Station
 
 LANES = 1  # jobs at a time on each worker, which has one GPU, or some cores
 CLOSE_SECONDS = 5.0  # how often workers are asked to stop, as more of them may have joined
+STOPPED = (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
 AGAIN_SECONDS = 2.0  # between attempts at a run that is in use: by the process of a lost worker, which will stop
 
 Task = tuple[str, list[str], str]
@@ -72,6 +74,8 @@ class OneAtATime(crew.Job):
             if code != EXIT_FAILURE or self.stopping or time.monotonic() > until or not _refused(job.log, length):
                 break
             time.sleep(AGAIN_SECONDS)
+        if code in STOPPED and not self.stopping:  # by whoever is about to end the worker too
+            raise OSError(f"{name} was told to stop on {socket.gethostname()}")
         if code:
             raise EndedError(f"{name} ended with exit code {code} on {socket.gethostname()}", code)
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gdist.pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED
+from gdist.pipeline.errors import EXIT_INTERRUPTED
 from gdist.stages.sweep.jobs import POLL_SECONDS, Job, server, start
 
 SERVE = "from gdist.stages.sweep.station import serve; serve()"
@@ -48,7 +48,7 @@ class Station:
         """Run a job to its end, which it is asked for when ``is_over``; the station is then closed.
 
         Returns:
-            its exit code; 1 where the station was lost, which the job then ends with.
+            its exit code; that of a kill where the station was lost, with which the job ends.
         """
         try:
             print(json.dumps([job.name, job.arguments, str(job.log), threads]), file=self._jobs, flush=True)
@@ -57,7 +57,7 @@ class Station:
         while not select.select([self._codes], [], [], POLL_SECONDS)[0]:
             if is_over():
                 self.close()
-        code = int(self._codes.readline() or EXIT_FAILURE)
+        code = int(self._codes.readline() or -signal.SIGKILL)
         if self._jobs.closed:
             self._process.wait()
         return code

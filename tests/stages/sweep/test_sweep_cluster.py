@@ -215,20 +215,31 @@ def test_a_run_that_another_process_has_not_left_yet(tiny_cache: Path, tmp_path:
     assert (tmp_path / "runs/a/student/model.safetensors").exists()
 
 
-def test_a_worker_whose_sweep_is_gone(tiny_cache: Path, tmp_path: Path) -> None:
-    """Another sweep has taken over the folder, or the owner's file no longer changes."""
+def test_a_job_that_is_told_to_stop(tiny_cache: Path, tmp_path: Path) -> None:
+    """By Slurm, which will end its worker too: another one goes on with it. Or because the sweep is gone."""
+    task, owner = training(tiny_cache, tmp_path, 100_000), tmp_path / "runs/a" / OWNER
+
+    def trains() -> bool:
+        return owner.exists() and any((tmp_path / "runs/a/checkpoints").glob("step-*"))
+
+    def tell() -> None:
+        wait_for(trains, "nothing is trained")
+        os.kill(json.loads(owner.read_text())["pid"], signal.SIGTERM)
+
+    def take_over() -> None:
+        wait_for(trains, "nothing is trained")
+        (tmp_path / OWNER).write_text(json.dumps({"token": "another", "beat": 0}))
+
     with Owner(tmp_path, beat_seconds=3600) as sweep:
-
-        def take_over() -> None:
-            wait_for(lambda: (tmp_path / "runs/a/checkpoints").is_dir(), "nothing is trained")
-            (tmp_path / OWNER).write_text(json.dumps({"token": "another", "beat": 0}))
-
-        other = threading.Thread(target=take_over)
-        other.start()
-        with pytest.raises(EndedError) as ended:
-            OneAtATime(tmp_path, sweep.token, tmp_path).run(training(tiny_cache, tmp_path, 100_000))
-        other.join()
-    assert ended.value.code == 130 and list((tmp_path / "runs/a/checkpoints").iterdir())
+        job = OneAtATime(tmp_path, sweep.token, tmp_path)
+        for act, error in ((tell, OSError), (take_over, EndedError)):
+            other = threading.Thread(target=act)
+            other.start()
+            with pytest.raises(error) as ended:
+                job.run(task)
+            other.join()
+    assert isinstance(ended.value, EndedError) and ended.value.code == 130
+    assert not owner.exists()
 
 
 def test_a_pulse() -> None:
