@@ -3,7 +3,6 @@
 Everything is generated, except for the notes between their marks, which are kept from an earlier page.
 """
 
-import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,12 +67,10 @@ def page(section: Section, notes: str, links: dict[str, str], title: str | None 
 
 def _fidelity(section: Section, links: dict[str, str]) -> list[str]:
     board = section.board
-    names = [point.title for point in board.ranked if point.name in section.on_front]
-    front = (
-        f"On the Pareto front of parameters, {section.compute} and {board.metric}: {', '.join(names)}."
-        if names
-        else ""
-    )
+    front = Markup(
+        "On the Pareto front of parameters, {} and {}: {}. Filled markers are on it; whiskers reach from the "
+        "worst seed to the best."
+    ).format(section.compute, board.metric, section.front_names)
     by_layer = md_tables.layers(board)
     return [
         "## Fidelity, size and cost",
@@ -84,7 +81,7 @@ def _fidelity(section: Section, links: dict[str, str]) -> list[str]:
         by_layer,
         _references(board),
         *(links[name] for name, _ in _front_figures(section)),
-        front and f"{front} Filled markers are on it; whiskers reach from the worst seed to the best.",
+        _sentences([front]) if section.on_front else "",
     ]
 
 
@@ -131,7 +128,7 @@ def _pairwise(board: Board) -> list[str]:
 def _effects(section: Section, links: dict[str, str]) -> list[str]:
     found = md_effects.marginal(section, md_tables.probe_names(section.board))
     if not found:
-        return ["## Every field on its own", section.unpaired] if section.unpaired else []
+        return ["## Every field on its own", md_tables.cell(section.unpaired)] if section.unpaired else []
     return [
         "## Every field on its own",
         "The mean over all pairs of points that differ in this field alone, averaged within each seed first, ± its "
@@ -139,7 +136,7 @@ def _effects(section: Section, links: dict[str, str]) -> list[str]:
         "better. Then in how many pairs it is ahead, and by how much in the pair with the first point. Fields "
         "that always change together have one row.",
         found,
-        section.unpaired,
+        md_tables.cell(section.unpaired),
         *(links[name] for name, _ in section.numeric),
         "### Fields that interact",
         md_effects.interactions(section),
@@ -212,7 +209,8 @@ def _sentences(found: Sequence[Markup]) -> str:
     """Sentences of the HTML page as Markdown."""
     text = " ".join(map(str, found)).replace("\N{NO-BREAK SPACE}", " ")
     text = re.sub(r"</?b>", "**", text)
-    return html.unescape(re.sub(r"</?code>", "`", text))
+    text = text.replace("&#39;", "'").replace("&#34;", '"')  # but "<" remains "&lt;": names are no HTML here either
+    return re.sub(r"</?code>", "`", text)
 
 
 def _table(found: Table) -> str:

@@ -62,6 +62,7 @@ def test_what_was_run(tmp_path: Path) -> None:
     )
     assert "gdist train --cache CACHE --out RUN … --set train.lr=0.002    # unknown\n" in page
     assert r"| a \| b | 1.07, 1.07 |" in page
+    assert "**a | b** has the highest" in page
     assert str(tmp_path) not in page, "a page for docs knows no paths of this machine"
 
 
@@ -126,3 +127,12 @@ def test_a_sweep_without_pairs_or_seeds(tmp_path: Path) -> None:
     page = out.read_text(encoding="utf-8")
     assert "No other point has a value to compare it with." in page
     assert "## Every point against" not in page and "## Every field" not in page
+
+
+def test_a_name_is_no_html(tmp_path: Path) -> None:
+    points = [{"name": "<img src=x>", "cosines": [0.5]}, {"name": "it's", "cosines": [0.4]}]
+    out = tmp_path / "page.md"
+    report_command([make_sweep(tmp_path / "made", points)], out, "md")
+    page = out.read_text(encoding="utf-8")
+    outside = page.replace(page[page.index("```") : page.rindex("```")], "")
+    assert "<img" not in outside and "**&lt;img src=x>**" in outside.replace("&gt;", ">") and "**it's**" in outside
