@@ -40,15 +40,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=OF_SIZE, default="demo", help="of the teacher [default: demo]")
     parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--steps", type=int, default=3, help="measured steps of each training")
+    parser.add_argument("--steps", type=int, help="measured steps of each training [default: 3, of base 2]")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8], help="students together")
-    parser.add_argument("--batch-seconds", type=float, default=8.0)
+    parser.add_argument("--batch-seconds", type=float, help="[default: 8, of base 4]")
     parser.add_argument("--minutes", type=float, default=1.0, help="of speech, unless it is the demo's")
-    parser.add_argument("--megabytes", type=float, default=1.0, help="per second of each connection of the line")
+    parser.add_argument("--megabytes", type=float, default=0.5, help="per second of each connection of the line")
     parser.add_argument("--folder", type=Path, help="where to write the cache [default: the system's]")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
+    options.steps = options.steps or (2 if options.size == "base" else 3)
+    options.batch_seconds = options.batch_seconds or (4.0 if options.size == "base" else 8.0)
     loader.RESIDENT_BYTES = 0  # so that every batch is read
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or the server would stay
     found: dict[str, Any] = {"size": options.size, "threads": torch.get_num_threads()}

@@ -12,7 +12,7 @@ from bucket_steps.server import Bucket
 from timing import timed_both
 from train import online, s3prl_like
 
-from gdist.pipeline.loading.batch import Batch
+from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import choose_splits, usable_entries
 from gdist.stages.train.config import TrainConfig
@@ -23,6 +23,7 @@ from sweep_steps.setting import FRONTENDS, STUDENTS, Seconds, Setting
 MANY = 8
 SWEEP, SWEEP_STEPS, LAYERS = 24, 120, 4  # students; steps of each, as in the demo's recipe; of the fastest settings
 LIMITS = {"line": 0.2, "apart": 1.05, "sweep, fastest": 0.2}
+LINE_SECONDS = 30.0  # of a batch behind the line
 COSTLESS = f"{Path(__file__).parents[1] / 'bucket_steps' / 'paced.py'}:Paced"
 
 
@@ -59,11 +60,12 @@ def line(setting: Setting, found: dict[str, Any]) -> None:
         shutil.copytree(setting.uri, bucket.folder / "cache")
         behind = replace(setting, uri=f"{bucket.uri}/cache")
         entries = choose_splits(usable_entries(setting.cache()), setting.config("gendistiller").data)["train"]
-        order = Loader(setting.cache(), entries, lambda *_: None, setting.options.batch_seconds, 15.0)  # type: ignore[arg-type,return-value]
+        order = Loader(setting.cache(), entries, Selection(()), LINE_SECONDS, 15.0)
         steps = len(order.epoch_batches(0))
         configs = [
             setting.config(
-                COSTLESS, "student.frontend=frozen", "student.pace=1e9",
+                COSTLESS, "student.frontend=frozen", "student.pace=1e9", f"train.batch_seconds={LINE_SECONDS}",
+                f"train.log_every={steps}",  # a report costs more than such a student
                 "student.predict_layers=" + ",".join(str(layer) for layer in setting.cache().layers if layer),
                 steps=steps, number=number,
             )

@@ -106,8 +106,8 @@ class Setting:
 
 def _steps(run: Path, skip: int) -> Seconds:
     rows = [row for row in Run(run).read_metrics() if row["kind"] == "train"][skip:]
-    assert all(row["steps"] == 1 for row in rows)
-    return Seconds(sum(row["step_seconds"] for row in rows), sum(row["step_cpu_seconds"] for row in rows))
+    wall, cpu = (sum(row[name] * row["steps"] for row in rows) for name in ("step_seconds", "step_cpu_seconds"))
+    return Seconds(wall, cpu)
 
 
 def _tiny(folder: Path) -> str:

@@ -14,10 +14,11 @@ import pytest
 import torch
 from test_sweep import LEAST, Gdist, counts, run, weights
 
-from gdist.stages.sweep.options import SweepConfig
+from gdist.stages.sweep.folder import SweepFolder
+from gdist.stages.sweep.options import SweepConfig, Tally
 from gdist.stages.sweep.points import points_of
 from gdist.stages.sweep.spec import read_spec
-from gdist.stages.sweep.training import grouped
+from gdist.stages.sweep.training import grouped, train_points
 
 SHARED = LEAST.replace("[grid]", '"data.seed" = 0\n[grid]').replace('"train.steps" = 4', '"train.steps" = 8')
 
@@ -125,3 +126,21 @@ def test_who_shares_a_process(file: Path, tiny_cache: Path, tmp_path: Path) -> N
     assert sizes(SHARED, 4, 2) == [2, 2] and sizes(SHARED, 4, 8) == [1, 1, 1, 1]
     assert sizes(LEAST, 4, 1) == [2, 2], "each seed has an order of its own"
     assert sizes(SHARED.replace("seeds = [0, 1]", "seeds = [0, 1, 2, 3, 4]"), 4, 1) == [3, 3, 4]
+
+
+def test_paused_at_different_steps(
+    alone: dict[str, Any], file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist
+) -> None:
+    """As early stopping does it: some points are trained further than others, and all to the end later."""
+    config = SweepConfig(file, tmp_path / "sweep", {"": str(tiny_cache)}, together=4)
+    spec = read_spec(file)
+    points = points_of(spec, config.caches, tmp_path)
+    folder = SweepFolder(config.out, spec.name, spec.judge)
+    config.out.mkdir()
+    folder.begin(points)
+    steps = {point.signature: step for point, step in zip(points, (3, 5, 3, 8), strict=True)}
+    tally = Tally()
+    train_points(folder, points, config, tally, lambda *_: None, until=steps)
+    assert [folder.standing(point).step for point in points] == [3, 5, 3, 8]
+    assert tally.ran == {points[3].signature} and not tally.failed_now
+    require_same(alone, run(gdist, file, tiny_cache, config.out, "--together", 4))
