@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def start(file: Path, cache: Path, out: Path, *options: object) -> ForkServerPro
 def _sweep(arguments: list[str]) -> None:
     from gdist.stages.cli import main
 
+    # The processes of this sweep come from the same server too: another one would import everything again.
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silence, stream)

@@ -243,7 +243,7 @@ def test_bad_options(
 def test_a_layer_that_the_cache_lacks(
     file: Path, tiny_teacher: Path, speech: Path, tmp_path: Path, gdist: Gdist
 ) -> None:
-    extracted(tiny_teacher, speech, tmp_path / "few", layers=(0, 1, 3))
+    extracted(tiny_teacher, speech, tmp_path / "few", layers="0,1,3")
     file.write_text(LEAST.replace("[grid]", '[grid]\n"student.predict_layers" = [[1, 3], [1, 2, 3]]'))
     result = gdist("sweep", file, "--cache", tmp_path / "few", "--out", tmp_path / "sweep")
     assert result.exit_code == 1, result.stderr
