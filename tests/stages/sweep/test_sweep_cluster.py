@@ -230,7 +230,7 @@ def test_a_job_that_is_told_to_stop(tiny_cache: Path, tmp_path: Path) -> None:
         wait_for(trains, "nothing is trained")
         (tmp_path / OWNER).write_text(json.dumps({"token": "another", "beat": 0}))
 
-    with Owner(tmp_path, beat_seconds=3600) as sweep:
+    with Owner(tmp_path) as sweep:
         job = OneAtATime(tmp_path, sweep.token, tmp_path)
         for act, error in ((tell, OSError), (take_over, EndedError)):
             other = threading.Thread(target=act)
