@@ -14,6 +14,8 @@ import torch
 from click.testing import Result
 
 from gdist.stages.sweep.jobs import PRELOAD
+from gdist.stages.sweep.points import Point, Points
+from gdist.stages.sweep.spec import read_spec
 
 Gdist = Callable[..., Result]
 
@@ -37,6 +39,12 @@ def run(gdist: Gdist, file: Path, cache: Path, out: Path, *options: object) -> d
     assert result.exit_code == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
     return found
+
+
+def points_in(file: Path, cache: Path) -> list[Point]:
+    """The points of a file without a search."""
+    points = Points(read_spec(file), {"": str(cache)}, file.parent)
+    return [point for combination in points.combinations() for point in points.of(*combination)]
 
 
 def counts(found: dict[str, Any]) -> tuple[int, int, int, int, int]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from sweeping import LEAST, Gdist, counts, run, weights
 from test_cluster import Running, start_dask, worker_processes
-from test_sweep import LEAST, Gdist, counts, run, weights
 
 from gdist.pipeline import heartbeat
 from gdist.pipeline.cluster import workers as cluster

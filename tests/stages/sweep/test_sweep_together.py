@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_sweep import LEAST, Gdist, counts, run, weights
+from sweeping import LEAST, Gdist, counts, points_in, run, weights
 
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.options import SweepConfig, Tally
-from gdist.stages.sweep.points import points_of
 from gdist.stages.sweep.spec import read_spec
 from gdist.stages.sweep.training import grouped, train_points
 
@@ -117,8 +116,7 @@ def test_killed_and_interrupted_anywhere(
 def test_who_shares_a_process(file: Path, tiny_cache: Path, tmp_path: Path) -> None:
     def sizes(text: str, together: int, jobs: int) -> list[int]:
         file.write_text(text)
-        config = SweepConfig(file, tmp_path / "out", {"": str(tiny_cache)})
-        points = points_of(read_spec(file), config.caches, tmp_path)
+        points = points_in(file, tiny_cache)
         return [len(work.points) for work in grouped(points, {}, together, jobs)]
 
     assert sizes(SHARED, 1, 1) == [1, 1, 1, 1]
@@ -134,10 +132,10 @@ def test_paused_at_different_steps(
     """As early stopping does it: some points are trained further than others, and all to the end later."""
     config = SweepConfig(file, tmp_path / "sweep", {"": str(tiny_cache)}, together=4)
     spec = read_spec(file)
-    points = points_of(spec, config.caches, tmp_path)
+    points = points_in(file, tiny_cache)
     folder = SweepFolder(config.out, spec.name, spec.judge)
     config.out.mkdir()
-    folder.begin(points)
+    folder.begin()
     steps = {point.signature: step for point, step in zip(points, (3, 5, 3, 8), strict=True)}
     tally = Tally()
     train_points(folder, points, config, tally, lambda *_: None, until=steps)

@@ -14,7 +14,7 @@ from conftest import extracted, make_teacher
 from gdist.pipeline.config import read_toml
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.run import Run
-from gdist.stages.sweep.points import points_of
+from gdist.stages.sweep.points import Points
 from gdist.stages.sweep.spec import read_spec
 from gdist.stages.train.config import load_config
 from gdist.stages.train.recipes import recipe_path, shipped, sweep_path
@@ -124,7 +124,8 @@ def test_the_published_schedule(recipe: str, hours: str) -> None:
 def test_every_point_of_a_sweep_is_possible(sweep: str, cache_of: Families) -> None:
     path = sweep_path(Path(sweep))
     spec = read_spec(path)
-    points = points_of(spec, {"": str(cache_of("wavlm"))}, path.parent)
+    found = Points(spec, {"": str(cache_of("wavlm"))}, path.parent)
+    points = [point for combination in found.combinations() for point in found.of(*combination)]
     assert len(points) == spec.size > 10 and len({point.signature for point in points}) == spec.size
 
 
