@@ -46,8 +46,9 @@ from gdist.stages.train.ranks import Ranks
 from gdist.stages.train.student_store import build_student
 
 # What is measured → (launches, synchronisations), at most. Teachers have 12 layers unless stated, as Base has; widths
-# do not matter. A step of training waits for one event, which is no synchronisation of all that is queued. Lower a bound when the figure has fallen (with
-# `--log-cli-level=INFO` pytest prints the figures); raise one only for a reason that CHANGELOG.md can give.
+# do not matter. A step of training waits for one event, which is no synchronisation of all that is queued. Lower a
+# bound when the figure has fallen (with `--log-cli-level=INFO` pytest prints the figures). Raise one only for a
+# reason that CHANGELOG.md can give.
 BOUNDS: dict[str, tuple[int, int]] = {
     "batch of extraction, 12 layers, fp16, bf16": (684, 0),
     "batch of extraction, 12 layers, fp16, fp32": (640, 0),
