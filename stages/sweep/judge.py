@@ -44,7 +44,11 @@ class Judge:
             return METRICS[self.metric]
         from gdist.stages.evaluate.probes import PROBES, probes_named  # takes seconds, and most sweeps need none
 
-        probes = probes_named(self.probes)
+        try:
+            probes = probes_named(self.probes)
+        except ConfigError as error:
+            reason = error.message.removeprefix("--")
+            raise ConfigError(f"judge.metric = {self.metric!r}, {reason}", error.hint) from error
         if self.metric not in probes:
             known = did_you_mean(self.metric, [*METRICS, *(probes or PROBES)])
             raise ConfigError(f"judge.metric = {self.metric!r} is not measured by probes = {self.probes!r}", known)

@@ -148,7 +148,7 @@ def test_a_point_that_fails_leaves_the_others_alone(
         (("seeds = [0, 1]", 'seeds = [0, 1]\nrecipe = "demo-gendistller"'), "did you mean `demo-gendistiller`"),
         (("[grid]", '[judge]\nmetric = ""\n[grid]'), "judge.metric is empty"),
         (("[grid]", '[judge]\nsplit = "train"\n[grid]'), "judge.split"),
-        (("[grid]", '[judge]\nmetric = "kss"\n[grid]'), "no probe"),
+        (("[grid]", '[judge]\nmetric = "kss"\n[grid]'), "judge.metric = 'kss'"),
         (("[grid]", "[grid"), "not valid TOML"),
         (('"train.steps" = 4', '"train.steps" = 2026-01-01'), "train.steps = '2026-01-01'"),
         (('"train.steps" = 4', '"train.lr" = inf'), "train.lr"),
