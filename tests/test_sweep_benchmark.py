@@ -32,4 +32,4 @@ def test_every_part_gives_its_figures(tmp_path: Path) -> None:
     assert found["sweep_of_online"].keys() == {"equal", "fastest"}
     assert all(math.isfinite(each) and each > 0 for each in found["sweep_of_online"].values())
     assert not line or 0 < found["line"]["8"] < 2
-    assert done.stdout.count("limit") == 6 + line - 1
+    assert done.stdout.count("   limit ") == 5 + line

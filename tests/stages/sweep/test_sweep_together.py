@@ -136,6 +136,7 @@ def test_paused_at_different_steps(
     folder = SweepFolder(config.out, spec.name, spec.judge)
     config.out.mkdir()
     folder.begin()
+    folder.record(points, [])
     steps = {point.signature: step for point, step in zip(points, (3, 5, 3, 8), strict=True)}
     tally = Tally()
     train_points(folder, points, config, tally, lambda *_: None, until=steps)
