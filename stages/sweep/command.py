@@ -35,7 +35,7 @@ class Duration(click.ParamType[float]):
     help="What `gdist extract` wrote. Repeatable: a file's `cache` chooses one by its NAME.",
 )
 @click.option("--out", required=True, metavar="DIR", type=LocalPath(), help="The sweep's folder.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes at a time.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes at a time. [default: one for each GPU, or 1]")
 @click.option(
     "--together",
     type=click.IntRange(min=1),
@@ -60,7 +60,7 @@ def sweep_command(
     file: Path,
     caches: tuple[str, ...],
     out: Path,
-    jobs: int,
+    jobs: int | None,
     together: int,
     cluster: str | None,
     only: str | None,
@@ -94,6 +94,7 @@ def sweep_command(
     from gdist.stages.sweep.options import SweepConfig, named_caches
     from gdist.stages.sweep.sweep import sweep
     from gdist.stages.sweep.table import show
+    from gdist.stages.sweep.training import gpus
     from gdist.stages.train.losses import LOSSES
     from gdist.stages.train.recipes import sweep_path
 
@@ -109,7 +110,7 @@ def sweep_command(
         file,
         out,
         named_caches(caches),
-        jobs,
+        jobs or (1 if cluster else max(len(gpus()), 1)),
         only,
         first,
         retry_failed,
