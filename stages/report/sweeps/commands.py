@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.report.sweeps.board import Board, Point
 
 MANY = 12  # points, from which what all of them share is written once
+FAMILY = 5  # points of one alternative, from which its grid is written instead of a line for each
 UNQUOTED = re.compile(r'="(?!(?:true|false|none|nan|inf)")([A-Za-z][\w./-]*)"$')
 
 
@@ -17,12 +19,37 @@ def commands(board: Board) -> str:
     found = {point: _arguments(point, caches) for point in board.points}
     shared = _shared(list(found.values())) if len(found) > MANY else ()
     head = f"gdist train {' '.join([*shared, 'SETTINGS'])}        # SETTINGS are:\n" if shared else ""
+    start = "" if shared else "gdist train "
     lines = []
-    for point, arguments in found.items():
-        own = [argument for argument in arguments if argument not in shared]
-        start = "" if shared else "gdist train "
-        lines.append(f"{start}{' '.join(own)}    # {point.title}")
+    for family in _families(board.points):
+        each = [[argument for argument in found[point] if argument not in shared] for point in family]
+        title = family[0].title if len(family) == 1 else f"{family[0].entries[0].alternative}, {len(family)} points"
+        lines.append(f"{start}{' '.join(each[0] if len(each) == 1 else _one_of(each))}    # {title.lstrip(', ')}")
     return head + "\n".join(lines)
+
+
+def _families(points: Sequence[Point]) -> list[list[Point]]:
+    """The points of each grid together, where they are many; the others one by one."""
+    found: dict[tuple[str, ...], list[Point]] = {}
+    for point in points:
+        entry = point.entries[0]
+        found.setdefault((entry.alternative, *entry.varied), []).append(point)
+    families: list[list[Point]] = []
+    for (_, *varied), some in found.items():
+        families += [some] if varied and len(some) >= FAMILY else [[one] for one in some]
+    return families
+
+
+def _one_of(each: Sequence[Sequence[str]]) -> list[str]:
+    """Options with all values that several command lines have for them: ``--set train.lr=0.001|0.002``."""
+    values: dict[str, list[str]] = {}
+    for arguments in each:
+        for argument in arguments:
+            option, equals, value = " ".join(shlex.split(argument)).partition("=")
+            known = values.setdefault(option + equals, [])
+            if value not in known:
+                known.append(value)
+    return [option + "|".join(known) for option, known in values.items()]
 
 
 def _arguments(point: Point, caches: dict[str, str]) -> list[str]:
