@@ -33,6 +33,8 @@ def fidelity(board: Board) -> str:
     top = max(means, key=lambda name: means[name], default=None)
     has_cpu = any(point.spread(cpu_seconds) for point in board.points)
     judged = board.metric not in (OF_EVAL, "cosine")
+    states = {point: state(point) for point in board.points}
+    unlike = {(status.text, status.note) for status in states.values()} != {("finished", "")}
     lines = []
     for point in board.points:
         run = point.any
@@ -50,11 +52,12 @@ def fidelity(board: Board) -> str:
         ]
         if has_cpu:
             line.append(_spread(point.spread(cpu_seconds), board.seeds, "{:.0f}".format))
-        status = state(point)
-        lines.append([*line, f"{status.text}{f': {status.note}' if status.note else ''}"])
+        if unlike:
+            line.append(": ".join(filter(None, (states[point].text, states[point].note))))
+        lines.append(line)
     split = "" if board.fidelity == OF_EVAL else ", last validation"
     heads = ["point", "M parameters, with heads", f"mean cosine{split}", *([board.metric] if judged else []), "steps"]
-    heads += ["seconds of training", *(["CPU seconds"] if has_cpu else []), "state"]
+    heads += ["seconds of training", *(["CPU seconds"] if has_cpu else []), *(["state"] if unlike else [])]
     return table(heads, lines)
 
 
