@@ -51,7 +51,10 @@ class Duration(click.ParamType[float]):
 @click.option("--fail-fast", is_flag=True, help="Begin nothing more once a point has failed.")
 @click.option("--dry-run", is_flag=True, help="Print the points, what is done and what is left; run nothing.")
 @click.option(
-    "--budget", type=Duration(), metavar="TIME", help="Begin nothing that would end later than 2h from now."
+    "--budget",
+    type=Duration(),
+    metavar="TIME",
+    help="Begin nothing that would end later than so long from now: 90s, 45m, 2h.",
 )
 @local_options
 @use_option
