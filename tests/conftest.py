@@ -107,7 +107,7 @@ def own_cache(tiny_cache: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_cache, tmp_path / "cache"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def gdist() -> Iterator[Callable[..., Result]]:
     """Run a command in this process: ``gdist("verify", cache, "--json")``."""
     runner = CliRunner()

@@ -1,18 +1,15 @@
 """`gdist sweep --together`: points that learn from one stream of batches are those of a sweep one by one."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sweeping import LEAST, Gdist, counts, points_in, run, weights
+from sweeping import LEAST, Gdist, counts, points_in, run, send, start, weights
 
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.options import SweepConfig, Tally
@@ -29,9 +26,11 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def alone(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> dict[str, Any]:
-    return run(gdist, file, tiny_cache, tmp_path / "alone", "--jobs", 2)
+@pytest.fixture(scope="module")
+def alone(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory, gdist: Gdist) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "small.toml").write_text(SHARED)
+    return run(gdist, folder / "small.toml", tiny_cache, folder / "sweep", "--jobs", 2)
 
 
 def require_same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -92,22 +91,15 @@ def test_a_process_that_is_lost_fails_all_of_its_points(
 def test_killed_and_interrupted_anywhere(
     alone: dict[str, Any], file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist
 ) -> None:
-    out, rng = tmp_path / "killed", random.Random()
-    line = ["sweep", file, "--cache", tiny_cache, "--out", out, "--together", 4]
+    out, seed = tmp_path / "killed", time.time_ns()
+    rng = random.Random(seed)
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from gdist.stages.cli import main; main()", *map(str, line)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.DEVNULL,
-        )
         seen = len(list(out.glob("runs/*/checkpoints/step-*")))
-        deadline = time.monotonic() + 240
-        while len(list(out.glob("runs/*/checkpoints/step-*"))) <= seen and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.2))
-        process.send_signal(number)
-        assert process.wait(240) in (-signal.SIGKILL, 130, 0)
+        process = start(file, tiny_cache, out, "--together", 4)
+        while len(list(out.glob("runs/*/checkpoints/step-*"))) <= seen and process.is_alive():
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        assert send(process, number) in (-signal.SIGKILL, 130, 0), seed
     again = run(gdist, file, tiny_cache, out, "--together", 4)
     assert counts(again)[:2] == (4, 4)
     require_same(alone, again)
