@@ -167,7 +167,7 @@ def test_an_owner_that_lost_the_run_stops_writing_and_does_not_remove_the_file(
             super().report(row)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError, match="process 1 on far"):
-        patch.setattr("gdist.stages.train.train.Run", Overtaken)
+        patch.setattr("gdist.stages.train.member.Run", Overtaken)
         run(tiny_cache, tmp_path / "run", short())
     assert Run(tmp_path / "run").steps() == [], "it reports at step 2, and would save at 3"
 
