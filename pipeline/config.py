@@ -28,18 +28,30 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
 
 
+def load_toml(path: Path, what: str) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Args:
+        what: the file is, for the message.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not valid TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
 def read_toml(path: Path) -> TomlTables:
     """Return the tables of a TOML file.
 
     Raises:
-        ConfigError: the file cannot be read, is not valid TOML, or has a field outside a table.
+        ConfigError: as :func:`load_toml`, or the file has a field outside a table.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    tables = load_toml(path, "config")
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
         raise ConfigError(f"{path}: `{loose[0]}` is outside any table", "put it under [train], [student], …")

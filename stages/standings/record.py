@@ -4,7 +4,7 @@ Runs that are in the folder and not in `sweep.json` are no part of the sweep any
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,9 +63,8 @@ class Entry:
             why = str(self.stopped.get("reason", ""))
             return f"stopped at {', '.join(where)}{f': {why}' if why else ''}" if where else why or "stopped early"
         if self.state == "failed" and self.failure is not None:
-            lines = [str(line) for line in self.failure.get("log") or []]
-            errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-            return (errors or lines or [f"exit code {self.failure.get('exit_code', 'unknown')}"])[-1]
+            nothing = f"exit code {self.failure.get('exit_code', 'unknown')}"
+            return error_in([str(line) for line in self.failure.get("log") or []], nothing)
         return ""
 
 
@@ -99,6 +98,12 @@ class Sweep:
         for entry in self.entries:
             found.setdefault(entry.name, []).append(entry)
         return {name: tuple(entries) for name, entries in found.items()}
+
+
+def error_in(log: Sequence[str], nothing: str) -> str:
+    """The last line of a log that names an error, or its last one; ``nothing`` where it has none."""
+    errors = [line.removeprefix("error: ") for line in log if line.startswith("error: ")]
+    return [nothing, *log, *errors][-1]
 
 
 def is_sweep(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """One progress display for a whole sweep; and its wall time, which is recorded as it passes."""
 
 import time
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +10,7 @@ from gdist.stages.sweep.plan import Plan
 from gdist.stages.sweep.rates import Rates
 
 LOOK_SECONDS = 10.0  # how often the time left is estimated
+LOOK_SHARE = 20  # between two looks passes so many times what one takes, however many points there are
 SETTLED = ("done", "stopped", "failed")
 
 
@@ -25,7 +25,7 @@ class Display:
         self.plan, self.folder, self.bar = plan, folder, bar
         self.earlier = folder.calls()
         self.began, self.since = datetime.now().astimezone(), time.monotonic()
-        self.shown, self.left, self.looked = 0, "", -LOOK_SECONDS
+        self.shown, self.left, self.looked, self.took, self.new = 0, "", -LOOK_SECONDS, 0.0, False
 
     @property
     def wall(self) -> list[dict[str, Any]]:
@@ -38,12 +38,13 @@ class Display:
         self.folder.record([point for point in self.plan.points if not point.pending], self.wall)
 
     def __call__(self, n: float = 1, note: str = "") -> None:
-        now = time.monotonic()
-        settled = self.shown
-        if n or now - self.looked >= LOOK_SECONDS:
-            self.looked = now
-            settled = self._look()
+        settled, self.new = self.shown, self.new or n > 0
+        began = time.monotonic()
+        if began - self.looked >= max(0.0 if self.new else LOOK_SECONDS, LOOK_SHARE * self.took):
+            settled, self.new = self._look(), False
             self.record()
+            self.looked = time.monotonic()
+            self.took = self.looked - began
         self.bar(settled - self.shown, note + self.left if note else "")
         self.shown = settled
 
@@ -62,6 +63,3 @@ class Display:
         jobs = self.plan.config.jobs
         self.left = f"; about {console.duration(sum(known) / jobs)} left for all" if whole else ""
         return sum(standing.state in SETTLED for standing in standings)
-
-
-Advance = Callable[..., None]

@@ -21,7 +21,8 @@ from typing import Any, Literal
 from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.run import EVALUATIONS, Run
-from gdist.stages.sweep.judge import OF_TRAINING, Judge
+from gdist.stages.standings.ranking import metrics_of
+from gdist.stages.sweep.judge import Judge
 from gdist.stages.sweep.points import Point
 from gdist.stages.sweep.rungs import Progress, Stopped
 
@@ -166,21 +167,16 @@ class SweepFolder(OwnFolder):
 
     def value(self, point: Point) -> float | None:
         """What the point is judged by; None as long as it is not known."""
-        judge = self.judge
-        found: dict[str, Any] = {"probes": {}}
-        if judge.evaluates:
-            path = self.run(point) / EVALUATIONS[judge.split]
-            if not path.exists():
-                return None
-            found = json.loads(path.read_text())
-            if found.get("minutes", 0.0) != judge.minutes:
-                return None
-        if judge.metric in OF_TRAINING:
-            measured = self.validations(point)
-            return measured[max(measured)] if measured else None
-        if judge.metric in found["probes"]:
-            return float(found["probes"][judge.metric]["value"])
-        return float(found[judge.metric]) if isinstance(found.get(judge.metric), float) else None
+        run, judge = Run(self.run(point)), self.judge
+        if judge.evaluates and not self._is_evaluated(run):
+            return None
+        value, _ = metrics_of(run, judge.split).get(judge.metric, (None, True))
+        return value
+
+    def _is_evaluated(self, run: Run) -> bool:
+        """Whether it was evaluated as the file asks for."""
+        path = run.folder / EVALUATIONS[self.judge.split]
+        return path.exists() and json.loads(path.read_text()).get("minutes", 0.0) == self.judge.minutes
 
     def fail(self, point: Point, exit_code: int) -> None:
         """Record that a point failed. Where that cannot be written (a full disk), the next call tries it again."""

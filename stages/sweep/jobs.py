@@ -9,13 +9,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED
+from gdist.stages.train.stopping import stop_on_signal
 
 PRELOAD = ["gdist.stages.train.train", "gdist.stages.evaluate.evaluate"]
 POLL_SECONDS = 0.2
@@ -124,19 +125,6 @@ def _end_with_the_sweep() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@contextmanager
-def one_signal() -> Iterator[list[int]]:
+def one_signal() -> AbstractContextManager[list[int]]:
     """The list gets an item at Ctrl-C or SIGTERM; a second one ends this process, and with it all others."""
-    received: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if received:
-            os._exit(EXIT_INTERRUPTED)
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return stop_on_signal(lambda: os._exit(EXIT_INTERRUPTED))

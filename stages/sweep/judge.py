@@ -6,9 +6,9 @@ from typing import Any
 
 from gdist.pipeline.config import build, did_you_mean, require
 from gdist.pipeline.errors import ConfigError
+from gdist.stages.standings.ranking import OF_EVAL, OF_TRAINING
 
-OF_TRAINING = ("cosine", "loss")  # metrics that training measures
-METRICS = {"cosine": True, "loss": False, "mean_cosine": True}  # those that are no probe → whether higher is better
+METRICS = OF_TRAINING | {OF_EVAL: True}  # those that are no probe → whether higher is better
 
 
 @dataclass(frozen=True)

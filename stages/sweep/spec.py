@@ -27,16 +27,16 @@ gives (``--cache int8=URI``), or a URI.
 
 import itertools
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gdist.pipeline.config import build, did_you_mean, require
+from gdist.pipeline.config import build, did_you_mean, load_toml, require
 from gdist.pipeline.errors import ConfigError
+from gdist.stages.standings.ranking import OF_TRAINING
 from gdist.stages.sweep.fields import Settings, settings, table_of, text_of
-from gdist.stages.sweep.judge import OF_TRAINING, Judge, read_judge
+from gdist.stages.sweep.judge import Judge, read_judge
 from gdist.stages.sweep.ranges import Search, Space, read_search, read_space
 from gdist.stages.sweep.stopping import Stopping
 
@@ -94,12 +94,7 @@ def read_spec(path: Path) -> Spec:
         ConfigError: it cannot be read, is not TOML, or has something unknown, empty or contradictory; the message
             names it.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the sweep {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    content = load_toml(path, "sweep")
     try:
         return _spec(path, content)
     except ConfigError as error:

@@ -11,6 +11,7 @@ import torch
 
 from gdist.pipeline import console
 from gdist.pipeline.run import Run
+from gdist.stages.standings.record import error_in
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.jobs import Job
 from gdist.stages.sweep.options import SweepConfig, Tally
@@ -172,9 +173,7 @@ def _progress(folder: SweepFolder, point: Point) -> str:
 def last_line(folder: SweepFolder, point: Point) -> str:
     """The last line of a failed point's log, which names the error."""
     failure = folder.standing(point).failure or {}
-    lines: list[str] = failure.get("log", [])
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it printed nothing"])[-1]
+    return error_in(failure.get("log", []), "it printed nothing")
 
 
 def threads_each(jobs: int) -> int:

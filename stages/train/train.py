@@ -29,7 +29,7 @@ from gdist.stages.train.member import Member, Request, going
 from gdist.stages.train.meter import Line, paid_by
 from gdist.stages.train.ranks import join
 from gdist.stages.train.repeatable import repeatable
-from gdist.stages.train.stopping import stop_on_signal
+from gdist.stages.train.stopping import finish_step
 from gdist.stages.train.stream import Stream, union
 from gdist.stages.train.student_store import open_cache
 from gdist.stages.train.validation import Validation
@@ -132,7 +132,7 @@ def _steps(
     """Run the remaining steps of all members, with their reports, validations and checkpoints."""
     members = stream.members
     with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(stop_on_signal())
+        stopping = stack.enter_context(finish_step())
         title = f"train {members[0].run.name}" if len(members) == 1 else f"train {len(members)} students"
         steps, taken = (sum(each) for each in zip(*((m.optim.steps, m.step) for m in members), strict=True))
         bar = console.progress(title, steps, "steps", start=taken, enabled=show_progress)
