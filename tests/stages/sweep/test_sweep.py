@@ -213,11 +213,11 @@ def test_a_budget_begins_nothing_that_ends_later(file: Path, tiny_cache: Path, t
     """Where no step is measured, nothing is known, so the first point begins; after it the others are too long."""
     file.write_text(LEAST + '[judge]\nmetric = "mean_cosine"\n')
     out = tmp_path / "sweep"
-    found = run(gdist, file, tiny_cache, out, "--budget", "0.01s")
+    found = run(gdist, file, tiny_cache, out, "--budget", "0.0001s")
     assert (found["points"], found["ran"], found["left"]) == (4, 1, 4)  # also not evaluated
     assert [row["state"] for row in found["table"]] == ["trained", "new", "new", "new"]
     assert found["seconds_left"] > 0
-    again = run(gdist, file, tiny_cache, out, "--budget", "0.01s")
+    again = run(gdist, file, tiny_cache, out, "--budget", "0.0001s")
     assert (again["ran"], again["left"]) == (0, 4)
     sweep = json.loads((out / "sweep.json").read_text())
     assert len(sweep["wall"]) == 2 and sweep["wall"][0]["seconds"] > 0
