@@ -1,6 +1,6 @@
 """What several students cost that learn from one stream of batches, and a sweep beside distillation online.
 
-    python benchmarks/sweep.py --json sweep.json       # with the demo's teacher, in some minutes on two cores
+    python benchmarks/sweep.py --json sweep.json       # with the demo's teacher, in a quarter of an hour on two cores
     python benchmarks/sweep.py --size base             # WavLM Base's shapes: eight together over their parts
 
     together   N students of `gdist sweep --together`, over N times one alone: whole trainings, their first step left
@@ -43,14 +43,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="measured steps of each training [default: 3, of base 2]")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8], help="students together")
-    parser.add_argument("--batch-seconds", type=float, help="[default: 8, of base 4]")
+    parser.add_argument("--batch-seconds", type=float, default=4.0)
     parser.add_argument("--minutes", type=float, default=1.0, help="of speech, unless it is the demo's")
     parser.add_argument("--megabytes", type=float, default=0.5, help="per second of each connection of the line")
     parser.add_argument("--folder", type=Path, help="where to write the cache [default: the system's]")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     options.steps = options.steps or (2 if options.size == "base" else 3)
-    options.batch_seconds = options.batch_seconds or (4.0 if options.size == "base" else 8.0)
     loader.RESIDENT_BYTES = 0  # so that every batch is read
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or the server would stay
     found: dict[str, Any] = {"size": options.size, "threads": torch.get_num_threads()}

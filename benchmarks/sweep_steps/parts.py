@@ -37,16 +37,20 @@ def median(ratios: Sequence[Seconds]) -> Seconds:
 
 
 def together(setting: Setting, found: dict[str, Any]) -> None:
-    """N students from one stream, over N times one of them alone."""
+    """N students from one stream, over N times one of them alone, measured before and after."""
     for student in STUDENTS:
         for frontend in FRONTENDS:
             fields = (f"student.frontend={frontend}",)
             ratios: dict[int, list[Seconds]] = {}
+            one = setting.config(student, *fields)
+            setting.alone(one)  # the first training of a process is slower
             for _ in range(setting.options.rounds):
-                one = setting.alone(setting.config(student, *fields))
+                before = setting.alone(one)
                 for count in setting.options.counts:
                     configs = [setting.config(student, *fields, number=number) for number in range(count)]
-                    ratios.setdefault(count, []).append(setting.together(configs).over(one.times(count)))
+                    cost, after = setting.together(configs), setting.alone(one)
+                    ratios.setdefault(count, []).append(cost.over((before + after).times(count / 2)))
+                    before = after
             for count, some in ratios.items():
                 middle = median(some)
                 say(f"{student}, front-end {frontend}, {count} together", middle)
