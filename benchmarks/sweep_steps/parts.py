@@ -21,7 +21,9 @@ from gdist.stages.train.student_store import build_student
 from sweep_steps.setting import FRONTENDS, STUDENTS, Seconds, Setting
 
 MANY = 8
-SWEEP, SWEEP_STEPS, LAYERS = 24, 120, 4  # students; steps of each, as in the demo's recipe; of the fastest settings
+SWEEP = 24  # students
+SWEEP_STEPS, SWEEP_SECONDS = 120, 16.0  # of each student and of a batch, as in the demo's recipe
+LAYERS = 4  # per step, of the fastest settings
 LIMITS = {"line": 0.2, "apart": 1.05, "sweep, fastest": 0.2}
 LINE_SECONDS = 30.0  # of a batch behind the line
 COSTLESS = f"{Path(__file__).parents[1] / 'bucket_steps' / 'paced.py'}:Paced"
@@ -139,12 +141,13 @@ def sweep(setting: Setting, found: dict[str, Any]) -> None:
     Steps of both are measured in turns, and scaled to those of the demo's recipe.
     """
     ways = {"equal": (), "fastest": ("student.frontend=frozen", f"train.layers_per_step={LAYERS}")}
+    seconds = f"train.batch_seconds={SWEEP_SECONDS}"
     every = SWEEP * SWEEP_STEPS
     ratios: dict[str, list[Seconds]] = {way: [] for way in ways}
     for _ in range(setting.options.rounds):
-        one = _online(setting, setting.config("gendistiller"))
+        one = _online(setting, setting.config("gendistiller", seconds))
         for way, fields in ways.items():
-            configs = [setting.config("gendistiller", *fields, number=number) for number in range(MANY)]
+            configs = [setting.config("gendistiller", seconds, *fields, number=number) for number in range(MANY)]
             step = setting.together(configs).times(1 / (MANY * setting.options.steps))
             ratios[way].append((setting.extraction + step.times(every)).over(one.times(every)))
     for way, some in ratios.items():
@@ -160,7 +163,7 @@ def _online(setting: Setting, config: TrainConfig) -> Seconds:
     learner = Learner(build_student(cache, config), config)
     entries = choose_splits(usable_entries(cache), config.data)["train"]
     choose = learner.objective.training_selection
-    reader = Loader(cache, entries, choose, setting.options.batch_seconds, config.data.crop_seconds)
+    reader = Loader(cache, entries, choose, config.train.batch_seconds, config.data.crop_seconds)
     teach = s3prl_like(setting.teacher, "cpu")
     total = Seconds(0.0, 0.0)
     for number in range(setting.options.steps + 1):
