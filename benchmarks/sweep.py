@@ -1,6 +1,6 @@
 """What several students cost that learn from one stream of batches, and a sweep beside distillation online.
 
-    python benchmarks/sweep.py --json sweep.json       # with the demo's teacher, in a quarter of an hour on two cores
+    python benchmarks/sweep.py --json sweep.json       # with the demo's teacher, in ten minutes on two cores
     python benchmarks/sweep.py --size base             # WavLM Base's shapes: eight together over their parts
 
     together   N students of `gdist sweep --together`, over N times one alone: whole trainings, their first step left
@@ -40,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=OF_SIZE, default="demo", help="of the teacher [default: demo]")
     parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--steps", type=int, help="measured steps of each training [default: 8, of base 2]")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="measured steps of each training [default: 6, of base 2]")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8], help="students together")
     parser.add_argument("--batch-seconds", type=float, default=4.0)
     parser.add_argument("--minutes", type=float, default=1.0, help="of speech, unless it is the demo's")
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write the cache [default: the system's]")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
-    options.steps = options.steps or (2 if options.size == "base" else 8)
+    options.steps = options.steps or (2 if options.size == "base" else 6)
     loader.RESIDENT_BYTES = 0  # so that every batch is read
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or the server would stay
     found: dict[str, Any] = {"size": options.size, "threads": torch.get_num_threads()}
