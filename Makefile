@@ -19,7 +19,7 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests buckets kills shared compiled gpu browser s3prl newest lock clean
+.PHONY: help demo test check lint types tests thorough buckets kills shared compiled gpu browser s3prl newest lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ types: $(STAMP)
 # One process per core, with one thread each: the threads of several processes would wait for each other's cores.
 tests: $(STAMP) browser $(S3PRL)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+thorough: $(STAMP) browser $(S3PRL)/.installed  ## the tests with the longest ones, which `make test` leaves out
+	GDIST_THOROUGH=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # moto, which `make test` uses, is a server made for tests. These are two that people have: Azurite, Microsoft's emulator
 # of Azure's storage (telemetry off), and Ceph, where its packages are installed or Debian has them.

@@ -31,6 +31,8 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 PACK_FRAMES = 512  # small packs, so that a minute of speech fills several
+THOROUGH = "GDIST_THOROUGH" in os.environ  # set by `make thorough`
+LONG = ("test_real_demo.py", "test_sweep_cluster.py")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -121,9 +123,13 @@ def gdist() -> Iterator[Callable[..., Result]]:
     yield run
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first: workers that take files in turn (`make tests`) then end together."""
-    items.sort(key=lambda item: item.path.name != "test_real_demo.py")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the longest tests to `make thorough`: each has a shorter relative in `make test`. What takes longest of
+    the others comes first: workers that take files in turn then end together."""
+    if not THOROUGH:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,8 @@ STEPS: dict[str, dict[str, Any]] = {
     "distilhubert, bf16": {"train__precision": "bf16"},
 }  # fmt: skip
 
+THOROUGH = pytest.mark.thorough
+
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="this GPU is a real one; CUDA_VISIBLE_DEVICES= hides it"
 )
@@ -134,7 +136,9 @@ def test_teachers(gpu: Counts, layout: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("layout", ["wavlm-base", "hubert-base", "wavlm-large"])
+@pytest.mark.parametrize(
+    "layout", ["wavlm-base", *(pytest.param(other, marks=THOROUGH) for other in ("hubert-base", "wavlm-large"))]
+)
 def test_launches_of_a_forward_pass(gpu: Counts, layout: str, precision: str, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, layout, "large" in layout, num_hidden_layers=12)
     teacher = load_teacher(str(folder), precision=precision, device="cuda")
@@ -185,7 +189,13 @@ def few(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("encoding", "precision"), [*((name, "fp32") for name in NAMES), ("fp16", "bf16")])
+@pytest.mark.parametrize(
+    ("encoding", "precision"),
+    [
+        *(pytest.param(name, "fp32", marks=[] if name in ("int4", "rvq") else THOROUGH) for name in NAMES),
+        ("fp16", "bf16"),
+    ],
+)
 def test_extraction(
     gpu: Counts, encoding: str, precision: str, tiny_teacher: Path, few: Path, tmp_path: Path
 ) -> None:
@@ -314,7 +324,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(
     ("name", "teacher", "fields", "precision"),
-    [*((*case, "fp32") for case in CASES), *((*case, "bf16") for case in CASES[:4])],
+    [*((*case, "fp32") for case in CASES), *(pytest.param(*case, "bf16", marks=THOROUGH) for case in CASES[:4])],
 )
 def test_students_learn_the_same(
     gpu: Counts, name: str, teacher: str, fields: dict[str, Any], precision: str

@@ -1,12 +1,14 @@
 """One progress display for a whole sweep; and its wall time, which is recorded as it passes."""
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from gdist.pipeline import console
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.plan import Plan
+from gdist.stages.sweep.points import Point
 from gdist.stages.sweep.rates import Rates
 
 LOOK_SECONDS = 10.0  # how often the time left is estimated
@@ -14,18 +16,24 @@ LOOK_SHARE = 20  # between two looks passes so many times what one takes, howeve
 SETTLED = ("done", "stopped", "failed")
 
 
+def settled(folder: SweepFolder, points: Sequence[Point]) -> int:
+    """How many of ``points`` have nothing left to do."""
+    return sum(folder.standing(point).state in SETTLED for point in points)
+
+
 class Display:
     """Called as the progress of training and evaluating: (points that have ended, note).
 
     Args:
         bar: of the points of this call.
+        shown: the points that it counts already.
     """
 
-    def __init__(self, plan: Plan, folder: SweepFolder, bar: console.Advance) -> None:
+    def __init__(self, plan: Plan, folder: SweepFolder, bar: console.Advance, shown: int = 0) -> None:
         self.plan, self.folder, self.bar = plan, folder, bar
         self.earlier = folder.calls()
         self.began, self.since = datetime.now().astimezone(), time.monotonic()
-        self.shown, self.left, self.looked, self.took, self.new = 0, "", -LOOK_SECONDS, 0.0, False
+        self.shown, self.left, self.looked, self.took, self.new = shown, "", -LOOK_SECONDS, 0.0, False
 
     @property
     def wall(self) -> list[dict[str, Any]]:
@@ -38,15 +46,15 @@ class Display:
         self.folder.record([point for point in self.plan.points if not point.pending], self.wall)
 
     def __call__(self, n: float = 1, note: str = "") -> None:
-        settled, self.new = self.shown, self.new or n > 0
+        ended, self.new = self.shown, self.new or n > 0
         began = time.monotonic()
         if began - self.looked >= max(0.0 if self.new else LOOK_SECONDS, LOOK_SHARE * self.took):
-            settled, self.new = self._look(), False
+            ended, self.new = self._look(), False
             self.record()
             self.looked = time.monotonic()
             self.took = self.looked - began
-        self.bar(settled - self.shown, note + self.left if note else "")
-        self.shown = settled
+        self.bar(ended - self.shown, note + self.left if note else "")
+        self.shown = ended
 
     def _look(self) -> int:
         """Estimate the time left; return how many points have nothing left to do."""

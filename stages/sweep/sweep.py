@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gdist.pipeline import console
-from gdist.stages.sweep.display import Display
+from gdist.stages.sweep.display import Display, settled
 from gdist.stages.sweep.evaluating import evaluate_points
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.options import SweepConfig, Tally
@@ -95,9 +95,9 @@ def _over(config: SweepConfig) -> bool:
 @contextlib.contextmanager
 def _recorded(plan: Plan, folder: SweepFolder, show_progress: bool) -> Iterator[Display]:
     """Show the progress, and record the points and the time at the begin, now and then, and at the end."""
-    total = len(plan.chosen()) + plan.runs_to_come
-    with console.progress(f"sweep {plan.spec.name}", total, "points", enabled=show_progress) as bar:
-        display = Display(plan, folder, bar)
+    total, ended = len(plan.chosen()) + plan.runs_to_come, settled(folder, plan.chosen())
+    with console.progress(f"sweep {plan.spec.name}", total, "points", ended, show_progress) as bar:
+        display = Display(plan, folder, bar, ended)
         display.record()
         folder.require_written()
         folder.begin()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import contents, extracted
+from conftest import THOROUGH, contents, extracted
 from test_cache import KilledError, die_after
 
 from gdist.pipeline.cache import planning
@@ -197,7 +197,8 @@ def test_killed_anywhere_while_it_grows(
 
     whole = shutil.copytree(tmp_path / "start", tmp_path / "whole")
     extracted(tiny_teacher, speech, whole, layers="0-2")
-    for lives in itertools.chain(range(28), itertools.count(28, 7)):  # every step of the planning, some of the packs
+    every = 1 if THOROUGH else 4
+    for lives in itertools.chain(range(0, 28, every), itertools.count(28, 7 * every)):  # of planning, of packs
         folder = shutil.copytree(tmp_path / "start", tmp_path / str(lives))
         with monkeypatch.context() as patch:
             die_after(lives, patch)

@@ -72,7 +72,13 @@ def end(process: "subprocess.Popen[str]", since: float) -> str:
     return said
 
 
-@pytest.mark.parametrize("cut", [Proxy.kill, Proxy.freeze], ids=["killed", "frozen"])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(Proxy.kill, id="killed"),
+        pytest.param(Proxy.freeze, id="frozen", marks=pytest.mark.thorough),
+    ],
+)
 class TestCommands:
     def test_training(
         self, flaky: Flaky, way: Proxy, cache_uri: str, tmp_path: Path, cut: Callable[[Proxy], None]

@@ -228,7 +228,13 @@ def test_frame_mask_is_absent_when_nothing_is_padded() -> None:
     assert mask is not None and mask.tolist() == [[True, False, False], [True, True, True]]
 
 
-@pytest.mark.parametrize("layout", ["group", "layer", "data2vec", "scaled", "squeezed"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "group",
+        *(pytest.param(other, marks=pytest.mark.thorough) for other in ("layer", "data2vec", "scaled", "squeezed")),
+    ],
+)
 def test_an_exported_front_end_takes_other_lengths(layout: str) -> None:
     frontend = make(LAYOUTS[layout])
     auto = torch.export.Dim.AUTO

@@ -13,6 +13,8 @@ import torch
 from conftest import extracted, mounted
 from sweeping import LEAST, Gdist, counts, run, same_weights, send, start, weights
 
+from gdist.pipeline import console
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -21,7 +23,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_only_what_is_missing_or_changed_is_run(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+def test_only_what_is_missing_or_changed_is_run(
+    file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "sweep"
     first = run(gdist, file, tiny_cache, out, "--jobs", 2)
     assert counts(first) == (4, 4, 4, 0, 0)
@@ -52,7 +56,10 @@ history = "student"
 
     # How often something is reported does not change what is computed; one more seed is two more runs.
     file.write_text(named.replace("seeds = [0, 1]", "seeds = [0, 1, 2]") + '\n[judge]\nmetric = "loss"\n')
-    assert counts(run(gdist, file, tiny_cache, out, "--only", "free")) == (3, 3, 1, 0, 0)
+    monkeypatch.setattr(console, "PLAIN_LINE_SECONDS", 0.0)
+    shown = gdist("sweep", file, "--cache", tiny_cache, "--out", out, "--only", "free").stderr
+    assert "sweep small: 2/3 points  " in shown, "what was done before says nothing about the time that is left"
+    assert counts(run(gdist, file, tiny_cache, out, "--only", "free")) == (3, 3, 0, 0, 0)
 
     # A changed point is another one; the others stay as they are.
     file.write_text(named.replace('"student.history" = "teacher"}', '"student.history" = "mixed"}'))

@@ -144,6 +144,7 @@ def test_a_scheduler_and_its_workers_one_of_which_is_killed(
     assert 1 <= most <= 2 and not jobs_at_work(out)
 
 
+@pytest.mark.thorough
 def test_the_command_is_stopped_and_killed(
     running: Running, file: Path, tiny_cache: Path, tmp_path: Path, expected: Students, gdist: Gdist
 ) -> None:
@@ -163,6 +164,7 @@ def test_the_command_is_stopped_and_killed(
     assert_same(run(gdist, file, tiny_cache, out, "--cluster", running.file), expected)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_in_a_terminal_with_local_workers(file: Path, tiny_cache: Path, tmp_path: Path) -> None:
     """The signal reaches every process of the command, and each point stops once, with a checkpoint."""
     out = tmp_path / "out"
@@ -285,6 +287,7 @@ def test_no_scheduler_answers(
     assert gdist(*line, "--dry-run").exit_code == 0, "a dry run needs no workers"
 
 
+@pytest.mark.thorough
 def test_a_worker_that_sees_another_folder(
     running: Running, file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist
 ) -> None:
