@@ -5,8 +5,8 @@ Anything wrong with one file becomes an AudioError with a short reason, which ex
 
 from gdist.pipeline.audio.decoding import Loaded, load, load_utterance, measure, to_float
 from gdist.pipeline.audio.headers import Header, mismatch, read_header
+from gdist.pipeline.audio.levels import FULL_SCALE, PEAK, Signal, decibels
 from gdist.pipeline.audio.segment import MAX_GAIN_BITS, Segment
-from gdist.pipeline.audio.signal import FULL_SCALE, PEAK, Signal, decibels
 
 __all__ = [
     "FULL_SCALE",

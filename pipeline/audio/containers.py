@@ -3,7 +3,7 @@
 | kind | a header is believed where | otherwise |
 |---|---|---|
 | WAV, AIFF, AU | its data chunk ends within the file | cut short, by the bytes that are missing |
-| FLAC | it has a count of samples | counted by decoding; a second stream is found by a thorough scan |
+| FLAC | it has a count of samples, at which the last frame ends | frames are looked at: cut short, or several |
 | Ogg | its last page ends the stream that its first page begins | pages are scanned: cut short, or a chain |
 | MP3 | its Xing or VBRI header names the bytes that the file has | frames are scanned |
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from gdist.pipeline.audio import mpeg
+from gdist.pipeline.audio import flac, mpeg
 from gdist.pipeline.audio.source import RANGE, Source
 
 _STREAMED = 0x7FFF_0000  # from here on, and 0, a size was written before it was known
@@ -64,7 +64,7 @@ def contents(source: Source, kind: str, thorough: bool) -> Contents:
     if kind == "OGG":
         return _ogg(source, thorough)
     if kind == "FLAC":
-        return _flac(source.data()) if thorough else WHOLE
+        return _flac(source, thorough)
     if kind in ("MP3", "MPEG"):
         return _mp3(source)
     return WHOLE
@@ -107,9 +107,29 @@ def _files(source: Source, order: Literal["little", "big"]) -> Contents:
         starts.append(following)
 
 
-def _flac(data: bytes) -> Contents:
+def _flac(source: Source, thorough: bool) -> Contents:
+    """FLAC: its last frame should end at the count of samples in its header. That costs another request for an
+    object, and is left to extraction there, which has all of it."""
+    head = source.at(0, 42)
+    if head[:4] != b"fLaC" or (source.is_remote and not thorough):
+        return WHOLE
+    promised = flac.sample_count(head)
+    is_whole = bool(promised) and _has_end(source.tail(RANGE), head, promised)
+    if is_whole and not thorough:
+        return WHOLE
+    data = source.data()
     starts = sorted({at for mark in _FLAC for at in _found(data, mark)})
-    return _cut_at(starts, len(data))
+    if len(starts) > 1:
+        return _cut_at(starts, len(data))
+    if not promised and (length := flac.length_of(data, head)) is not None:
+        return Contents((Part(0, len(data), length),))
+    if promised and not is_whole and not _has_end(data[-flac.MAX_FRAME :], head, promised):
+        return Contents(cut=f"its header promises {promised} samples, and its last frame is not there")
+    return WHOLE
+
+
+def _has_end(tail: bytes, head: bytes, promised: int) -> bool:
+    return any(end == promised for _, end in flac.ends(tail, head))
 
 
 def _ogg(source: Source, thorough: bool) -> Contents:
@@ -185,6 +205,14 @@ def _mp3(source: Source) -> Contents:
         else:
             parts.append(Part(stream.body, stream.offset + stream.size - stream.body, stream.samples))
     return Contents(tuple(parts), cut, note)
+
+
+def first_file(source: Source) -> Part | None:
+    """The first of several WAV or AIFF files in one, which libsndfile refuses to open."""
+    kinds: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
+    order = kinds.get(source.at(0, 4))
+    parts = _files(source, order).parts if order else ()
+    return parts[0] if parts else None
 
 
 def _cut_at(starts: list[int], end: int) -> Contents:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from gdist.pipeline.audio.containers import WHOLE, Contents
 from gdist.pipeline.audio.headers import unlike
 from gdist.pipeline.audio.interface import Audio
+from gdist.pipeline.audio.levels import FULL_SCALE, PEAK, Signal
 from gdist.pipeline.audio.opening import opened
 from gdist.pipeline.audio.resampling import resample
 from gdist.pipeline.audio.segment import Segment
-from gdist.pipeline.audio.signal import FULL_SCALE, PEAK, Signal
 from gdist.pipeline.errors import AudioError
 from gdist.pipeline.framing import SAMPLE_RATE
 
@@ -108,10 +108,14 @@ def _heard(segment: Segment) -> tuple[NDArray[Any], Signal]:
 
 def _contents(audio: Audio, segment: Segment, stop: int) -> Contents:
     """What the file holds, examined where the segment reaches the end that its header claims, so that neither a file
-    that was cut short nor a part of a longer one is taken for all of it."""
-    if audio.claimed is not None and stop < audio.claimed:
+    that was cut short nor a part of a longer one is taken for all of it; and where seeking may go to another stream
+    of a FLAC, or an MP3's header may be wrong about its beginning."""
+    inside = audio.claimed is not None and stop < audio.claimed
+    if inside and not audio.format.startswith("MP3") and not (segment.start and audio.format.startswith("FLAC")):
         return WHOLE
     found = audio.contents(thorough=True)
+    if inside and not found.parts:
+        return found
     *inner, total = audio.ends(found)
     if found.cut and stop >= total:
         raise AudioError(f"truncated: {found.cut}: {segment}")

@@ -13,8 +13,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gdist.pipeline.audio import media, mpeg
-from gdist.pipeline.audio.containers import Contents, Part, contents
+from gdist.pipeline.audio import flac, media, mpeg
+from gdist.pipeline.audio.containers import Contents, Part, contents, first_file
 from gdist.pipeline.audio.interface import BLOCK, Audio
 from gdist.pipeline.audio.native_messages import messages
 from gdist.pipeline.audio.segment import Segment
@@ -76,16 +76,23 @@ class SoundFileAudio(Audio):
     @cached_property
     def _decoded(self) -> int:
         """Its length, by decoding all of it."""
-        with messages() as said, _soundfile(io.BytesIO(self._source.data()), self._source) as file:
-            total = sum(len(block) for block in _blocks(file, 0, _UNKNOWN_LENGTH, "int16"))
-        self.messages += said
-        return total
+        import soundfile
+
+        try:
+            with _soundfile(io.BytesIO(self._source.data()), self._source) as file:
+                return sum(len(block) for block in _blocks(file, 0, _UNKNOWN_LENGTH, "int16"))
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"of unknown length, and it does not decode: {self._source.name}") from error
 
     @contextmanager
     def _opened(self, part: Part) -> Iterator[Any]:
         """A stream of several, as a file of its own."""
         data = self._source.data()[part.offset : part.offset + part.size]
-        with _soundfile(io.BytesIO(data) if part.samples is None else _Endless(data), self._source) as file:
+        stream: Any = io.BytesIO(data)
+        if part.samples is not None:
+            is_flac = self._file.format == "FLAC"
+            stream = io.BytesIO(flac.with_sample_count(data, part.samples)) if is_flac else _Endless(data)
+        with _soundfile(stream, self._source) as file:
             if (file.samplerate, file.channels) != (self.sample_rate, self.channels):
                 raise AudioError(
                     f"several streams in one file, of {self.sample_rate} Hz with {self.channels} channels and of "
@@ -146,29 +153,37 @@ def opened(segment: Segment, header_only: bool = False) -> Iterator[Audio]:
         if media.is_media(segment.path, head):
             yield stack.enter_context(media.MediaAudio(source))
         else:
-            yield SoundFileAudio(source, stack.enter_context(_soundfile(source.opened(), source)), said)
+            yield SoundFileAudio(source, stack.enter_context(_first(source)), said)
 
 
-@contextmanager
-def _soundfile(file: Any, source: Source) -> Iterator[Any]:
+def _first(source: Source) -> Any:
+    """Open with soundfile all of a file, or the first of several files in one."""
+    try:
+        return _soundfile(source.opened(), source)
+    except AudioError:
+        part = first_file(source)
+        if part is None:
+            raise
+        return _soundfile(io.BytesIO(source.data()[: part.size]), source)
+
+
+def _soundfile(file: Any, source: Source) -> Any:
     """Open with soundfile."""
     import soundfile
 
     try:
         with raising_store_failures(source):
-            audio = soundfile.SoundFile(file)
+            return soundfile.SoundFile(file)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless formats such as .raw
         if isinstance(file, str) and not os.access(file, os.R_OK):
             raise AudioError(f"permission denied: {source.name}") from error
         raise AudioError(f"not audio soundfile can decode: {source.name}") from error
-    with audio:
-        yield audio
 
 
 def _blocks(file: Any, start: int, stop: int, dtype: str) -> Iterator[NDArray[Any]]:
     """Decode from ``start`` on; where seeking is impossible, by decoding what comes before, too."""
-    if start and file.seekable():
-        file.seek(start)
+    if file.seekable():
+        file.seek(start)  # to 0, too: mpg123 then rounds a little differently, as it always did here
     else:
         _skip(file, start)
     left = stop - start

@@ -26,11 +26,17 @@ class Source(ABC):
         name: what messages call it.
         size: its length in bytes.
         key: equal for two sources of the same bytes, as far as that can be told without reading them.
+        is_remote: whether each further range costs a request.
     """
 
     name: str
     size: int
     key: tuple[object, ...]
+    is_remote = False
+
+    def tail(self, length: int) -> bytes:
+        """Its last bytes, at most so many."""
+        return self.at(max(self.size - length, 0), length)
 
     @abstractmethod
     def at(self, offset: int, length: int) -> bytes:
@@ -90,6 +96,8 @@ class LocalSource(Source):
 class RemoteSource(Source, io.RawIOBase):
     """An object, or a range of its bytes, as a file: only the blocks that are read are fetched, each by one
     request."""
+
+    is_remote = True
 
     def __init__(self, segment: Segment) -> None:
         self.name, self._position, self._offset = str(segment), 0, segment.byte_offset or 0
