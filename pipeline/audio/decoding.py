@@ -19,6 +19,7 @@ from gdist.pipeline.audio.segment import Segment
 from gdist.pipeline.errors import AudioError
 from gdist.pipeline.framing import SAMPLE_RATE
 
+_AGAIN = "build the manifest again without its num_samples, with --thorough"
 _PADDING = 2048  # samples by which an encoder fills up its last frame
 
 if TYPE_CHECKING:
@@ -122,8 +123,7 @@ def _contents(audio: Audio, segment: Segment, stop: int) -> Contents:
     if stop > total:
         if stop == audio.claimed:
             raise AudioError(
-                f"its header estimates {stop} samples, as the manifest says, but {total} decode; build the manifest "
-                f"again: {segment}"
+                f"its header estimates {stop} samples, as the manifest says, but {total} decode; {_AGAIN}: {segment}"
             )
         raise AudioError(f"truncated: holds {total} samples, the manifest promises {stop}: {segment}")
     # A lossy codec's padding at its end may or may not be in a header.
@@ -131,8 +131,7 @@ def _contents(audio: Audio, segment: Segment, stop: int) -> Contents:
     if is_part and not segment.start:
         streams = f"{len(inner) + 1} streams one after another" if inner else "more than its header estimates"
         raise AudioError(
-            f"holds {streams}, {total} samples in all, of which the manifest says {stop}; build the manifest again, "
-            f"with --thorough: {segment}"
+            f"holds {streams}, {total} samples in all, of which the manifest says {stop}; {_AGAIN}: {segment}"
         )
     return found
 

@@ -22,7 +22,7 @@ from gdist.pipeline.errors import AudioError
 
 SUFFIXES = frozenset(
     {".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".ac3", ".eac3", ".webm", ".mka", ".mkv"}
-    | {".amr", ".awb", ".wma", ".asf", ".ape", ".tta", ".wv", ".mp2"}
+    | {".amr", ".awb", ".wma", ".asf", ".ape", ".tta", ".wv"}
 )
 INSTALL = "pip install 'gdist[media]'"
 _MAGIC = (b"\x1aE\xdf\xa3", b"#!AMR", b"0&\xb2u\x8ef\xcf\x11")  # Matroska and WebM, AMR, ASF

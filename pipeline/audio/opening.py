@@ -45,7 +45,10 @@ class SoundFileAudio(Audio):
                 if len(_scans) >= _KNOWN_SCANS:
                     _scans.clear()
                 _scans[key] = found
-        return _scans[key]
+        found = _scans[key]
+        if found.note and found.note not in self.messages:
+            self.messages.append(found.note)
+        return found
 
     def ends(self, found: Contents) -> list[int]:
         if not found.parts and self.claimed is not None:
