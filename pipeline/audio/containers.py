@@ -114,7 +114,8 @@ def _flac(source: Source, thorough: bool) -> Contents:
     if head[:4] != b"fLaC" or (source.is_remote and not thorough):
         return WHOLE
     promised = flac.sample_count(head)
-    is_whole = bool(promised) and _has_end(source.tail(RANGE), head, promised)
+    last = next((end for _, end in flac.ends(source.tail(RANGE), head)), None)
+    is_whole = bool(promised) and last == promised
     if is_whole and not thorough:
         return WHOLE
     data = source.data()
@@ -123,13 +124,10 @@ def _flac(source: Source, thorough: bool) -> Contents:
         return _cut_at(starts, len(data))
     if not promised and (length := flac.length_of(data, head)) is not None:
         return Contents((Part(0, len(data), length),))
-    if promised and not is_whole and not _has_end(data[-flac.MAX_FRAME :], head, promised):
+    # Bytes after the last frame may look like a frame.
+    if promised and not any(end == promised for _, end in flac.ends(data[-flac.MAX_FRAME :], head)):
         return Contents(cut=f"its header promises {promised} samples, and its last frame is not there")
     return WHOLE
-
-
-def _has_end(tail: bytes, head: bytes, promised: int) -> bool:
-    return any(end == promised for _, end in flac.ends(tail, head))
 
 
 def _ogg(source: Source, thorough: bool) -> Contents:
