@@ -78,34 +78,47 @@ def manifest() -> None:
     help="What SRC is: {rows}, or your own kind.",
 )
 @click.option("--split-seconds", type=float, help="Cut longer recordings into segments of at most this many seconds.")
+@click.option(
+    "--thorough", is_flag=True, help="Read every file to its end: several recordings in one file all count."
+)
+@click.option(
+    "--gain",
+    type=click.Choice(["auto"]),
+    help="Decode every file; where it is too quiet for 16 bits, or beyond full scale, fill the column gain_bits.",
+)
 @json_option
-def manifest_build(src: str, out: str, kind: str, split_seconds: float | None, as_json: bool) -> int:
+def manifest_build(
+    src: str, out: str, kind: str, split_seconds: float | None, thorough: bool, gain: str | None, as_json: bool
+) -> int:
     """Make a manifest from SRC: a folder of audio, LibriSpeech's tree, a fairseq .tsv, lhotse JSONL(.gz), a CSV.
 
-    SRC and the manifest may be in a bucket (s3://…). Of audio there, only the headers are downloaded.
+    SRC and the manifest may be in a bucket (s3://…). Of audio there, only the headers are downloaded, and the files
+    whose headers cannot be believed: MP3s without a Xing header, M4A, WebM.
 
     \b
     Example:  gdist manifest build LibriSpeech/train-clean-100 --out train.parquet
     """
     from gdist.stages import manifests
 
-    return manifests.build_command(src, out, kind, split_seconds, as_json)
+    return manifests.build_command(src, out, kind, split_seconds, thorough, gain is not None, as_json)
 
 
 @command("check", short_help="Find what extraction would quarantine.")
 @click.argument("path", metavar="M.parquet")
-@click.option("--audio", is_flag=True, help="Decode every utterance, not only the headers.")
+@click.option("--audio", is_flag=True, help="Decode every utterance, not only the headers, and show their levels.")
+@click.option("--report", metavar="FILE", help="Write one row per utterance to this .parquet or .csv.")
 @json_option
-def manifest_check(path: str, audio: bool, as_json: bool) -> int:
+def manifest_check(path: str, audio: bool, report: str | None, as_json: bool) -> int:
     """Read the header (with --audio, every sample) of every utterance and list those that cannot be
     used. The exit code is 1 if there is any.
 
     \b
     Example:  gdist manifest check train.parquet --audio
+              gdist manifest check train.parquet --audio --report audio.csv
     """
     from gdist.stages import manifests
 
-    return manifests.check_command(path, audio, as_json)
+    return manifests.check_command(path, audio, report, as_json)
 
 
 @command("recipes", short_help="The recipes and sweeps that ship.")

@@ -7,8 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -19,38 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gdist.pipeline.audio import Header, load_utterance, read_header
-from gdist.pipeline.errors import AudioError, ManifestError, UsageError
+from gdist.pipeline.audio import mismatch
+from gdist.pipeline.errors import ManifestError, UsageError
 from gdist.pipeline.files import replacing
-from gdist.pipeline.framing import WAV2VEC2, resampled_length
-from gdist.pipeline.manifest.schema import COLUMNS, conformed, from_rows, with_columns
+from gdist.pipeline.manifest.checking import best_gains, check
+from gdist.pipeline.manifest.schema import COLUMNS, OPTIONAL, conformed, from_rows, with_columns
 from gdist.pipeline.manifest.sources import SOURCES, detect
+from gdist.pipeline.manifest.utterance import Problem, Progress, Utterance, header_of, in_threads
 from gdist.pipeline.storage.locations import in_shell, join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
 
-THREADS = 32  # most of them wait for disks and object stores
-
-type Progress = Callable[[int], None]  # called with the number of utterances just finished
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """A segment of a file (absolute path or URI); ``start`` and ``num_samples`` count at ``sample_rate`` Hz."""
-
-    id: str
-    path: str
-    start: int
-    num_samples: int | None
-    sample_rate: int | None
-    labels: dict[str, object]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An utterance that extraction would quarantine, and why."""
-
-    id: str
-    reason: str
+__all__ = ["Manifest", "Problem", "Progress", "Utterance", "build", "check"]
 
 
 @dataclass(frozen=True)
@@ -58,11 +36,13 @@ class Manifest:
     """The table, and the folder (a path or a URI) that its relative paths start from.
 
     ``problems`` lists what :meth:`measured` (and so :func:`build`) could not read; those rows stay, with nulls.
+    ``mixed`` counts the rows of files with several channels, of which they name none.
     """
 
     table: pa.Table
     root: str
     problems: tuple[Problem, ...] = field(default=(), compare=False)
+    mixed: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", conformed(self.table, "the table"))
@@ -103,27 +83,35 @@ class Manifest:
 
     @property
     def label_columns(self) -> list[str]:
-        """The columns other than the five of the schema, in the table's order."""
-        return [name for name in self.table.column_names if name not in COLUMNS]
+        """The columns other than those of the schema, in the table's order."""
+        return [name for name in self.table.column_names if name not in COLUMNS | OPTIONAL]
+
+    @property
+    def _columns(self) -> list[str]:
+        """The columns of the schema that it has, in the table's order."""
+        return [name for name in self.table.column_names if name in COLUMNS | OPTIONAL]
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any], labels: Sequence[str] | None = None) -> Self:
         """Return these rows, in this order, with all label columns or only ``labels``."""
-        columns = [*COLUMNS, *(self.label_columns if labels is None else labels)]
+        columns = [*self._columns, *(self.label_columns if labels is None else labels)]
         return replace(self, table=self.table.select(columns).take(pa.array(rows, pa.int64())), problems=())
 
     def utterance(self, row: int) -> Utterance:
         """Return one row, with its path resolved."""
         labels = {name: self.table[name][row].as_py() for name in self.label_columns}
-        id, path, start, samples, rate = (self.table[name][row].as_py() for name in COLUMNS)
-        return Utterance(id, self._resolve(path), start or 0, samples, rate, labels)
+        return self._utterance({name: self.table[name][row].as_py() for name in self._columns}, labels)
 
     def utterances(self) -> list[Utterance]:
         """Return every row, in order, with its path resolved."""
         labels = self.table.select(self.label_columns).to_pylist() or [{} for _ in range(len(self.table))]
-        rows = zip(*(self.table[name].to_pylist() for name in COLUMNS), labels, strict=True)
-        return [
-            Utterance(id, self._resolve(path), start or 0, n, rate, more) for id, path, start, n, rate, more in rows
-        ]
+        rows = self.table.select(self._columns).to_pylist()
+        return [self._utterance(row, more) for row, more in zip(rows, labels, strict=True)]
+
+    def _utterance(self, row: dict[str, Any], labels: dict[str, object]) -> Utterance:
+        given = row | {"path": self._resolve(row["path"]), "start": row["start"] or 0, "labels": labels}
+        if "gain_bits" in given:
+            given["gain_bits"] = given["gain_bits"] or 0
+        return Utterance(**given)
 
     def fingerprint(self) -> str:
         """Return the sha256 of names, types and values: independent of the file's place and its Parquet encoding."""
@@ -135,27 +123,45 @@ class Manifest:
                 digest.update(json.dumps(column.slice(start, step).to_pylist(), default=repr).encode())
         return digest.hexdigest()
 
-    def measured(self, progress: Progress | None = None) -> "Manifest":
-        """Fill null ``num_samples`` and ``sample_rate`` from the files' headers, in threads."""
+    def measured(self, progress: Progress | None = None, thorough: bool = False) -> "Manifest":
+        """Fill null ``num_samples`` and ``sample_rate`` from the files' headers, in threads.
+
+        Args:
+            thorough: read every file to its end, see :func:`gdist.pipeline.audio.read_header`.
+        """
         absent = pc.or_(pc.is_null(self.table["num_samples"]), pc.is_null(self.table["sample_rate"]))
         unknown = np.flatnonzero(absent.to_numpy()).tolist()
         if not unknown:
             return replace(self, problems=())
         utterances = self.take(unknown, ()).utterances()
-        header = cache(_header)
+        header = cache(header_of)
         lengths, rates = self.table["num_samples"].to_pylist(), self.table["sample_rate"].to_pylist()
-        problems = []
-        found = _in_threads(lambda u: header(u.path), utterances, progress)
+        problems, mixed = [], 0
+        found = in_threads(lambda u: header(u.segment.file, thorough), utterances, progress)
         for i, u, known in zip(unknown, utterances, found, strict=True):
-            if isinstance(known, str):
-                problems.append(Problem(u.id, known))
-            elif u.num_samples is None and u.start > known.num_samples:
-                problems.append(Problem(u.id, _past_the_end(u.start, known)))
-            else:
-                lengths[i] = known.num_samples - u.start if u.num_samples is None else u.num_samples
-                rates[i] = u.sample_rate or known.sample_rate
+            why = known if isinstance(known, str) else None
+            if not isinstance(known, str):
+                mixed += known.channels > 1 and u.channel is None
+                if u.num_samples is None:  # else what was given is checked where it is used
+                    why = mismatch(u.segment, known)
+                if why is None:
+                    lengths[i] = known.num_samples - u.start if u.num_samples is None else u.num_samples
+                    rates[i] = u.sample_rate or known.sample_rate
+            if why is not None:
+                problems.append(Problem(u.id, why))
         table = with_columns(self.table, num_samples=lengths, sample_rate=rates)
-        return replace(self, table=table, problems=tuple(problems))
+        return replace(self, table=table, problems=tuple(problems), mixed=mixed)
+
+    def with_gains(self, progress: Progress | None = None) -> "Manifest":
+        """Decode every utterance, and fill null ``gain_bits`` where a signal is too quiet for 16 bits, or beyond full
+        scale. The column is added where some utterance needs it."""
+        gains = best_gains(self.utterances(), progress)
+        given = self.table["gain_bits"].to_pylist() if "gain_bits" in self._columns else [None] * len(gains)
+        filled = [gain if old is None else old for gain, old in zip(gains, given, strict=True)]
+        if not any(filled):
+            return self
+        table = self.table.drop_columns("gain_bits") if "gain_bits" in self._columns else self.table
+        return replace(self, table=table.append_column("gain_bits", pa.array(filled, OPTIONAL["gain_bits"])))
 
     def split(self, seconds: float) -> "Manifest":
         """Cut utterances longer than ``seconds`` into equal consecutive segments: ID-0000, ID-0001, …
@@ -201,6 +207,8 @@ def build(
     *,
     split_seconds: float | None = None,
     absolute_paths: bool = False,
+    thorough: bool = False,
+    gain: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
     """Build a manifest from a folder of audio or another tool's manifest, and write it to ``out``.
@@ -213,6 +221,8 @@ def build(
         split_seconds: cut longer utterances into segments of at most this length.
         absolute_paths: store absolute paths, so that the manifest can be moved without the audio. By default paths
             are relative to the manifest's folder, so that both can be moved together.
+        thorough: read every file to its end, so that streams in a row count as one file (slow).
+        gain: decode every utterance, to fill ``gain_bits`` where it matters.
 
     Raises:
         ManifestError: ``src`` is missing, of no known kind, empty, or contradicts itself.
@@ -226,39 +236,13 @@ def build(
     table = from_rows(SOURCES[found].rows(src), str(src))
     if not absolute_paths:
         table = with_columns(table, path=[_relative(path, root) for path in table["path"].to_pylist()])
-    manifest = Manifest(table, root).measured(progress)
+    manifest = Manifest(table, root).measured(progress, thorough)
     if split_seconds is not None:
         manifest = manifest.split(split_seconds)
+    if gain:
+        manifest = manifest.with_gains(progress)
     manifest.write(out)
     return manifest
-
-
-def check(manifest: Manifest, *, audio: bool = False, progress: Progress | None = None) -> list[Problem]:
-    """Find what extraction would quarantine, from the headers, and with ``audio`` by decoding every utterance."""
-    header = cache(_header)
-
-    def reason(u: Utterance) -> str | None:
-        known = header(u.path)
-        if isinstance(known, str):
-            return known
-        rate = u.sample_rate or known.sample_rate
-        length = max(known.num_samples - u.start, 0) if u.num_samples is None else u.num_samples
-        if rate != known.sample_rate:
-            return f"sample rate is {known.sample_rate} Hz, the manifest says {rate} Hz"
-        if u.start + length > known.num_samples:
-            return _past_the_end(u.start + length, known)
-        if (samples := resampled_length(length, rate)) < WAV2VEC2.fewest:
-            return f"too short: {samples} samples at 16 kHz, and most teachers need {WAV2VEC2.fewest}"
-        try:
-            if audio:
-                load_utterance(u.path, u.start, length, rate)
-        except AudioError as error:
-            return error.message
-        return None
-
-    utterances = manifest.utterances()
-    reasons = _in_threads(reason, utterances, progress)
-    return [Problem(u.id, why) for u, why in zip(utterances, reasons, strict=True) if why]
 
 
 def _root(path: Place) -> str:
@@ -270,26 +254,3 @@ def _relative(path: str, root: str) -> str:
     if is_uri(root):
         return path.removeprefix(f"{root}/")
     return path if is_uri(path) else os.path.relpath(path, root)
-
-
-def _past_the_end(stop: int, header: Header) -> str:
-    return f"the segment ends at sample {stop}, the file at {header.num_samples}"
-
-
-def _header(path: str) -> Header | str:
-    """Return the header, or the reason why there is none."""
-    try:
-        return read_header(path)
-    except AudioError as error:
-        return error.message
-
-
-def _in_threads[T, R](work: Callable[[T], R], items: Sequence[T], progress: Progress | None) -> list[R]:
-    """Map ``work`` over ``items``, in order. Decoders and object stores release the GIL, so threads are enough."""
-    results = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for result in pool.map(work, items):
-            results.append(result)
-            if progress:
-                progress(1)
-    return results
