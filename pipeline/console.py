@@ -1,8 +1,8 @@
 """Data goes to stdout, messages for people to stderr. Progress is a bar on a terminal, and plain lines elsewhere.
 
 Whatever is printed is data. A name may contain what rich reads as markup (``[/]``) or as an emoji (``:100:``): both
-are printed as they are. It may contain what a terminal obeys (``\\x1b[31m``): that is printed as an escape. Consoles are
-made in one place, :func:`_console`.
+are printed as they are. It may contain what a terminal obeys (``\\x1b[31m``): that is printed as an escape. Consoles
+are made in one place, :func:`_console`.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -176,12 +177,10 @@ def test_what_is_printed_is_printed_in_one_place() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Console", "TextColumn")
     ]
     assert all("markup=False" in call for call in calls) and sum(call.startswith("Console") for call in calls) == 1
-    for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Error"):
-                given = [*node.args, *(keyword.value for keyword in node.keywords)]
-                texts = [ast.unparse(argument).lstrip("f'\"(").lower() for argument in given]
-                assert not [text for text in texts if text.startswith(("try:", "error:", "hint:"))], module
+    begun = re.compile(r"""[(,=]\s*f?["'](?:try|error|hint): """, re.IGNORECASE)
+    printers = {"gdist.stages.commandline", "gdist.stages.sweep.cluster", "gdist.stages.sweep.together"}
+    found = {module for module, path in MODULES.items() if begun.search(path.read_text(encoding="utf-8"))}
+    assert found <= printers | {"gdist.stages.standings.record"}  # which reads what they print
 
 
 def test_no_bare_except_and_no_star() -> None:

@@ -50,10 +50,10 @@ class HuggingFace:
         Raises:
             TeacherError: there is none, it is an adapter of another checkpoint, or its weights are quantized.
         """
-        adapter = self._json("adapter_config.json")
+        config = self._json("config.json")
+        adapter = self._json("adapter_config.json")  # also beside a config: then its change is missing in the weights
         if adapter is not None:
             raise _is_adapter(self.place, adapter)
-        config = self._json("config.json")
         if config is None and isinstance(self.place, Folder):
             raise TeacherError(
                 f"The folder {self.name} has no config.json, so it is not a Hugging Face checkpoint"
