@@ -1,7 +1,7 @@
 """A Hugging Face Hub of a few files, for tests: ``python hub.py FOLDER`` prints its port, and serves until it is told
 to stop (``/stop``).
 
-``FOLDER/org/model/REVISION/file`` is a file. A model with a file ``GATED`` is for those who send ``granted`` as token.
+``FOLDER/org/model/REVISION/file`` is a file. A model with a file ``GATED`` is for the token ``granted``.
 Statuses and headers are those of huggingface.co: an unknown model is 401 for someone unknown.
 """
 

@@ -108,7 +108,7 @@ def adapter(**fields: Any) -> Callable[[Path], Any]:
 
 # label → (what is wrong, what is said, what to do about it)
 WRONG: dict[str, tuple[Callable[[Path], Any], str, str]] = {
-    "pointer": (content("model.safetensors", POINTER), "model.safetensors is a git-lfs pointer.*377.6 MB", "lfs pull"),
+    "pointer": (content("model.safetensors", POINTER), "is a git-lfs pointer.*377.6 MB", "git lfs pull"),
     "pointer config": (content("config.json", POINTER), "config.json is a git-lfs pointer", "git lfs pull"),
     "pointer preprocessor": (
         content("preprocessor_config.json", POINTER), "preprocessor_config.json is a git-lfs", "git lfs pull"),
@@ -150,7 +150,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "features": (preprocessor(feature_size=80), "feature_size is 80; it must be 1", "another teacher"),
     "spectra": (
         preprocessor(feature_extractor_type="WhisperFeatureExtractor"), "extractor_type is Whisper", "another"),
-    "adapter": (adapter(), "an adapter .LORA., a change to the weights of microsoft/wavlm-base-plus", "pip install peft"),
+    "adapter": (adapter(), "adapter .LORA., a change to the weights of microsoft/wavlm-base-plus", "peft"),
     "adapter of something": (adapter(base_model_name_or_path="a'; rm -rf /"), "weights of BASE", "merge_and_unload"),
 }  # fmt: skip
 
