@@ -152,7 +152,7 @@ def students_command(teacher: str | None, uses: tuple[str, ...], as_json: bool) 
 @use_option
 @json_option
 def teachers_command(uses: tuple[str, ...], as_json: bool) -> int:
-    """List the families of teachers. Any checkpoint of a family works: a Hugging Face id, a folder, fairseq's FILE.pt.
+    """List the families of teachers. Any checkpoint of a family works: a Hugging Face id, a folder, or a FILE.pt.
 
     \b
     Example:  gdist teachers --json

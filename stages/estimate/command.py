@@ -21,7 +21,7 @@ def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> Non
 @click.option(
     "--teacher",
     required=True,
-    help="A Hugging Face id (or id@revision), a local folder, or fairseq's FILE.pt. Only --measure needs the weights.",
+    help="A Hugging Face id (or id@revision), a local folder, or fairseq's FILE.pt. Only --measure reads weights.",
 )
 @click.option("--manifest", type=click.Path(), help="The manifest of utterances (M.parquet).")
 @click.option("--hours", type=float, help="Hours of audio, if there is no manifest yet.")
