@@ -7,6 +7,7 @@ weights, may become a :class:`StandIn`: data without code, made here. Nothing of
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from gdist.pipeline.errors import TeacherError
 from gdist.stages.teachers.place import first_line
 
 MAX_STAND_INS = 200  # classes of one file
+# Dictionaries of other kinds; only into a dictionary are entries put.
+_DICTIONARIES = ("collections.defaultdict", "fairseq.logging.meters.MetersDict")
 _NOT_ALLOWED = re.compile(r"Unsupported global: GLOBAL ([\w.]+) was not an allowed global")
 _NAMED = re.compile(r"(?:GLOBAL|function|class|instance of type) (?:<[^>]*?'?)?([\w.]+)")
 
@@ -53,33 +56,31 @@ def read_pickled(path: Path, name: str, stands_in: Callable[[str], bool] = lambd
     Raises:
         UnreadableError: the file asks for anything else, or is damaged.
     """
-    made: dict[str, type[StandIn]] = {}
+    made: dict[str, Callable[..., Any]] = {}
     while True:
         try:
             with torch.serialization.safe_globals([(known, wanted) for wanted, known in made.items()]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except pickle.UnpicklingError as error:
-            wanted = _NOT_ALLOWED.search(str(error))
-            if wanted and stands_in(wanted[1]) and wanted[1] not in made and len(made) < MAX_STAND_INS:
-                made[wanted[1]] = type(wanted[1].rpartition(".")[2], (StandIn,), {})
+            found = _NOT_ALLOWED.search(str(error))
+            wanted = found[1] if found else ""
+            wanted = wanted if "." in wanted else f"builtins.{wanted}"  # which torch leaves out
+            if found and stands_in(wanted) and wanted not in made and len(made) < MAX_STAND_INS:
+                made[wanted] = _stand_in(wanted)
                 continue
             raise _refused(path, name, error) from error
-        except (
-            EOFError,
-            OSError,
-            RuntimeError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            IndexError,
-        ) as error:
-            # Whatever the unpickler comes across in a file that is none, or only half of one.
+        except Exception as error:  # a file that is none, or half of one, fails wherever the unpickler comes upon it
             raise UnreadableError(
                 f"The weights of {name} cannot be loaded: {path.name} is damaged, or not a file of torch "
                 f"({first_line(error)}).",
                 "download it again; an interrupted copy leaves such files",
             ) from error
+
+
+def _stand_in(wanted: str) -> Callable[..., Any]:
+    if wanted in _DICTIONARIES:
+        return lambda *args: OrderedDict()
+    return type(wanted.rpartition(".")[2], (StandIn,), {})
 
 
 def _refused(path: Path, name: str, error: Exception) -> UnreadableError:
