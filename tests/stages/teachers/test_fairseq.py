@@ -7,10 +7,11 @@ import shlex
 import shutil
 import sys
 import types
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -238,12 +239,12 @@ def test_objects_of_fairseq_and_omegaconf_become_data(tmp_path: Path) -> None:
 
         def wrapped(value: Any) -> Any:
             if isinstance(value, dict):
-                return with_state(
-                    config, _content={key: wrapped(inner) for key, inner in value.items()}, _parent=None
-                )
-            return with_state(node, _val=value, _metadata=None)
+                content = {key: wrapped(inner) for key, inner in value.items()}
+                return with_state(config, _content=content, _parent=None, _metadata={"object_type": dict, "x": Any})
+            return with_state(node, _val=value, _metadata={"ref_type": Optional[int]})  # noqa: UP045 — as they wrote
 
-        found["cfg"], found["task_state"], found["extra_state"] = wrapped(found["cfg"]), {}, {}
+        found["cfg"], found["task_state"] = wrapped(found["cfg"]), {}
+        found["extra_state"] = {"losses": defaultdict(list, {"a": [1.0]})}
         torch.save(found, tmp_path / "2021.pt")
     assert_same_teacher(tmp_path / "2021.pt", tmp_path / "hf")
 
