@@ -22,6 +22,8 @@ from huggingface_hub.errors import (
 from gdist.pipeline.console import size
 from gdist.pipeline.errors import AGAIN, TeacherError
 
+# In the order in which transformers looks for them; each may have an index instead, of the parts it is in.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _FOLDER = "give a folder that contains config.json and the weights"
 _LFS = b"version https://git-lfs.github.com/spec/"
 _WEB_PAGES = (b"<!doctype html", b"<html", b"<?xml")
@@ -67,11 +69,18 @@ class HubModel:
         Raises:
             TeacherError: the Hub does not give it, or cannot be asked.
         """
+        # The first file that is asked for, config.json, finds out which commit is meant. What that commit is known to
+        # lack is not asked for again: without a network, each such file would cost half a minute.
+        if filename != "config.json" and self._kept(filename) is False:
+            return None
         try:
             path = hf_hub_download(self.repo, filename, revision=self.revision)
         except LocalEntryNotFoundError as error:
-            # Nothing could be asked. Of a model that is here, what is not here was not there when it was fetched.
-            if isinstance(try_to_load_from_cache(self.repo, "config.json", revision=self.revision), str):
+            if isinstance(error.__cause__, HfHubHTTPError):  # it was asked, and did not answer
+                raise self._refused(error.__cause__, filename) from error
+            # Weights come last: of a model that was fetched with them, what is not here was not there.
+            names = (name for weights in WEIGHTS for name in (weights, f"{weights}.index.json"))
+            if any(self._kept(name) for name in names):
                 return None
             raise self._unasked(error) from error
         except EntryNotFoundError:
@@ -79,6 +88,11 @@ class HubModel:
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise self._refused(error, filename) from error
         return whole(Path(path), self.name)
+
+    def _kept(self, filename: str) -> bool | None:
+        """Whether the local cache has the file; False if it knows that there is none, None if it knows nothing."""
+        found = try_to_load_from_cache(self.repo, filename, revision=self.revision)
+        return None if found is None else isinstance(found, str)
 
     def _unasked(self, error: Exception) -> TeacherError:
         revision = f" --revision {self.revision}" if self.revision else ""

@@ -12,10 +12,8 @@ from torch import Tensor
 from gdist.pipeline.console import size
 from gdist.pipeline.errors import AGAIN, TeacherError
 from gdist.stages.teachers.pickled import read_pickled
-from gdist.stages.teachers.place import Folder, Place, first_line, whole
+from gdist.stages.teachers.place import WEIGHTS, Folder, Place, first_line, whole
 
-# In the order in which transformers looks for them.
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _EXPECTED = "expected model.safetensors or pytorch_model.bin next to config.json, complete and matching it"
 # How the names end of files that hold weights in a form that is not read → what they are, and what to do.
 _OTHERS = (

@@ -48,7 +48,7 @@ class Hub(BaseHTTPRequestHandler):
             return
         model, revision, file = ROOT / parts[0] / parts[1], parts[3], "/".join(parts[4:])
         if (model / "BROKEN").exists():
-            self.refuse(500, "", "Internal error")
+            self.refuse(507, "", "No space left")  # which no client tries again
         elif (model / "GATED").exists() and token != "Bearer granted":
             who = "your account" if token else "an account"
             self.refuse(
