@@ -35,8 +35,9 @@ def encoder_weights(
         TeacherError: there is more than one encoder, or its weights are quantized.
     """
     plain: dict[str, Tensor] = {}
+    wrapped = not any(_WRAPPERS.search(key) for key in expected)
     for key, tensor in state.items():
-        key = _WRAPPERS.sub("", key)
+        key = _WRAPPERS.sub("", key) if wrapped else key
         for pattern, replacement in key_mapping.items():
             key = re.sub(pattern, replacement, key)
         if key in plain:

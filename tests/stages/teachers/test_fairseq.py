@@ -137,7 +137,7 @@ def document(model: Any, normalize: bool = False) -> dict[str, Any]:
 
 
 @contextmanager
-def someone_elses(name: str, *, call: bool = False) -> Iterator[type]:
+def someone_elses(name: str) -> Iterator[type]:
     """A class of a package that is not installed, for as long as a file with its objects is written."""
     module, _, attribute = name.rpartition(".")
     made = type(attribute, (), {"__module__": module, "__qualname__": attribute})
