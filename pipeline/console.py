@@ -1,6 +1,13 @@
-"""Data goes to stdout, messages for people to stderr. Progress is a bar on a terminal, and plain lines elsewhere."""
+"""Data goes to stdout, messages for people to stderr. Progress is a bar on a terminal, and plain lines elsewhere.
+
+Whatever is printed is data. A name may contain what rich reads as markup (``[/]``) or as an emoji (``:100:``): both
+are printed as they are. It may contain what a terminal obeys (``\\x1b[31m``): that is printed as an escape. Consoles
+are made in one place, :func:`_console`.
+"""
 
 import json
+import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +27,35 @@ _waiting = ""  # what is being waited for, while that is shown
 _waited_at = -PLAIN_LINE_SECONDS
 
 
+# What a terminal obeys, ends a line with, or writes backwards; and halves of characters, which no file may contain.
+_OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    """A text of one line or more that does nothing to a terminal: ``\\x1b`` for an escape."""
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def printable(name: str) -> str:
+    """A name as one line that does nothing to a terminal: like :func:`harmless`, and its line breaks are ``\\n``."""
+    return harmless(name).replace("\n", "\\n")
+
+
+def make_warnings_harmless() -> None:
+    """Print the warnings of Python's logging as :func:`harmless` has them, where nobody else has set logging up."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Harmless())
+
+
+class _Harmless(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
+
+
+def _console(**settings: Any) -> Console:
+    return Console(markup=False, emoji=False, highlight=False, **settings)
+
+
 @contextmanager
 def silenced(silent: bool = True) -> Iterator[None]:
     """Print no messages and no progress for the length of a ``with``: of several ranks, only one prints. Errors are
@@ -34,15 +70,15 @@ def silenced(silent: bool = True) -> Iterator[None]:
 
 def people() -> Console:
     """Return the console for people: stderr. It is created on every call, so that redirected streams are honored."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return _console(stderr=True, soft_wrap=True)
 
 
 def say(text: str, style: str | None = None) -> None:
-    """Print one line for people. Brackets are printed literally."""
+    """Print one line for people."""
     if not _silent:
         if _waiting and _bar is None:
             _replace("")
-        people().print(text, style=style, markup=False)
+        people().print(harmless(text), style=style)
 
 
 def wait_for(text: str) -> None:
@@ -70,6 +106,7 @@ def settle(text: str = "") -> None:
 
 
 def _replace(text: str) -> None:
+    text = printable(text)
     if _bar is not None:
         _bar.show(text)
     else:
@@ -95,23 +132,23 @@ class _Bar(Progress):
 
 def emit(result: dict[str, Any] | list[Any]) -> None:
     """Print one JSON value on stdout, as ``--json`` does."""
-    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    text = json.dumps(result, ensure_ascii=False)
+    sys.stdout.write(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")  # the same JSON
     sys.stdout.flush()
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table of results on stdout; numbers are right-aligned."""
-    # Text, not str: rich would interpret the brackets in a path as markup.
     table = Table()
     for position, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if position == 0 else "right", overflow="fold")
+        table.add_column(Text(harmless(column)), justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
-    console = Console(highlight=False)
+        table.add_row(*(Text(harmless(cell)) for cell in row))
+    console = _console()
     if not console.is_terminal:
         console.width = 120  # a pipe has no width; 80 would cut the columns
     # On a separate line: as the table's title it would be wrapped to the width of the columns.
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(Text(harmless(title), style="bold"), soft_wrap=True)
     console.print(table)
 
 
@@ -134,24 +171,28 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
     console = people()
     if console.is_terminal:
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=16),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
-            TextColumn("ETA"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit, markup=False),
+            TextColumn("ETA", markup=False),
             TimeRemainingColumn(compact=True),
             # The note gets the rest of the line: on a narrow terminal the note is cut, not the numbers.
-            TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            TextColumn(
+                "{task.fields[note]}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
         ]
         global _bar
         with _Bar(*columns, console=console, expand=True) as bar:
-            task = bar.add_task(title, total=total, note="")
+            task = bar.add_task(printable(title), total=total, note="")
             bar.update(task, completed=start)
             outer, _bar = _bar, bar
 
             def advance(n: float = 1, note: str = "") -> None:
                 bar.update(task, advance=n)
                 if note:
-                    bar.update(task, note=note)
+                    bar.update(task, note=printable(note))
 
             try:
                 yield advance

@@ -1,7 +1,7 @@
 """`gdist` and its commands, in the order of use. A folder's commands are in its own ``command.py``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,16 @@ class InOrder(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. What it says about arguments that it does not take quotes them, as data."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            from gdist.pipeline.console import harmless
+
+            error.message = harmless(error.message)
+            raise
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -155,7 +165,7 @@ def students_command(teacher: str | None, uses: tuple[str, ...], as_json: bool) 
 @use_option
 @json_option
 def teachers_command(uses: tuple[str, ...], as_json: bool) -> int:
-    """List the families of teachers. Any checkpoint of a family works, by Hugging Face id or from a local folder.
+    """List the families of teachers. Any checkpoint of a family works: a Hugging Face id, a folder, or a FILE.pt.
 
     \b
     Example:  gdist teachers --json

@@ -91,14 +91,17 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
     def wrap(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
+            from gdist.pipeline.console import harmless, make_warnings_harmless
+
             forget()
+            make_warnings_harmless()
             try:
                 code = function(*args, **kwargs)
             except GdistError as error:
-                click.secho(f"error: {error.message}", fg="red", err=True)
+                click.secho(f"error: {harmless(error.message)}", fg="red", err=True)
                 if error.hint:
                     also = f": {kept}" if kept and error.hint.endswith(AGAIN) else ""
-                    click.echo(f"  try: {error.hint}{also}", err=True)
+                    click.echo(f"  try: {harmless(error.hint)}{also}", err=True)
                 code = error.exit_code
             except KeyboardInterrupt:
                 click.echo(f"\ninterrupted{f'; {AGAIN} to continue from here' if kept else ''}", err=True)

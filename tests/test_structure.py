@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -157,13 +158,29 @@ def test_nothing_imports_bare_packages() -> None:
 
 def test_nothing_unpickles() -> None:
     """A checkpoint is safetensors; torch's loader is told ``weights_only``, and may still raise pickle's errors."""
-    assert importers("pickle", "dill", "joblib", "shelve", "marshal") <= {"gdist.stages.teachers"}
-    source = MODULES["gdist.stages.teachers"].read_text(encoding="utf-8")
+    assert importers("pickle", "dill", "joblib", "shelve", "marshal") <= {"gdist.stages.teachers.pickled"}
+    source = MODULES["gdist.stages.teachers.pickled"].read_text(encoding="utf-8")
     assert source.count("pickle.") == source.count("pickle.UnpicklingError")
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in ast.unparse(node), module
+
+
+def test_what_is_printed_is_printed_in_one_place() -> None:
+    """rich reads markup and emojis in whatever a console of its own prints; and a hint begins with no "try:", which
+    is the printer's to say, nor a message with "error:"."""
+    assert importers("rich") == {"gdist.pipeline.console"}
+    calls = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(MODULES["gdist.pipeline.console"].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Console", "TextColumn")
+    ]
+    assert all("markup=False" in call for call in calls) and sum(call.startswith("Console") for call in calls) == 1
+    begun = re.compile(r"""[(,=]\s*f?["'](?:try|error|hint): """, re.IGNORECASE)
+    printers = {"gdist.stages.commandline", "gdist.stages.sweep.cluster", "gdist.stages.sweep.together"}
+    found = {module for module, path in MODULES.items() if begun.search(path.read_text(encoding="utf-8"))}
+    assert found <= printers | {"gdist.stages.standings.record"}  # which reads what they print
 
 
 def test_no_bare_except_and_no_star() -> None:

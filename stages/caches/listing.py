@@ -13,7 +13,7 @@ from typing import Any
 from gdist.pipeline import console
 from gdist.pipeline.cache.describe import Description
 from gdist.pipeline.cache.survey import Note, Survey, survey
-from gdist.pipeline.console import PLAIN_LINE_SECONDS
+from gdist.pipeline.console import PLAIN_LINE_SECONDS, printable
 from gdist.pipeline.errors import EXIT_OK
 from gdist.pipeline.storage.locations import in_shell
 
@@ -118,11 +118,6 @@ def unseen(uri: str, depth: int, folders: int, notes: Sequence[Note]) -> list[st
 def encodable(text: str) -> str:
     """Return a text that UTF-8 can contain: names on a disk may be any bytes."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def printable(text: str) -> str:
-    """Return a text that does nothing to a terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in encodable(text))
 
 
 def _count(number: int, noun: str) -> str:

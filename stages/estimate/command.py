@@ -19,7 +19,9 @@ def show_prices(context: click.Context, _: click.Parameter, wanted: bool) -> Non
 
 @command("plan", short_help="Estimate a cache's size and cost, and when it pays off.")
 @click.option(
-    "--teacher", required=True, help="A Hugging Face id or a local folder. Only --measure needs the weights."
+    "--teacher",
+    required=True,
+    help="A Hugging Face id (or id@revision), a local folder, or fairseq's FILE.pt. Only --measure reads weights.",
 )
 @click.option("--manifest", type=click.Path(), help="The manifest of utterances (M.parquet).")
 @click.option("--hours", type=float, help="Hours of audio, if there is no manifest yet.")

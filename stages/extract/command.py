@@ -9,7 +9,9 @@ from gdist.stages.commandline import command, json_option, use_option, window_op
 
 
 @command("extract", kept="finished packs are kept", short_help="Stage one: teacher → cache, once.")
-@click.option("--teacher", required=True, help="A Hugging Face id or a local folder.")
+@click.option(
+    "--teacher", required=True, help="A Hugging Face id (or id@revision), a local folder, or fairseq's FILE.pt."
+)
 @click.option("--manifest", required=True, help="The manifest of utterances (M.parquet): a path or a URI.")
 @click.option("--cache", required=True, metavar="URI", help="A folder, s3://…, gs://… or az://…")
 @click.option(

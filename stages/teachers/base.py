@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gdist.pipeline.framing import Framing
+from gdist.pipeline.framing import SAMPLE_RATE, Framing
 from gdist.stages.frontend.interface import AudioFrontend, Config
 from gdist.stages.frontend.kinds import build_frontend, frontend_of
 from gdist.stages.frontend.padding import normalize, zero_padding
@@ -45,6 +45,7 @@ _LAYER_NAMES: Names = (
         r"\1",
     ),
 )
+WAVEFORMS = "Wav2Vec2FeatureExtractor"  # the feature extractor that passes waveforms on
 # The config fields that change what a teacher of wav2vec 2.0's kind computes; with the weights they are its identity.
 _IDENTITY_FIELDS = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
@@ -109,6 +110,10 @@ class Teacher:
     @classmethod
     def check_preprocessor(cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> None:
         """Raise ValueError if the checkpoint's feature extractor computes anything that the front-end would not."""
+        expected = {"sampling_rate": SAMPLE_RATE, "feature_size": 1, "feature_extractor_type": WAVEFORMS}
+        for field, value in expected.items():
+            if (found := preprocessor.get(field, value)) != value:
+                raise ValueError(f"{field} is {found}; it must be {value}")
 
     @classmethod
     def blocks(cls, model: Any) -> tuple[Any, Any]:

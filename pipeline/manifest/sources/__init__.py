@@ -56,9 +56,7 @@ def detect(src: Place) -> str:
     with readable(src), src.open("rb") as file:
         head = file.read(4)
     if head == b"PAR1":
-        raise ManifestError(
-            f"{src} is a manifest, or another Parquet file", f"try: gdist manifest check {in_shell(src)}"
-        )
+        raise ManifestError(f"{src} is a manifest, or another Parquet file", f"gdist manifest check {in_shell(src)}")
     text = lines(src)
     first, second = next(text, ""), next(text, "")
     if not first:
