@@ -24,7 +24,7 @@ from gdist.pipeline.errors import AudioError, ManifestError, UsageError
 from gdist.pipeline.files import replacing
 from gdist.pipeline.framing import WAV2VEC2, resampled_length
 from gdist.pipeline.manifest.schema import COLUMNS, conformed, from_rows, with_columns
-from gdist.pipeline.manifest.sources import SOURCES, detect
+from gdist.pipeline.manifest.sources import Options, rows_of
 from gdist.pipeline.storage.locations import in_shell, join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
 
@@ -58,11 +58,13 @@ class Manifest:
     """The table, and the folder (a path or a URI) that its relative paths start from.
 
     ``problems`` lists what :meth:`measured` (and so :func:`build`) could not read; those rows stay, with nulls.
+    ``kind`` is what :func:`build` took its source for.
     """
 
     table: pa.Table
     root: str
     problems: tuple[Problem, ...] = field(default=(), compare=False)
+    kind: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", conformed(self.table, "the table"))
@@ -201,6 +203,8 @@ def build(
     *,
     split_seconds: float | None = None,
     absolute_paths: bool = False,
+    audio_root: str | None = None,
+    allow_commands: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
     """Build a manifest from a folder of audio or another tool's manifest, and write it to ``out``.
@@ -213,20 +217,21 @@ def build(
         split_seconds: cut longer utterances into segments of at most this length.
         absolute_paths: store absolute paths, so that the manifest can be moved without the audio. By default paths
             are relative to the manifest's folder, so that both can be moved together.
+        audio_root: the folder of the audio, for kinds that leave it open.
+        allow_commands: run the commands that a wav.scp names. Only for files whose every command you trust.
 
     Raises:
         ManifestError: ``src`` is missing, of no known kind, empty, or contradicts itself.
     """
     src, out = place(src), place(out)
     src = src.resolve() if isinstance(src, Path) else src
-    found = detect(src) if kind == "auto" else SOURCES.use(kind)
-    if src.is_dir() != SOURCES.find(found, f"--kind {kind}").reads_folders:
-        raise ManifestError(f"{src} is not what --kind {found} reads", "leave out --kind to detect it")
     root = _root(out)
-    table = from_rows(SOURCES[found].rows(src), str(src))
+    options = Options(audio_root, allow_commands, place(root) / f"{out.name.removesuffix(out.suffix)}-audio")
+    found, rows = rows_of(src, kind, options)
+    table = from_rows(rows, str(src))
     if not absolute_paths:
         table = with_columns(table, path=[_relative(path, root) for path in table["path"].to_pylist()])
-    manifest = Manifest(table, root).measured(progress)
+    manifest = Manifest(table, root, kind=found).measured(progress)
     if split_seconds is not None:
         manifest = manifest.split(split_seconds)
     manifest.write(out)

@@ -1,0 +1,67 @@
+"""Seconds, in which other toolkits cut their audio, and the samples that gdist counts."""
+
+import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+from gdist.pipeline.audio import Header, read_header
+from gdist.pipeline.errors import AudioError
+
+_THREADS = 32  # most of them wait for disks and object stores
+ROUNDED = 0.02  # seconds by which a length that was rounded for printing may lie past the end of its file
+
+
+def samples(seconds: float | str, rate: int) -> int:
+    """Return the nearest sample, halves up after rounding away the noise of floating point, as lhotse counts.
+
+    Text is taken exactly: ``"0.29"`` at 100 Hz is sample 29.
+    """
+    exact = Fraction(seconds) * rate if isinstance(seconds, str) else round(seconds * rate, 8)
+    return math.floor(exact + Fraction(1, 2))
+
+
+def seconds(count: int, rate: int) -> float:
+    """Return ``count`` samples as seconds, which any reader turns into ``count`` again, whether it rounds or truncates.
+
+    >>> seconds(29, 100)  # 29 / 100 * 100 is 28.999999999999996
+    0.29000000000000004
+    """
+    found = count / rate
+    while int(found * rate) < count:
+        found = math.nextafter(found, math.inf)
+    return found
+
+
+def segment(start: float | str, stop: float | str | None, header: Header) -> tuple[int, int]:
+    """Return the first sample and the number of samples of a segment that is given in seconds.
+
+    Args:
+        stop: its end; None for the file's end. An end that rounding alone can have put past the file's is the file's.
+    """
+    rate, total = header.sample_rate, header.num_samples
+    first = samples(start, rate)
+    last = total if stop is None else samples(stop, rate)
+    if total < last <= total + ROUNDED * rate:
+        last = total
+    return first, last - first
+
+
+def headers(files: Iterable[tuple[str, int | None, int | None]]) -> dict[tuple[str, int | None, int | None], Header]:
+    """Read the header of each file once, in threads; files that cannot be read are left out.
+
+    Args:
+        files: path, and where the audio is a range of its bytes, ``byte_offset`` and ``byte_size``.
+    """
+    wanted = list(dict.fromkeys(files))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = zip(wanted, pool.map(_header, wanted), strict=True)
+        return {file: header for file, header in found if header is not None}
+
+
+def _header(file: tuple[str, int | None, int | None]) -> Header | None:
+    path, offset, size = file
+    try:
+        return read_header(path) if offset is None else read_header(path, offset, size)
+    except AudioError:
+        return None

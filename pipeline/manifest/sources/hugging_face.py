@@ -1,0 +1,195 @@
+"""Hugging Face data sets on disk: what ``save_to_disk`` writes, and Parquet with the bytes of its audio."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.manifest.sources.arrow import Audio, audio_column, in_stream, in_table
+from gdist.pipeline.manifest.sources.base import (
+    ManifestRow,
+    Options,
+    Source,
+    children,
+    head,
+    located,
+    near,
+    readable,
+    walk,
+)
+from gdist.pipeline.manifest.sources.labels import Labels, ids_from_paths
+from gdist.pipeline.manifest.sources.written import AudioFolder
+from gdist.pipeline.storage.paths import Place
+
+_SHARD = re.compile(r"(.+?)-\d{5}(-of-\d{5})?\.(parquet|arrow)")
+_ARROW = (b"ARRO", b"\xff\xff\xff\xff")  # a file, and a stream, which is what ``datasets`` writes
+
+
+class HuggingFace(Source):
+    """A folder of ``datasets``, Parquet or Arrow, with a column of audio."""
+
+    name = "huggingface"
+    reads_both = True
+    binary = True
+    summary = "a Hugging Face data set on disk (save_to_disk, or Parquet with audio)"
+
+    def rows(self, src: Place) -> Iterator[ManifestRow]:
+        return self.rows_with(src, Options())
+
+    def rows_with(self, src: Place, options: Options) -> Iterator[ManifestRow]:
+        """One row per example; plain columns are labels, and names of classes are labels instead of numbers.
+
+        Audio in uncompressed Arrow stays where it is, as a range of bytes. Parquet compresses or encodes what it
+        has, so its audio is written to files. The id is the column ``id``, else it is made from the file's name that
+        the audio column has, else it is the example's number.
+        """
+        shards = _shards(src)
+        if not shards:
+            raise ManifestError(
+                f"{src} has no Parquet or Arrow files", "save the data set again: save_to_disk(FOLDER)"
+            )
+        ids = _ids(shards)
+        folder: AudioFolder | None = None
+        names = {name for file, _ in shards for name in _schema(file).names}
+        splits = len({split for _, split in shards}) > 1 or any(split for _, split in shards)
+        labels = Labels(names - {"audio"} | ({"split"} if splits else set()))
+        row = 0
+        for file, split in shards:
+            for values, audio in _examples(file):
+                found: ManifestRow = {"id": ids[row]}
+                if audio.offset is not None:
+                    found |= {"path": str(file), "byte_offset": audio.offset, "byte_size": audio.size}
+                elif audio.data is not None:
+                    folder = folder or AudioFolder(options.audio, src)
+                    found["path"] = folder.put(ids[row], audio.data, audio.path or "")
+                elif audio.path:
+                    found["path"] = located(audio.path, file.parent)
+                else:
+                    raise ManifestError(f"{file}: example {row} has neither the bytes of its audio nor a path")
+                yield found | ({"split": split} if splits else {}) | labels.of(values)
+                row += 1
+        if folder:
+            folder.report()
+        labels.report()
+
+    def recognizes(self, src: Place, first: str, second: str) -> bool:
+        if src.is_dir():
+            if any((src / name).exists() for name in ("state.json", "dataset_dict.json")):
+                return True
+            files = (path for path in near(src) if path.suffix == ".parquet" or _SHARD.fullmatch(path.name))
+            return (first_file := next(files, None)) is not None and _has_audio(first_file)
+        return not first and head(src, 4) in (b"PAR1", *_ARROW) and _has_audio(src)
+
+
+def _has_audio(file: Place) -> bool:
+    try:
+        return audio_column(_schema(file), file, False) is not None
+    except ManifestError:
+        return False
+
+
+def _shards(src: Place) -> list[tuple[Place, str | None]]:
+    """Return the files of a data set, in order, each with its split, where it is known."""
+    if not src.is_dir():
+        return [(src, _split(src))]
+    if (src / "dataset_dict.json").exists():
+        named = [str(name) for name in _json(src / "dataset_dict.json").get("splits", [])]
+        return [(file, _said(name)) for name in named for file, _ in _shards(src / _plain(name, src))]
+    if (src / "state.json").exists():
+        state = _json(src / "state.json")
+        if state.get("_indices_data_files"):
+            raise ManifestError(f"{src} has rows in another order than its files", "save flatten_indices() of it")
+        return [(src / _plain(file["filename"], src), None) for file in state["_data_files"]]
+    parquet = [path for path in walk(src) if path.suffix == ".parquet"]
+    return [(path, _split(path)) for path in parquet or children(src, "*.arrow")]
+
+
+def _plain(name: str, src: Place) -> str:
+    if name in ("", ".", "..") or "/" in name:
+        raise ManifestError(f"{src} names {name!r}, which is not in this folder")
+    return name
+
+
+def _split(file: Place) -> str | None:
+    found = _SHARD.fullmatch(file.name)
+    return _said(found[1]) if found and found[1] not in ("data", "part", "shard") else None
+
+
+def _said(split: str) -> str:
+    return {"validation": "valid"}.get(split, split)
+
+
+def _json(file: Place) -> dict[str, Any]:
+    try:
+        with readable(file):
+            found = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ManifestError(f"cannot read {file}: not JSON: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _schema(file: Place) -> pa.Schema:
+    try:
+        with readable(file), file.open("rb") as opened:
+            if head(file, 4) == b"PAR1":
+                return pq.ParquetFile(opened).schema_arrow
+            return (pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream)(opened).schema
+    except pa.ArrowException as error:
+        raise ManifestError(f"cannot read {file}: not a whole Parquet or Arrow file: {error}") from error
+
+
+def _examples(file: Place) -> Iterator[tuple[dict[str, object], Audio]]:
+    """Yield the plain columns of each example, and where its audio is."""
+    column = audio_column(_schema(file), file, True)
+    try:
+        with readable(file):
+            yield from (in_table if head(file, 4) == b"PAR1" else in_stream)(file, str(column))
+    except pa.ArrowException as error:
+        raise ManifestError(f"cannot read {file}: {error}", "fetch or write it again") from error
+
+
+def _ids(shards: list[tuple[Place, str | None]]) -> list[str]:
+    """Read only ids and names, without any audio, and make an id for each example."""
+    own: list[Any] = []
+    paths: list[Any] = []
+    for file, _ in shards:
+        column = audio_column(_schema(file), file, True)
+        own_here, paths_here = _names(file, str(column))
+        own += own_here
+        paths += paths_here
+    for names in (own, paths):
+        if names and all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names):
+            return names if names is own else ids_from_paths(names)
+    splits, counted = [split for file, split in shards for _ in range(_length(file))], dict[str | None, int]()
+    numbered = []
+    for split in splits:
+        counted[split] = counted.get(split, -1) + 1
+        numbered.append(f"{f'{split}-' if split else ''}{counted[split]:08}")
+    return numbered
+
+
+def _names(file: Place, column: str) -> tuple[list[Any], list[Any]]:
+    schema = _schema(file)
+    nested = pa.types.is_struct(schema.field(column).type)
+    with readable(file), file.open("rb") as opened:
+        if head(file, 4) == b"PAR1":
+            wanted = [*(["id"] if "id" in schema.names else []), *([f"{column}.path"] if nested else [])]
+            table = pq.ParquetFile(opened).read(columns=wanted)
+        else:
+            reader = pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream
+            table = reader(opened).read_all().select([n for n in dict.fromkeys(["id", column]) if n in schema.names])
+    own = table["id"].to_pylist() if "id" in table.column_names else []
+    inside = table[column].combine_chunks().field("path").to_pylist() if nested else []
+    return own, inside
+
+
+def _length(file: Place) -> int:
+    with readable(file), file.open("rb") as opened:
+        if head(file, 4) == b"PAR1":
+            return int(pq.ParquetFile(opened).metadata.num_rows)
+        reader = pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream
+        return int(reader(opened).read_all().num_rows)
