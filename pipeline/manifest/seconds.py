@@ -22,7 +22,7 @@ def samples(seconds: float | str, rate: int) -> int:
 
 
 def seconds(count: int, rate: int) -> float:
-    """Return ``count`` samples as seconds, which any reader turns into ``count`` again, whether it rounds or truncates.
+    """Return ``count`` samples as seconds, which readers that round and readers that truncate turn back into ``count``.
 
     >>> seconds(29, 100)  # 29 / 100 * 100 is 28.999999999999996
     0.29000000000000004

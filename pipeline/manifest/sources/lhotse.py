@@ -95,7 +95,7 @@ def row_of(
 
 def _refuse_others(entry: dict[str, Any], src: Place, where: str) -> None:
     kind = str(entry.get("type", "")) or ("MixedCut" if "tracks" in entry else "")
-    saved = f"""python -c 'from lhotse import CutSet; CutSet.from_file("IN").save_audios("audio").to_file("OUT")'"""
+    saved = """python -c 'from lhotse import CutSet; CutSet.from_file("IN").save_audios("audio").to_file("OUT")'"""
     save = f"let lhotse write its audio: {saved}".replace("IN", str(src)).replace("OUT", "saved.jsonl.gz")
     recording = entry if "sources" in entry else entry.get("recording") or {}
     transforms = [_name_of(transform) for transform in recording.get("transforms") or []]

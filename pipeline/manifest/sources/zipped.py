@@ -15,7 +15,7 @@ def require_stored(path: str, offset: int, length: int, where: str) -> None:
     """Refuse a range of bytes that is not inside one member that the zip stores without compression.
 
     Raises:
-        ManifestError: the zip cannot be read, or the member is compressed or shorter; ``where`` is the manifest's line.
+        ManifestError: the zip cannot be read, or the member is compressed or shorter; ``where`` names the line.
     """
     starts, members = _members(path)
     index = bisect_right(starts, offset) - 1
@@ -24,8 +24,8 @@ def require_stored(path: str, offset: int, length: int, where: str) -> None:
     if members[index][2]:
         raise ManifestError(
             f"{where}: {path} compresses {members[index][0]}, so its audio is not a range of the zip's bytes",
-            f"store it instead: unzip {in_shell(path)} -d audio && (cd audio && zip -0r ../stored.zip .), and make the "
-            f"manifest again",
+            f"store it instead: unzip {in_shell(path)} -d audio && (cd audio && zip -0r ../stored.zip .), and make "
+            f"the manifest again",
         )
 
 
