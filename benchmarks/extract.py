@@ -66,9 +66,7 @@ def speech(minutes: float, join_seconds: float, out: Path) -> Path:
     """
     demo = Manifest.read(demo_folder() / "demo.parquet").measured()
     sentences = [
-        audio.load_utterance(u.path, u.start, u.num_samples or 0, u.sample_rate or 0)
-        for u in demo.utterances()
-        if (u.num_samples or 0) >= 2 * (u.sample_rate or 0)
+        audio.load_utterance(u.segment) for u in demo.utterances() if (u.num_samples or 0) >= 2 * (u.sample_rate or 0)
     ]
     order = np.random.default_rng(0).permutation(len(sentences))
     turn = 0
@@ -97,9 +95,7 @@ def loop(model: Any, utterances: list[Utterance], precision: str, half: bool, ou
     """The loop that most people write."""
     device, autocast = next(model.parameters()).device, PRECISIONS[precision]
     for utterance in utterances:
-        samples_S = audio.load_utterance(
-            utterance.path, utterance.start, utterance.num_samples or 0, utterance.sample_rate or 0
-        )
+        samples_S = audio.load_utterance(utterance.segment)
         with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=autocast is not None):
             hidden = model(audio.to_float(samples_S)[None].to(device), output_hidden_states=True).hidden_states
         stacked = torch.stack([h.float() for h in hidden])
@@ -195,9 +191,7 @@ def compare(
             waveform_BS = torch.zeros(len(members), max(entry.num_samples for entry in members))
             for row, entry in enumerate(members):
                 found = utterances[entry.id]
-                samples_S = audio.load_utterance(
-                    found.path, found.start, found.num_samples or 0, found.sample_rate or 0
-                )
+                samples_S = audio.load_utterance(found.segment)
                 waveform_BS[row, : len(samples_S)] = audio.to_float(samples_S)
             ready.append((waveform_BS.to(teacher.device), torch.tensor([entry.num_samples for entry in members])))
 

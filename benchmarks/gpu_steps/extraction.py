@@ -114,7 +114,7 @@ def on_device(setting: Setting, plan: Any, utterances: dict[str, Any]) -> Ready:
             waveform_BS = torch.zeros(len(members), max(entry.num_samples for entry in members))
             for row, entry in enumerate(members):
                 found = utterances[entry.id]
-                samples_S = audio.load_utterance(found.path, found.start, found.num_samples, found.sample_rate)
+                samples_S = audio.load_utterance(found.segment)
                 waveform_BS[row, : len(samples_S)] = audio.to_float(samples_S)
             num_samples_B = torch.tensor([entry.num_samples for entry in members])
             ready.append((waveform_BS.to(setting.device), num_samples_B))

@@ -4,7 +4,13 @@
     start        int64, null: 0             num_samples   int64, null: to the end; both count samples at sample_rate
     sample_rate  int32, null: unknown       any other column is a label and keeps its type
 
-Only ``id`` and ``path`` are required; the other three are added as nulls, so a table in memory has all five.
+Only ``id`` and ``path`` are required; the other three are added as nulls, so a table in memory has all five. Others
+are there only where they are given:
+
+    channel      int32, from 0; null: the mean of all channels
+    byte_offset  int64, null: 0             byte_size     int64, null: to the end of the file; the audio file is this
+                                                          range of the bytes of path
+    gain_bits    int32, null: 0             samples are multiplied by 2 to this power before they are rounded
 """
 
 from collections import Counter
@@ -23,6 +29,20 @@ COLUMNS = {
     "num_samples": pa.int64(),
     "sample_rate": pa.int32(),
 }
+OPTIONAL = {"channel": pa.int32(), "byte_offset": pa.int64(), "byte_size": pa.int64(), "gain_bits": pa.int32()}
+"""A manifest without one of these columns stays without it, so that its bytes and its fingerprint stay the same."""
+
+MAX_GAIN_BITS = 24  # 144 dB: the whole range of 24-bit audio
+
+_BOUNDS: dict[str, tuple[int, int | None]] = {
+    "start": (0, None),
+    "num_samples": (0, None),
+    "sample_rate": (1, None),
+    "channel": (0, None),
+    "byte_offset": (0, None),
+    "byte_size": (0, None),
+    "gain_bits": (-MAX_GAIN_BITS, MAX_GAIN_BITS),
+}
 
 
 def conformed(table: pa.Table, where: str) -> pa.Table:
@@ -37,7 +57,8 @@ def conformed(table: pa.Table, where: str) -> pa.Table:
         raise ManifestError(f"{where} has the column {twice[0]} twice")
     if not len(table):
         raise ManifestError(f"{where} has no utterances")
-    columns = {name: _cast(table, name, where) for name in COLUMNS}
+    typed = COLUMNS | {name: kind for name, kind in OPTIONAL.items() if name in names}
+    columns = {name: _cast(table, name, kind, where) for name, kind in typed.items()}
     for name in ("id", "path"):
         if empty := columns[name].null_count + pc.sum(pc.equal(columns[name], "")).as_py():
             raise ManifestError(f"{where}: {name} is empty in {empty} of {len(table)} rows")
@@ -45,14 +66,16 @@ def conformed(table: pa.Table, where: str) -> pa.Table:
         twice = _repeated(columns["id"].to_pylist())
         more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
         raise ManifestError(f"{where}: ids are not unique: {', '.join(twice[:3])}{more}", "give each row its own id")
-    for name, minimum in (("start", 0), ("num_samples", 0), ("sample_rate", 1)):
-        if (low := pc.min(columns[name]).as_py()) is not None and low < minimum:
+    for name in _BOUNDS.keys() & columns.keys():
+        (low, high), (minimum, maximum) = pc.min_max(columns[name]).as_py().values(), _BOUNDS[name]
+        if low is not None and low < minimum:
             raise ManifestError(f"{where}: {name} is {low} in some row; it must be {minimum} or more")
-    return pa.table(columns | {name: table[name] for name in names if name not in COLUMNS})
+        if high is not None and maximum is not None and high > maximum:
+            raise ManifestError(f"{where}: {name} is {high} in some row; it must be {maximum} or less")
+    return pa.table(columns | {name: table[name] for name in names if name not in columns})
 
 
-def _cast(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
-    wanted = COLUMNS[name]
+def _cast(table: pa.Table, name: str, wanted: pa.DataType, where: str) -> pa.ChunkedArray:
     if name not in table.column_names:
         return pa.chunked_array([pa.nulls(len(table), wanted)])
     given = table[name].type
@@ -66,7 +89,12 @@ def _cast(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
         reason = f"it is {given}"
     except pa.ArrowInvalid as error:
         reason = str(error)
-    raise ManifestError(f"{where}: the column {name} must be {wanted}: {reason}")
+    raise ManifestError(
+        f"{where}: the column {name} must be {wanted}: {reason}",
+        f"give it another name if it is a label: gdist reads {name} as docs/audio.md says"
+        if name in OPTIONAL
+        else None,
+    )
 
 
 def from_rows(rows: Iterable[ManifestRow], where: str) -> pa.Table:
@@ -78,7 +106,7 @@ def from_rows(rows: Iterable[ManifestRow], where: str) -> pa.Table:
     columns: dict[str, pa.Array] = {}
     try:
         for name in names:
-            values = pa.array([row.get(name) for row in listed], COLUMNS.get(name))
+            values = pa.array([row.get(name) for row in listed], (COLUMNS | OPTIONAL).get(name))
             columns[name] = values.cast(pa.string()) if pa.types.is_null(values.type) else values
     except (pa.ArrowException, TypeError) as error:
         raise ManifestError(f"{where}: the column {name} mixes types, or has an unsupported one: {error}") from error

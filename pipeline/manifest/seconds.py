@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
-from gdist.pipeline.audio import Header, read_header
+from gdist.pipeline.audio import Header, Segment, read_header
 from gdist.pipeline.errors import AudioError
+from gdist.pipeline.manifest.sources.base import ManifestRow
 
 _THREADS = 32  # most of them wait for disks and object stores
 ROUNDED = 0.02  # seconds by which a length that was rounded for printing may lie past the end of its file
@@ -47,21 +48,21 @@ def segment(start: float | str, stop: float | str | None, header: Header) -> tup
     return first, last - first
 
 
-def headers(files: Iterable[tuple[str, int | None, int | None]]) -> dict[tuple[str, int | None, int | None], Header]:
-    """Read the header of each file once, in threads; files that cannot be read are left out.
+def file_of(row: ManifestRow) -> Segment:
+    """Return the file that a row's audio is in."""
+    return Segment(str(row["path"]), byte_offset=row.get("byte_offset"), byte_size=row.get("byte_size"))  # type: ignore[arg-type]
 
-    Args:
-        files: path, and where the audio is a range of its bytes, ``byte_offset`` and ``byte_size``.
-    """
-    wanted = list(dict.fromkeys(files))
+
+def headers(rows: Iterable[ManifestRow]) -> dict[Segment, Header]:
+    """Read the header of each file once, in threads; files that cannot be read are left out."""
+    wanted = list(dict.fromkeys(map(file_of, rows)))
     with ThreadPoolExecutor(_THREADS) as pool:
         found = zip(wanted, pool.map(_header, wanted), strict=True)
         return {file: header for file, header in found if header is not None}
 
 
-def _header(file: tuple[str, int | None, int | None]) -> Header | None:
-    path, offset, size = file
+def _header(file: Segment) -> Header | None:
     try:
-        return read_header(path) if offset is None else read_header(path, offset, size)
+        return read_header(file)
     except AudioError:
         return None

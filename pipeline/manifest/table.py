@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gdist.pipeline.audio import Header, load_utterance, read_header
+from gdist.pipeline.audio import Header, Segment, load_utterance, read_header
 from gdist.pipeline.errors import AudioError, ManifestError, UsageError
 from gdist.pipeline.files import replacing
 from gdist.pipeline.framing import WAV2VEC2, resampled_length
-from gdist.pipeline.manifest.schema import COLUMNS, conformed, from_rows, with_columns
+from gdist.pipeline.manifest.schema import COLUMNS, OPTIONAL, conformed, from_rows, with_columns
 from gdist.pipeline.manifest.sources import Options, rows_of
 from gdist.pipeline.storage.locations import in_shell, join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
@@ -35,7 +35,8 @@ type Progress = Callable[[int], None]  # called with the number of utterances ju
 
 @dataclass(frozen=True)
 class Utterance:
-    """A segment of a file (absolute path or URI); ``start`` and ``num_samples`` count at ``sample_rate`` Hz."""
+    """A segment of a file (absolute path or URI), with its id and labels; the other fields are those of
+    :class:`gdist.pipeline.audio.Segment`."""
 
     id: str
     path: str
@@ -43,6 +44,24 @@ class Utterance:
     num_samples: int | None
     sample_rate: int | None
     labels: dict[str, object]
+    channel: int | None = None
+    byte_offset: int | None = None
+    byte_size: int | None = None
+    gain_bits: int = 0
+
+    @property
+    def segment(self) -> Segment:
+        """Its audio."""
+        return Segment(
+            self.path,
+            self.start,
+            self.num_samples,
+            self.sample_rate,
+            self.channel,
+            self.byte_offset,
+            self.byte_size,
+            self.gain_bits,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,27 +124,35 @@ class Manifest:
 
     @property
     def label_columns(self) -> list[str]:
-        """The columns other than the five of the schema, in the table's order."""
-        return [name for name in self.table.column_names if name not in COLUMNS]
+        """The columns other than those of the schema, in the table's order."""
+        return [name for name in self.table.column_names if name not in COLUMNS | OPTIONAL]
+
+    @property
+    def _columns(self) -> list[str]:
+        """The columns of the schema that it has, in the table's order."""
+        return [name for name in self.table.column_names if name in COLUMNS | OPTIONAL]
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any], labels: Sequence[str] | None = None) -> Self:
         """Return these rows, in this order, with all label columns or only ``labels``."""
-        columns = [*COLUMNS, *(self.label_columns if labels is None else labels)]
+        columns = [*self._columns, *(self.label_columns if labels is None else labels)]
         return replace(self, table=self.table.select(columns).take(pa.array(rows, pa.int64())), problems=())
 
     def utterance(self, row: int) -> Utterance:
         """Return one row, with its path resolved."""
         labels = {name: self.table[name][row].as_py() for name in self.label_columns}
-        id, path, start, samples, rate = (self.table[name][row].as_py() for name in COLUMNS)
-        return Utterance(id, self._resolve(path), start or 0, samples, rate, labels)
+        return self._utterance({name: self.table[name][row].as_py() for name in self._columns}, labels)
 
     def utterances(self) -> list[Utterance]:
         """Return every row, in order, with its path resolved."""
         labels = self.table.select(self.label_columns).to_pylist() or [{} for _ in range(len(self.table))]
-        rows = zip(*(self.table[name].to_pylist() for name in COLUMNS), labels, strict=True)
-        return [
-            Utterance(id, self._resolve(path), start or 0, n, rate, more) for id, path, start, n, rate, more in rows
-        ]
+        rows = self.table.select(self._columns).to_pylist()
+        return [self._utterance(row, more) for row, more in zip(rows, labels, strict=True)]
+
+    def _utterance(self, row: dict[str, Any], labels: dict[str, object]) -> Utterance:
+        given = row | {"path": self._resolve(row["path"]), "start": row["start"] or 0, "labels": labels}
+        if "gain_bits" in given:
+            given["gain_bits"] = given["gain_bits"] or 0
+        return Utterance(**given)
 
     def fingerprint(self) -> str:
         """Return the sha256 of names, types and values: independent of the file's place and its Parquet encoding."""
@@ -147,7 +174,7 @@ class Manifest:
         header = cache(_header)
         lengths, rates = self.table["num_samples"].to_pylist(), self.table["sample_rate"].to_pylist()
         problems = []
-        found = _in_threads(lambda u: header(u.path), utterances, progress)
+        found = _in_threads(lambda u: header(u.segment.file), utterances, progress)
         for i, u, known in zip(unknown, utterances, found, strict=True):
             if isinstance(known, str):
                 problems.append(Problem(u.id, known))
@@ -243,11 +270,13 @@ def check(manifest: Manifest, *, audio: bool = False, progress: Progress | None 
     header = cache(_header)
 
     def reason(u: Utterance) -> str | None:
-        known = header(u.path)
+        known = header(u.segment.file)
         if isinstance(known, str):
             return known
         rate = u.sample_rate or known.sample_rate
         length = max(known.num_samples - u.start, 0) if u.num_samples is None else u.num_samples
+        if u.channel is not None and u.channel >= known.channels:
+            return f"the file has {known.channels} channels, the manifest says channel {u.channel}, from 0"
         if rate != known.sample_rate:
             return f"sample rate is {known.sample_rate} Hz, the manifest says {rate} Hz"
         if u.start + length > known.num_samples:
@@ -256,7 +285,7 @@ def check(manifest: Manifest, *, audio: bool = False, progress: Progress | None 
             return f"too short: {samples} samples at 16 kHz, and most teachers need {WAV2VEC2.fewest}"
         try:
             if audio:
-                load_utterance(u.path, u.start, length, rate)
+                load_utterance(replace(u.segment, num_samples=length, sample_rate=rate))
         except AudioError as error:
             return error.message
         return None
@@ -281,10 +310,10 @@ def _past_the_end(stop: int, header: Header) -> str:
     return f"the segment ends at sample {stop}, the file at {header.num_samples}"
 
 
-def _header(path: str) -> Header | str:
+def _header(file: Segment) -> Header | str:
     """Return the header, or the reason why there is none."""
     try:
-        return read_header(path)
+        return read_header(file)
     except AudioError as error:
         return error.message
 

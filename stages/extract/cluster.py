@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,9 @@ from gdist.stages.extract.gpus import listed, model_of
 from gdist.stages.extract.plan import PACKAGES, ExtractConfig, extensions_of, packages_of
 from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
 
-UtteranceFields = tuple[str, str, int, int | None, int | None]
-"""An utterance without its labels: id, path, start, samples, rate."""
-
-TaskMessage = tuple[str, list[UtteranceFields], bool]
-"""A task's receipt, its utterances, and whether files that a worker cannot see are known to be missing everywhere."""
+TaskMessage = tuple[str, list[Utterance], bool]
+"""A task's receipt, its utterances without their labels, and whether files that a worker cannot see are known to be
+missing everywhere."""
 
 
 class AudioNotVisibleError(GdistError):
@@ -107,16 +105,15 @@ class Extraction(crew.Job):
 
     def run(self, task: TaskMessage) -> None:
         assert self.extractor is not None and self.computing is not None, "opened first"
-        receipt, rows, known_missing = task
+        receipt, utterances, known_missing = task
         if self.extractor.cache.receipt(self.tasks[receipt]) is not None:
             return  # a worker that was taken for lost has committed it
         if not known_missing:
-            missing = [path for _, path, _, _, _ in rows if not is_here(path)]
+            missing = [u.path for u in utterances if not is_here(u.path)]
             if missing:
                 raise AudioNotVisibleError(f"the worker on {socket.gethostname()} cannot see {missing[0]}", missing)
         planned = self.tasks[receipt]
-        utterances = [Utterance(*row, labels={}) for row in rows] if planned.waveform else None
-        audio = self.extractor.read(planned, utterances)
+        audio = self.extractor.read(planned, utterances if planned.waveform else None)
         computed = self.computing.submit(self.extractor.compute, planned, audio).result()
         self.extractor.commit(planned, computed)
 
@@ -228,7 +225,7 @@ class Workers:
         def messages() -> Iterator[TaskMessage]:
             for task, utterances, length in todo:
                 seconds[task.receipt] = length
-                rows = [(u.id, u.path, u.start, u.num_samples, u.sample_rate) for u in utterances or ()]
+                rows = [replace(u, labels={}) for u in utterances or ()]
                 yield task.receipt, rows, False
 
         with crew.deploy(self.cluster, job) as workers:

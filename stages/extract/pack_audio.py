@@ -65,9 +65,7 @@ def decode(utterance: Utterance, planned: int) -> Array | str:
     if utterance.num_samples is None or utterance.sample_rate is None:  # it had a length when the cache was planned
         return f"can no longer be read: {utterance.path}"
     try:
-        samples_S = audio.load_utterance(
-            utterance.path, utterance.start, utterance.num_samples, utterance.sample_rate
-        )
+        samples_S = audio.load_utterance(utterance.segment)
     except AudioError as error:
         return error.message
     if len(samples_S) != planned:

@@ -54,7 +54,8 @@ class Recordings:
         u = self.utterances[below(len(self), draw)]
         available, rate = _measured(u)
         wanted = min(-(-length * rate // SAMPLE_RATE), available)
-        piece_S = to_float(load_utterance(u.path, u.start + below(available - wanted + 1, draw), wanted, rate))
+        part = u.segment.part(u.start + below(available - wanted + 1, draw), wanted)
+        piece_S = to_float(load_utterance(part))
         if len(piece_S) < length:
             piece_S = piece_S.roll(below(len(piece_S), draw)).repeat(-(-length // len(piece_S)))
         return piece_S[:length]
@@ -62,7 +63,7 @@ class Recordings:
     def _response(self, index: int) -> Tensor:
         """A room's impulse response from its peak on, scaled to a peak of 1, so that it delays no sound."""
         u = self.utterances[index]
-        response_S = to_float(load_utterance(u.path, u.start, *_measured(u)))
+        response_S = to_float(load_utterance(u.segment))
         peak = int(response_S.abs().argmax())
         if not response_S[peak]:
             raise AudioError(f"silent, so it is not a room's impulse response: {u.path}")

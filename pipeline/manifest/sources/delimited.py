@@ -8,7 +8,7 @@ from gdist.pipeline.manifest.sources.base import ManifestRow, Source, below
 from gdist.pipeline.manifest.sources.cells import Table, columns
 from gdist.pipeline.storage.paths import Place, is_uri
 
-_INTEGERS = ("start", "num_samples", "sample_rate", "channel", "byte_offset", "byte_size")
+_INTEGERS = ("start", "num_samples", "sample_rate", "channel", "byte_offset", "byte_size", "gain_bits")
 _TEXT = ("id", "path", "text")  # never turned into integers, whatever they look like
 
 

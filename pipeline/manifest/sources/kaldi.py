@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.seconds import headers, segment
+from gdist.pipeline.manifest.seconds import file_of, headers, segment
 from gdist.pipeline.manifest.sources.base import ManifestRow, Options, Source, lines, located
 from gdist.pipeline.manifest.sources.kaldi_audio import Recordings
 from gdist.pipeline.storage.paths import Place
@@ -64,13 +64,10 @@ class Kaldi(Source):
         yield from ({"id": name} | place for name, place in places.items())
 
     def _cut(self, places: dict[str, ManifestRow], cuts: dict[str, _Segment]) -> Iterator[ManifestRow]:
-        def file(place: ManifestRow) -> tuple[str, int | None, int | None]:
-            return str(place["path"]), place.get("byte_offset"), place.get("byte_size")  # type: ignore[return-value]
-
-        known = headers(map(file, places.values()))
+        known = headers(places.values())
         for utterance, cut in cuts.items():
             row: ManifestRow = {"id": utterance} | places[cut.recording]
-            if header := known.get(file(places[cut.recording])):
+            if header := known.get(file_of(places[cut.recording])):
                 first, length = segment(cut.start, cut.stop, header)
                 if length < 0:
                     raise ManifestError(f"{cut.where}: {utterance} ends before it starts, or after its recording")

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.seconds import headers, segment
+from gdist.pipeline.manifest.seconds import file_of, headers, segment
 from gdist.pipeline.manifest.sources.base import ManifestRow, Options, Source, below, children, lines, located
 from gdist.pipeline.manifest.sources.labels import Labels, ids_from_paths
 from gdist.pipeline.manifest.sources.lhotse import keys, parsed
@@ -39,16 +39,14 @@ class Nemo(Source):
         """
         entries = list(_entries(src))
         places = [_place(entry, manifest, options, where) for entry, manifest, where in entries]
-        known = headers(
-            _file(place) for place, (entry, *_) in zip(places, entries, strict=True) if _is_segment(entry)
-        )
+        known = headers(place for place, (entry, *_) in zip(places, entries, strict=True) if _is_segment(entry))
         listed = [entry.get("id") for entry, *_ in entries]
         named = len(set(listed)) == len(listed) and all(isinstance(id, str) and id for id in listed)
         ids = listed if named else ids_from_paths([str(entry["audio_filepath"]) for entry, *_ in entries])
         labels = Labels({key for entry, *_ in entries for key in entry}, skip=_OWN)
         for id, place, (entry, _, where) in zip(ids, places, entries, strict=True):
             row: ManifestRow = {"id": str(id)} | place
-            if _is_segment(entry) and (header := known.get(_file(place))):
+            if _is_segment(entry) and (header := known.get(file_of(place))):
                 start = _seconds(entry, "offset", where)
                 stop = start + _seconds(entry, "duration", where) if entry.get("duration") else None
                 first, length = segment(start, stop, header)
@@ -104,10 +102,6 @@ def _place(entry: dict[str, Any], manifest: Place, options: Options, where: str)
 def _tars(manifest: Place, shard: str, options: Options) -> list[Place]:
     folders = [parsed_place(options.root)] if options.root else [manifest.parent, manifest.parent.parent]
     return [tar for folder in folders if (tar := folder / f"audio_{int(shard)}.tar").exists()]
-
-
-def _file(place: ManifestRow) -> tuple[str, int | None, int | None]:
-    return str(place["path"]), place.get("byte_offset"), place.get("byte_size")  # type: ignore[return-value]
 
 
 def _is_segment(entry: dict[str, Any]) -> bool:

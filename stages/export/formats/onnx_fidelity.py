@@ -41,7 +41,7 @@ def bundled() -> list[Tensor]:
     """Return sentences that ship with gdist, ``[1, S]`` each."""
     usable = [u for u in Manifest.read(demo_folder() / "demo.parquet").utterances() if u.sample_rate == 16_000]
     long = [u for u in usable if (u.num_samples or 0) >= MIN_SAMPLES]
-    waveforms = [audio.load_utterance(u.path, u.start, u.num_samples or 0, 16_000) for u in _spread(long)]
+    waveforms = [audio.load_utterance(u.segment) for u in _spread(long)]
     return [audio.to_float(samples_S)[None, :MAX_SAMPLES] for samples_S in waveforms]
 
 

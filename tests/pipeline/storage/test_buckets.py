@@ -18,7 +18,7 @@ from servers import Flaky, chosen, proxied
 from test_train import COMMAND, SHORT, wait_for_step
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline.audio import Header, load_utterance, read_header
+from gdist.pipeline.audio import Header, Segment, load_utterance, read_header
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.errors import AudioError, CacheError
 from gdist.pipeline.manifest.table import Manifest, build
@@ -280,11 +280,13 @@ class TestAudio:
         storage = Storage(f"{flaky.uri}/headers")
         storage.put(f"{name}-{subtype}", path.read_bytes())
         flaky.does()
-        assert read_header(uri) == read_header(str(path)) == Header(len(noise), 16_000, 1)
+        assert read_header(Segment(uri)) == read_header(Segment(str(path))) == Header(len(noise), 16_000, 1)
         assert len(flaky.saw()) <= most and all(0 < record["down"] <= 1 << 16 for record in flaky.saw())
         if name == "FLAC":
             segment = (32_000, 16_000, 16_000)
-            assert np.array_equal(load_utterance(uri, *segment), load_utterance(str(path), *segment))
+            assert np.array_equal(
+                load_utterance(Segment(uri, *segment)), load_utterance(Segment(str(path), *segment))
+            )
 
     def test_what_is_not_audio(self, flaky: Flaky, corpus_uri: str) -> None:
         Storage(corpus_uri).put("empty.flac", b"")
@@ -294,7 +296,7 @@ class TestAudio:
             ("notes.txt", "not audio soundfile can decode"),
         ):
             with pytest.raises(AudioError, match=words):
-                read_header(f"{corpus_uri}/{name}")
+                read_header(Segment(f"{corpus_uri}/{name}"))
 
     def test_an_outage_is_not_bad_audio(self, flaky: Flaky, tmp_path: Path) -> None:
         """Halfway through a header too, where libsndfile reads and cannot be given the reason for a failure."""
@@ -302,7 +304,7 @@ class TestAudio:
         Storage(f"{flaky.uri}/outage").put("a.ogg", (tmp_path / "a.ogg").read_bytes())
         flaky.does({"times": 1}, {"fault": "status"})
         with pytest.raises(CacheError, match="503 Service Unavailable"):
-            read_header(f"{flaky.uri}/outage/a.ogg")
+            read_header(Segment(f"{flaky.uri}/outage/a.ogg"))
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from click.testing import Result
 from conftest import PACK_FRAMES, contents, extracted
 from servers import SERVERS, Server, chosen, reachable, running
 
-from gdist.pipeline.audio import read_header
+from gdist.pipeline.audio import Segment, read_header
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.lock import Lock
 from gdist.pipeline.errors import AudioError, CacheError, CacheLockedError, UsageError
@@ -433,4 +433,4 @@ def test_composed_and_decomposed_are_two_names() -> None:
     assert Location.parse("s3://b/é") != Location.parse("s3://b/e\u0301")
     assert {*string.printable} - {*string.whitespace, "/"} | {" "} == set(PRINTABLE)
     with pytest.raises(AudioError, match="is not the name of a bucket"):
-        read_header("s3://a b/c.wav")
+        read_header(Segment("s3://a b/c.wav"))

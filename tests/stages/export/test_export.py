@@ -59,7 +59,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path, rate = utterance.path, utterance.sample_rate
         assert rate is not None and utterance.num_samples is not None
         if path not in whole:
-            whole[path] = to_float(load_utterance(path, 0, read_header(path).num_samples, rate))
+            whole[path] = to_float(
+                load_utterance(utterance.segment.part(0, read_header(utterance.segment).num_samples))
+            )
         first, length = (n * 16000 // rate for n in (utterance.start, utterance.num_samples))
         labels = held.setdefault(f"{split}-labels", [])
         held[f"{split}-{len(labels)}"] = whole[path][first : first + length].numpy()

@@ -62,7 +62,7 @@ class TestValues:
         assert [entry.id for entry in cache.entries] == [utterance.id for utterance in utterances]
         for entry, u in zip(cache.entries, utterances, strict=True):
             assert u.num_samples is not None and u.sample_rate is not None
-            samples = load_utterance(u.path, u.start, u.num_samples, u.sample_rate)
+            samples = load_utterance(u.segment)
             assert np.array_equal(cache.waveform([(entry, 0, entry.num_frames)])[0], samples)
             assert entry.labels == u.labels
 

@@ -40,7 +40,7 @@ class SpeechBatch:
         pieces = []
         for u in utterances:
             assert u.num_samples and u.sample_rate
-            pieces.append(to_float(load_utterance(u.path, u.start, u.num_samples, u.sample_rate))[: 3 * SAMPLE_RATE])
+            pieces.append(to_float(load_utterance(u.segment))[: 3 * SAMPLE_RATE])
         self.wave = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)
         self.lengths = torch.tensor([len(piece) for piece in pieces])
 

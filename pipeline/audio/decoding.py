@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gdist.pipeline.audio.segment import Segment
 from gdist.pipeline.errors import AudioError, UsageError
 from gdist.pipeline.framing import SAMPLE_RATE, resampled_length
 from gdist.pipeline.storage.paths import RemotePath, is_uri
@@ -41,30 +42,29 @@ class Header:
     channels: int
 
 
-def read_header(path: str) -> Header:
+def read_header(file: Segment) -> Header:
     """Read a file's header, without its samples.
 
     Args:
-        path: a local path or a URI. Of an object, only the ranges needed are fetched: mostly the first 64 KiB.
+        file: the file; which part of it is meant does not matter. Of an object, only the ranges needed are fetched:
+            mostly the first 64 KiB.
 
     Raises:
         AudioError: the file is missing, empty, a folder, undecodable, or of unknown length.
         CacheError: the object store could not be reached.
     """
-    with _open(path, header_only=True) as file:
-        return Header(file.frames, file.samplerate, file.channels)
+    with _open(file, header_only=True) as opened:
+        return Header(opened.frames, opened.samplerate, opened.channels)
 
 
-def load_utterance(path: str, start: int, num_samples: int, sample_rate: int) -> NDArray[np.int16]:
+def load_utterance(segment: Segment) -> NDArray[np.int16]:
     """Decode one segment to int16 mono at 16 kHz; only the segment is read.
 
-    Channels are averaged; values are rounded half to even and clipped to ±32,767. 16-bit mono at 16 kHz is
-    preserved bit for bit, except that −32,768 becomes −32,767.
+    Values are multiplied by 2 to the power of ``gain_bits``, rounded half to even and clipped to ±32,767. 16-bit mono
+    at 16 kHz is preserved bit for bit, except that −32,768 becomes −32,767.
 
     Args:
-        path: a local path or a URI.
-        start, num_samples: the segment, in samples at ``sample_rate``.
-        sample_rate: the file's rate according to the manifest, in Hz; another rate in the file is an error.
+        segment: its length and its rate are known; another rate in the file is an error.
 
     Returns:
         ``[resampled_length(num_samples, sample_rate)]``.
@@ -73,14 +73,17 @@ def load_utterance(path: str, start: int, num_samples: int, sample_rate: int) ->
         AudioError: something is wrong with the file, or with what the manifest says about it.
         CacheError: the object store could not be reached.
     """
-    wave_S = _read_segment(path, start, num_samples, sample_rate)
+    assert segment.num_samples is not None and segment.sample_rate is not None, "measured before"
+    wave_S = _read_segment(segment, segment.num_samples, segment.sample_rate)
     bad = np.flatnonzero(~np.isfinite(wave_S))
     if len(bad):
         noun = "sample" if len(bad) == 1 else "samples"
-        raise AudioError(f"{len(bad)} non-finite {noun}, the first at sample {start + int(bad[0])} of {path}")
-    if sample_rate != SAMPLE_RATE:
-        wave_S = _resample(wave_S, sample_rate)
-    return np.clip(np.rint(wave_S * FULL_SCALE), -PEAK, PEAK).astype(np.int16)
+        raise AudioError(
+            f"{len(bad)} non-finite {noun}, the first at sample {segment.start + int(bad[0])} of {segment}"
+        )
+    if segment.sample_rate != SAMPLE_RATE:
+        wave_S = _resample(wave_S, segment.sample_rate)
+    return np.clip(np.rint(wave_S * (FULL_SCALE * 2.0**segment.gain_bits)), -PEAK, PEAK).astype(np.int16)
 
 
 def to_float(samples_S: NDArray[np.int16]) -> "Tensor":
@@ -90,30 +93,33 @@ def to_float(samples_S: NDArray[np.int16]) -> "Tensor":
     return torch.from_numpy(samples_S).float() / FULL_SCALE
 
 
-def _read_segment(path: str, start: int, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
-    """Read the segment at the file's own rate: ``[num_samples]``, mean over channels, full scale is 1."""
+def _read_segment(segment: Segment, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
+    """Read the segment at the file's own rate: ``[num_samples]``, one channel or the mean of all, full scale is 1."""
     import soundfile
 
-    with _open(path) as file:
+    channel = segment.channel
+    with _open(segment) as file:
         if file.samplerate != sample_rate:
-            raise AudioError(f"sample rate is {file.samplerate} Hz, the manifest says {sample_rate} Hz: {path}")
-        if start + num_samples > file.frames:
-            promised = f"the manifest promises {start + num_samples}"
-            raise AudioError(f"truncated: holds {file.frames} samples, {promised}: {path}")
+            raise AudioError(f"sample rate is {file.samplerate} Hz, the manifest says {sample_rate} Hz: {segment}")
+        if channel is not None and channel >= file.channels:
+            raise AudioError(f"has {file.channels} channels, the manifest says channel {channel}, from 0: {segment}")
+        if segment.start + num_samples > file.frames:
+            promised = f"the manifest promises {segment.start + num_samples}"
+            raise AudioError(f"truncated: holds {file.frames} samples, {promised}: {segment}")
         blocks, missing = [np.zeros(0)], num_samples
         try:
-            file.seek(start)
+            file.seek(segment.start)
             while missing:
                 block_SC = file.read(min(missing, _BLOCK), dtype="float64", always_2d=True)
                 if not len(block_SC):
                     break
-                blocks.append(block_SC.mean(axis=1))
+                blocks.append(block_SC.mean(axis=1) if channel is None else block_SC[:, channel])
                 missing -= len(block_SC)
         except soundfile.SoundFileError as error:
             # A FLAC that was cut short keeps its full length in the header and fails only here.
-            raise AudioError(f"truncated or damaged: {_reason(error)}: {path}") from error
+            raise AudioError(f"truncated or damaged: {_reason(error)}: {segment}") from error
     if missing:
-        raise AudioError(f"truncated: {num_samples - missing} of {num_samples} samples decode: {path}")
+        raise AudioError(f"truncated: {num_samples - missing} of {num_samples} samples decode: {segment}")
     return np.concatenate(blocks)
 
 
@@ -152,24 +158,48 @@ def _resampler(sample_rate: int) -> Any:
     return Resample(sample_rate, SAMPLE_RATE, dtype=torch.float64)
 
 
-def _open(path: str, header_only: bool = False) -> Any:
+def _open(segment: Segment, header_only: bool = False) -> Any:
     """Return a soundfile.SoundFile that is ready to read and whose length is known."""
     import soundfile
 
-    source: Any = _existing(path.removeprefix("file://")) if not is_uri(path) else None
+    path = segment.path
+    source: Any = None
+    if not is_uri(path):
+        source = _existing(path.removeprefix("file://"))
+        if segment.is_member:
+            source = io.BytesIO(_member(source, segment))
     if source is None:
-        source = _Ranges(path) if header_only else io.BytesIO(_fetch(path))
+        offset, size = segment.byte_offset or 0, segment.byte_size
+        source = _Ranges(path, offset, size) if header_only else io.BytesIO(_fetch(path, offset, size))
     try:
         with _raising_store_failures(source):
             file = soundfile.SoundFile(source)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless formats such as .raw
         if isinstance(source, str) and not os.access(source, os.R_OK):
-            raise AudioError(f"permission denied: {path}") from error
-        raise AudioError(f"not audio soundfile can decode: {path}") from error
+            raise AudioError(f"permission denied: {segment}") from error
+        raise AudioError(f"not audio soundfile can decode: {segment}") from error
     if file.frames >= _UNKNOWN_LENGTH:
         file.close()
-        raise AudioError(f"the header does not say how long it is (a streamed file; encode it again): {path}")
+        raise AudioError(f"the header does not say how long it is (a streamed file; encode it again): {segment}")
     return file
+
+
+def _member(path: str, segment: Segment) -> bytes:
+    """The bytes of a member of an archive on this machine."""
+    offset, size = segment.byte_offset or 0, segment.byte_size
+    with open(path, "rb") as file:  # noqa: PTH123 — paths stay str here
+        there = max(os.fstat(file.fileno()).st_size - offset, 0)
+        file.seek(offset)
+        data = file.read(there if size is None else min(size, there))
+    return _whole(data, str(segment), size)
+
+
+def _whole(data: bytes, name: str, size: int | None) -> bytes:
+    if not data:
+        raise AudioError(f"empty file: {name}")
+    if size is not None and len(data) < size:
+        raise AudioError(f"truncated: {len(data)} of {size} bytes are there: {name}")
+    return data
 
 
 def _existing(path: str) -> str:
@@ -197,29 +227,45 @@ def _object(uri: str) -> RemotePath:
 
 
 @lru_cache(maxsize=4)  # utterances that are segments of one object usually follow one another
-def _fetch(uri: str) -> bytes:
+def _fetch(uri: str, offset: int, size: int | None) -> bytes:
+    name = str(Segment(uri, byte_offset=offset or None, byte_size=size))
     try:
-        data = _object(uri).read_bytes()
+        if not offset and size is None:
+            return _whole(_object(uri).read_bytes(), name, None)
+        there = max(_size(uri) - offset, 0)
+        wanted = there if size is None else min(size, there)
+        return _whole(bytes(_object(uri).read_part(offset, wanted)[0]) if wanted else b"", name, size)
     except FileNotFoundError as error:
         raise AudioError(f"file not found: {uri}") from error
-    if not data:
-        raise AudioError(f"empty file: {uri}")
-    return data
+
+
+@lru_cache(maxsize=1024)  # an archive has many members
+def _size(uri: str) -> int:
+    """Bytes of an object. A store refuses a range that begins after its end in a way of its own."""
+    return _object(uri).read_part(0, 1)[1]
 
 
 class _Ranges(io.RawIOBase):
-    """An object as a file: only the blocks that are read are fetched, each with one request."""
+    """An object, or a range of its bytes, as a file: only the blocks that are read are fetched, each by one
+    request."""
 
-    def __init__(self, uri: str) -> None:
-        self._path, self._position = _object(uri), 0
+    def __init__(self, uri: str, offset: int = 0, size: int | None = None) -> None:
+        self._path, self._position, self._offset = _object(uri), 0, offset
         self.failure: Exception | None = None
         try:
-            first, self._size = self._path.read_part(0, _RANGE)
+            if offset and offset >= _size(uri):
+                raise AudioError(f"empty: the object ends at byte {_size(uri)}: {uri} (bytes {offset}+)")
+            first, total = self._path.read_part(offset, _RANGE)
         except FileNotFoundError as error:
             raise AudioError(f"file not found: {uri}") from error
-        if not self._size:
+        self._size = total - offset
+        if not self._size or size == 0:
             raise AudioError(f"empty file: {uri}")
-        self._blocks = {0: first}
+        if size is not None:
+            if size > self._size:
+                raise AudioError(f"truncated: {self._size} of {size} bytes are there: {uri} (bytes {offset}+{size})")
+            self._size = size
+        self._blocks = {0: first[: self._size]}
 
     def readable(self) -> bool:
         return True
@@ -241,7 +287,8 @@ class _Ranges(io.RawIOBase):
             return 0
         try:
             if block not in self._blocks:
-                self._blocks[block], _ = self._path.read_part(block * _RANGE, _RANGE)
+                length = min(_RANGE, self._size - block * _RANGE)
+                self._blocks[block], _ = self._path.read_part(self._offset + block * _RANGE, length)
         # libsndfile calls this from C, where an exception would be printed and lost.
         except Exception as error:
             self.failure = error
