@@ -23,7 +23,7 @@ def samples(seconds: float | str, rate: int) -> int:
 
 
 def seconds(count: int, rate: int) -> float:
-    """Return ``count`` samples as seconds, which readers that round and readers that truncate turn back into ``count``.
+    """Return ``count`` samples as seconds: readers that round and readers that truncate both get ``count`` again.
 
     >>> seconds(29, 100)  # 29 / 100 * 100 is 28.999999999999996
     0.29000000000000004

@@ -6,7 +6,6 @@ Read it, write it, build it from audio or another tool's manifest, and check it 
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,13 +19,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gdist.pipeline.audio import Header, Segment, load_utterance, read_header
-from gdist.pipeline.errors import AudioError, ManifestError, UsageError
+from gdist.pipeline.errors import AudioError, ManifestError
 from gdist.pipeline.files import replacing
 from gdist.pipeline.framing import WAV2VEC2, resampled_length
+from gdist.pipeline.manifest.paths import folder_of, moved_to, relative_to, resolved
 from gdist.pipeline.manifest.schema import COLUMNS, OPTIONAL, conformed, from_rows, with_columns
 from gdist.pipeline.manifest.sources import Options, rows_of
-from gdist.pipeline.storage.locations import in_shell, join
-from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
+from gdist.pipeline.manifest.splitting import split
+from gdist.pipeline.storage.locations import in_shell
+from gdist.pipeline.storage.paths import Place, RemotePath, place
 
 THREADS = 32  # most of them wait for disks and object stores
 
@@ -102,13 +103,13 @@ class Manifest:
                 f"build one from audio or another tool's file: gdist manifest build {in_shell(path)} --out M.parquet"
             )
             raise ManifestError(f"cannot read {path} as a Parquet manifest", hint) from error
-        return cls(conformed(table, str(path)), _root(path))
+        return cls(conformed(table, str(path)), folder_of(path))
 
     def write(self, path: str | Place) -> None:
         """Write to ``path``, whole or not at all. Same table, same bytes; relative paths start from the folder of
         ``path``."""
         path = place(path)
-        root = _root(path)
+        root = folder_of(path)
         table = self.table if root == self.root else self._moved(root)
         if isinstance(path, RemotePath):
             buffer = io.BytesIO()
@@ -191,35 +192,14 @@ class Manifest:
 
         The pieces lose their ``text``, which belongs to the whole. Utterances of unknown length stay as they are.
         """
-        if not seconds >= 1:
-            raise UsageError(f"cannot split utterances every {seconds} s", "use 1 second or more")
-        rows: list[int] = []
-        changed: dict[str, list[object]] = {name: [] for name in ("id", "start", "num_samples", "text")}
-        for row, u in enumerate(self.utterances()):
-            total, limit = u.num_samples, int(seconds * (u.sample_rate or 0))
-            pieces = -(-total // limit) if total and limit else 1
-            for piece in range(pieces):
-                first = (total or 0) * piece // pieces
-                rows.append(row)
-                changed["id"].append(u.id if pieces == 1 else f"{u.id}-{piece:04}")
-                changed["start"].append(u.start + first)
-                changed["num_samples"].append(None if total is None else total * (piece + 1) // pieces - first)
-                changed["text"].append(u.labels.get("text") if pieces == 1 else None)
-        if "text" not in self.table.column_names:
-            del changed["text"]
-        return replace(self, table=with_columns(self.table.take(rows), **changed))
+        return replace(self, table=split(self.table, seconds))
 
     def _resolve(self, path: str) -> str:
-        path = path.removeprefix("file://")
-        if is_uri(self.root) and not is_uri(path) and not os.path.isabs(path):  # noqa: PTH117
-            return join(self.root, path)
-        return path if is_uri(path) else os.path.normpath(os.path.join(self.root, path))  # noqa: PTH118
+        return resolved(path, self.root)
 
     def _moved(self, root: str) -> pa.Table:
         """Return the table for a manifest in ``root``: absolute paths stay, relative paths start from there."""
-        paths: list[str] = self.table["path"].to_pylist()
-        absolute = [is_uri(p) or os.path.isabs(p) for p in paths]  # noqa: PTH117
-        moved = [p if whole else _relative(self._resolve(p), root) for p, whole in zip(paths, absolute, strict=True)]
+        moved = [moved_to(root, path, self.root) for path in self.table["path"].to_pylist()]
         return with_columns(self.table, path=moved)
 
 
@@ -252,12 +232,12 @@ def build(
     """
     src, out = place(src), place(out)
     src = src.resolve() if isinstance(src, Path) else src
-    root = _root(out)
+    root = folder_of(out)
     options = Options(audio_root, allow_commands, place(root) / f"{out.name.removesuffix(out.suffix)}-audio")
     found, rows = rows_of(src, kind, options)
     table = from_rows(rows, str(src))
     if not absolute_paths:
-        table = with_columns(table, path=[_relative(path, root) for path in table["path"].to_pylist()])
+        table = with_columns(table, path=[relative_to(root, path) for path in table["path"].to_pylist()])
     manifest = Manifest(table, root, kind=found).measured(progress)
     if split_seconds is not None:
         manifest = manifest.split(split_seconds)
@@ -293,17 +273,6 @@ def check(manifest: Manifest, *, audio: bool = False, progress: Progress | None 
     utterances = manifest.utterances()
     reasons = _in_threads(reason, utterances, progress)
     return [Problem(u.id, why) for u, why in zip(utterances, reasons, strict=True) if why]
-
-
-def _root(path: Place) -> str:
-    return str(path.parent) if isinstance(path, RemotePath) else str(path.parent.resolve())
-
-
-def _relative(path: str, root: str) -> str:
-    """Return ``path`` (absolute, or a URI) relative to ``root``, if both are in one bucket or on this machine."""
-    if is_uri(root):
-        return path.removeprefix(f"{root}/")
-    return path if is_uri(path) else os.path.relpath(path, root)
 
 
 def _past_the_end(stop: int, header: Header) -> str:

@@ -1,0 +1,69 @@
+"""The audio of an utterance as a file of its own, with exactly its samples."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from gdist.pipeline.errors import AudioError, ManifestError
+from gdist.pipeline.manifest.table import Utterance
+from gdist.pipeline.manifest.targets.base import Item
+from gdist.pipeline.storage.paths import RemotePath, place
+
+
+def audio_of(item: Item) -> tuple[bytes, str]:
+    """Return the bytes of an audio file, and its suffix.
+
+    All of a file is returned byte for byte. Of a segment or a channel, the samples are decoded and written as WAV, in
+    the smallest kind of sample that holds each of them exactly.
+
+    Raises:
+        ManifestError: the audio cannot be read.
+    """
+    u = item.utterance
+    data = _bytes(u)
+    if item.whole:
+        return data, ".wav" if u.is_member else Path(u.path).suffix
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            file.seek(u.start)
+            wave_SC = file.read(item.num_samples, dtype="float64", always_2d=True)
+            rate = file.samplerate
+    except (soundfile.SoundFileError, AudioError) as error:
+        raise ManifestError(f"cannot read the audio of {u.id}: {error}", "gdist manifest check M.parquet") from error
+    if len(wave_SC) < item.num_samples:
+        raise ManifestError(f"{u.path} is truncated: {u.id} needs {item.num_samples} samples from {u.start}")
+    if u.channel is not None:
+        wave_SC = wave_SC[:, [u.channel]]
+    out = io.BytesIO()
+    samples, subtype = _exact(wave_SC)
+    soundfile.write(out, samples, rate, format="WAV", subtype=subtype)
+    return out.getvalue(), ".wav"
+
+
+def _exact(wave_SC: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return samples as WAV stores them. Integers are scaled here: libsndfile would scale by one less."""
+    for bits in (16, 24):
+        scaled = wave_SC * 2.0 ** (bits - 1)
+        if (
+            np.all(scaled == np.rint(scaled))
+            and np.all(scaled >= -(2.0 ** (bits - 1)))
+            and np.all(scaled < 2.0 ** (bits - 1))
+        ):
+            return (scaled.astype(np.int16), "PCM_16") if bits == 16 else (scaled.astype(np.int32) << 8, "PCM_24")
+    narrow = wave_SC.astype(np.float32)
+    return (narrow, "FLOAT") if np.array_equal(narrow, wave_SC) else (wave_SC, "DOUBLE")
+
+
+def _bytes(u: Utterance) -> bytes:
+    path = place(u.path)
+    offset, size = u.byte_offset or 0, u.byte_size
+    try:
+        if isinstance(path, RemotePath):
+            return path.read_bytes() if not u.is_member else path.read_bytes()[offset:][:size]
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(-1 if size is None else size)
+    except OSError as error:
+        raise ManifestError(f"cannot read the audio of {u.id}: {error.strerror or error}: {u.path}") from error
