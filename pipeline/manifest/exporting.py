@@ -23,19 +23,19 @@ class Exported:
     notes: tuple[str, ...]
 
 
-def export(manifest: str, to: str, out: Path) -> Exported:
+def export(manifest: Manifest, to: str, out: Path, path: str = "M.parquet") -> Exported:
     """Write a manifest in another form into the folder ``out``, whole or not at all.
 
     Args:
         to: a key of ``TARGETS``.
+        path: where the manifest is, for messages.
 
     Raises:
         ManifestError: the form cannot say which samples an utterance is, audio cannot be read, or ``out`` has files.
     """
     target = TARGETS.find(to, f"--to {to}")
-    read = Manifest.read(manifest)
-    check = f"gdist manifest check {in_shell(manifest)}"
-    items = _items(read, check)
+    check = f"gdist manifest check {in_shell(path)}"
+    items = _items(manifest, check)
     _require_expressible(items, target, check)
     with _new_folder(out) as staged:
         notes = target.write(items, staged)

@@ -21,7 +21,7 @@ class Kaldi(Target):
     summary = "a data folder of Kaldi and ESPnet: wav.scp, segments, utt2spk, text"
 
     def write(self, items: Sequence[Item], out: Path) -> list[str]:
-        """Write the folder, sorted by id as Kaldi wants it; segments only where an utterance is not all of its file."""
+        """Write the folder, sorted by id as Kaldi wants it; segments only where one is not all of its file."""
         ordered = sorted(items, key=lambda item: item.utterance.id.encode())
         for item in ordered:
             _require(item.utterance.id, item.utterance.path)
