@@ -94,11 +94,11 @@ def manifest_build(
     allow_commands: bool,
     as_json: bool,
 ) -> int:
-    """Make a manifest from SRC: a folder of audio, a CSV, or what another toolkit has. What SRC is, is recognized from
-    its content and printed.
+    """Make a manifest from SRC: a folder of audio, a CSV, or what another toolkit has. What SRC is, is recognized
+    from its content and printed.
 
-    SRC and the manifest may be in a bucket (s3://…). Of audio there, only the headers are downloaded. Audio that is no
-    file of its own is written to a folder next to the manifest only where it has to be, and that is said.
+    SRC and the manifest may be in a bucket (s3://…). Of audio there, only the headers are downloaded. Audio inside an
+    archive stays there where it can; otherwise it is written to a folder next to the manifest, and that is said.
 
     \b
     Example:  gdist manifest build LibriSpeech/train-clean-100 --out train.parquet
@@ -139,8 +139,8 @@ def manifest_check(path: str, audio: bool, as_json: bool) -> int:
 @click.option("--out", required=True, type=LocalPath(), help="The folder to write; it must not exist or be empty.")
 @json_option
 def manifest_export(path: str, to: str, out: Path, as_json: bool) -> int:
-    """Write a manifest in another toolkit's form, and say what that form has no place for. What would change the audio
-    is refused. `gdist manifest build` reads each form back to the same samples.
+    """Write a manifest in another toolkit's form, and say what that form has no place for. What would change the
+    audio is refused. `gdist manifest build` reads each form back to the same samples.
 
     \b
     Example:  gdist manifest export train.parquet --to lhotse --out train-lhotse
