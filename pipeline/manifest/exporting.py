@@ -65,7 +65,7 @@ def _items(manifest: Manifest, check: str) -> list[Item]:
     return items
 
 
-def _row(u: Utterance) -> dict[str, str | int | float | bool | None]:
+def _row(u: Utterance) -> dict[str, object]:
     return {"path": u.path, "byte_offset": u.byte_offset, "byte_size": u.byte_size}
 
 

@@ -1,13 +1,13 @@
 """Seconds, in which other toolkits cut their audio, and the samples that gdist counts."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from typing import Any
 
 from gdist.pipeline.audio import Header, Segment, read_header
 from gdist.pipeline.errors import AudioError
-from gdist.pipeline.manifest.sources.base import ManifestRow
 
 _THREADS = 32  # most of them wait for disks and object stores
 ROUNDED = 0.02  # seconds by which a length that was rounded for printing may lie past the end of its file
@@ -48,12 +48,12 @@ def segment(start: float | str, stop: float | str | None, header: Header) -> tup
     return first, last - first
 
 
-def file_of(row: ManifestRow) -> Segment:
-    """Return the file that a row's audio is in."""
-    return Segment(str(row["path"]), byte_offset=row.get("byte_offset"), byte_size=row.get("byte_size"))  # type: ignore[arg-type]
+def file_of(row: Mapping[str, Any]) -> Segment:
+    """Return the file that the audio of a source's row is in."""
+    return Segment(row["path"], byte_offset=row.get("byte_offset"), byte_size=row.get("byte_size"))
 
 
-def headers(rows: Iterable[ManifestRow]) -> dict[Segment, Header]:
+def headers(rows: Iterable[Mapping[str, Any]]) -> dict[Segment, Header]:
     """Read the header of each file once, in threads; files that cannot be read are left out."""
     wanted = list(dict.fromkeys(map(file_of, rows)))
     with ThreadPoolExecutor(_THREADS) as pool:
