@@ -52,7 +52,7 @@ def _items(manifest: Manifest, check: str) -> list[Item]:
     known = headers(_row(u) for u in utterances)
     items = []
     for u in utterances:
-        header = known.get(u.file)
+        header = known.get(u.segment.file)
         if header is None:
             raise ManifestError(
                 f"cannot export {u.id}: its audio cannot be read: {u.path}", f"{check} lists all of them"
@@ -71,7 +71,7 @@ def _row(u: Utterance) -> dict[str, object]:
 
 def _require_expressible(items: Sequence[Item], target: Target, check: str) -> None:
     said: list[tuple[bool, Callable[[Utterance], bool], str]] = [
-        (target.ranges, lambda u: u.is_member, "a range of the bytes of a file, such as a member of a tar"),
+        (target.ranges, lambda u: u.segment.is_member, "a range of the bytes of a file, such as a member of a tar"),
         (target.channels, lambda u: u.channel is not None, "one channel of a file"),
         (target.uris, lambda u: is_uri(u.path), "in a bucket"),
     ]

@@ -1,5 +1,6 @@
 """What every kind of manifest must guarantee."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,7 +79,7 @@ class ManifestSuite(Suite):
         for row, expected in zip(rows, self.expected, strict=True):
             placed = {**expected}
             if "path" in placed and not is_uri(placed["path"]):
-                placed["path"] = str(tmp_path.resolve() / "data" / placed["path"])
+                placed["path"] = os.path.normpath(tmp_path.resolve() / "data" / placed["path"])
             assert {name: row.get(name) for name in placed} == placed
 
     def test_a_manifest_is_built_from_it(self, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ class Shar(Source):
 
     def rows(self, src: Place) -> Iterator[ManifestRow]:
         """One row per cut; its audio stays in the tar, and the row says which bytes of it."""
-        for cuts in _cuts(src):
+        if not (shards := _cuts(src)):
+            raise ManifestError(f"{src} has no cuts.000000.jsonl.gz", "give the folder that lhotse shar export wrote")
+        for cuts in shards:
             shard = cuts.name.split(".")[1]
             tar = src / f"recording.{shard}.tar"
             if not tar.exists():

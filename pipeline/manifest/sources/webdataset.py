@@ -44,7 +44,10 @@ class WebDataset(Source):
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
         if src.is_dir():
-            return bool(children(src, "*.tar")) and not any(map(is_audio, near(src)))
+            beside = children(src, "cuts.*") or any(
+                map(is_audio, near(src))
+            )  # of Shar, or what the tar was made from
+            return bool(children(src, "*.tar")) and not beside
         return is_tar(src)
 
 

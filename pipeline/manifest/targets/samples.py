@@ -24,7 +24,7 @@ def audio_of(item: Item) -> tuple[bytes, str]:
     u = item.utterance
     data = _bytes(u)
     if item.whole:
-        return data, ".wav" if u.is_member else Path(u.path).suffix
+        return data, ".wav" if u.segment.is_member else Path(u.path).suffix
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             file.seek(u.start)
@@ -61,7 +61,7 @@ def _bytes(u: Utterance) -> bytes:
     offset, size = u.byte_offset or 0, u.byte_size
     try:
         if isinstance(path, RemotePath):
-            return path.read_bytes() if not u.is_member else path.read_bytes()[offset:][:size]
+            return path.read_bytes() if not u.segment.is_member else path.read_bytes()[offset:][:size]
         with path.open("rb") as file:
             file.seek(offset)
             return file.read(-1 if size is None else size)
