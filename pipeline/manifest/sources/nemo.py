@@ -44,13 +44,14 @@ class Nemo(Source):
         named = len(set(listed)) == len(listed) and all(isinstance(id, str) and id for id in listed)
         ids = listed if named else ids_from_paths([str(entry["audio_filepath"]) for entry, *_ in entries])
         labels = Labels({key for entry, *_ in entries for key in entry}, skip=_OWN)
+        offsets = any("offset" in entry for entry, *_ in entries)
         for id, place, (entry, _, where) in zip(ids, places, entries, strict=True):
             row: ManifestRow = {"id": str(id)} | place
             if _is_segment(entry) and (header := known.get(file_of(place))):
                 start = _seconds(entry, "offset", where)
                 stop = start + _seconds(entry, "duration", where) if entry.get("duration") else None
                 first, length = segment(start, stop, header)
-                row |= {"start": first or None, "num_samples": length, "sample_rate": header.sample_rate}
+                row |= {"start": first if offsets else None, "num_samples": length, "sample_rate": header.sample_rate}
             yield row | labels.of(entry)
         labels.report()
 

@@ -19,7 +19,7 @@ _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_
 
 
 class HuggingFace(Target):
-    """data/SPLIT-00000.parquet, with columns id, audio and the labels."""
+    """data/SPLIT-00000.parquet (data-… where there are no splits), with columns id, audio and the labels."""
 
     name = "hf"
     summary = "Parquet with the bytes of the audio, for Hugging Face datasets"
@@ -35,6 +35,7 @@ class HuggingFace(Target):
         """
         types = _label_types(items)
         schema = _schema(types)
+        named = any(item.utterance.labels.get("split") for item in items)
         splits = dict.fromkeys(str(item.utterance.labels.get("split") or "train") for item in items)
         for split in splits:
             if not re.fullmatch(r"\w[\w.-]*", split):
@@ -44,7 +45,7 @@ class HuggingFace(Target):
             number, group = 0, next(groups, None)
             while group is not None:
                 with (
-                    writing(out / "data" / f"{split}-{number:05}.parquet") as file,
+                    writing(out / "data" / f"{split if named else 'data'}-{number:05}.parquet") as file,
                     pq.ParquetWriter(file, schema, compression="zstd") as writer,
                 ):
                     written = 0
@@ -54,7 +55,7 @@ class HuggingFace(Target):
                         group = next(groups, None)
                 number += 1
         with writing(out / "README.md") as file:
-            file.write(_card(list(splits)).encode())
+            file.write(_card({split: split if named else "data" for split in splits}).encode())
         cut = sum(not item.whole for item in items)
         notes = (
             [f"{cut} utterances are segments or channels of files: their samples were written as WAV"] if cut else []
@@ -98,8 +99,8 @@ def _groups(items: Sequence[Item], types: dict[str, pa.DataType], schema: pa.Sch
         yield pa.Table.from_pylist(rows, schema)
 
 
-def _card(splits: list[str]) -> str:
+def _card(files: dict[str, str]) -> str:
     lines = ["---", "configs:", "- config_name: default", "  data_files:"]
-    for split in splits:
-        lines += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
+    for split, name in files.items():
+        lines += [f"  - split: {split}", f"    path: data/{name}-*.parquet"]
     return "\n".join([*lines, "---", ""])

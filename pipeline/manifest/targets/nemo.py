@@ -17,11 +17,12 @@ class Nemo(Target):
     def write(self, items: Sequence[Item], out: Path) -> list[str]:
         """Write manifest.json, with the ids and all plain labels as further keys."""
         kept: dict[str, None] = {}
+        any_start = any(item.utterance.start for item in items)
         with writing(out / "manifest.json") as file:
             for item in items:
                 u, rate = item.utterance, item.header.sample_rate
                 entry: dict[str, object] = {"id": u.id, "audio_filepath": u.path}
-                if u.start:
+                if any_start:
                     entry["offset"] = seconds(u.start, rate)
                 entry["duration"] = seconds(item.num_samples, rate)
                 for name, value in u.labels.items():

@@ -132,7 +132,7 @@ class TestShar(ManifestSuite):
 class TestNemo(ManifestSuite):
     source = SOURCES.own["nemo"]
     expected: ClassVar = [
-        {"id": "a-0000", "path": "x/a.wav", "start": None, "num_samples": 800, "sample_rate": 16_000, "text": "hi"},
+        {"id": "a-0000", "path": "x/a.wav", "start": 0, "num_samples": 800, "sample_rate": 16_000, "text": "hi"},
         {
             "id": "a-0001",
             "path": "x/a.wav",
