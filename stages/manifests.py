@@ -43,7 +43,7 @@ def build_command(
     if as_json:
         console.emit(result)
     else:
-        console.say(f"took {src} for {manifest.kind}: {SOURCES[manifest.kind].summary}")
+        console.say(f"took {src} for {manifest.kind}: {getattr(SOURCES[manifest.kind], 'summary', manifest.kind)}")
         console.say(f"{out}: {rows} utterances; columns {', '.join(manifest.table.column_names)}")
         _list(list(manifest.problems), "extraction would quarantine it")
     return EXIT_QUARANTINED if manifest.problems else EXIT_OK

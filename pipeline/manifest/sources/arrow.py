@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.storage.paths import Place
 
 _BATCH = 16  # examples in memory at a time: audio of minutes each
@@ -69,8 +70,8 @@ def _is_decoded(kind: pa.DataType) -> bool:
 
 def in_table(file: Place, column: str) -> Iterator[tuple[dict[str, object], Audio]]:
     """Yield the labels and the audio of each example of a Parquet file, a few at a time."""
-    with file.open("rb") as opened:
-        parquet = pq.ParquetFile(opened)
+    with opened(file) as source:
+        parquet = pq.ParquetFile(source)
         classes = _classes(parquet.schema_arrow)
         for batch in parquet.iter_batches(batch_size=_BATCH):
             paths, data = (batch.column(column).field(name) for name in ("path", "bytes"))

@@ -22,6 +22,7 @@ from gdist.pipeline.manifest.sources.base import (
     walk,
 )
 from gdist.pipeline.manifest.sources.labels import Labels, ids_from_paths
+from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.manifest.sources.written import AudioFolder
 from gdist.pipeline.storage.paths import Place
 
@@ -103,13 +104,17 @@ def _shards(src: Place) -> list[tuple[Place, str | None]]:
         state = _json(src / "state.json")
         if state.get("_indices_data_files"):
             raise ManifestError(f"{src} has rows in another order than its files", "save flatten_indices() of it")
-        return [(src / _plain(file["filename"], src), None) for file in state["_data_files"]]
+        listed = state.get("_data_files")
+        names = (
+            [file.get("filename") for file in listed if isinstance(file, dict)] if isinstance(listed, list) else []
+        )
+        return [(src / _plain(name, src), None) for name in names]
     parquet = [path for path in walk(src) if path.suffix == ".parquet"]
     return [(path, _split(path)) for path in parquet or children(src, "*.arrow")]
 
 
-def _plain(name: str, src: Place) -> str:
-    if name in ("", ".", "..") or "/" in name:
+def _plain(name: object, src: Place) -> str:
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name:
         raise ManifestError(f"{src} names {name!r}, which is not in this folder")
     return name
 
@@ -134,10 +139,10 @@ def _json(file: Place) -> dict[str, Any]:
 
 def _schema(file: Place) -> pa.Schema:
     try:
-        with readable(file), file.open("rb") as opened:
+        with readable(file), opened(file) as source:
             if head(file, 4) == b"PAR1":
-                return pq.ParquetFile(opened).schema_arrow
-            return (pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream)(opened).schema
+                return pq.ParquetFile(source).schema_arrow
+            return (pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream)(source).schema
     except pa.ArrowException as error:
         raise ManifestError(f"cannot read {file}: not a whole Parquet or Arrow file: {error}") from error
 
@@ -159,7 +164,7 @@ def _ids(shards: list[tuple[Place, str | None]]) -> list[str]:
     for file, _ in shards:
         column = audio_column(_schema(file), file, True)
         own_here, paths_here = _names(file, str(column))
-        own += own_here
+        own += [str(name) if isinstance(name, int) else name for name in own_here]
         paths += paths_here
     for names in (own, paths):
         if names and all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names):
@@ -175,21 +180,21 @@ def _ids(shards: list[tuple[Place, str | None]]) -> list[str]:
 def _names(file: Place, column: str) -> tuple[list[Any], list[Any]]:
     schema = _schema(file)
     nested = pa.types.is_struct(schema.field(column).type)
-    with readable(file), file.open("rb") as opened:
+    with readable(file), opened(file) as source:
         if head(file, 4) == b"PAR1":
             wanted = [*(["id"] if "id" in schema.names else []), *([f"{column}.path"] if nested else [])]
-            table = pq.ParquetFile(opened).read(columns=wanted)
+            table = pq.ParquetFile(source).read(columns=wanted)
         else:
             reader = pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream
-            table = reader(opened).read_all().select([n for n in dict.fromkeys(["id", column]) if n in schema.names])
+            table = reader(source).read_all().select([n for n in dict.fromkeys(["id", column]) if n in schema.names])
     own = table["id"].to_pylist() if "id" in table.column_names else []
     inside = table[column].combine_chunks().field("path").to_pylist() if nested else []
     return own, inside
 
 
 def _length(file: Place) -> int:
-    with readable(file), file.open("rb") as opened:
+    with readable(file), opened(file) as source:
         if head(file, 4) == b"PAR1":
-            return int(pq.ParquetFile(opened).metadata.num_rows)
+            return int(pq.ParquetFile(source).metadata.num_rows)
         reader = pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream
-        return int(reader(opened).read_all().num_rows)
+        return int(reader(source).read_all().num_rows)

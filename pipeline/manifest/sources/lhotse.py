@@ -83,7 +83,7 @@ def row_of(
             row["channel"] = channel
         if recording is not entry:
             row |= _segment(entry, recording, rate, total) | _labels(entry)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ManifestError(
             f"{where}: not a lhotse recording, or a cut of one: {reason}",
@@ -97,7 +97,8 @@ def _refuse_others(entry: dict[str, Any], src: Place, where: str) -> None:
     kind = str(entry.get("type", "")) or ("MixedCut" if "tracks" in entry else "")
     saved = """python -c 'from lhotse import CutSet; CutSet.from_file("IN").save_audios("audio").to_file("OUT")'"""
     save = f"let lhotse write its audio: {saved}".replace("IN", str(src)).replace("OUT", "saved.jsonl.gz")
-    recording = entry if "sources" in entry else entry.get("recording") or {}
+    found = entry if "sources" in entry else entry.get("recording")
+    recording = found if isinstance(found, dict) else {}
     transforms = [_name_of(transform) for transform in recording.get("transforms") or []]
     if kind == "MixedCut":
         why, hint = "it is a MixedCut: several cuts, mixed or one after another, and no segment of one file", save

@@ -20,6 +20,7 @@ from gdist.pipeline.manifest.sources.base import (
 from gdist.pipeline.manifest.sources.cells import Table, columns
 from gdist.pipeline.manifest.sources.labels import Labels
 from gdist.pipeline.manifest.sources.lhotse import keys, parsed
+from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.storage.paths import Place
 
 _NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -75,8 +76,8 @@ def _rows(file: Place) -> Iterator[dict[str, object]]:
     if file.suffix == ".parquet":
         if "file_name" not in _schema(file).names:
             return
-        with readable(file), file.open("rb") as opened:
-            for batch in pq.ParquetFile(opened).iter_batches():
+        with readable(file), opened(file) as source:
+            for batch in pq.ParquetFile(source).iter_batches():
                 yield from batch.to_pylist()
     elif file.name.endswith((".jsonl", ".jsonl.gz")):
         yield from (parsed(line, f"{file}, line {number}") for number, line in enumerate(lines(file), start=1))
@@ -87,7 +88,7 @@ def _rows(file: Place) -> Iterator[dict[str, object]]:
 
 def _schema(file: Place) -> pa.Schema:
     try:
-        with readable(file), file.open("rb") as opened:
-            return pq.ParquetFile(opened).schema_arrow
+        with readable(file), opened(file) as source:
+            return pq.ParquetFile(source).schema_arrow
     except pa.ArrowException as error:
         raise ManifestError(f"cannot read {file}: not a whole Parquet file: {error}") from error

@@ -5,20 +5,22 @@ from typing import Any, BinaryIO, cast
 
 from gdist.pipeline.storage.paths import Place, RemotePath
 
-_RANGE = 1 << 14  # bytes fetched at a time: a few headers of small members, little of a large one
+_AHEAD = 1 << 14  # bytes fetched at least: a few headers of small members, little of a large one
 
 
 def opened(path: Place) -> BinaryIO:
     """Open a file for random access. Of an object, only the ranges that are read are fetched."""
-    return cast(BinaryIO, _Ranged(path)) if isinstance(path, RemotePath) else path.open("rb")
+    if isinstance(path, RemotePath):
+        return cast(BinaryIO, io.BufferedReader(_Ranged(path), _AHEAD))
+    return path.open("rb")
 
 
 class _Ranged(io.RawIOBase):
-    """An object as a file; the last range that was fetched is kept."""
+    """An object as a file: each read is one request."""
 
     def __init__(self, path: RemotePath) -> None:
-        self._path, self._position, self._start = path, 0, 0
-        self._part, self._size = path.read_part(0, _RANGE)
+        self._path, self._position = path, 0
+        self._size = path.read_part(0, 1)[1]
 
     def readable(self) -> bool:
         return True
@@ -34,13 +36,10 @@ class _Ranged(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        if self._position >= self._size:
+        length = min(len(buffer), self._size - self._position)
+        if length <= 0:
             return 0
-        if not self._start <= self._position < self._start + len(self._part):
-            self._start = self._position
-            self._part, _ = self._path.read_part(self._start, max(_RANGE, len(buffer)))
-        at = self._position - self._start
-        part = self._part[at : at + len(buffer)]
+        part, _ = self._path.read_part(self._position, length)
         buffer[: len(part)] = part
         self._position += len(part)
         return len(part)

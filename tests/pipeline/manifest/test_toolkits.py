@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from click.testing import Result
 from toolkits import json_lines, recording, speech, tar, wav
 
 from gdist.pipeline.audio import load_utterance
@@ -22,6 +24,7 @@ from gdist.pipeline.manifest.seconds import samples, seconds
 from gdist.pipeline.manifest.sources.base import Options
 from gdist.pipeline.manifest.sources.written import AudioFolder
 from gdist.pipeline.manifest.table import Manifest, build, check
+from gdist.pipeline.storage.paths import RemotePath
 
 AUDIO = speech
 
@@ -306,6 +309,36 @@ class TestTars:
         assert "no audio in" in (said := refusal(tmp_path / "a.tar", tmp_path)) and "2 × .pyd" in said
         tar(tmp_path / "a.tar", {"a.wav": wav(), "a.json": b"{"})
         assert "a.json is not JSON" in refusal(tmp_path / "a.tar", tmp_path)
+
+
+def test_in_a_bucket_only_headers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tar and its audio, 32 times larger, and of Parquet what its footer says."""
+    tar(tmp_path / "s.tar", {f"k{number}.wav": wav(1_000_000) for number in range(3)} | {"k2.txt": b"hi"})
+    stored = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"audio": pa.array([{"bytes": wav(), "path": "a.wav"}], stored)}), tmp_path / "p.parquet")
+    bucket, fetched, read_part = RemotePath.parse("memory://manifests"), [0], RemotePath.read_part
+
+    def counted(self: RemotePath, start: int, length: int) -> tuple[memoryview, int]:
+        part, size = read_part(self, start, length)
+        fetched[0] += len(part)
+        return part, size
+
+    for name in ("s.tar", "p.parquet"):
+        (bucket / name).write_bytes((tmp_path / name).read_bytes())
+    monkeypatch.setattr(RemotePath, "read_part", counted)
+    built = build(str(bucket / "s.tar"), str(bucket / "m.parquet"))
+    assert built.table["path"].to_pylist() == ["s.tar"] * 3 and built.table["text"].to_pylist() == [None, None, "hi"]
+    assert built.table["num_samples"].to_pylist() == [1_000_000] * 3 and fetched[0] < 320_000
+    assert check(Manifest.read(bucket / "m.parquet"), audio=True) == []
+    hub = build(str(bucket / "p.parquet"), str(bucket / "h.parquet"))
+    assert hub.table["path"].to_pylist() == ["h-audio/a.wav"] and check(hub, audio=True) == []
+
+
+def test_what_a_source_was_taken_for_is_said(tmp_path: Path, gdist: Callable[..., Result]) -> None:
+    AUDIO(tmp_path / "a.wav")
+    src = json_lines(tmp_path / "m.json", {"audio_filepath": "a.wav", "tags": []})
+    said = gdist("manifest", "build", src, "--out", tmp_path / "m.parquet").stderr
+    assert f"took {src} for nemo: NeMo's JSON lines" in said and "left out: tags" in said
 
 
 class TestHuggingFace:
