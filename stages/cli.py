@@ -1,7 +1,7 @@
 """`gdist` and its commands, in the order of use. A folder's commands are in its own ``command.py``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -78,6 +78,14 @@ def manifest() -> None:
     help="What SRC is: {rows}, or your own kind.",
 )
 @click.option("--split-seconds", type=float, help="Cut longer recordings into segments of at most this many seconds.")
+@click.option(
+    "--thorough", is_flag=True, help="Read every file to its end: several recordings in one file all count."
+)
+@click.option(
+    "--gain",
+    type=click.Choice(["auto"]),
+    help="Decode every file; where it is too quiet for 16 bits, or beyond full scale, fill the column gain_bits.",
+)
 @click.option("--root", help="The folder of the audio, where SRC leaves it open: $data_root of SpeechBrain, clips/.")
 @click.option(
     "--allow-commands",
@@ -85,20 +93,13 @@ def manifest() -> None:
     help="Run the commands that a wav.scp names (sph2pipe … |). Only for files whose every command you trust.",
 )
 @json_option
-def manifest_build(
-    src: str,
-    out: str,
-    kind: str,
-    split_seconds: float | None,
-    root: str | None,
-    allow_commands: bool,
-    as_json: bool,
-) -> int:
+def manifest_build(src: str, out: str, kind: str, gain: str | None, as_json: bool, **options: Any) -> int:
     """Make a manifest from SRC: a folder of audio, a CSV, or what another toolkit has. What SRC is, is recognized
     from its content and printed.
 
-    SRC and the manifest may be in a bucket (s3://…). Of audio there, only the headers are downloaded. Audio inside an
-    archive stays there where it can; otherwise it is written to a folder next to the manifest, and that is said.
+    SRC and the manifest may be in a bucket (s3://…). Of audio there, only the headers are downloaded, and the files
+    whose headers cannot be believed: MP3s without a Xing header, M4A, WebM. Audio inside an archive stays there where
+    it can; otherwise it is written to a folder next to the manifest, and that is said.
 
     \b
     Example:  gdist manifest build LibriSpeech/train-clean-100 --out train.parquet
@@ -107,23 +108,25 @@ def manifest_build(
     """
     from gdist.stages import manifests
 
-    return manifests.build_command(src, out, kind, split_seconds, root, allow_commands, as_json)
+    return manifests.build_command(src, out, kind, as_json, gain=gain is not None, **options)
 
 
 @command("check", short_help="Find what extraction would quarantine.")
 @click.argument("path", metavar="M.parquet")
-@click.option("--audio", is_flag=True, help="Decode every utterance, not only the headers.")
+@click.option("--audio", is_flag=True, help="Decode every utterance, not only the headers, and show their levels.")
+@click.option("--report", metavar="FILE", help="Write one row per utterance to this .parquet or .csv.")
 @json_option
-def manifest_check(path: str, audio: bool, as_json: bool) -> int:
+def manifest_check(path: str, audio: bool, report: str | None, as_json: bool) -> int:
     """Read the header (with --audio, every sample) of every utterance and list those that cannot be
     used. The exit code is 1 if there is any.
 
     \b
     Example:  gdist manifest check train.parquet --audio
+              gdist manifest check train.parquet --audio --report audio.csv
     """
     from gdist.stages import manifests
 
-    return manifests.check_command(path, audio, as_json)
+    return manifests.check_command(path, audio, report, as_json)
 
 
 @command("export", short_help="Write a manifest as another toolkit's.")

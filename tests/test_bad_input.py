@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 EXPECTED = {
     "empty": "empty file: ",
-    "truncated": "truncated or damaged: ",
+    "truncated": "truncated: its header promises 48000 samples, and its last frame is not there",
     "nan": "3 non-finite samples, the first at sample 1000 of ",
     "blip": "too short: 160 samples at 16 kHz, one frame needs 400",
     "lecture": "too long: 1800 s, the limit is 60 s (manifest build --split-seconds cuts it)",

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+MAX_GAIN_BITS = 24  # 144 dB: the whole range of 24-bit audio
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -36,12 +38,16 @@ class Segment:
         """Whether the audio file is a range of the bytes of another file."""
         return self.byte_offset is not None or self.byte_size is not None
 
-    def __str__(self) -> str:
+    @property
+    def name(self) -> str:
         """The path, with the range of bytes where there is one: how messages name it."""
         if not self.is_member:
             return self.path
         size = "" if self.byte_size is None else self.byte_size
         return f"{self.path} (bytes {self.byte_offset or 0}+{size})"
+
+    def __str__(self) -> str:
+        return self.name
 
     def part(self, start: int, num_samples: int) -> "Segment":
         """Another part of the same file, at the same rate."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.seconds import headers
-from gdist.pipeline.manifest.table import Manifest, Utterance
+from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.manifest.targets import TARGETS, Item, Target
+from gdist.pipeline.manifest.utterance import Utterance
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.paths import is_uri
 
@@ -57,6 +58,8 @@ def _items(manifest: Manifest, check: str) -> list[Item]:
             raise ManifestError(
                 f"cannot export {u.id}: its audio cannot be read: {u.path}", f"{check} lists all of them"
             )
+        if header.cut:
+            raise ManifestError(f"cannot export {u.id}: {header.cut}: {u.path}", f"{check} lists all such files")
         length = header.num_samples - u.start if u.num_samples is None else u.num_samples
         rate = u.sample_rate or header.sample_rate
         if rate != header.sample_rate or length <= 0 or u.start + length > header.num_samples:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gdist.pipeline.audio import MAX_GAIN_BITS
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import ManifestRow
 
@@ -31,8 +32,6 @@ COLUMNS = {
 }
 OPTIONAL = {"channel": pa.int32(), "byte_offset": pa.int64(), "byte_size": pa.int64(), "gain_bits": pa.int32()}
 """A manifest without one of these columns stays without it, so that its bytes and its fingerprint stay the same."""
-
-MAX_GAIN_BITS = 24  # 144 dB: the whole range of 24-bit audio
 
 _BOUNDS: dict[str, tuple[int, int | None]] = {
     "start": (0, None),

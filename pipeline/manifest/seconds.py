@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import Any
 
-from gdist.pipeline.audio import Header, Segment, read_header
-from gdist.pipeline.errors import AudioError
+from gdist.pipeline.audio import Header, Segment
+from gdist.pipeline.manifest.utterance import header_of, in_threads
 
-_THREADS = 32  # most of them wait for disks and object stores
 ROUNDED = 0.02  # seconds by which a length that was rounded for printing may lie past the end of its file
 
 
@@ -56,13 +54,5 @@ def file_of(row: Mapping[str, Any]) -> Segment:
 def headers(rows: Iterable[Mapping[str, Any]]) -> dict[Segment, Header]:
     """Read the header of each file once, in threads; files that cannot be read are left out."""
     wanted = list(dict.fromkeys(map(file_of, rows)))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = zip(wanted, pool.map(_header, wanted), strict=True)
-        return {file: header for file, header in found if header is not None}
-
-
-def _header(file: Segment) -> Header | None:
-    try:
-        return read_header(file)
-    except AudioError:
-        return None
+    found = zip(wanted, in_threads(header_of, wanted, None), strict=True)
+    return {file: header for file, header in found if isinstance(header, Header)}

@@ -6,8 +6,8 @@ Read it, write it, build it from audio or another tool's manifest, and check it 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -18,59 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gdist.pipeline.audio import Header, Segment, load_utterance, read_header
-from gdist.pipeline.errors import AudioError, ManifestError
+from gdist.pipeline.audio import mismatch
+from gdist.pipeline.errors import ManifestError, UsageError
 from gdist.pipeline.files import replacing
-from gdist.pipeline.framing import WAV2VEC2, resampled_length
-from gdist.pipeline.manifest.paths import folder_of, moved_to, relative_to, resolved
+from gdist.pipeline.manifest.checking import best_gains, check
 from gdist.pipeline.manifest.schema import COLUMNS, OPTIONAL, conformed, from_rows, with_columns
 from gdist.pipeline.manifest.sources import Options, rows_of
-from gdist.pipeline.manifest.splitting import split
-from gdist.pipeline.storage.locations import in_shell
-from gdist.pipeline.storage.paths import Place, RemotePath, place
+from gdist.pipeline.manifest.utterance import Problem, Progress, Utterance, header_of, in_threads
+from gdist.pipeline.storage.locations import in_shell, join
+from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
 
-THREADS = 32  # most of them wait for disks and object stores
-
-type Progress = Callable[[int], None]  # called with the number of utterances just finished
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """A segment of a file (absolute path or URI), with its id and labels; the other fields are those of
-    :class:`gdist.pipeline.audio.Segment`."""
-
-    id: str
-    path: str
-    start: int
-    num_samples: int | None
-    sample_rate: int | None
-    labels: dict[str, object]
-    channel: int | None = None
-    byte_offset: int | None = None
-    byte_size: int | None = None
-    gain_bits: int = 0
-
-    @property
-    def segment(self) -> Segment:
-        """Its audio."""
-        return Segment(
-            self.path,
-            self.start,
-            self.num_samples,
-            self.sample_rate,
-            self.channel,
-            self.byte_offset,
-            self.byte_size,
-            self.gain_bits,
-        )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An utterance that extraction would quarantine, and why."""
-
-    id: str
-    reason: str
+__all__ = ["Manifest", "Problem", "Progress", "Utterance", "build", "check"]
 
 
 @dataclass(frozen=True)
@@ -78,12 +36,14 @@ class Manifest:
     """The table, and the folder (a path or a URI) that its relative paths start from.
 
     ``problems`` lists what :meth:`measured` (and so :func:`build`) could not read; those rows stay, with nulls.
-    ``kind`` is what :func:`build` took its source for.
+    ``mixed`` counts the rows of files with several channels, of which they name none. ``kind`` is what :func:`build`
+    took its source for.
     """
 
     table: pa.Table
     root: str
     problems: tuple[Problem, ...] = field(default=(), compare=False)
+    mixed: int = field(default=0, compare=False)
     kind: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -103,13 +63,13 @@ class Manifest:
                 f"build one from audio or another tool's file: gdist manifest build {in_shell(path)} --out M.parquet"
             )
             raise ManifestError(f"cannot read {path} as a Parquet manifest", hint) from error
-        return cls(conformed(table, str(path)), folder_of(path))
+        return cls(conformed(table, str(path)), _root(path))
 
     def write(self, path: str | Place) -> None:
         """Write to ``path``, whole or not at all. Same table, same bytes; relative paths start from the folder of
         ``path``."""
         path = place(path)
-        root = folder_of(path)
+        root = _root(path)
         table = self.table if root == self.root else self._moved(root)
         if isinstance(path, RemotePath):
             buffer = io.BytesIO()
@@ -165,41 +125,80 @@ class Manifest:
                 digest.update(json.dumps(column.slice(start, step).to_pylist(), default=repr).encode())
         return digest.hexdigest()
 
-    def measured(self, progress: Progress | None = None) -> "Manifest":
-        """Fill null ``num_samples`` and ``sample_rate`` from the files' headers, in threads."""
+    def measured(self, progress: Progress | None = None, thorough: bool = False) -> "Manifest":
+        """Fill null ``num_samples`` and ``sample_rate`` from the files' headers, in threads.
+
+        Args:
+            thorough: read every file to its end, see :func:`gdist.pipeline.audio.read_header`.
+        """
         absent = pc.or_(pc.is_null(self.table["num_samples"]), pc.is_null(self.table["sample_rate"]))
         unknown = np.flatnonzero(absent.to_numpy()).tolist()
         if not unknown:
             return replace(self, problems=())
         utterances = self.take(unknown, ()).utterances()
-        header = cache(_header)
+        header = cache(header_of)
         lengths, rates = self.table["num_samples"].to_pylist(), self.table["sample_rate"].to_pylist()
-        problems = []
-        found = _in_threads(lambda u: header(u.segment.file), utterances, progress)
+        problems, mixed = [], 0
+        found = in_threads(lambda u: header(u.segment.file, thorough), utterances, progress)
         for i, u, known in zip(unknown, utterances, found, strict=True):
-            if isinstance(known, str):
-                problems.append(Problem(u.id, known))
-            elif u.num_samples is None and u.start > known.num_samples:
-                problems.append(Problem(u.id, _past_the_end(u.start, known)))
-            else:
-                lengths[i] = known.num_samples - u.start if u.num_samples is None else u.num_samples
-                rates[i] = u.sample_rate or known.sample_rate
+            why = known if isinstance(known, str) else None
+            if not isinstance(known, str):
+                mixed += known.channels > 1 and u.channel is None
+                if u.num_samples is None:  # else what was given is checked where it is used
+                    why = mismatch(u.segment, known)
+                if why is None:
+                    lengths[i] = known.num_samples - u.start if u.num_samples is None else u.num_samples
+                    rates[i] = u.sample_rate or known.sample_rate
+            if why is not None:
+                problems.append(Problem(u.id, why))
         table = with_columns(self.table, num_samples=lengths, sample_rate=rates)
-        return replace(self, table=table, problems=tuple(problems))
+        return replace(self, table=table, problems=tuple(problems), mixed=mixed)
+
+    def with_gains(self, progress: Progress | None = None) -> "Manifest":
+        """Decode every utterance, and fill null ``gain_bits`` where a signal is too quiet for 16 bits, or beyond full
+        scale. The column is added where some utterance needs it."""
+        gains = best_gains(self.utterances(), progress)
+        given = self.table["gain_bits"].to_pylist() if "gain_bits" in self._columns else [None] * len(gains)
+        filled = [gain if old is None else old for gain, old in zip(gains, given, strict=True)]
+        if not any(filled):
+            return self
+        table = self.table.drop_columns("gain_bits") if "gain_bits" in self._columns else self.table
+        return replace(self, table=table.append_column("gain_bits", pa.array(filled, OPTIONAL["gain_bits"])))
 
     def split(self, seconds: float) -> "Manifest":
         """Cut utterances longer than ``seconds`` into equal consecutive segments: ID-0000, ID-0001, …
 
         The pieces lose their ``text``, which belongs to the whole. Utterances of unknown length stay as they are.
         """
-        return replace(self, table=split(self.table, seconds))
+        if not seconds >= 1:
+            raise UsageError(f"cannot split utterances every {seconds} s", "use 1 second or more")
+        rows: list[int] = []
+        changed: dict[str, list[object]] = {name: [] for name in ("id", "start", "num_samples", "text")}
+        for row, u in enumerate(self.utterances()):
+            total, limit = u.num_samples, int(seconds * (u.sample_rate or 0))
+            pieces = -(-total // limit) if total and limit else 1
+            for piece in range(pieces):
+                first = (total or 0) * piece // pieces
+                rows.append(row)
+                changed["id"].append(u.id if pieces == 1 else f"{u.id}-{piece:04}")
+                changed["start"].append(u.start + first)
+                changed["num_samples"].append(None if total is None else total * (piece + 1) // pieces - first)
+                changed["text"].append(u.labels.get("text") if pieces == 1 else None)
+        if "text" not in self.table.column_names:
+            del changed["text"]
+        return replace(self, table=with_columns(self.table.take(rows), **changed))
 
     def _resolve(self, path: str) -> str:
-        return resolved(path, self.root)
+        path = path.removeprefix("file://")
+        if is_uri(self.root) and not is_uri(path) and not os.path.isabs(path):  # noqa: PTH117
+            return join(self.root, path)
+        return path if is_uri(path) else os.path.normpath(os.path.join(self.root, path))  # noqa: PTH118
 
     def _moved(self, root: str) -> pa.Table:
         """Return the table for a manifest in ``root``: absolute paths stay, relative paths start from there."""
-        moved = [moved_to(root, path, self.root) for path in self.table["path"].to_pylist()]
+        paths: list[str] = self.table["path"].to_pylist()
+        absolute = [is_uri(p) or os.path.isabs(p) for p in paths]  # noqa: PTH117
+        moved = [p if whole else _relative(self._resolve(p), root) for p, whole in zip(paths, absolute, strict=True)]
         return with_columns(self.table, path=moved)
 
 
@@ -210,6 +209,8 @@ def build(
     *,
     split_seconds: float | None = None,
     absolute_paths: bool = False,
+    thorough: bool = False,
+    gain: bool = False,
     audio_root: str | None = None,
     allow_commands: bool = False,
     progress: Progress | None = None,
@@ -224,6 +225,8 @@ def build(
         split_seconds: cut longer utterances into segments of at most this length.
         absolute_paths: store absolute paths, so that the manifest can be moved without the audio. By default paths
             are relative to the manifest's folder, so that both can be moved together.
+        thorough: read every file to its end, so that streams in a row count as one file (slow).
+        gain: decode every utterance, to fill ``gain_bits`` where it matters.
         audio_root: the folder of the audio, for kinds that leave it open.
         allow_commands: run the commands that a wav.scp names. Only for files whose every command you trust.
 
@@ -232,67 +235,27 @@ def build(
     """
     src, out = place(src), place(out)
     src = src.resolve() if isinstance(src, Path) else src
-    root = folder_of(out)
+    root = _root(out)
     options = Options(audio_root, allow_commands, place(root) / f"{out.name.removesuffix(out.suffix)}-audio")
     found, rows = rows_of(src, kind, options)
     table = from_rows(rows, str(src))
     if not absolute_paths:
-        table = with_columns(table, path=[relative_to(root, path) for path in table["path"].to_pylist()])
-    manifest = Manifest(table, root, kind=found).measured(progress)
+        table = with_columns(table, path=[_relative(path, root) for path in table["path"].to_pylist()])
+    manifest = Manifest(table, root, kind=found).measured(progress, thorough)
     if split_seconds is not None:
         manifest = manifest.split(split_seconds)
+    if gain:
+        manifest = manifest.with_gains(progress)
     manifest.write(out)
     return manifest
 
 
-def check(manifest: Manifest, *, audio: bool = False, progress: Progress | None = None) -> list[Problem]:
-    """Find what extraction would quarantine, from the headers, and with ``audio`` by decoding every utterance."""
-    header = cache(_header)
-
-    def reason(u: Utterance) -> str | None:
-        known = header(u.segment.file)
-        if isinstance(known, str):
-            return known
-        rate = u.sample_rate or known.sample_rate
-        length = max(known.num_samples - u.start, 0) if u.num_samples is None else u.num_samples
-        if u.channel is not None and u.channel >= known.channels:
-            return f"the file has {known.channels} channels, the manifest says channel {u.channel}, from 0"
-        if rate != known.sample_rate:
-            return f"sample rate is {known.sample_rate} Hz, the manifest says {rate} Hz"
-        if u.start + length > known.num_samples:
-            return _past_the_end(u.start + length, known)
-        if (samples := resampled_length(length, rate)) < WAV2VEC2.fewest:
-            return f"too short: {samples} samples at 16 kHz, and most teachers need {WAV2VEC2.fewest}"
-        try:
-            if audio:
-                load_utterance(replace(u.segment, num_samples=length, sample_rate=rate))
-        except AudioError as error:
-            return error.message
-        return None
-
-    utterances = manifest.utterances()
-    reasons = _in_threads(reason, utterances, progress)
-    return [Problem(u.id, why) for u, why in zip(utterances, reasons, strict=True) if why]
+def _root(path: Place) -> str:
+    return str(path.parent) if isinstance(path, RemotePath) else str(path.parent.resolve())
 
 
-def _past_the_end(stop: int, header: Header) -> str:
-    return f"the segment ends at sample {stop}, the file at {header.num_samples}"
-
-
-def _header(file: Segment) -> Header | str:
-    """Return the header, or the reason why there is none."""
-    try:
-        return read_header(file)
-    except AudioError as error:
-        return error.message
-
-
-def _in_threads[T, R](work: Callable[[T], R], items: Sequence[T], progress: Progress | None) -> list[R]:
-    """Map ``work`` over ``items``, in order. Decoders and object stores release the GIL, so threads are enough."""
-    results = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for result in pool.map(work, items):
-            results.append(result)
-            if progress:
-                progress(1)
-    return results
+def _relative(path: str, root: str) -> str:
+    """Return ``path`` (absolute, or a URI) relative to ``root``, if both are in one bucket or on this machine."""
+    if is_uri(root):
+        return path.removeprefix(f"{root}/")
+    return path if is_uri(path) else os.path.relpath(path, root)

@@ -31,11 +31,12 @@ def learn_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utteranc
     """
 
     def states(entry: Entry) -> Iterable[tuple[int, Tensor]] | None:
-        samples_S = decode(utterances[entry.id], entry.num_samples)
-        if isinstance(samples_S, str):
+        loaded = decode(utterances[entry.id], entry.num_samples)
+        if isinstance(loaded, str):
             return None  # extraction will quarantine it
-        lengths = torch.tensor([len(samples_S)])
-        return enumerate(teacher.hidden_states(audio.to_float(samples_S)[None], lengths, max(plan.new_layers)))
+        waveform_1S = audio.to_float(loaded.samples_S)[None]
+        lengths = torch.tensor([waveform_1S.shape[1]])
+        return enumerate(teacher.hidden_states(waveform_1S, lengths, max(plan.new_layers)))
 
     return tables_from(plan, states)
 

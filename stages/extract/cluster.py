@@ -28,6 +28,7 @@ from gdist.stages.device import choose_device, visible_gpus
 from gdist.stages.extract.extractor import LANES, Extractor
 from gdist.stages.extract.gpus import listed, model_of
 from gdist.stages.extract.plan import PACKAGES, ExtractConfig, extensions_of, packages_of
+from gdist.stages.extract.remarks import lines
 from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
 
 TaskMessage = tuple[str, list[Utterance], bool]
@@ -122,6 +123,9 @@ class Extraction(crew.Job):
             self.stop.set()
         if self.computing is not None:
             self.computing.shutdown(wait=False, cancel_futures=True)
+        if self.extractor is not None:  # in this worker's own log
+            for line in lines(self.extractor.remarks.to_dict()):
+                console.say(line, style="yellow")
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from gdist.stages.extract.extractor import MAX_WRITES, Extractor
 from gdist.stages.extract.gpus import model_of, warn_of_other_models
 from gdist.stages.extract.pack_audio import PackAudio
 from gdist.stages.extract.plan import ExtractConfig, describe, make_plan, measure
+from gdist.stages.extract.remarks import lines
 from gdist.stages.teachers import Teacher, load_teacher
 
 if TYPE_CHECKING:
@@ -82,13 +83,15 @@ def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | Non
         cache.withdraw_summaries(task.addition for task in todo)  # receipts may have been deleted by hand
         total = audio_seconds(cache, todo)
         with console.progress("extract", total, "s of audio", enabled=show_progress) as advance:
+            remarks: dict[str, Any] = {}
             if workers:
                 parts = ((task, audio_of(cache, task, utterances), seconds_of(cache, task)) for task in todo)
                 workers.run(cache, lock.token, parts, advance)
             else:
-                run_here(cache, teacher, todo, utterances, advance)
+                remarks = run_here(cache, teacher, todo, utterances, advance)
         cache.summarize()
-    return summarize(cache, resumed=resumed, new_seconds=total, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return summarize(cache, resumed=resumed, new_seconds=total, seconds=seconds) | {"remarks": remarks}
 
 
 def with_tables(plan: Plan, teacher: Teacher, utterances: Mapping[str, Utterance]) -> Plan:
@@ -110,8 +113,9 @@ def run_here(
     todo: Sequence[Task],
     utterances: Mapping[str, Utterance],
     advance: Callable[[float, str], None],
-) -> None:
-    """Run the tasks in this process, computing in this thread."""
+) -> dict[str, Any]:
+    """Run the tasks in this process, computing in this thread. Returns the remarks on their audio, see
+    :meth:`Remarks.to_dict`."""
     began, done = time.monotonic(), 0.0
 
     def report(seconds: float) -> None:
@@ -142,6 +146,7 @@ def run_here(
             del computed  # so that its memory is freed as soon as the writer is done with it
         for commit in written:
             commit.result()
+    return extractor.remarks.to_dict()
 
 
 @contextlib.contextmanager
@@ -209,5 +214,7 @@ def show(result: dict[str, Any], dry_run: bool) -> None:
         console.say(f"{amount} in {console.size(result['bytes'])}; {speed}", style="green")
         if result["packs_resumed"]:
             console.say(f"{result['packs_resumed']} of {result['packs']} packs were already in the cache")
+    for line in lines(result.get("remarks", {})):
+        console.say(line, style="yellow")
     for name, reason in sorted(result["quarantine"].items()):
         console.say(f"quarantined {name}: {reason}", style="yellow")

@@ -28,6 +28,7 @@ from gdist.stages.extract.batching import planned, window_of
 from gdist.stages.extract.layer_statistics import LARGEST, BatchMeasures, Statistics
 from gdist.stages.extract.pack_audio import PackAudio, decode_pack, stored_audio
 from gdist.stages.extract.pack_rows import DeviceRows, HostRows, PackRows, fill_others, place_of
+from gdist.stages.extract.remarks import Remarks
 from gdist.stages.teachers import Teacher
 
 MAX_WRITES = 2  # packs being written at a time: to a bucket, a pack can take longer to write than to compute
@@ -236,6 +237,7 @@ class Extractor(PackEncoder):
     ) -> None:
         super().__init__(cache, teacher.device, advance, stop, remedy)
         self.teacher = teacher
+        self.remarks = Remarks(teacher.do_normalize)
 
     def run(self, task: Task, utterances: Sequence[Utterance] | None) -> dict[str, Any]:
         """Run one task from end to end, its steps one after another. Returns the receipt.
@@ -249,7 +251,9 @@ class Extractor(PackEncoder):
         """Decode the audio of a task in separate threads. The arguments are those of :meth:`run`."""
         pinned = self._copies is not None
         if utterances is not None:
-            return decode_pack(self.cache, task.pack, utterances, pinned)
+            heard = decode_pack(self.cache, task.pack, utterances, pinned)
+            self.remarks.add(heard.signals)
+            return heard
         return stored_audio(self.cache, task.pack, pinned)
 
     def states(

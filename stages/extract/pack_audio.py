@@ -5,7 +5,7 @@ Axes: S samples.
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,14 @@ class PackAudio:
         hop: samples in each of these rows.
         entries: the utterances that it contains.
         quarantine: id → the reason why an utterance cannot be used.
+        signals: id → what was decoded; empty where the audio comes from the cache.
     """
 
     samples: Tensor
     hop: int
     entries: list[Entry]
     quarantine: dict[str, str]
+    signals: dict[str, audio.Signal] = field(default_factory=dict)
 
     @property
     def rows(self) -> Array:
@@ -53,24 +55,24 @@ class PackAudio:
         return self.samples[start : start + entry.num_samples]
 
 
-def decode(utterance: Utterance, planned: int) -> Array | str:
+def decode(utterance: Utterance, planned: int) -> audio.Loaded | str:
     """Decode one utterance as input for the teacher.
 
     Args:
         planned: the number of samples at 16 kHz that the cache was planned with.
 
     Returns:
-        [S] int16 samples at 16 kHz, or the reason why the utterance cannot be used.
+        its samples at 16 kHz and what they were before, or the reason why the utterance cannot be used.
     """
     if utterance.num_samples is None or utterance.sample_rate is None:  # it had a length when the cache was planned
-        return f"can no longer be read: {utterance.path}"
+        return f"can no longer be read: {utterance.segment}"
     try:
-        samples_S = audio.load_utterance(utterance.segment)
+        loaded = audio.load(utterance.segment)
     except AudioError as error:
         return error.message
-    if len(samples_S) != planned:
-        return f"changed: {len(samples_S)} samples at 16 kHz, {planned} when planned: {utterance.path}"
-    return samples_S
+    if (samples := len(loaded.samples_S)) != planned:
+        return f"changed: {samples} samples at 16 kHz, {planned} when planned: {utterance.segment}"
+    return loaded
 
 
 def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance], pinned: bool = False) -> PackAudio:
@@ -85,10 +87,13 @@ def decode_pack(cache: Cache, pack: int, utterances: Sequence[Utterance], pinned
         if isinstance(found, str):
             quarantine[entry.id] = found
             return None
-        return entry, found
+        signals[entry.id] = found.signal
+        return entry, found.samples_S
 
+    signals: dict[str, audio.Signal] = {}
     with ThreadPoolExecutor(AUDIO_THREADS) as pool:
-        return placed(cache, (each for each in pool.map(decoded, usable) if each), quarantine, pinned)
+        heard = placed(cache, (each for each in pool.map(decoded, usable) if each), quarantine, pinned)
+    return replace(heard, signals=signals)
 
 
 def stored_audio(cache: Cache, pack: int, pinned: bool = False) -> PackAudio:

@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
+from gdist.pipeline.audio import media
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.storage.locations import join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri
@@ -146,7 +147,9 @@ def relative(path: Place, folder: Place) -> PurePosixPath:
 
 
 def is_audio(path: Place) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES
+    """Whether the name of a file is that of audio that can be decoded here."""
+    suffix = path.suffix.lower()
+    return suffix in AUDIO_SUFFIXES or (suffix in media.SUFFIXES and media.available())
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """A folder of audio."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from gdist.pipeline import console
+from gdist.pipeline.audio import media
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import AUDIO_SUFFIXES, ManifestRow, Source, is_audio, relative, walk
 from gdist.pipeline.storage.paths import Place
@@ -17,7 +19,9 @@ class Folder(Source):
 
     def rows(self, src: Place) -> Iterator[ManifestRow]:
         """List the audio. The id is the path below ``src``; its suffix is kept only where two ids would collide."""
-        names = [relative(path, src) for path in walk(src) if is_audio(path)]
+        found = list(walk(src))
+        names = [relative(path, src) for path in found if is_audio(path)]
+        report_skipped(path for path in found if not is_audio(path))
         stems = Counter(name.with_suffix("") for name in names)
         if not names:
             raise no_audio(src)
@@ -29,8 +33,17 @@ class Folder(Source):
         return True
 
 
+def report_skipped(others: Iterable[Place]) -> None:
+    """Say how many files were left out that PyAV would decode, if it were installed."""
+    suffixes = Counter(path.suffix.lower() for path in others if path.suffix.lower() in media.SUFFIXES)
+    if suffixes:
+        counted = ", ".join(f"{count} × {suffix}" for suffix, count in suffixes.most_common())
+        console.say(f"skipped {counted}; {media.INSTALL}", style="yellow")
+
+
 def no_audio(src: Place) -> ManifestError:
     others = Counter(path.suffix.lower() or path.name for path in walk(src)).most_common(3)
     found = f"found {', '.join(f'{count} × {suffix}' for suffix, count in others)}; " if others else ""
-    hint = f"{found}gdist reads {' '.join(sorted(AUDIO_SUFFIXES))}; convert others: ffmpeg -i IN -ar 16000 OUT.flac"
+    reads = f"gdist reads {' '.join(sorted(AUDIO_SUFFIXES))}, and more with {media.INSTALL}"
+    hint = f"{found}{reads}; convert others: ffmpeg -i IN -ar 16000 OUT.flac"
     return ManifestError(f"no audio below {src}", hint)

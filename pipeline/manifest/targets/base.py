@@ -10,7 +10,7 @@ from typing import BinaryIO, ClassVar
 from gdist.pipeline.audio import Header
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.files import replacing
-from gdist.pipeline.manifest.table import Utterance
+from gdist.pipeline.manifest.utterance import Utterance
 
 
 @dataclass(frozen=True)

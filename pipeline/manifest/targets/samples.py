@@ -2,14 +2,16 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
+from gdist.pipeline.audio.opening import opened
+from gdist.pipeline.audio.source import source_of
 from gdist.pipeline.errors import AudioError, ManifestError
-from gdist.pipeline.manifest.table import Utterance
 from gdist.pipeline.manifest.targets.base import Item
-from gdist.pipeline.storage.paths import RemotePath, place
 
 
 def audio_of(item: Item) -> tuple[bytes, str]:
@@ -22,15 +24,15 @@ def audio_of(item: Item) -> tuple[bytes, str]:
         ManifestError: the audio cannot be read.
     """
     u = item.utterance
-    data = _bytes(u)
-    if item.whole:
-        return data, ".wav" if u.segment.is_member else Path(u.path).suffix
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            file.seek(u.start)
-            wave_SC = file.read(item.num_samples, dtype="float64", always_2d=True)
-            rate = file.samplerate
-    except (soundfile.SoundFileError, AudioError) as error:
+        if item.whole:
+            return source_of(u.segment, header_only=False).data(), ".wav" if u.segment.is_member else Path(
+                u.path
+            ).suffix
+        with opened(u.segment) as audio:
+            blocks = audio.blocks(u.start, item.stop, audio.contents(thorough=True), "float64")
+            wave_SC = np.concatenate([np.zeros((0, audio.channels)), *blocks])
+    except (AudioError, soundfile.SoundFileError) as error:
         raise ManifestError(f"cannot read the audio of {u.id}: {error}", "gdist manifest check M.parquet") from error
     if len(wave_SC) < item.num_samples:
         raise ManifestError(f"{u.path} is truncated: {u.id} needs {item.num_samples} samples from {u.start}")
@@ -38,11 +40,11 @@ def audio_of(item: Item) -> tuple[bytes, str]:
         wave_SC = wave_SC[:, [u.channel]]
     out = io.BytesIO()
     samples, subtype = _exact(wave_SC)
-    soundfile.write(out, samples, rate, format="WAV", subtype=subtype)
+    soundfile.write(out, samples, item.header.sample_rate, format="WAV", subtype=subtype)
     return out.getvalue(), ".wav"
 
 
-def _exact(wave_SC: np.ndarray) -> tuple[np.ndarray, str]:
+def _exact(wave_SC: NDArray[np.float64]) -> tuple[NDArray[Any], str]:
     """Return samples as WAV stores them. Integers are scaled here: libsndfile would scale by one less."""
     for bits in (16, 24):
         scaled = wave_SC * 2.0 ** (bits - 1)
@@ -54,16 +56,3 @@ def _exact(wave_SC: np.ndarray) -> tuple[np.ndarray, str]:
             return (scaled.astype(np.int16), "PCM_16") if bits == 16 else (scaled.astype(np.int32) << 8, "PCM_24")
     narrow = wave_SC.astype(np.float32)
     return (narrow, "FLOAT") if np.array_equal(narrow, wave_SC) else (wave_SC, "DOUBLE")
-
-
-def _bytes(u: Utterance) -> bytes:
-    path = place(u.path)
-    offset, size = u.byte_offset or 0, u.byte_size
-    try:
-        if isinstance(path, RemotePath):
-            return path.read_bytes() if not u.segment.is_member else path.read_bytes()[offset:][:size]
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(-1 if size is None else size)
-    except OSError as error:
-        raise ManifestError(f"cannot read the audio of {u.id}: {error.strerror or error}: {u.path}") from error

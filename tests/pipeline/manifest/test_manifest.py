@@ -256,8 +256,8 @@ class TestBuildFromFolders:
         assert manifest.table.schema.field("split").type == pa.string()
 
     def test_no_audio_names_what_was_found(self, tmp_path: Path) -> None:
-        (tmp_path / "a.m4a").touch()
-        with pytest.raises(ManifestError, match=r"no audio below .*\n.*found 1 × .m4a.*ffmpeg"):
+        (tmp_path / "a.mid").touch()
+        with pytest.raises(ManifestError, match=r"no audio below .*\n.*found 1 × .mid.*ffmpeg"):
             build(tmp_path, tmp_path / "m.parquet")
         with pytest.raises(ManifestError, match=r"no SPEAKER-CHAPTER.trans.txt"):
             build(tmp_path, tmp_path / "m.parquet", "librispeech")
