@@ -10,7 +10,16 @@ from typing import Any
 
 from gdist.pipeline.errors import ManifestError, UsageError
 from gdist.pipeline.extensions import Registry, instance
-from gdist.pipeline.manifest.sources.base import AUDIO_SUFFIXES, ManifestRow, Options, Source, head, lines
+from gdist.pipeline.manifest.sources.base import (
+    AUDIO_SUFFIXES,
+    ManifestRow,
+    Options,
+    Source,
+    head,
+    is_folder,
+    is_there,
+    lines,
+)
 from gdist.pipeline.manifest.sources.common_voice import CommonVoice
 from gdist.pipeline.manifest.sources.delimited import Delimited
 from gdist.pipeline.manifest.sources.fairseq import Fairseq
@@ -71,7 +80,7 @@ def rows_of(src: Place, kind: str, options: Options) -> tuple[str, Iterator[Mani
     """
     found = detect(src) if kind == "auto" else SOURCES.use(kind)
     source = SOURCES.find(found, f"--kind {kind}")
-    if not source.reads_both and src.is_dir() != source.reads_folders:
+    if not source.reads_both and is_folder(src) != source.reads_folders:
         raise ManifestError(f"{src} is not what --kind {found} reads", "leave out --kind to detect it")
     for name, said in _SAID.items():
         if getattr(options, name) and name not in source.options:
@@ -86,14 +95,14 @@ def detect(src: Place) -> str:
     Raises:
         ManifestError: it is missing, empty, or of no kind that gdist knows.
     """
-    if src.is_dir():
+    if is_folder(src):
         return next(
             name
             for name, source in SOURCES.items()
             if (source.reads_folders or source.reads_both) and source.recognizes(src, "", "")
         )
     src = expanded(src)[0]
-    if not src.exists():
+    if not is_there(src):
         raise ManifestError(f"cannot build a manifest from {src}: no such file or folder")
     if src.suffix.lower() in AUDIO_SUFFIXES:
         raise ManifestError(

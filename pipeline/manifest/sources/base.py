@@ -119,6 +119,17 @@ def walk(src: Place) -> Iterator[Place]:
         seen.add(real)
 
 
+def is_folder(place: Place) -> bool:
+    """Whether ``place`` is a folder. A web server cannot say what is below an address, so there it is a file."""
+    web = isinstance(place, RemotePath) and place.root.startswith(("http://", "https://"))
+    return not web and place.is_dir()
+
+
+def is_there(place: Place) -> bool:
+    """Whether there is a file or a folder."""
+    return place.is_file() or is_folder(place)
+
+
 def near(src: Place) -> Iterator[Place]:
     """The visible files in ``src`` and in two levels of folders below: enough to see what it is."""
     if isinstance(src, RemotePath):

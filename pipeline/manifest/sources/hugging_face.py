@@ -16,6 +16,8 @@ from gdist.pipeline.manifest.sources.base import (
     Source,
     children,
     head,
+    is_folder,
+    is_there,
     located,
     near,
     readable,
@@ -78,8 +80,8 @@ class HuggingFace(Source):
         labels.report()
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
-        if src.is_dir():
-            if any((src / name).exists() for name in ("state.json", "dataset_dict.json")):
+        if is_folder(src):
+            if any(is_there(src / name) for name in ("state.json", "dataset_dict.json")):
                 return True
             files = (path for path in near(src) if path.suffix == ".parquet" or _SHARD.fullmatch(path.name))
             return (first_file := next(files, None)) is not None and _has_audio(first_file)
@@ -95,12 +97,12 @@ def _has_audio(file: Place) -> bool:
 
 def _shards(src: Place) -> list[tuple[Place, str | None]]:
     """Return the files of a data set, in order, each with its split, where it is known."""
-    if not src.is_dir():
+    if not is_folder(src):
         return [(src, _split(src))]
-    if (src / "dataset_dict.json").exists():
+    if is_there(src / "dataset_dict.json"):
         named = [str(name) for name in _json(src / "dataset_dict.json").get("splits", [])]
         return [(file, _said(name)) for name in named for file, _ in _shards(src / _plain(name, src))]
-    if (src / "state.json").exists():
+    if is_there(src / "state.json"):
         state = _json(src / "state.json")
         if state.get("_indices_data_files"):
             raise ManifestError(f"{src} has rows in another order than its files", "save flatten_indices() of it")

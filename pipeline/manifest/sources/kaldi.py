@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.seconds import file_of, headers, segment
-from gdist.pipeline.manifest.sources.base import ManifestRow, Options, Source, lines, located
+from gdist.pipeline.manifest.sources.base import ManifestRow, Options, Source, is_folder, is_there, lines, located
 from gdist.pipeline.manifest.sources.kaldi_audio import Recordings
 from gdist.pipeline.storage.paths import Place
 
@@ -41,16 +41,16 @@ class Kaldi(Source):
         samples at the rate in the recording's header. ``FILE.ark:OFFSET`` is read by its bytes. What a command
         prints (``sph2pipe … |``) is written to files next to the manifest, if commands are allowed; else refused.
         """
-        scp = src / "wav.scp" if src.is_dir() else src
+        scp = src / "wav.scp" if is_folder(src) else src
         folder = scp.parent
         if scp.name == "feats.scp":
             raise ManifestError(f"{scp} lists features, and gdist reads audio", f"give {folder / 'wav.scp'}")
-        cuts = dict(_segments(folder / "segments")) if (folder / "segments").exists() else None
+        cuts = dict(_segments(folder / "segments")) if is_there(folder / "segments") else None
         wanted = None if cuts is None else {cut.recording: cut.where for cut in cuts.values()}
         places = Recordings(scp, options, lambda path: located(path, folder)).places(wanted)
-        labels = {name: _table(folder / file) for file, name in _OF_UTTERANCE.items() if (folder / file).exists()}
+        labels = {name: _table(folder / file) for file, name in _OF_UTTERANCE.items() if is_there(folder / file)}
         for file, name in _OF_SPEAKER.items():
-            if (folder / file).exists() and name not in labels:
+            if is_there(folder / file) and name not in labels:
                 values, speakers = _table(folder / file), labels.get("speaker", {})
                 labels[name] = {utterance: values.get(speaker, "") for utterance, speaker in speakers.items()}
         rows = self._whole(places) if cuts is None else self._cut(places, cuts)
@@ -58,7 +58,7 @@ class Kaldi(Source):
             yield row | {name: known.get(str(row["id"])) or None for name, known in labels.items()}
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
-        return (src / "wav.scp").exists() if src.is_dir() else src.name.endswith(".scp") and bool(first)
+        return is_there(src / "wav.scp") if is_folder(src) else src.name.endswith(".scp") and bool(first)
 
     def _whole(self, places: dict[str, ManifestRow]) -> Iterator[ManifestRow]:
         yield from ({"id": name} | place for name, place in places.items())

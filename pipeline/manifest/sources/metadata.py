@@ -11,6 +11,7 @@ from gdist.pipeline.manifest.sources.base import (
     Source,
     below,
     head,
+    is_folder,
     lines,
     near,
     readable,
@@ -42,12 +43,12 @@ class AudioFolder(Source):
         The id is the path below ``src``, without its suffix. ``split`` is the folder's name at the top, where that
         is one of a split: validation and dev become valid.
         """
-        files = [path for path in walk(src) if path.name in _NAMES] if src.is_dir() else [src]
+        files = [path for path in walk(src) if path.name in _NAMES] if is_folder(src) else [src]
         if not files:
             raise ManifestError(
                 f"there is no {', '.join(_NAMES)} in {src}", "for audio without labels: --kind folder"
             )
-        folder = src if src.is_dir() else src.parent
+        folder = src if is_folder(src) else src.parent
         listed = [(file, number, row) for file in files for number, row in enumerate(_rows(file), start=1)]
         splits = {file: _SPLITS.get(relative(file, folder).parts[0].lower()) for file in files}
         labels = Labels({key for *_, row in listed for key in row}, skip={"file_name"})
@@ -62,7 +63,7 @@ class AudioFolder(Source):
         labels.report()
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
-        if src.is_dir():
+        if is_folder(src):
             return any(path.name in _NAMES for path in near(src))
         if not first and head(src, 4) == b"PAR1":
             try:

@@ -7,7 +7,17 @@ from typing import Any
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.seconds import file_of, headers, segment
-from gdist.pipeline.manifest.sources.base import ManifestRow, Options, Source, below, children, lines, located
+from gdist.pipeline.manifest.sources.base import (
+    ManifestRow,
+    Options,
+    Source,
+    below,
+    children,
+    is_folder,
+    is_there,
+    lines,
+    located,
+)
 from gdist.pipeline.manifest.sources.labels import Labels, ids_from_paths
 from gdist.pipeline.manifest.sources.lhotse import keys, parsed
 from gdist.pipeline.manifest.sources.tars import expanded, index
@@ -56,16 +66,16 @@ class Nemo(Source):
         labels.report()
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
-        return bool(_manifests(src)) if src.is_dir() else "audio_filepath" in keys(first)
+        return bool(_manifests(src)) if is_folder(src) else "audio_filepath" in keys(first)
 
 
 def _manifests(src: Place) -> list[Place]:
-    if not src.is_dir():
+    if not is_folder(src):
         return expanded(src)
     whole = src / "tarred_audio_manifest.json"
     folders = (src, src / "sharded_manifests")
     sharded = [path for folder in folders for path in children(folder, "*.json") if _SHARD.fullmatch(path.name)]
-    return [whole] if whole.exists() else sharded
+    return [whole] if is_there(whole) else sharded
 
 
 def _entries(src: Place) -> Iterator[tuple[dict[str, Any], Place, str]]:
@@ -102,7 +112,7 @@ def _place(entry: dict[str, Any], manifest: Place, options: Options, where: str)
 
 def _tars(manifest: Place, shard: str, options: Options) -> list[Place]:
     folders = [parsed_place(options.root)] if options.root else [manifest.parent, manifest.parent.parent]
-    return [tar for folder in folders if (tar := folder / f"audio_{int(shard)}.tar").exists()]
+    return [tar for folder in folders if is_there(tar := folder / f"audio_{int(shard)}.tar")]
 
 
 def _is_segment(entry: dict[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources.base import ManifestRow, Source, children, lines
+from gdist.pipeline.manifest.sources.base import ManifestRow, Source, children, is_there, lines
 from gdist.pipeline.manifest.sources.lhotse import parsed, row_of
 from gdist.pipeline.manifest.sources.tars import Member, members, text
 from gdist.pipeline.storage.paths import Place
@@ -24,7 +24,7 @@ class Shar(Source):
         for cuts in shards:
             shard = cuts.name.split(".")[1]
             tar = src / f"recording.{shard}.tar"
-            if not tar.exists():
+            if not is_there(tar):
                 fields = sorted({path.name.split(".")[0] for path in children(src, "*.*.*")})
                 raise ManifestError(f"{src} has no recording.{shard}.tar; its fields are {', '.join(fields)}")
             yield from _shard(cuts, tar)

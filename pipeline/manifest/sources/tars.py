@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import BinaryIO
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources.base import ManifestRow, head, readable
+from gdist.pipeline.manifest.sources.base import ManifestRow, head, is_there, readable
 from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.paths import Place
@@ -98,7 +98,7 @@ def refuse_compressed(tar: Place) -> None:
 def expanded(src: Place) -> list[Place]:
     """Return the files that a name such as ``audio_{0..7}.tar`` or ``audio__OP_0..7_CL_.tar`` means, else ``src``."""
     found = _RANGE.search(src.name)
-    if not found or src.exists():
+    if not found or is_there(src):
         return [src]
     first, last = found.groups()
     width = len(first) if first.startswith("0") else 0

@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources.base import AUDIO_SUFFIXES, ManifestRow, Source, children, is_audio, near
+from gdist.pipeline.manifest.sources.base import (
+    AUDIO_SUFFIXES,
+    ManifestRow,
+    Source,
+    children,
+    is_audio,
+    is_folder,
+    near,
+)
 from gdist.pipeline.manifest.sources.labels import Labels
 from gdist.pipeline.manifest.sources.tars import Member, expanded, is_tar, members, text
 from gdist.pipeline.storage.paths import Place
@@ -28,7 +36,7 @@ class WebDataset(Source):
         The id is the key, with the tar's name before it if two tars have a key in common. A ``.txt`` is the label
         ``text``, a ``.cls`` the label ``cls``, and each entry of a ``.json`` is a label.
         """
-        tars = children(src, "*.tar") if src.is_dir() else expanded(src)
+        tars = children(src, "*.tar") if is_folder(src) else expanded(src)
         found = [(tar, *sample) for tar in tars for sample in _samples(tar)]
         if not found:
             kinds = Counter(member.name.rpartition(".")[2] for tar in tars for member, _ in members(tar))
@@ -43,10 +51,9 @@ class WebDataset(Source):
         labels.report()
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
-        if src.is_dir():
-            beside = children(src, "cuts.*") or any(
-                map(is_audio, near(src))
-            )  # of Shar, or what the tar was made from
+        if is_folder(src):
+            # Of Shar, or what the tar was made from.
+            beside = children(src, "cuts.*") or any(map(is_audio, near(src)))
             return bool(children(src, "*.tar")) and not beside
         return is_tar(src)
 

@@ -1,9 +1,12 @@
 """What people really have: each fault that a kind of manifest can have, and what it gives."""
 
+import functools
 import gzip
+import http.server
 import io
 import json
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +32,7 @@ from gdist.pipeline.storage.paths import RemotePath
 AUDIO = speech
 
 
-def rows(src: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
+def rows(src: Path | str, out: Path, **options: Any) -> list[dict[str, Any]]:
     """What is built from ``src``; every row of it can be used."""
     built = build(src, out / "m.parquet", **options)
     assert check(built, audio=True) == []
@@ -332,6 +335,24 @@ def test_in_a_bucket_only_headers_are_read(tmp_path: Path, monkeypatch: pytest.M
     assert check(Manifest.read(bucket / "m.parquet"), audio=True) == []
     hub = build(str(bucket / "p.parquet"), str(bucket / "h.parquet"))
     assert hub.table["path"].to_pylist() == ["h-audio/a.wav"] and check(hub, audio=True) == []
+
+
+@pytest.mark.parametrize("name", ["s.tar", "p.parquet", "m.json", "t.csv"])
+def test_a_plain_web_server_has_files_and_no_folders(tmp_path: Path, name: str) -> None:
+    AUDIO(tmp_path / "a.wav")
+    tar(tmp_path / "s.tar", {"a.wav": wav()})
+    stored = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"audio": pa.array([{"bytes": wav(), "path": "a.wav"}], stored)}), tmp_path / "p.parquet")
+    json_lines(tmp_path / "m.json", {"audio_filepath": "a.wav", "duration": 0.1})
+    (tmp_path / "t.csv").write_text("id,path\na,a.wav\n")
+    serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            (row,) = rows(f"http://127.0.0.1:{server.server_port}/{name}", tmp_path / "out")
+        finally:
+            server.shutdown()
+    assert row["num_samples"] == 1_600
 
 
 def test_what_a_source_was_taken_for_is_said(tmp_path: Path, gdist: Callable[..., Result]) -> None:
