@@ -290,8 +290,6 @@ def test_probes_by_label_and_by_name() -> None:
 
 def test_no_table_announces_what_is_not_installed() -> None:
     groups = {registry.group for registry in (STUDENTS, FAMILIES, ENCODINGS, LOSSES, PROBES, SOURCES, TARGETS)}
-    assert groups == {
-        f"gdist.{name}"
-        for name in ("students", "teachers", "encodings", "losses", "probes", "manifests", "manifest_targets")
-    }
+    names = ("students", "teachers", "encodings", "losses", "probes", "manifests", "manifest_targets")
+    assert groups == {f"gdist.{name}" for name in names}
     assert not [point for group in groups for point in importlib.metadata.entry_points(group=group)]
