@@ -17,7 +17,7 @@ from gdist.pipeline.audio import flac, mpeg
 from gdist.pipeline.audio.source import RANGE, Source
 
 _STREAMED = 0x7FFF_0000  # from here on, and 0, a size was written before it was known
-_FLAC = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # STREAMINFO comes first, and has 34 bytes
+_STREAMINFO = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")  # the first block of metadata, which has 34 bytes
 
 
 @dataclass(frozen=True)
@@ -114,22 +114,20 @@ def _flac(source: Source, thorough: bool) -> Contents:
     if head[:4] != b"fLaC" or (source.is_remote and not thorough):
         return WHOLE
     promised = flac.sample_count(head)
-    is_whole = bool(promised) and _has_end(source.tail(RANGE), head, promised)
-    if is_whole and not thorough:
+    data = source.data() if thorough or not promised else b""
+    last = next((end for _, end in flac.ends(data[-RANGE:] or source.tail(RANGE), head)), None)
+    if last == promised and not thorough:
         return WHOLE
-    data = source.data()
-    starts = sorted({at for mark in _FLAC for at in _found(data, mark)})
+    data = data or source.data()
+    starts = [at for at in _found(data, b"fLaC") if data[at + 4 : at + 8] in _STREAMINFO]
     if len(starts) > 1:
         return _cut_at(starts, len(data))
     if not promised and (length := flac.length_of(data, head)) is not None:
         return Contents((Part(0, len(data), length),))
-    if promised and not is_whole and not _has_end(data[-flac.MAX_FRAME :], head, promised):
+    # Bytes after the last frame may look like a frame.
+    if promised not in (0, last) and not any(end == promised for _, end in flac.ends(data[-flac.MAX_FRAME :], head)):
         return Contents(cut=f"its header promises {promised} samples, and its last frame is not there")
     return WHOLE
-
-
-def _has_end(tail: bytes, head: bytes, promised: int) -> bool:
-    return any(end == promised for _, end in flac.ends(tail, head))
 
 
 def _ogg(source: Source, thorough: bool) -> Contents:

@@ -185,10 +185,10 @@ def _soundfile(file: Any, source: Source) -> Any:
 
 def _blocks(file: Any, start: int, stop: int, dtype: str) -> Iterator[NDArray[Any]]:
     """Decode from ``start`` on; where seeking is impossible, by decoding what comes before, too."""
-    if file.seekable():
-        file.seek(start)  # to 0, too: mpg123 then rounds a little differently, as it always did here
-    else:
+    if not file.seekable():
         _skip(file, start)
+    elif start or not file.subtype.startswith("PCM_"):
+        file.seek(start)  # to 0, too: after that mpg123 rounds a little differently, as it always did here
     left = stop - start
     while left and len(block_SC := file.read(min(left, BLOCK), dtype=dtype, always_2d=True)):
         left -= len(block_SC)

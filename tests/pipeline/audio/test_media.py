@@ -15,7 +15,7 @@ from gdist.pipeline.manifest.table import build, check
 from gdist.pipeline.storage.objects import Storage
 
 TONE = (0.3 * np.sin(2 * np.pi * 440 / RATE * np.arange(2 * RATE)) * 32_767).astype(np.int16)
-CODECS = {"m4a": "aac", "mp4": "alac", "webm": "libopus", "mka": "flac"}
+CODECS = {"m4a": "aac", "mp4": "alac", "webm": "libopus", "mka": "aac"}
 
 
 def media_file(path: Path, codec: str, samples: np.ndarray = TONE) -> Path:
@@ -55,7 +55,7 @@ def test_it_is_decoded(tmp_path: Path, suffix: str) -> None:
 
 
 def test_what_is_cut_short_or_nothing(tmp_path: Path) -> None:
-    data = media_file(tmp_path / "a.mka", "flac").read_bytes()
+    data = media_file(tmp_path / "a.mka", "aac").read_bytes()
     (tmp_path / "a.mka").write_bytes(data[: len(data) // 2])
     assert "s more than decode" in read_header(Segment(str(tmp_path / "a.mka"))).cut
     (tmp_path / "b.m4a").write_bytes(b"hello, world" * 99)
