@@ -34,10 +34,13 @@ class CommonVoice(Source):
         clips = below(src.parent, options.root or "clips")
         if isinstance(src, Path) and not Path(clips).is_dir():
             raise ManifestError(f"{src}: there is no {clips}, where its audio is expected", "name it: --root CLIPS")
-        rows = [row for row in table if row["path"]]
+        rows, names = [], []
+        for row in table:
+            if not (name := row["path"]):
+                raise ManifestError(f"{src}, line {table.line}: it names no clip", "remove the line")
+            rows.append(row)
+            names.append(name if PurePosixPath(name).suffix else f"{name}.mp3")  # left out before 2019
         labels = Labels(table.names, skip={"path"})
-        # Releases before 2019 left out the suffix.
-        names = [name if PurePosixPath(name := row["path"] or "").suffix else f"{name}.mp3" for row in rows]
         for row, name, id in zip(rows, names, ids_from_paths(names), strict=True):
             yield {"id": id, "path": f"{clips.removesuffix('/')}/{name}"} | labels.of(row)
         labels.report()

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import ManifestRow, Source, lines, located
 from gdist.pipeline.manifest.sources.labels import ids_from_paths
-from gdist.pipeline.manifest.sources.zipped import require_stored
+from gdist.pipeline.manifest.sources.zipped import Zips
 from gdist.pipeline.storage.locations import join
 from gdist.pipeline.storage.paths import Place, is_uri
 
@@ -36,7 +36,8 @@ class Fairseq(Source):
                 "change the first line to the folder that the paths in the other lines are relative to",
             )
         texts = _texts(src, len(rest))
-        found = [_row(line, audio, src, number) for number, line in enumerate(rest, start=2)]
+        zips = Zips()
+        found = [_row(line, audio, src, number, zips) for number, line in enumerate(rest, start=2)]
         if not audio or any(os.path.isabs(str(row["id"])) for row in found):  # noqa: PTH117
             names = ids_from_paths([str(row["path"]) for row in found])
             found = [row | {"id": name} for row, name in zip(found, names, strict=True)]
@@ -47,7 +48,7 @@ class Fairseq(Source):
         return "\t" not in first and re.fullmatch(r"[^\t]+\t\d+(\t[^\t]*)?", second) is not None
 
 
-def _row(line: str, root: str, src: Place, number: int) -> ManifestRow:
+def _row(line: str, root: str, src: Place, number: int, zips: Zips) -> ManifestRow:
     path, count, *more = line.split("\t") if "\t" in line else (line, "")
     if not path or not count.isdigit() or len(more) > 1:
         raise ManifestError(f"{src}, line {number}: expected a path, a tab and a sample count, found {line!r}")
@@ -59,7 +60,7 @@ def _row(line: str, root: str, src: Place, number: int) -> ManifestRow:
     row: ManifestRow = {"id": f"{PurePosixPath(path).with_suffix('')}-{first}", "path": _placed(path, root, src)}
     if not path.lower().endswith(".zip"):
         return row | {"start": first, "num_samples": length} | label
-    require_stored(str(row["path"]), first, length, f"{src}, line {number}")
+    zips.require_stored(str(row["path"]), first, length, f"{src}, line {number}")
     return row | {"num_samples": int(count), "byte_offset": first, "byte_size": length} | label
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 from gdist.pipeline.errors import ManifestError
@@ -20,7 +19,7 @@ from gdist.pipeline.manifest.sources.base import (
 )
 from gdist.pipeline.manifest.sources.labels import Labels, ids_from_paths
 from gdist.pipeline.manifest.sources.lhotse import keys, parsed
-from gdist.pipeline.manifest.sources.tars import expanded, index
+from gdist.pipeline.manifest.sources.tars import Tars, expanded
 from gdist.pipeline.storage.paths import Place
 from gdist.pipeline.storage.paths import place as parsed_place
 
@@ -48,7 +47,8 @@ class Nemo(Source):
         above, or below ``--root``.
         """
         entries = list(_entries(src))
-        places = [_place(entry, manifest, options, where) for entry, manifest, where in entries]
+        audio = _Audio(options)
+        places = [audio.place(*line) for line in entries]
         known = headers(place for place, (entry, *_) in zip(places, entries, strict=True) if _is_segment(entry))
         listed = [entry.get("id") for entry, *_ in entries]
         named = len(set(listed)) == len(listed) and all(isinstance(id, str) and id for id in listed)
@@ -89,30 +89,36 @@ def _entries(src: Place) -> Iterator[tuple[dict[str, Any], Place, str]]:
             yield entry, manifest, where
 
 
-def _place(entry: dict[str, Any], manifest: Place, options: Options, where: str) -> ManifestRow:
-    name = str(entry["audio_filepath"])
-    sharded = _SHARD.fullmatch(manifest.name)
-    shard = entry.get("shard_id", sharded[1] if sharded else None)
-    tars = [] if shard is None else _tars(manifest, str(shard), options)
-    if "shard_id" in entry and not tars:
-        raise ManifestError(
-            f"{where}: there is no audio_{shard}.tar in {manifest.parent}", "say where it is: --root TARS"
-        )
-    if tars:
-        members = index(tars[0])
-        stem = PurePosixPath(name).stem
-        found = members.get(name) or next((m for key, m in members.items() if PurePosixPath(key).stem == stem), None)
-        if found is None:
-            raise ManifestError(f"{where}: {tars[0]} has no {name}", "manifest and tars must be of one data set")
-        return found.row()
-    return {
-        "path": below(manifest.parent, f"{options.root}/{name}") if options.root else located(name, manifest.parent)
-    }
+class _Audio:
+    """Where the audio of a line is."""
 
+    def __init__(self, options: Options) -> None:
+        self._root, self._tars = options.root, Tars()
+        self._shards: dict[tuple[Place, str], Place | None] = {}
 
-def _tars(manifest: Place, shard: str, options: Options) -> list[Place]:
-    folders = [parsed_place(options.root)] if options.root else [manifest.parent, manifest.parent.parent]
-    return [tar for folder in folders if is_there(tar := folder / f"audio_{int(shard)}.tar")]
+    def place(self, entry: dict[str, Any], manifest: Place, where: str) -> ManifestRow:
+        """Return the columns that say where the audio of ``entry`` is: a file, or a member of its shard's tar."""
+        name = str(entry["audio_filepath"])
+        sharded = _SHARD.fullmatch(manifest.name)
+        shard = str(entry.get("shard_id", sharded[1] if sharded else ""))
+        tar = self._shard(manifest, shard) if re.fullmatch(r"\d{1,9}", shard) else None
+        if tar is None and "shard_id" in entry:
+            raise ManifestError(
+                f"{where}: there is no audio_{shard}.tar in {manifest.parent}", "say where it is: --root TARS"
+            )
+        if tar is not None:
+            if (found := self._tars.find(tar, name)) is None:
+                raise ManifestError(f"{where}: {tar} has no {name}", "manifest and tars must be of one data set")
+            return found.row()
+        beside = manifest.parent
+        return {"path": below(beside, f"{self._root}/{name}") if self._root else located(name, beside)}
+
+    def _shard(self, manifest: Place, shard: str) -> Place | None:
+        if (manifest, shard) not in self._shards:
+            folders = [parsed_place(self._root)] if self._root else [manifest.parent, manifest.parent.parent]
+            tars = [folder / f"audio_{int(shard)}.tar" for folder in folders]
+            self._shards[manifest, shard] = next(filter(is_there, tars), None)
+        return self._shards[manifest, shard]
 
 
 def _is_segment(entry: dict[str, Any]) -> bool:

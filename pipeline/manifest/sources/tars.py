@@ -4,7 +4,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from gdist.pipeline.errors import ManifestError
@@ -42,7 +42,7 @@ def members(tar: Place) -> Iterator[tuple[Member, BinaryIO]]:
     try:
         with readable(tar), opened(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while info := archive.next():
-                archive.members.clear()  # tarfile would keep every header
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
                 if info.isdir():
                     continue
                 if not info.isreg() or info.issparse():
@@ -57,10 +57,20 @@ def members(tar: Place) -> Iterator[tuple[Member, BinaryIO]]:
         raise ManifestError(f"cannot read {tar}: not a whole tar: {error}", "fetch or write it again") from error
 
 
-@lru_cache(maxsize=64)
-def index(tar: Place) -> dict[str, Member]:
-    """Return the members of a tar by name."""
-    return {member.name: member for member, _ in members(tar)}
+class Tars:
+    """Members of tars by name. The tars of one build are read once each."""
+
+    def __init__(self) -> None:
+        self._indexes: dict[Place, dict[str, Member]] = {}
+
+    def find(self, tar: Place, name: str) -> Member | None:
+        """Return the member of this name, else one whose name without folders and suffix is the same."""
+        if tar not in self._indexes:
+            found = [member for member, _ in members(tar)]
+            stems = {PurePosixPath(member.name).stem: member for member in found}
+            self._indexes[tar] = stems | {member.name: member for member in found}
+        index = self._indexes[tar]
+        return index.get(name) or index.get(PurePosixPath(name).stem)
 
 
 def text(member: Member, file: BinaryIO) -> bytes:

@@ -2,7 +2,6 @@
 
 import zipfile
 from bisect import bisect_right
-from functools import lru_cache
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import readable
@@ -11,25 +10,32 @@ from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.paths import place
 
 
-def require_stored(path: str, offset: int, length: int, where: str) -> None:
-    """Refuse a range of bytes that is not inside one member that the zip stores without compression.
+class Zips:
+    """Members of zips by their place. The zips of one build are read once each."""
 
-    Raises:
-        ManifestError: the zip cannot be read, or the member is compressed or shorter; ``where`` names the line.
-    """
-    starts, members = _members(path)
-    index = bisect_right(starts, offset) - 1
-    if index < 0 or offset + length > members[index][1]:
-        raise ManifestError(f"{where}: {path} has no member at bytes {offset} to {offset + length}")
-    if members[index][2]:
-        raise ManifestError(
-            f"{where}: {path} compresses {members[index][0]}, so its audio is not a range of the zip's bytes",
-            f"store it instead: unzip {in_shell(path)} -d audio && (cd audio && zip -0r ../stored.zip .), and make "
-            f"the manifest again",
-        )
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[list[int], list[tuple[str, int, bool]]]] = {}
+
+    def require_stored(self, path: str, offset: int, length: int, where: str) -> None:
+        """Refuse a range of bytes that is not inside one member that the zip stores without compression.
+
+        Raises:
+            ManifestError: the zip cannot be read, or the member is compressed or shorter; ``where`` names the line.
+        """
+        if path not in self._known:
+            self._known[path] = _members(path)
+        starts, members = self._known[path]
+        index = bisect_right(starts, offset) - 1
+        if index < 0 or offset + length > members[index][1]:
+            raise ManifestError(f"{where}: {path} has no member at bytes {offset} to {offset + length}")
+        if members[index][2]:
+            raise ManifestError(
+                f"{where}: {path} compresses {members[index][0]}, so its audio is not a range of the zip's bytes",
+                f"store it instead: unzip {in_shell(path)} -d audio && (cd audio && zip -0r ../stored.zip .), and make "
+                f"the manifest again",
+            )
 
 
-@lru_cache(maxsize=8)
 def _members(path: str) -> tuple[list[int], list[tuple[str, int, bool]]]:
     """Return where the headers of the members start, and each member's name, last possible byte, and compression."""
     src = place(path)

@@ -277,6 +277,7 @@ class TestNemo:
         ("entry", "says"),
         [
             ({"audio_filepath": ["a.wav", "b.wav"]}, "lists several files"),
+            ({"audio_filepath": "a.wav", "shard_id": "x"}, "there is no audio_x.tar"),
             ({"audio_filepath": "a.wav", "offset": -1}, "line 1: offset is -1"),
             ({"audio_filepath": "a.wav", "duration": "long"}, "line 1: duration is 'long'"),
         ],
