@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.manifest.sources.base import head, readable
 from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.storage.paths import Place
 
@@ -85,15 +87,9 @@ def in_stream(file: Place, column: str) -> Iterator[tuple[dict[str, object], Aud
     The values of a batch lie in the file as they are in memory, if nothing is compressed: an address in the mapped
     file is then a place in the file. Of an object in a bucket, all bytes are fetched.
     """
-    whole = pa.memory_map(str(file)).read_buffer() if isinstance(file, Path) else pa.py_buffer(file.read_bytes())
-    if whole.slice(0, 4).to_pybytes() == b"ARRO":
-        reader = pa.ipc.open_file(whole)
-        batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-    else:
-        reader = pa.ipc.open_stream(whole)
-        batches = iter(reader)
-    classes = _classes(reader.schema)
-    for batch in batches:
+    whole = mapped(file)
+    classes = _classes(schema_of(file))
+    for batch in batches(whole):
         paths, data = (batch.column(column).field(name) for name in ("path", "bytes"))
         starts = _offsets(data)
         base = None if starts is None else data.buffers()[2].address - whole.address
@@ -105,6 +101,49 @@ def in_stream(file: Place, column: str) -> Iterator[tuple[dict[str, object], Aud
                 yield labels, Audio(path, offset=base + starts[row], size=starts[row + 1] - starts[row])
             else:
                 yield labels, Audio(path, data[row].as_py())
+
+
+def mapped(file: Place) -> pa.Buffer:
+    """Return all bytes of a file: of one on this machine, only what is used is read."""
+    return pa.memory_map(str(file)).read_buffer() if isinstance(file, Path) else pa.py_buffer(file.read_bytes())
+
+
+def batches(whole: pa.Buffer) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of an Arrow file or stream, each checked: a damaged one may point anywhere."""
+    if whole.slice(0, 4).to_pybytes() == b"ARRO":
+        reader = pa.ipc.open_file(whole)
+        found: Iterator[pa.RecordBatch] = (reader.get_batch(index) for index in range(reader.num_record_batches))
+    else:
+        found = iter(pa.ipc.open_stream(whole))
+    for batch in found:
+        batch.validate(full=True)
+        yield batch
+
+
+def is_parquet(file: Place) -> bool:
+    """Whether a file is Parquet rather than Arrow."""
+    return head(file, 4) == b"PAR1"
+
+
+def schema_of(file: Place) -> pa.Schema:
+    """Return the schema of a Parquet or Arrow file."""
+    with undamaged(file), opened(file) as source:
+        if is_parquet(file):
+            schema = pq.ParquetFile(source).schema_arrow
+        else:
+            schema = (pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream)(source).schema
+        str(schema)  # names are decoded when they are asked for, and this asks for all of them
+        return schema
+
+
+@contextmanager
+def undamaged(file: Place) -> Iterator[None]:
+    """Turn any failure to read a Parquet or Arrow file into a ManifestError that names the file."""
+    try:
+        with readable(file):
+            yield
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise ManifestError(f"cannot read {file}: not a whole Parquet or Arrow file: {error}") from error
 
 
 def _offsets(data: pa.Array) -> list[int] | None:

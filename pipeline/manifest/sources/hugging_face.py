@@ -2,14 +2,25 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources.arrow import Audio, audio_column, in_stream, in_table
+from gdist.pipeline.manifest.sources.arrow import (
+    Audio,
+    audio_column,
+    batches,
+    in_stream,
+    in_table,
+    is_parquet,
+    mapped,
+    schema_of,
+    undamaged,
+)
 from gdist.pipeline.manifest.sources.base import (
     ManifestRow,
     Options,
@@ -57,7 +68,7 @@ class HuggingFace(Source):
             )
         ids = _ids(shards)
         folder: AudioFolder | None = None
-        names = {name for file, _ in shards for name in _schema(file).names}
+        names = {name for file, _ in shards for name in schema_of(file).names}
         splits = len({split for _, split in shards}) > 1 or any(split for _, split in shards)
         labels = Labels(names - {"audio"} | ({"split"} if splits else set()))
         row = 0
@@ -90,7 +101,7 @@ class HuggingFace(Source):
 
 def _has_audio(file: Place) -> bool:
     try:
-        return audio_column(_schema(file), file, False) is not None
+        return audio_column(schema_of(file), file, False) is not None
     except ManifestError:
         return False
 
@@ -139,64 +150,45 @@ def _json(file: Place) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _schema(file: Place) -> pa.Schema:
-    try:
-        with readable(file), opened(file) as source:
-            if head(file, 4) == b"PAR1":
-                return pq.ParquetFile(source).schema_arrow
-            return (pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream)(source).schema
-    except pa.ArrowException as error:
-        raise ManifestError(f"cannot read {file}: not a whole Parquet or Arrow file: {error}") from error
-
-
 def _examples(file: Place) -> Iterator[tuple[dict[str, object], Audio]]:
     """Yield the plain columns of each example, and where its audio is."""
-    column = audio_column(_schema(file), file, True)
-    try:
-        with readable(file):
-            yield from (in_table if head(file, 4) == b"PAR1" else in_stream)(file, str(column))
-    except pa.ArrowException as error:
-        raise ManifestError(f"cannot read {file}: {error}", "fetch or write it again") from error
+    column = audio_column(schema_of(file), file, True)
+    with undamaged(file):
+        yield from (in_table if is_parquet(file) else in_stream)(file, str(column))
 
 
 def _ids(shards: list[tuple[Place, str | None]]) -> list[str]:
     """Read only ids and names, without any audio, and make an id for each example."""
     own: list[Any] = []
     paths: list[Any] = []
-    for file, _ in shards:
-        column = audio_column(_schema(file), file, True)
+    splits: list[str | None] = []
+    for file, split in shards:
+        column = audio_column(schema_of(file), file, True)
         own_here, paths_here = _names(file, str(column))
         own += [str(name) if isinstance(name, int) else name for name in own_here]
         paths += paths_here
+        splits += [split] * len(paths_here)
     for names in (own, paths):
         if names and all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names):
             return names if names is own else ids_from_paths(names)
-    splits, counted = [split for file, split in shards for _ in range(_length(file))], dict[str | None, int]()
-    numbered = []
+    counted, numbered = Counter[str | None](), []
     for split in splits:
-        counted[split] = counted.get(split, -1) + 1
         numbered.append(f"{f'{split}-' if split else ''}{counted[split]:08}")
+        counted[split] += 1
     return numbered
 
 
 def _names(file: Place, column: str) -> tuple[list[Any], list[Any]]:
-    schema = _schema(file)
-    nested = pa.types.is_struct(schema.field(column).type)
-    with readable(file), opened(file) as source:
-        if head(file, 4) == b"PAR1":
-            wanted = [*(["id"] if "id" in schema.names else []), *([f"{column}.path"] if nested else [])]
-            table = pq.ParquetFile(source).read(columns=wanted)
+    schema = schema_of(file)
+    has_id = "id" in schema.names
+    with undamaged(file), opened(file) as source:
+        if is_parquet(file):
+            table = pq.ParquetFile(source).read(columns=[*(["id"] if has_id else []), f"{column}.path"])
+            found: Iterable[pa.RecordBatch] = table.to_batches()
         else:
-            reader = pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream
-            table = reader(source).read_all().select([n for n in dict.fromkeys(["id", column]) if n in schema.names])
-    own = table["id"].to_pylist() if "id" in table.column_names else []
-    inside = table[column].combine_chunks().field("path").to_pylist() if nested else []
-    return own, inside
-
-
-def _length(file: Place) -> int:
-    with readable(file), opened(file) as source:
-        if head(file, 4) == b"PAR1":
-            return int(pq.ParquetFile(source).metadata.num_rows)
-        reader = pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream
-        return int(reader(source).read_all().num_rows)
+            found = batches(mapped(file))
+        own, paths = [], []
+        for batch in found:
+            own += batch.column("id").to_pylist() if has_id else [None] * batch.num_rows
+            paths += batch.column(column).field("path").to_pylist()
+    return own, paths

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.manifest.sources.arrow import schema_of, undamaged
 from gdist.pipeline.manifest.sources.base import (
     ManifestRow,
     Source,
@@ -14,7 +14,6 @@ from gdist.pipeline.manifest.sources.base import (
     is_folder,
     lines,
     near,
-    readable,
     relative,
     walk,
 )
@@ -67,7 +66,7 @@ class AudioFolder(Source):
             return any(path.name in _NAMES for path in near(src))
         if not first and head(src, 4) == b"PAR1":
             try:
-                return "file_name" in _schema(src).names
+                return "file_name" in schema_of(src).names
             except ManifestError:
                 return False  # cut short
         return "file_name" in (keys(first) or columns(first))
@@ -75,9 +74,9 @@ class AudioFolder(Source):
 
 def _rows(file: Place) -> Iterator[dict[str, object]]:
     if file.suffix == ".parquet":
-        if "file_name" not in _schema(file).names:
+        if "file_name" not in schema_of(file).names:
             return
-        with readable(file), opened(file) as source:
+        with undamaged(file), opened(file) as source:
             for batch in pq.ParquetFile(source).iter_batches():
                 yield from batch.to_pylist()
     elif file.name.endswith((".jsonl", ".jsonl.gz")):
@@ -85,11 +84,3 @@ def _rows(file: Place) -> Iterator[dict[str, object]]:
     else:
         for row in Table(file):
             yield dict(row)
-
-
-def _schema(file: Place) -> pa.Schema:
-    try:
-        with readable(file), opened(file) as source:
-            return pq.ParquetFile(source).schema_arrow
-    except pa.ArrowException as error:
-        raise ManifestError(f"cannot read {file}: not a whole Parquet file: {error}") from error

@@ -31,8 +31,8 @@ class Zips:
         if members[index][2]:
             raise ManifestError(
                 f"{where}: {path} compresses {members[index][0]}, so its audio is not a range of the zip's bytes",
-                f"store it instead: unzip {in_shell(path)} -d audio && (cd audio && zip -0r ../stored.zip .), and make "
-                f"the manifest again",
+                f"store it instead: unzip {in_shell(path)} -d audio && (cd audio && zip -0r ../stored.zip .), and "
+                f"make the manifest again",
             )
 
 
