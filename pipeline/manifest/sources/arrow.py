@@ -132,7 +132,7 @@ def schema_of(file: Place) -> pa.Schema:
             schema = pq.ParquetFile(source).schema_arrow
         else:
             schema = (pa.ipc.open_file if head(file, 4) == b"ARRO" else pa.ipc.open_stream)(source).schema
-        str(schema)  # names are decoded when they are asked for, and this asks for all of them
+        _ = schema.names  # decoded only when they are asked for
         return schema
 
 
