@@ -2,15 +2,17 @@
 
 | kind | a header is believed where | otherwise |
 |---|---|---|
-| WAV, AIFF, AU | its data chunk ends within the file | cut short, by the bytes that are missing |
+| WAV, AIFF, AU, NIST SPHERE | its data chunk ends within the file | cut short, by the bytes that are missing |
 | FLAC | it has a count of samples, at which the last frame ends | frames are looked at: cut short, or several |
 | Ogg | its last page ends the stream that its first page begins | pages are scanned: cut short, or a chain |
 | MP3 | its Xing or VBRI header names the bytes that the file has | frames are scanned |
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 from typing import Literal
 
 from gdist.pipeline.audio import flac, mpeg
@@ -61,6 +63,8 @@ def contents(source: Source, kind: str, thorough: bool) -> Contents:
     """
     if kind in ("WAV", "WAVEX", "AIFF", "AU"):
         return _chunks(source)
+    if kind == "NIST":
+        return _sphere(source)
     if kind == "OGG":
         return _ogg(source, thorough)
     if kind == "FLAC":
@@ -94,6 +98,14 @@ def _missing(source: Source, begins: int, size: int) -> Contents:
     if size == 0 or size >= _STREAMED or there >= size:
         return WHOLE
     return Contents(cut=f"its header promises {size} bytes of samples, and {max(there, 0)} are there")
+
+
+def _sphere(source: Source) -> Contents:
+    """NIST SPHERE: lines of text, such as ``sample_count -i 16000``, after the size of the header."""
+    fields = dict(re.findall(rb"(\w+) -i (\d+)", source.at(0, 1024)))
+    size = [int(fields.get(name, b"0")) for name in (b"sample_count", b"sample_n_bytes", b"channel_count")]
+    begins = source.at(8, 8).strip()
+    return _missing(source, int(begins) if begins.isdigit() else 1024, prod(size))
 
 
 def _files(source: Source, order: Literal["little", "big"]) -> Contents:

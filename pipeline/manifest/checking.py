@@ -72,6 +72,9 @@ def examine(manifest: "Manifest", *, audio: bool = False, progress: Progress | N
         known, found = header(u.segment.file), Report(u.id, u.segment.name)
         if isinstance(known, str):
             return replace(found, problem=known)
+        if u.start + (u.num_samples or 0) > known.num_samples:  # of streams in a row, its header may show one only
+            thorough = header(u.segment.file, True)
+            known = known if isinstance(thorough, str) else thorough
         rate = u.sample_rate or known.sample_rate
         length = max(known.num_samples - u.start, 0) if u.num_samples is None else u.num_samples
         segment = replace(u.segment, num_samples=length, sample_rate=rate)
@@ -121,6 +124,6 @@ def _with_signal(report: Report, signal: Signal) -> Report:
         clipped=signal.clipped,
         levels=min(2 * int(signal.peak * FULL_SCALE) + 1, 2 * FULL_SCALE - 1),
         mix_db=round(max(decibels(signal.mix_energy), _LEAST_DB), 1) if report.mixed_down else None,
-        remarks=signal.remarks,
+        remarks={} if signal.refusal else signal.remarks,
         problem=signal.refusal,
     )

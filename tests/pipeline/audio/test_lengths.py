@@ -45,6 +45,7 @@ WHOLE: dict[str, tuple[str, Maker]] = {
     "g721": ("wav", lambda: encoded(noise(LONG), "WAV", "G721_32")),
     "adpcm": ("wav", lambda: encoded(noise(LONG), "WAV", "IMA_ADPCM")),
     "au": ("au", lambda: encoded(noise(LONG), "AU", "ULAW")),
+    "sphere": ("sph", lambda: encoded(noise(LONG), "NIST", "ULAW")),
 }
 STREAMS = {name: 3 if name.startswith("three") else 2 for name in WHOLE if name.startswith(("two", "three"))}
 STREAMS["two-mp3-piped"] = 1  # nothing says where the second begins
@@ -112,6 +113,14 @@ def test_a_manifest_that_knows_a_part_only_is_refused(tmp_path: Path, name: str)
         load(Segment(segment.path, 0, header.claimed, RATE))
 
 
+def test_a_thorough_manifest_has_all_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.flac").write_bytes(WHOLE["three-flac"][1]())
+    assert build(tmp_path, tmp_path / "m.parquet").utterances()[0].num_samples == LONG
+    built = build(tmp_path, tmp_path / "m.parquet", thorough=True)
+    assert built.utterances()[0].num_samples == 3 * LONG
+    assert check(built) == check(built, audio=True) == []
+
+
 def test_streams_that_differ_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.ogg").write_bytes(encoded(noise(LONG), "OGG") + encoded(noise(LONG, 2), "OGG", rate=8_000))
     with pytest.raises(AudioError, match="several streams in one file, of 16000 Hz with 1 channels and of 8000 Hz"):
@@ -123,6 +132,7 @@ CUT: dict[str, tuple[str, Maker]] = {
     "float": ("wav", lambda: encoded(noise(LONG), "WAV", "FLOAT")),
     "aiff": ("aiff", lambda: encoded(noise(LONG), "AIFF")),
     "au": ("au", lambda: encoded(noise(LONG), "AU", "PCM_16")),
+    "sphere": ("sph", lambda: encoded(noise(LONG), "NIST", "PCM_16")),
     "ogg": ("ogg", lambda: encoded(noise(2 * LONG), "OGG")),
     "opus": ("opus", lambda: encoded(noise(4 * LONG), "OGG", "OPUS")),
     "mp3": ("mp3", lambda: encoded(noise(LONG), "MP3")),

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import obstore
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from gdist.pipeline.audio import Header, Segment, load_utterance, read_header
-from gdist.pipeline.errors import AudioError, ManifestError
+from gdist.pipeline.errors import AudioError, ManifestError, UsageError
 from gdist.pipeline.manifest.table import Manifest, check
 from gdist.pipeline.storage.objects import Storage
+from gdist.stages.manifests import check_command
 
 CALL = (np.random.default_rng(0).normal(0, 0.1, (8_000, 2)) * 32_768).astype(np.int16)
 
@@ -109,3 +112,23 @@ def test_the_check_knows_them(call: Path) -> None:
 def test_what_the_columns_cannot_be(column: str, values: list[object], words: str) -> None:
     with pytest.raises(ManifestError, match=words):
         Manifest(pa.table({"id": ["a", "b"], "path": ["x", "x"], column: values}), "/")
+
+
+def test_the_report_of_a_check(call: Path, tmp_path: Path) -> None:
+    """What `gdist manifest check --audio --report FILE` writes: one row per utterance."""
+    soundfile.write(tmp_path / "mono.flac", CALL[:, 0], 16_000)
+    columns = {"id": ["a", "b", "c", "d"], "path": [str(call), str(call), str(tmp_path / "mono.flac"), "gone.wav"]}
+    Manifest(pa.table(columns | {"channel": [1, None, None, None]}), str(tmp_path)).write(tmp_path / "m.parquet")
+    for name, read in (("r.csv", pyarrow.csv.read_csv), ("r.parquet", pq.read_table)):
+        assert check_command(str(tmp_path / "m.parquet"), True, str(tmp_path / name), True) == 1
+        rows = {row["id"]: row for row in read(tmp_path / name).to_pylist()}
+        assert [rows[id]["mixed_down"] for id in "abcd"] == [False, True, False, False]
+        assert [rows[id]["format"] or None for id in "abcd"] == ["WAV PCM_16", "WAV PCM_16", "FLAC PCM_16", None]
+        whole = ("sample_rate", "channels", "header_samples", "file_samples", "num_samples", "seconds")
+        assert [rows["c"][column] for column in whole] == [16_000, 1, 8_000, 8_000, 8_000, 0.5]
+        peak = np.abs(CALL[:, 1].astype(int)).max()
+        assert rows["a"]["peak_dbfs"] == pytest.approx(20 * np.log10(peak / 32_768), abs=0.06)
+        assert rows["a"]["levels"] == 2 * peak + 1 and rows["a"]["clipped"] == 0
+        assert rows["b"]["mix_db"] == pytest.approx(-3, abs=0.3) and rows["d"]["problem"].startswith("file not found")
+    with pytest.raises(UsageError, match=r"neither \.parquet nor \.csv"):
+        check_command(str(tmp_path / "m.parquet"), True, "report.txt", True)
