@@ -72,7 +72,7 @@ def demo_command(out: Path, as_json: bool) -> int:
 
 @click.group(cls=InOrder)
 def manifest() -> None:
-    """Build and check the table of utterances that extraction reads."""
+    """Build, check and export the table of utterances that extraction reads."""
 
 
 @command("build", short_help="Make a manifest from a folder or from another tool's manifest.")
@@ -96,21 +96,29 @@ def manifest() -> None:
     type=click.Choice(["auto"]),
     help="Decode every file; where it is too quiet for 16 bits, or beyond full scale, fill the column gain_bits.",
 )
+@click.option("--root", help="The folder of the audio, where SRC leaves it open: $data_root of SpeechBrain, clips/.")
+@click.option(
+    "--allow-commands",
+    is_flag=True,
+    help="Run the commands that a wav.scp names (sph2pipe … |). Only for files whose every command you trust.",
+)
 @json_option
-def manifest_build(
-    src: str, out: str, kind: str, split_seconds: float | None, thorough: bool, gain: str | None, as_json: bool
-) -> int:
-    """Make a manifest from SRC: a folder of audio, LibriSpeech's tree, a fairseq .tsv, lhotse JSONL(.gz), a CSV.
+def manifest_build(src: str, out: str, kind: str, gain: str | None, as_json: bool, **options: Any) -> int:
+    """Make a manifest from SRC: a folder of audio, a CSV, or what another toolkit has. What SRC is, is recognized
+    from its content and printed.
 
     SRC and the manifest may be in a bucket (s3://…). Of audio there, only the headers are downloaded, and the files
-    whose headers cannot be believed: MP3s without a Xing header, M4A, WebM.
+    whose headers cannot be believed: MP3s without a Xing header, M4A, WebM. Audio inside an archive stays there where
+    it can; otherwise it is written to a folder next to the manifest, and that is said.
 
     \b
     Example:  gdist manifest build LibriSpeech/train-clean-100 --out train.parquet
+              gdist manifest build data/train/wav.scp --out train.parquet
+              gdist manifest build cv-corpus/fr/validated.tsv --out fr.parquet
     """
     from gdist.stages import manifests
 
-    return manifests.build_command(src, out, kind, split_seconds, thorough, gain is not None, as_json)
+    return manifests.build_command(src, out, kind, as_json, gain=gain is not None, **options)
 
 
 @command("check", short_help="Find what extraction would quarantine.")
@@ -129,6 +137,30 @@ def manifest_check(path: str, audio: bool, report: str | None, as_json: bool) ->
     from gdist.stages import manifests
 
     return manifests.check_command(path, audio, report, as_json)
+
+
+@command("export", short_help="Write a manifest as another toolkit's.")
+@click.argument("path", metavar="M.parquet")
+@click.option(
+    "--to",
+    cls=TableOption,
+    table="gdist.pipeline.manifest.targets:TARGETS",
+    required=True,
+    metavar="FORM",
+    help="{rows}.",
+)
+@click.option("--out", required=True, type=LocalPath(), help="The folder to write; it must not exist or be empty.")
+@json_option
+def manifest_export(path: str, to: str, out: Path, as_json: bool) -> int:
+    """Write a manifest in another toolkit's form, and say what that form has no place for. What would change the
+    audio is refused. `gdist manifest build` reads each form back to the same samples.
+
+    \b
+    Example:  gdist manifest export train.parquet --to lhotse --out train-lhotse
+    """
+    from gdist.stages import manifests
+
+    return manifests.export_command(path, to, out, as_json)
 
 
 @command("recipes", short_help="The recipes and sweeps that ship.")
@@ -209,6 +241,7 @@ def local_command(local: "LocalFolder | None", clear: tuple[str, ...], clear_all
 
 manifest.add_command(manifest_build)
 manifest.add_command(manifest_check)
+manifest.add_command(manifest_export)
 for _command in (
     demo_command,
     manifest,

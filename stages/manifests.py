@@ -1,4 +1,4 @@
-"""`gdist manifest build` and `gdist manifest check`."""
+"""`gdist manifest build`, `gdist manifest check` and `gdist manifest export`."""
 
 import io
 import time
@@ -17,6 +17,8 @@ from gdist.pipeline import console
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, EXIT_QUARANTINED, ManifestError, UsageError
 from gdist.pipeline.files import replacing
 from gdist.pipeline.manifest.checking import Report, examine
+from gdist.pipeline.manifest.exporting import export
+from gdist.pipeline.manifest.sources import SOURCES
 from gdist.pipeline.manifest.table import Manifest, Problem, build
 from gdist.pipeline.storage.paths import RemotePath, place
 
@@ -25,26 +27,46 @@ QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0
 
 
 def build_command(
-    src: str, out: str, kind: str, split_seconds: float | None, thorough: bool, gain: bool, as_json: bool
+    src: str, out: str, kind: str, as_json: bool, *, split_seconds: float | None, root: str | None, **options: bool
 ) -> int:
-    """Build and write a manifest, and report what was found. The exit code is 3 if some files could not be read."""
+    """Build and write a manifest, and report what was found. The exit code is 3 if some files could not be read.
+
+    Args:
+        options: whether ``thorough``, ``gain`` and ``allow_commands``, as of :func:`build`.
+    """
     manifest = build(
-        src, out, kind, split_seconds=split_seconds, thorough=thorough, gain=gain, progress=_counted("files")
+        src, out, kind, split_seconds=split_seconds, audio_root=root, progress=_counted("files"), **options
     )
     rows = manifest.table.num_rows
     result = {
         "utterances": rows,
         "columns": manifest.table.column_names,
+        "kind": manifest.kind,
         "mixed_down": manifest.mixed,
         "problems": [asdict(p) for p in manifest.problems],
     }
     if as_json:
         console.emit(result)
     else:
+        console.say(f"took {src} for {manifest.kind}: {getattr(SOURCES[manifest.kind], 'summary', manifest.kind)}")
         console.say(f"{out}: {rows} utterances; columns {', '.join(manifest.table.column_names)}")
         _say_mixed(manifest.mixed)
         _list(list(manifest.problems), "extraction would quarantine it")
     return EXIT_QUARANTINED if manifest.problems else EXIT_OK
+
+
+def export_command(path: str, to: str, out: Path, as_json: bool) -> int:
+    """Write a manifest in another toolkit's form, and say what that form cannot say."""
+    manifest = Manifest.read(path)
+    done = export(manifest, to, out, path)
+    result = {"utterances": manifest.table.num_rows, "to": to, "out": str(out)}
+    if as_json:
+        console.emit(result | {"files": list(done.files), "notes": list(done.notes)})
+    else:
+        console.say(f"{out}: {manifest.table.num_rows} utterances; {', '.join(done.files)}")
+        for note in done.notes:
+            console.say(f"  {note}", style="yellow")
+    return EXIT_OK
 
 
 def check_command(path: str, audio: bool, report: str | None, as_json: bool) -> int:

@@ -16,7 +16,7 @@ STUDENT = f"{EXAMPLES / 'own_student.py'}:LSTMStudent"
 LOSS = f"{EXAMPLES / 'own_loss.py'}:huber"
 PROBE = f"{EXAMPLES / 'own_probe.py'}:Accent"
 TEACHER = f"{EXAMPLES / 'own_teacher.py'}:UniSpeechTeacher"
-KIND = f"{EXAMPLES / 'own_manifest.py'}:Kaldi"
+KIND = f"{EXAMPLES / 'own_manifest.py'}:VoxForge"
 
 # An encoding that differs from fp16 and is equally precise: it stores half of every value.
 ENCODING_SOURCE = '''"""Half of everything."""

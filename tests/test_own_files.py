@@ -144,21 +144,22 @@ class TestExamples:
 
     def test_a_kind_of_manifest(self, tmp_path: Path) -> None:
         data = tmp_path / "data"
-        data.mkdir()
-        for name in ("a", "b"):
-            soundfile.write(data / f"{name}.wav", torch.zeros(8_000).numpy(), 16_000)
-        (data / "wav.scp").write_text(f"utt-a {data}/a.wav\nutt-b b.wav\n")
-        (data / "text").write_text("utt-a one two\nutt-b three\n")
+        prompts = voxforge(data, "ann-2009-x", a="one two", b="three")
         found = done("manifest", "build", data, "--kind", KIND, "--out", tmp_path / "m.parquet")
         assert found["utterances"] == 2 and found["columns"][-1] == "text" and not found["problems"]
         a, b = Manifest.read(tmp_path / "m.parquet").utterances()
-        assert (a.id, a.path, a.num_samples, a.labels["text"]) == ("utt-a", f"{data}/a.wav", 8_000, "one two")
-        assert (b.id, b.path) == ("utt-b", f"{data}/b.wav")
-        (data / "wav.scp").write_text("utt-a sph2pipe -f wav a.sph |\n")
+        assert (a.id, a.path, a.num_samples, a.labels["text"]) == (
+            "ann-2009-x/a",
+            f"{data}/ann-2009-x/wav/a.wav",
+            8_000,
+            "one two",
+        )
+        assert (b.id, b.labels["speaker"]) == ("ann-2009-x/b", "ann")
+        prompts.write_text("ann-2009-x/mfc/a\n")
         said = refused("manifest", "build", data, "--kind", KIND, "--out", tmp_path / "m.parquet")
-        assert "wav.scp, line 1" in said and "the pipe" in said
-        said = refused("manifest", "build", data / "text", "--kind", KIND, "--out", tmp_path / "m.parquet")
-        assert "is not what --kind own_manifest.py:Kaldi reads" in said
+        assert "PROMPTS, line 1" in said and "the text that was read" in said
+        said = refused("manifest", "build", prompts, "--kind", KIND, "--out", tmp_path / "m.parquet")
+        assert "is not what --kind own_manifest.py:VoxForge reads" in said
 
 
 @pytest.fixture(scope="module")
@@ -610,6 +611,17 @@ def test_what_a_command_cannot_use(lstm: Path, tiny_cache: Path) -> None:
         probes_named(STUDENT)
 
 
+def voxforge(folder: Path, session: str, **texts: str) -> Path:
+    """Write a session of VoxForge, and return its PROMPTS."""
+    for name in ("etc", "wav"):
+        (folder / session / name).mkdir(parents=True)
+    for name in texts:
+        soundfile.write(folder / session / "wav" / f"{name}.wav", torch.zeros(8_000).numpy(), 16_000)
+    prompts = folder / session / "etc" / "PROMPTS"
+    prompts.write_text("".join(f"{session}/mfc/{name} {text}\n" for name, text in texts.items()))
+    return prompts
+
+
 SECTIONS = ("A loss", "A probe", "A family of teachers", "A kind of manifest")
 
 
@@ -628,9 +640,7 @@ def test_the_commands_of_the_documentation(
     with_accents(speech, tmp_path / "M.parquet")
     done(*extract_words(tiny_teacher, tmp_path / "M.parquet", tmp_path / "CACHE"))
     Path("UNISPEECH").symlink_to(unispeech)
-    Path("KALDI").mkdir()
-    soundfile.write("KALDI/a.wav", torch.zeros(8_000).numpy(), 16_000)
-    Path("KALDI/wav.scp").write_text("utt-a a.wav\n")
+    voxforge(Path("VOXFORGE"), "ann-2009-x", a="one two")
     for line in lines:
         words = shlex.split(line)
         more: dict[str, list[Any]] = {

@@ -39,7 +39,7 @@ halved = "gdist_lstm.encodings:Halved"
 [project.entry-points."gdist.teachers"]
 unispeech = "gdist_lstm.teachers:UniSpeechTeacher"
 [project.entry-points."gdist.manifests"]
-kaldi = "gdist_lstm.manifests:Kaldi"
+voxforge = "gdist_lstm.manifests:VoxForge"
 """
 BROKEN = """
 [project.entry-points."gdist.students"]
@@ -144,7 +144,7 @@ def test_a_package_is_listed_used_recorded_and_exported(
         "frontend": "convolutions",
     }
     assert json.loads(encodings["out"])[-1]["name"] == "halved"
-    assert "accent" in probes_help["out"] and "kaldi" in kinds_help["out"]
+    assert "accent" in probes_help["out"] and "voxforge" in kinds_help["out"]
     extracted, trained, accents, evaluated, hf, s3prl, report, again = rest
     assert extracted["code"] == trained["code"] == evaluated["code"] == 0, trained["err"] + evaluated["err"]
     assert accents["code"] == 1 and "no utterance has a `accent`" in accents["err"]

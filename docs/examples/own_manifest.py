@@ -1,47 +1,49 @@
-"""A kind of manifest of your own: a Kaldi folder with wav.scp and, if present, text and utt2spk.
+"""A kind of manifest of your own: sessions of VoxForge, with etc/PROMPTS and wav/.
 
-gdist manifest build data/train --kind own_manifest.py:Kaldi --out train.parquet
+gdist manifest build voxforge/ --kind own_manifest.py:VoxForge --out voxforge.parquet
 """
 
 from collections.abc import Iterator
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources.base import ManifestRow, Source, lines, located
+from gdist.pipeline.manifest.sources.base import ManifestRow, Source, lines, walk
 from gdist.pipeline.storage.paths import Place
 
-LABELS = {"text": "text", "utt2spk": "speaker"}  # file → the manifest's column
 
+class VoxForge(Source):
+    """Folders SPEAKER-DATE-CODE, each with etc/PROMPTS and wav/."""
 
-class Kaldi(Source):
-    """A folder with wav.scp."""
-
-    name = "kaldi"
+    name = "voxforge"
     reads_folders = True
-    summary = "a Kaldi folder, with wav.scp"
+    summary = "sessions of VoxForge, with etc/PROMPTS and wav/"
 
     def rows(self, src: Place) -> Iterator[ManifestRow]:
-        """One row per line ``ID PATH`` of wav.scp.
+        """One row per line ``SESSION/mfc/NAME TEXT`` of each PROMPTS: the audio is SESSION/wav/NAME.wav.
 
-        A relative path is taken from the working directory or, if nothing is there, from ``src``. Lengths and rates
-        are left to gdist, which reads the headers. ``lines`` and ``located`` work in buckets too.
+        Lengths and rates are left to gdist, which reads the headers. ``walk`` and ``lines`` work in buckets too.
         """
-        scp = src / "wav.scp"
-        labels = {column: table(src / file) for file, column in LABELS.items() if (src / file).exists()}
-        for number, line in enumerate(lines(scp), start=1):
-            utterance, _, path = line.partition(" ")
-            if not path or path.endswith("|"):
-                raise ManifestError(
-                    f"{scp}, line {number}: expected an id and a path, found {line!r}",
-                    "run the command in the pipe, and list the files it writes",
-                )
-            row: ManifestRow = {"id": utterance, "path": located(path.strip(), src)}
-            yield row | {column: known.get(utterance) for column, known in labels.items()}
+        for prompts in prompts_below(src):
+            session = prompts.parent.parent
+            for number, line in enumerate(lines(prompts), start=1):
+                place, _, text = line.partition(" ")
+                name = place.rpartition("/")[2]
+                if not name or not text:
+                    raise ManifestError(
+                        f"{prompts}, line {number}: expected a name and a text, found {line!r}",
+                        "remove the line, or give it the text that was read",
+                    )
+                yield {
+                    "id": f"{session.name}/{name}",
+                    "path": str(session / "wav" / f"{name}.wav"),
+                    "speaker": session.name.partition("-")[0],
+                    "text": text,
+                }
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
         """Whether ``--kind auto`` may choose this kind; used only if an installed package announces it."""
-        return (src / "wav.scp").exists()
+        return any(True for _ in prompts_below(src))
 
 
-def table(path: Place) -> dict[str, str]:
-    """Read a file of lines ``ID value``."""
-    return {name: value for name, _, value in (line.partition(" ") for line in lines(path))}
+def prompts_below(src: Place) -> Iterator[Place]:
+    """The PROMPTS of each session, in order."""
+    yield from (path for path in walk(src) if path.name == "PROMPTS" and path.parent.name == "etc")

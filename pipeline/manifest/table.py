@@ -23,7 +23,7 @@ from gdist.pipeline.errors import ManifestError, UsageError
 from gdist.pipeline.files import replacing
 from gdist.pipeline.manifest.checking import best_gains, check
 from gdist.pipeline.manifest.schema import COLUMNS, OPTIONAL, conformed, from_rows, with_columns
-from gdist.pipeline.manifest.sources import SOURCES, detect
+from gdist.pipeline.manifest.sources import Options, rows_of
 from gdist.pipeline.manifest.utterance import Problem, Progress, Utterance, header_of, in_threads
 from gdist.pipeline.storage.locations import in_shell, join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
@@ -36,13 +36,15 @@ class Manifest:
     """The table, and the folder (a path or a URI) that its relative paths start from.
 
     ``problems`` lists what :meth:`measured` (and so :func:`build`) could not read; those rows stay, with nulls.
-    ``mixed`` counts the rows of files with several channels, of which they name none.
+    ``mixed`` counts the rows of files with several channels, of which they name none. ``kind`` is what :func:`build`
+    took its source for.
     """
 
     table: pa.Table
     root: str
     problems: tuple[Problem, ...] = field(default=(), compare=False)
     mixed: int = field(default=0, compare=False)
+    kind: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", conformed(self.table, "the table"))
@@ -209,6 +211,8 @@ def build(
     absolute_paths: bool = False,
     thorough: bool = False,
     gain: bool = False,
+    audio_root: str | None = None,
+    allow_commands: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
     """Build a manifest from a folder of audio or another tool's manifest, and write it to ``out``.
@@ -223,20 +227,21 @@ def build(
             are relative to the manifest's folder, so that both can be moved together.
         thorough: read every file to its end, so that streams in a row count as one file (slow).
         gain: decode every utterance, to fill ``gain_bits`` where it matters.
+        audio_root: the folder of the audio, for kinds that leave it open.
+        allow_commands: run the commands that a wav.scp names. Only for files whose every command you trust.
 
     Raises:
         ManifestError: ``src`` is missing, of no known kind, empty, or contradicts itself.
     """
     src, out = place(src), place(out)
     src = src.resolve() if isinstance(src, Path) else src
-    found = detect(src) if kind == "auto" else SOURCES.use(kind)
-    if src.is_dir() != SOURCES.find(found, f"--kind {kind}").reads_folders:
-        raise ManifestError(f"{src} is not what --kind {found} reads", "leave out --kind to detect it")
     root = _root(out)
-    table = from_rows(SOURCES[found].rows(src), str(src))
+    options = Options(audio_root, allow_commands, place(root) / f"{out.name.removesuffix(out.suffix)}-audio")
+    found, rows = rows_of(src, kind, options)
+    table = from_rows(rows, str(src))
     if not absolute_paths:
         table = with_columns(table, path=[_relative(path, root) for path in table["path"].to_pylist()])
-    manifest = Manifest(table, root).measured(progress, thorough)
+    manifest = Manifest(table, root, kind=found).measured(progress, thorough)
     if split_seconds is not None:
         manifest = manifest.split(split_seconds)
     if gain:

@@ -12,6 +12,7 @@ from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.errors import ConfigError
 from gdist.pipeline.extensions import Extension, Registry, enter, extension_behind, use
 from gdist.pipeline.manifest.sources import SOURCES
+from gdist.pipeline.manifest.targets import TARGETS
 from gdist.stages.evaluate.probes import PROBES, probes_named
 from gdist.stages.students import STUDENTS
 from gdist.stages.teachers import FAMILIES
@@ -288,8 +289,7 @@ def test_probes_by_label_and_by_name() -> None:
 
 
 def test_no_table_announces_what_is_not_installed() -> None:
-    groups = {registry.group for registry in (STUDENTS, FAMILIES, ENCODINGS, LOSSES, PROBES, SOURCES)}
-    assert groups == {
-        f"gdist.{name}" for name in ("students", "teachers", "encodings", "losses", "probes", "manifests")
-    }
+    groups = {registry.group for registry in (STUDENTS, FAMILIES, ENCODINGS, LOSSES, PROBES, SOURCES, TARGETS)}
+    names = ("students", "teachers", "encodings", "losses", "probes", "manifests", "manifest_targets")
+    assert groups == {f"gdist.{name}" for name in names}
     assert not [point for group in groups for point in importlib.metadata.entry_points(group=group)]

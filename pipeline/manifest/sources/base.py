@@ -1,7 +1,8 @@
 """What a source of manifests is, and how it reads names and text: never audio.
 
 A source yields one row per utterance: ``id``, ``path`` (absolute, or a URI), its labels, and where they are known
-``start``, ``num_samples`` and ``sample_rate``, in samples and Hz.
+``start``, ``num_samples`` and ``sample_rate``, in samples and Hz. Where it matters, a row also has ``channel`` (from
+0), and ``byte_offset`` and ``byte_size``: the audio is this range of bytes of ``path``.
 """
 
 import gzip
@@ -11,6 +12,8 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -19,7 +22,7 @@ from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.storage.locations import join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri
 
-type ManifestRow = dict[str, str | int | None]
+type ManifestRow = dict[str, str | int | float | bool | None]
 
 AUDIO_SUFFIXES = frozenset(
     [
@@ -43,17 +46,38 @@ AUDIO_SUFFIXES = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the user adds or allows, and where a source may write.
+
+    Attributes:
+        root: the folder of the audio, where the manifest leaves it open: ``--root``.
+        allow_commands: whether the commands that a manifest names may be run: ``--allow-commands``.
+        audio: the folder for audio that is no file yet, next to the manifest that is built; None: nothing is written.
+    """
+
+    root: str | None = None
+    allow_commands: bool = False
+    audio: Place | None = None
+
+
 class Source(ABC):
     """One kind of source.
 
     Attributes:
         name: the value of ``gdist manifest build --kind``.
         reads_folders: whether it is built from a folder rather than a file.
+        reads_both: whether it is built from a folder or from a file.
+        binary: whether its files may be other than text: :meth:`recognizes` then gets no lines.
+        options: the fields of :class:`Options` that mean something for it.
         summary: what it is, for ``--help``.
     """
 
     name: ClassVar[str]
     reads_folders: ClassVar[bool] = False
+    reads_both: ClassVar[bool] = False
+    binary: ClassVar[bool] = False
+    options: ClassVar[frozenset[str]] = frozenset()
     summary: ClassVar[str]
 
     @abstractmethod
@@ -63,6 +87,10 @@ class Source(ABC):
         Raises:
             ManifestError: ``src`` is not of this kind, or contradicts itself; the message names the line.
         """
+
+    def rows_with(self, src: Place, options: Options) -> Iterator[ManifestRow]:
+        """The utterances of ``src``, as :meth:`rows`, for a source that has ``options``."""
+        return self.rows(src)
 
     @abstractmethod
     def recognizes(self, src: Place, first: str, second: str) -> bool:
@@ -89,6 +117,38 @@ def walk(src: Place) -> Iterator[Place]:
         if real not in seen:
             yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
         seen.add(real)
+
+
+def is_folder(place: Place) -> bool:
+    """Whether ``place`` is a folder. A web server cannot say what is below an address, so there it is a file."""
+    web = isinstance(place, RemotePath) and place.root.startswith(("http://", "https://"))
+    return not web and place.is_dir()
+
+
+def is_there(place: Place) -> bool:
+    """Whether there is a file or a folder."""
+    return place.is_file() or is_folder(place)
+
+
+def near(src: Place) -> Iterator[Place]:
+    """The visible files in ``src`` and in two levels of folders below: enough to see what it is."""
+    if isinstance(src, RemotePath):
+        yield from (path for path in walk(src) if len(path.relative_to(src).parts) <= 3)
+        return
+    for parent, folders, files in os.walk(src, followlinks=True):
+        below_src = os.path.relpath(parent, src)
+        deep = below_src != "." and below_src.count(os.sep) >= 1
+        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def children(folder: Place, pattern: str) -> list[Place]:
+    """The files directly in ``folder`` whose name matches ``pattern``, in order."""
+    if isinstance(folder, RemotePath):
+        inside: list[Place] = [path for path in folder.files if path.parent == folder]
+    else:
+        inside = list(folder.iterdir()) if folder.is_dir() else []
+    return sorted((path for path in inside if fnmatchcase(path.name, pattern)), key=str)
 
 
 def relative(path: Place, folder: Place) -> PurePosixPath:
@@ -124,6 +184,15 @@ def lines(src: Place) -> Iterator[str]:
                 yield from [""] * blank
                 yield stripped
             blank = 0 if stripped else blank + 1
+
+
+def head(src: Place, length: int) -> bytes:
+    """The first bytes of a file."""
+    with readable(src):
+        if isinstance(src, RemotePath):
+            return bytes(src.read_part(0, length)[0])
+        with src.open("rb") as file:
+            return file.read(length)
 
 
 def located(path: str, beside: Place) -> str:

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,19 +15,12 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toolkits import speech
 
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.errors import ManifestError, UsageError
-from gdist.pipeline.manifest.sources import SOURCES, detect
+from gdist.pipeline.manifest.sources import SOURCES
 from gdist.pipeline.manifest.table import Manifest, Problem, build, check
-from gdist.stages.testing import ManifestSuite
-
-
-def speech(path: Path, samples: int = 1_600, rate: int = 16_000) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    wave = np.random.default_rng(samples).normal(0, 0.1, samples)
-    soundfile.write(path, wave, rate)
-    return path
 
 
 def table(**columns: object) -> pa.Table:
@@ -191,81 +184,6 @@ class TestSplitting:
             Manifest(table(), "/").split(seconds)
 
 
-class TestLibriSpeech(ManifestSuite):
-    source = SOURCES.own["librispeech"]
-    expected: ClassVar = [
-        {
-            "id": "1-2-3",
-            "path": "dev-x/1/2/1-2-3.flac",
-            "speaker": "1",
-            "chapter": "2",
-            "text": "HI",
-            "split": "dev-x",
-        }
-    ]
-
-    def write(self, folder: Path) -> Path:
-        (folder / "dev-x" / "1" / "2").mkdir(parents=True, exist_ok=True)
-        (folder / "dev-x" / "1" / "2" / "1-2.trans.txt").write_text("1-2-3 HI\n")
-        return folder
-
-
-class TestFolder(ManifestSuite):
-    source = SOURCES.own["folder"]
-    expected: ClassVar = [{"id": "a", "path": "a.wav"}, {"id": "b/c", "path": "b/c.flac"}]
-
-    def write(self, folder: Path) -> Path:
-        speech(folder / "a.wav"), speech(folder / "b" / "c.flac")
-        return folder
-
-
-class TestLhotse(ManifestSuite):
-    source = SOURCES.own["lhotse"]
-    expected: ClassVar = [{"id": "rec", "path": "r.wav", "num_samples": 16_000, "sample_rate": 8_000}]
-
-    def write(self, folder: Path) -> Path:
-        recording = {"id": "rec", "sources": [{"type": "file", "channels": [0], "source": "r.wav"}]}
-        entry = json.dumps({**recording, "sampling_rate": 8_000, "num_samples": 16_000, "duration": 2.0})
-        (folder / "recordings.jsonl").write_text(f"{entry}\n")
-        return folder / "recordings.jsonl"
-
-
-class TestFairseq(ManifestSuite):
-    source = SOURCES.own["fairseq"]
-    expected: ClassVar = [
-        {"id": "x", "path": "x.wav", "num_samples": 500, "text": "hi there"},
-        {"id": "sub/y", "path": "sub/y.wav", "num_samples": 600, "text": "you"},
-    ]
-
-    def write(self, folder: Path) -> Path:
-        (folder / "train.tsv").write_text(f"{folder}\nx.wav\t500\nsub/y.wav\t600\n")
-        (folder / "train.wrd").write_text("hi there\nyou\n")
-        return folder / "train.tsv"
-
-
-class TestDelimited(ManifestSuite):
-    source = SOURCES.own["csv"]
-    expected: ClassVar = [
-        {"id": "1", "path": "x/a.wav", "start": 0, "digit": 3},
-        {"id": "2", "path": "s3://bucket/b.wav", "start": 7, "digit": None},
-    ]
-
-    def write(self, folder: Path) -> Path:
-        (folder / "t.csv").write_text(
-            "id,path,start,num_samples,sample_rate,digit\n1,x/a.wav,0,900,8000,3\n2,s3://bucket/b.wav,7,900,8000,\n"
-        )
-        return folder / "t.csv"
-
-
-def test_every_kind_has_its_suite_and_is_told_from_all_others(tmp_path: Path) -> None:
-    tested = [TestLibriSpeech, TestFolder, TestLhotse, TestFairseq, TestDelimited]
-    assert [suite().kind.name for suite in tested] == list(SOURCES.own)
-    for suite in tested:
-        folder = tmp_path / suite.__name__
-        folder.mkdir()
-        assert detect(suite().write(folder)) == suite().kind.name
-
-
 class TestBuildFromFolders:
     def test_a_folder(self, tmp_path: Path) -> None:
         speech(tmp_path / "b" / "two.FLAC", 900, 8_000)
@@ -426,25 +344,26 @@ class TestBuildFromFiles:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"type": "MixedCut", "recording": None}, "line 1: not a lhotse recording"),
-            ({"channel": 1, "two": True}, "it is channel 1 of 2"),
-            ({"transforms": [{"name": "Speed"}]}, "transformed on the fly"),
-            ({"source": "command"}, "its sources are command"),
+            ({"type": "MixedCut", "recording": None}, "line 1: it is a MixedCut(.|\n)*save_audios"),
+            ({"type": "PaddingCut", "recording": None}, "line 1: it is a PaddingCut(.|\n)*leave it out"),
+            ({"type": "MultiCut", "channel": [0, 2], "channels": 3}, r"a MultiCut of the channels \[0, 2\] of 3"),
+            ({"transforms": [{"name": "Speed"}]}, "transformed on the fly by Speed(.|\n)*lhotse cut simple"),
+            ({"transforms": [{"name": "Resample"}, {"name": "Volume"}]}, "on the fly by Volume"),
+            ({"video": True}, "its recording is a video"),
+            ({"source": "command"}, "its sources are command(.|\n)*lhotse cut simple"),
         ],
     )
     def test_lhotse_cuts_that_gdist_would_read_wrongly(
-        self, tmp_path: Path, change: dict[str, object], message: str
+        self, tmp_path: Path, change: dict[str, Any], message: str
     ) -> None:
-        recording = self.recording("r.wav")
-        if "transforms" in change:
-            recording["transforms"] = change.pop("transforms")
-        if "two" in change or "source" in change:
-            kind = change.pop("source", "file")
-            channels = [0, 1] if change.pop("two", False) else [0]
-            recording["sources"] = [{"type": kind, "channels": channels, "source": "r.wav"}]
+        recording = self.recording(
+            "r.wav", **{name: change[name] for name in ("transforms", "video") if name in change}
+        )
+        kind, channels = change.get("source", "file"), list(range(change.get("channels", 1)))
+        recording["sources"] = [{"type": kind, "channels": channels, "source": "r.wav"}]
         cut = {"id": "c", "type": "MonoCut", "channel": 0, "start": 0, "duration": 1, "recording": recording} | change
         (tmp_path / "cuts.jsonl").write_text(json.dumps(cut))
-        with pytest.raises(ManifestError, match=f"{message}(.|\n)*lhotse cut simple"):
+        with pytest.raises(ManifestError, match=message):
             build(tmp_path / "cuts.jsonl", tmp_path / "m.parquet")
 
     def test_csv(self, tmp_path: Path) -> None:
@@ -490,7 +409,7 @@ class TestBuildFromFiles:
             (
                 "notes.txt",
                 b"hello\nworld\n",
-                "cannot detect what .* is; its first line is 'hello'\n.*--kind: librispeech, f",
+                "cannot detect what .* is; its first line is 'hello'\n.*--kind: librispeech, k",
             ),
             ("binary", b"\xff\xfe\x00\x01", "it is not UTF-8 text"),
             ("cuts.jsonl.gz", b"\x1f\x8b\x08\x00short", "cannot read"),
@@ -507,9 +426,9 @@ class TestBuildFromFiles:
 
     def test_a_kind_that_does_not_fit(self, tmp_path: Path) -> None:
         known = re.escape(", ".join(sorted(SOURCES)))
-        with pytest.raises(UsageError, match=rf"^--kind kaldi: there is no such kind of manifest\nknown: {known}$"):
-            build(tmp_path, tmp_path / "m.parquet", "kaldi")
-        for kind in SOURCES.own.keys() - {"folder", "librispeech"}:
+        with pytest.raises(UsageError, match=rf"^--kind tapes: there is no such kind of manifest\nknown: {known}$"):
+            build(tmp_path, tmp_path / "m.parquet", "tapes")
+        for kind in (name for name, row in SOURCES.own.items() if not row.reads_both and not row.reads_folders):
             with pytest.raises(ManifestError, match=f"not what --kind {kind} reads"):
                 build(tmp_path, tmp_path / "m.parquet", kind)
 
