@@ -111,6 +111,7 @@ def examine(cache: Cache, advance: Advance, tasks: Collection[Task] | None = Non
         advance: called after every task.
         tasks: the tasks whose shards are read, where the others are known to be undamaged; None for all.
     """
+    require_lists(cache.uri, "to verify a cache, what is there is compared with what should be")
     found = Findings(cache, [*_documents(cache)])
     now = cache.standing(listed=True)
     found.bad += [Damage(key, reason) for key, reason in cache.faulty_summaries(now)]

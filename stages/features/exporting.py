@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import numpy as np
 from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.stages.features import kmeans
 from gdist.stages.features.folder import RECORDS, OutFolder
 from gdist.stages.features.formats import FORMATS, TOKENS, format_named
-from gdist.stages.features.formats.base import Export
-from gdist.stages.features.selection import Matrix, Selection
+from gdist.stages.features.formats.base import Export, as_npy
+from gdist.stages.features.selection import Matrix, Selection, Utterance
 
 CENTROIDS, FITTED = "centroids.npy", f"{RECORDS}/kmeans.json"
 
@@ -85,23 +87,24 @@ def export_features(config: FeaturesConfig, show_progress: bool = True) -> dict[
     )
     given = kmeans.read_centroids(config.centroids, selection.dim) if config.centroids else None
     name = config.to or TOKENS
-    out = OutFolder(config.out, selection.identity() | {"format": name} | _of_kmeans(config, given))
+    determines = selection.identity() | {"format": name, "shard_size": config.piece_bytes}
+    out = OutFolder(config.out, determines | _of_kmeans(config, given))
     form, about = format_named(name), _about(selection)
     form.check(Export(out, selection, about))
     with out.owned():
-        records = [out.record(piece) is not None for piece in range(len(selection))]
-        if not all(records):
+        centroids = _fitted(out) if given is None else given
+        fits = name == TOKENS and centroids is None  # what has been written then comes from other centroids
+        todo = [piece for piece in range(len(selection)) if fits or out.record(piece) is None]
+        if todo:
             out.plan(about, finished=False)
-        centroids = _centroids(config, selection, out, given, show_progress) if name == TOKENS else None
+        if name == TOKENS:
+            centroids = _kept(out, _fit(config, selection, show_progress) if centroids is None else centroids)
         export = Export(out, selection, about, centroids)
-        todo = [piece for piece, done in enumerate(records) if not done]
         seconds = sum(map(selection.seconds, todo))
-        with console.progress("export", seconds, "s of audio", enabled=show_progress) as advance:
+        with console.progress("export", seconds, "s of audio", enabled=show_progress) as advance, out.explained():
             for piece in todo:
-                with out.explained():
-                    rows = form.write(export, piece, selection.read(selection.entries(piece)))
-                out.commit(piece, rows)
-                advance(selection.seconds(piece))
+                utterances = _counted(selection.read(selection.entries(piece)), advance)
+                out.commit(piece, form.write(export, piece, utterances))
         with out.explained():
             form.finish(export, out.rows(len(selection)))
         out.plan(about, finished=True)
@@ -119,25 +122,31 @@ def _of_kmeans(config: FeaturesConfig, given: Matrix | None) -> dict[str, Any]:
     return {}
 
 
-def _centroids(
-    config: FeaturesConfig, selection: Selection, out: OutFolder, given: Matrix | None, show_progress: bool
-) -> Matrix:
-    """Return the centroids that were given, or fitted by an earlier call, or fit them."""
-    if given is None:
-        if (found := _fitted(out)) is not None:
-            return found
-        assert config.clusters is not None, "one of the two is given"
-        frames = min(config.sample_frames, int(selection.frames().sum()))
-        with console.progress("sample", frames, "frames", enabled=show_progress) as advance:
-            sample_ND = kmeans.sampled(selection, frames, config.seed, advance)
-        if show_progress:
-            console.say(f"fitting {config.clusters} clusters on {len(sample_ND):,} frames")
-        given = kmeans.fit(sample_ND, config.clusters, config.seed)
+def _counted(utterances: Iterable[Utterance], advance: Callable[[float], None]) -> Iterator[Utterance]:
+    """Report each utterance once it is written."""
+    for utterance in utterances:
+        yield utterance
+        advance(utterance.entry.num_samples / SAMPLE_RATE)
+
+
+def _fit(config: FeaturesConfig, selection: Selection, show_progress: bool) -> Matrix:
+    """Return centroids that are fitted now, [K, D]."""
+    assert config.clusters is not None, "tokens without --centroids"
+    frames = min(config.sample_frames, int(selection.frames().sum()))
+    with console.progress("sample", frames, "frames", enabled=show_progress) as advance:
+        sample_ND = kmeans.sampled(selection, frames, config.seed, advance)
+    if show_progress:
+        console.say(f"fitting {config.clusters} clusters on {len(sample_ND):,} frames")
+    return kmeans.fit(sample_ND, config.clusters, config.seed)
+
+
+def _kept(out: OutFolder, centroids_KD: Matrix) -> Matrix:
+    """Write centroids to the folder, and return them."""
     with out.replacing(CENTROIDS) as file:
-        np.save(file, given, allow_pickle=False)
+        file.write(as_npy(centroids_KD))
     with out.replacing(FITTED) as file:
-        file.write(json.dumps({"sha256": hashlib.sha256(given.tobytes()).hexdigest()}).encode())
-    return given
+        file.write(json.dumps({"sha256": hashlib.sha256(centroids_KD.tobytes()).hexdigest()}).encode())
+    return centroids_KD
 
 
 def _fitted(out: OutFolder) -> Matrix | None:

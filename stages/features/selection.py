@@ -223,7 +223,7 @@ def _require_finished(cache: Cache, layers: Sequence[int]) -> dict[str, str]:
     undone = {task.pack for task in now.todo() if task.waveform or {*task.layers} & {*layers}}
     if undone:
         raise CacheError(
-            f"{cache.uri} is unfinished: {len(undone)} of its {cache.packs} packs are missing, first pack {min(undone)}",
+            f"{cache.uri} is unfinished: {len(undone)} of its {cache.packs} packs are missing, first {min(undone)}",
             f"run its gdist extract again to finish it; gdist inspect {in_shell(cache.uri)} shows what is done",
         )
     return now.quarantine()
@@ -262,9 +262,7 @@ def _weights_in(cache: Cache, layers: Sequence[int], typed: str) -> list[float]:
                 raise UsageError(f"--weights {typed}: the teacher's probes there are: {known}", expected)
             every = [float(weight) for weight in of_teacher[probe]["layer_weights"]]
             if len(every) != cache.identity["teacher"]["num_layers"] + 1:
-                raise UsageError(
-                    f"--weights {typed}: it is another teacher's, of {len(every)} hidden states", expected
-                )
+                raise UsageError(f"--weights {typed}: another teacher's, of {len(every)} hidden states", expected)
             lost = sum(weight for layer, weight in enumerate(every) if layer not in layers)
             if lost > 1e-6:
                 raise UsageError(

@@ -3,12 +3,14 @@
 Axes: T frames, D features.
 """
 
+import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow.compute as pc
 
 from gdist.pipeline.cache.entries import Entry, Numbers
@@ -84,6 +86,13 @@ def described(entry: Entry) -> Row:
 def line(row: Row) -> bytes:
     """Return a row of a file of JSON lines."""
     return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+
+
+def as_npy(matrix: Numbers) -> memoryview:
+    """Return the bytes of a NumPy file. (numpy.save to a file hides why it cannot be written.)"""
+    buffer = io.BytesIO()
+    np.save(buffer, matrix, allow_pickle=False)
+    return buffer.getbuffer()
 
 
 def require_ids(export: Export, unkept: str, why: str) -> None:

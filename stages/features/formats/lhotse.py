@@ -11,10 +11,8 @@ import gzip
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
-import numpy as np
-
 from gdist.pipeline.framing import SAMPLE_RATE
-from gdist.stages.features.formats.base import Export, Row, line
+from gdist.stages.features.formats.base import Export, Row, as_npy, line
 from gdist.stages.features.names import file_name
 from gdist.stages.features.selection import Utterance
 
@@ -31,7 +29,7 @@ def write(export: Export, piece: int, utterances: Iterator[Utterance]) -> list[R
         key = f"{piece:05d}/{file_name(utterance.entry.id)}.npy"
         for name, matrix_TD in utterance.matrices.items():
             with export.out.writing(f"{name}/{key}") as file:
-                np.save(file, matrix_TD, allow_pickle=False)
+                file.write(as_npy(matrix_TD))
         rows.append({"id": utterance.entry.id, "frames": utterance.entry.num_frames, "key": key})
     return rows
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from gdist.stages.features.formats.base import Export, Row, described, line
+from gdist.stages.features.formats.base import Export, Row, as_npy, described, line
 from gdist.stages.features.names import file_name
 from gdist.stages.features.selection import Utterance
 
@@ -25,7 +25,7 @@ def write(export: Export, piece: int, utterances: Iterator[Utterance]) -> list[R
         matrices = list(utterance.matrices.values())
         name = f"features/{piece:05d}/{file_name(utterance.entry.id)}.npy"
         with export.out.writing(name) as file:
-            np.save(file, matrices[0] if len(matrices) == 1 else np.stack(matrices), allow_pickle=False)
+            file.write(as_npy(matrices[0] if len(matrices) == 1 else np.stack(matrices)))
         rows.append({"file": name} | described(utterance.entry))
     return rows
 

@@ -10,9 +10,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
-from gdist.stages.features.formats.base import Export, Row, described, line
+from gdist.stages.features.formats.base import Export, Row, as_npy, described, line
 from gdist.stages.features.names import file_name
 from gdist.stages.features.selection import Utterance
 
@@ -29,14 +27,12 @@ def write(export: Export, piece: int, utterances: Iterator[Utterance]) -> list[R
         for utterance in utterances:
             key = file_name(utterance.entry.id, dots=False)
             for name, matrix_TD in utterance.matrices.items():
-                buffer = io.BytesIO()
-                np.save(buffer, matrix_TD, allow_pickle=False)
-                _add(shard, f"{key}.{name}.npy", buffer.getvalue())
+                _add(shard, f"{key}.{name}.npy", as_npy(matrix_TD))
             _add(shard, f"{key}.json", line(described(utterance.entry)))
     return []
 
 
-def _add(shard: tarfile.TarFile, name: str, data: bytes) -> None:
+def _add(shard: tarfile.TarFile, name: str, data: bytes | memoryview) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     shard.addfile(member, io.BytesIO(data))
