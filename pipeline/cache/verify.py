@@ -19,6 +19,7 @@ from gdist.pipeline.cache.planning import read_document, read_root
 from gdist.pipeline.cache.remains import Remains, kept_receipts, remains
 from gdist.pipeline.console import Advance
 from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.storage.hub import require_lists
 
 THREADS = 4
 OLD_PLAN = "; only runs that began before the cache grew need it, and it cannot be made again"

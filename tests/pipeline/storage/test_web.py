@@ -132,7 +132,8 @@ class TestRefusals:
             assert done.exit_code == 1 and "of an unfinished cache" in done.stderr
             assert "gdist copy" in done.stderr
 
-    def test_what_is_missing(self, web: str, hub: str, own_cache: Path, tmp_path: Path) -> None:
+    def test_what_is_missing(self, web: str, hub: str, own_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+        assert f"no cache at {web}/nowhere" in gdist("inspect", f"{web}/nowhere").stderr
         with pytest.raises(CacheError, match=r"no cache at .*/nowhere: it has no zarr.json") as caught:
             Cache.open(f"{web}/nowhere")
         assert caught.value.hint == "check the address: zarr.json must be directly below it"
