@@ -12,6 +12,7 @@ from gdist.stages.estimate.command import plan_command
 from gdist.stages.evaluate.command import eval_command
 from gdist.stages.export.command import export_command
 from gdist.stages.extract.command import extract_command, inspect_command, verify_command
+from gdist.stages.features.command import export_features_command
 from gdist.stages.report.command import report_command
 from gdist.stages.sweep.command import best_command, sweep_command
 from gdist.stages.train.command import train_command
@@ -258,6 +259,7 @@ for _command in (
     eval_command,
     report_command,
     export_command,
+    export_features_command,
     recipes_command,
     students_command,
     teachers_command,

@@ -71,9 +71,10 @@ class Cache(ByName):
         storage = Storage(uri)
         gdist = planning.read_root(storage)
         if gdist is None:
+            make = f"gdist extract --teacher T --manifest M --cache {in_shell(uri)}"
             raise CacheError(
                 f"no cache at {uri}: it has no {ROOT}",
-                f"gdist extract --teacher T --manifest M --cache {in_shell(uri)}",
+                f"check the address: {ROOT} must be directly below it" if storage.read_only else make,
             )
         if checksum is not None and gdist["checksum"] != checksum:
             older = (planning.read_root(storage, plan_key(generation)) for generation in range(gdist["generation"]))

@@ -5,6 +5,7 @@ commit  → one task: its shards, whole, then its receipt, create-only
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -108,8 +109,14 @@ class Ledger:
         metadata = arrays.metadata(self.specs, self.packs, {})
         documents = [len(data) for key, data in metadata.items() if key != plan.ROOT]  # a root contains more
         documents += [self.storage.size(key) for key in (plan.ROOT, plan.INDEX)]
-        for folder in ("plans", "teacher", "summaries"):
-            documents += [int(meta["size"]) for meta in self.storage.objects(folder).values()]
+        if self.storage.read_only:
+            planned = {*self.gdist["objects"], *map(plan.plan_key, range(self.gdist["generation"] + 1))} - {
+                plan.INDEX
+            }
+            documents += [self.storage.size(key) for key in planned] + [*self.summary_sizes().values()]
+        else:
+            for folder in ("plans", "teacher", "summaries"):
+                documents += [int(meta["size"]) for meta in self.storage.objects(folder).values()]
         objects = sum(found.head["packs"] * (len(found.head["bytes"]) + 1) for found in now.summaries.values())
         return objects + len(documents), sum(shards.values()) + sum(receipts) + sum(documents)
 
@@ -221,6 +228,17 @@ class Ledger:
         return quarantined(r for r in map(self.receipt, self.tasks.of_pack(pack)) if r is not None)
 
     # --- summaries ----------------------------------------------------------------------------------------------
+
+    def summary_sizes(self) -> dict[str, int]:
+        """Return key → bytes of the objects of the summaries."""
+        if not self.storage.read_only:
+            return {key: int(meta["size"]) for key, meta in self.storage.objects("summaries").items()}
+        found = {}
+        for number in range(len(self.tasks.additions)):
+            for key in (summary.head_key(number), summary.table_key(number)):
+                with suppress(FileNotFoundError):
+                    found[key] = self.storage.size(key)
+        return found
 
     def summarize(self) -> list[str]:
         """Write the summaries that are missing, of additions whose tasks are all done. Returns the keys written.

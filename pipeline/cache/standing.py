@@ -16,6 +16,7 @@ from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.plan import Task, Tasks
 from gdist.pipeline.cache.summary import Receipt, Summary, name_of
 from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.storage.hub import require_lists
 from gdist.pipeline.storage.objects import Storage
 
 LISTED, BUCKET_LISTED = 200_000, 5_000
@@ -38,14 +39,23 @@ class Look:
 
     def __init__(self, storage: Storage, tasks: Tasks, objects: int, listed: bool | None = None) -> None:
         self.storage, self.tasks = storage, tasks
-        few = objects <= (BUCKET_LISTED if storage.folder is None else LISTED)
-        self.listed = few if listed is None else listed
+        few = objects <= (BUCKET_LISTED if storage.folder is None else LISTED) and not storage.read_only
+        self.listed = (few if listed is None else listed) and not storage.read_only
         self._few_in_bucket = few and storage.folder is None
         self.receipts: dict[int, list[Receipt]] | None = {} if self._few_in_bucket else None
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """The receipts that a listing shows."""
+        """The receipts that a listing shows.
+
+        Raises:
+            CacheError: nothing can be listed there.
+        """
+        require_lists(
+            self.storage.uri,
+            "of an unfinished cache, only a listing shows what is done (the summary of a finished one may also be "
+            "missing or damaged)",
+        )
         if self._few_in_bucket:  # the sizes are wanted too, in most cases
             return frozenset(key for key in self.sizes if key.startswith("receipts/"))
         return frozenset(self.storage.objects("receipts"))

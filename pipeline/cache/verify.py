@@ -19,6 +19,7 @@ from gdist.pipeline.cache.planning import read_document, read_root
 from gdist.pipeline.cache.remains import Remains, kept_receipts, remains
 from gdist.pipeline.console import Advance
 from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.storage.hub import require_lists
 
 THREADS = 4
 OLD_PLAN = "; only runs that began before the cache grew need it, and it cannot be made again"
@@ -111,6 +112,7 @@ def examine(cache: Cache, advance: Advance, tasks: Collection[Task] | None = Non
         advance: called after every task.
         tasks: the tasks whose shards are read, where the others are known to be undamaged; None for all.
     """
+    require_lists(cache.uri, "to verify a cache, what is there is compared with what should be")
     found = Findings(cache, [*_documents(cache)])
     now = cache.standing(listed=True)
     found.bad += [Damage(key, reason) for key, reason in cache.faulty_summaries(now)]

@@ -11,7 +11,6 @@ import time
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import obstore
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
@@ -21,7 +20,8 @@ from gdist.pipeline.storage import requests
 from gdist.pipeline.storage.credentials import certificates, profile_settings
 from gdist.pipeline.storage.failures import first_line, is_temporary, status_of
 from gdist.pipeline.storage.hints import hint_for_opening
-from gdist.pipeline.storage.locations import GOOGLE, S3, WEB, Location
+from gdist.pipeline.storage.hub import address, headers, is_read_only
+from gdist.pipeline.storage.locations import GOOGLE, S3, Location
 from gdist.pipeline.storage.outage import GaveUpError, outage_of
 from gdist.pipeline.storage.patience import FIRST_BACKOFF, LONGEST_BACKOFF, Patience
 from gdist.pipeline.storage.requests import Request
@@ -114,6 +114,8 @@ class Bucket:
             # Other tools accept a plain-HTTP endpoint (MinIO, a test server) without a further option; so does gdist.
             "allow_http": True,
         }
+        if said := headers(self.location):
+            client["default_headers"] = said
         if bundle := certificates("AWS_CA_BUNDLE"):
             client["root_certificate"] = bundle
         backoff = {
@@ -146,8 +148,8 @@ def is_repeated(error: Exception) -> bool:
 def _store(location: Location, options: dict[str, Any]) -> Any:
     """Open obstore's store for everything below ``location``; its key is used unchanged as the store's prefix."""
     scheme, bucket, prefix = location.scheme, location.bucket, location.key or None
-    if scheme in WEB:
-        return HTTPStore(f"{location.root}/{quote(location.key)}", **options)
+    if is_read_only(scheme):
+        return HTTPStore(address(location), **options)
     if scheme in S3:
         return S3Store(bucket, prefix=prefix, **options)
     if scheme in GOOGLE:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from gdist.pipeline.errors import AGAIN
 from gdist.pipeline.storage.failures import code_of, is_temporary, status_of
+from gdist.pipeline.storage.hub import hint_for_web, is_read_only
 from gdist.pipeline.storage.locations import AZURE, GOOGLE, PLACES
 
 
@@ -123,6 +124,8 @@ def hint(error: Exception, scheme: str) -> str | None:
     Args:
         scheme: of the store, such as ``s3``.
     """
+    if is_read_only(scheme):
+        return hint_for_web(error, scheme)
     words = _words(scheme)
     text, code = str(error).partition("\n\nDebug source")[0], code_of(error)
     for codes, besides, advice in ROWS:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gdist.pipeline.storage import requests
+from gdist.pipeline.storage.hub import require_lists
 from gdist.pipeline.storage.locations import Location
 from gdist.pipeline.storage.objects import Storage, _memory
 
@@ -21,6 +22,7 @@ def level(storage: Storage, prefix: str = "") -> Level:
     Raises:
         CacheError: it may not be listed, or the store does not answer.
     """
+    require_lists(storage.uri)
     with storage._explained("list", prefix):
         if storage.folder is not None:
             return _on_disk(storage.folder, prefix)

@@ -16,11 +16,17 @@ from urllib.parse import unquote
 
 from gdist.pipeline.errors import UsageError
 
-PLACES = "a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or memory://NAME"
+PLACES = (
+    "a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or memory://NAME; "
+    "to be read only, also hf://datasets/ORG/NAME/PATH or https://HOST/PATH"
+)
 S3, GOOGLE, AZURE, WEB = ("s3", "s3a"), ("gs",), ("az", "azure", "adl", "abfs", "abfss"), ("http", "https")
+HUB = ("hf",)
 _URI = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL | re.IGNORECASE)
 _BUCKET = re.compile(r"(?!\.+$)[\w$.-]+", re.ASCII)
 _AZURE_ACCOUNT = re.compile(r"(.+)@([a-z0-9]+)\.dfs\.core\.windows\.net")
+_NAME = r"(?!\.+(?:/|@|$))[\w.-]+"
+_DATASET = re.compile(rf"(datasets/{_NAME}/{_NAME})(?:@({_NAME}))?(?:/(.*))?", re.ASCII | re.DOTALL)
 _HOST = re.compile(r"([\w.-]+|\[[0-9a-f:]+\])(:\d+)?", re.ASCII)
 # Control characters, bytes that are not UTF-8, and what XML cannot contain: servers list and delete in XML.
 _UNKEPT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -31,9 +37,9 @@ class Location:
     """A place in an object store.
 
     Attributes:
-        bucket: the bucket, the container, or the server.
+        bucket: the bucket, the container, the server, or ``datasets/ORG/NAME`` on the Hugging Face Hub.
         key: an object's key, or the prefix of the keys of all objects below; no slash at either end, and "" for all.
-        account: Azure's storage account, where it is part of the location.
+        account: Azure's storage account, or the Hub's revision, where it is part of the location.
     """
 
     scheme: str
@@ -47,10 +53,12 @@ class Location:
         scheme, _, rest = uri.partition("://")
         authority, _, key = rest.partition("/")
         key = key.removesuffix("/")
-        if scheme not in (*S3, *GOOGLE, *AZURE, *WEB, "memory"):
-            known = scheme.lower() in ("file", "memory", *S3, *GOOGLE, *AZURE, *WEB)
+        if scheme not in (*S3, *GOOGLE, *AZURE, *WEB, *HUB, "memory"):
+            known = scheme.lower() in ("file", "memory", *S3, *GOOGLE, *AZURE, *WEB, *HUB)
             hint = f"type {scheme.lower()}://{rest}" if known else f"a cache is {PLACES}"
             _refuse(uri, f"{scheme}:// is not supported", hint)
+        if scheme in HUB:
+            return cls._on_hub(uri, rest)
         account = _AZURE_ACCOUNT.fullmatch(authority) if scheme in AZURE else None
         bucket, owner = account.groups() if account else (authority, "")
         if not (_HOST if scheme in WEB else _BUCKET).fullmatch(bucket):
@@ -61,9 +69,22 @@ class Location:
         _require_kept(uri, scheme, key)
         return cls(scheme, bucket, key, owner)
 
+    @classmethod
+    def _on_hub(cls, uri: str, rest: str) -> "Location":
+        """Parse ``hf://datasets/ORG/NAME[@REVISION]/a/b``, as huggingface_hub spells it."""
+        found = _DATASET.fullmatch(rest)
+        if not found:
+            why = "a cache on the Hub is in a data set, with the name of its owner"
+            _refuse(uri, why, "type hf://datasets/ORG/NAME/PATH, or hf://datasets/ORG/NAME@REVISION/PATH")
+        dataset, revision, key = found[1], found[2] or "", (found[3] or "").removesuffix("/")
+        _require_kept(uri, "hf", key)
+        return cls("hf", dataset, key, revision)
+
     @property
     def root(self) -> str:
         """The bucket, as a URI."""
+        if self.scheme in HUB:
+            return f"{self.scheme}://{self.bucket}{f'@{self.account}' if self.account else ''}"
         at = f"@{self.account}.dfs.core.windows.net" if self.account else ""
         return f"{self.scheme}://{self.bucket}{at}"
 
@@ -110,8 +131,9 @@ def join(uri: str, below: str) -> str:
     """
     scheme, _, rest = uri.partition("://")
     parts = rest.removesuffix("/").split("/")
+    top = 3 if scheme in HUB else 1  # the parts that name a data set, or a bucket
     for part in below.split("/"):
-        if part == ".." and len(parts) > 1 and parts[-1] not in ("", ".."):
+        if part == ".." and len(parts) > top and parts[-1] not in ("", ".."):
             parts.pop()
         elif part != ".":
             parts.append(part)
@@ -132,7 +154,7 @@ def _require_kept(uri: str, scheme: str, key: str) -> None:
     if {".", ".."} & set(parts):
         resolved = posixpath.normpath(f"/{key}").lstrip("/")
         _refuse(uri, "object keys cannot contain . or .. as a name", f"if that is meant, type {before}{resolved}")
-    if scheme in WEB and (odd := re.search(r"[%?#]", key)):
+    if scheme in (*WEB, *HUB) and (odd := re.search(r"[%?#]", key)):
         why = f"{odd[0]} has a special meaning in web addresses, and gdist supports plain paths only"
         typed = unquote(key)
         plain = typed != key and not re.search(r"[%?#]", typed)

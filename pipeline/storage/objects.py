@@ -23,6 +23,7 @@ from gdist.pipeline.storage import requests
 from gdist.pipeline.storage.buckets import Bucket, is_repeated
 from gdist.pipeline.storage.failures import code_of, explain, first_line, is_missing_bucket, is_refused_range
 from gdist.pipeline.storage.hints import SYSTEM, hint
+from gdist.pipeline.storage.hub import is_read_only, require_lists, require_writable
 from gdist.pipeline.storage.locations import S3, Location, folder_of, scheme_of
 from gdist.pipeline.storage.requests import Request
 
@@ -31,13 +32,17 @@ _STAGED = re.compile(r"#\d+$")  # obstore's local store writes PATH#1 and rename
 
 
 class Storage:
-    """The objects under one URI, by key. All failures are CacheErrors that name the key and the likely cause."""
+    """The objects under one URI, by key. All failures are CacheErrors that name the key and the likely cause. What is
+    ``read_only`` is a web server: nothing is written there, or listed."""
 
     def __init__(self, uri: str, create: bool = False) -> None:
         self.uri = uri
         self.folder: Path | None = None
         self.bucket: Bucket | None = None
         self._scheme = scheme = scheme_of(uri)
+        self.read_only = is_read_only(scheme)
+        if create:
+            require_writable(uri)
         with self._explained("open", ""):
             if scheme == "memory":
                 self.store: Any = _memory.setdefault(Location.parse(uri), MemoryStore())
@@ -130,6 +135,7 @@ class Storage:
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write one whole object, replacing an older one if there is one. Afterwards ``data`` may change."""
+        require_writable(self.uri)
         if self.folder is None and self.bucket is None:
             data = bytes(data)  # obstore's memory keeps what it is given, without a copy
         self.require_no_links([key])
@@ -138,6 +144,7 @@ class Storage:
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Create an object; False when there is one already, which is then left unchanged."""
+        require_writable(self.uri)
         self.require_no_links([key])
         with self._explained("write", key):
             try:
@@ -154,6 +161,7 @@ class Storage:
 
         An object "PATH/", which consoles create for an empty folder, does not count as an object below PATH.
         """
+        require_lists(self.uri)
         with self._explained("list", prefix):
             found = self._repeat(requests.objects(prefix))
         return {
@@ -180,6 +188,7 @@ class Storage:
 
     def delete(self, keys: list[str]) -> None:
         """Delete objects, the first before all others; missing ones are ignored."""
+        require_writable(self.uri)
         self.require_no_links(keys)
         for first, some in enumerate([keys[:1], *(keys[i : i + 1000] for i in range(1, len(keys), 1000))]):
             with self._explained("delete", some[0] if some else ""):

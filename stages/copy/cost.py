@@ -68,7 +68,7 @@ def estimate(source: Cache, chosen: Chosen, plan: Plan | None, target: str, pric
         documents = documents_of(source) if plan is None else plan.documents()
         found = {key: len(data) for key, data in documents.items()}
         if plan is None:
-            found |= {key: int(meta["size"]) for key, meta in source.storage.objects("summaries").items()}
+            found |= source.summary_sizes()
         for key, size in [*stored, *found.items()]:
             (kept if sizes.get(key) == size else sent).add(size)
         by_store = place is not None and copier(source.storage, place) is not None

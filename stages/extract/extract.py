@@ -24,6 +24,7 @@ from gdist.pipeline.cache.lock import Lock, require_token
 from gdist.pipeline.cache.plan import Plan, Task
 from gdist.pipeline.cache.planning import remove, require_place
 from gdist.pipeline.manifest.table import Manifest, Utterance
+from gdist.pipeline.storage.hub import require_writable
 from gdist.pipeline.storage.objects import Storage
 from gdist.stages.device import choose_device
 from gdist.stages.extract import layer_statistics
@@ -55,6 +56,8 @@ def extract(config: ExtractConfig, show_progress: bool = True) -> dict[str, Any]
 
 def _extract(config: ExtractConfig, show_progress: bool, workers: "Workers | None" = None) -> dict[str, Any]:
     began = time.monotonic()
+    if not config.dry_run:
+        require_writable(config.cache)
     manifest = Manifest.read(config.manifest)
     device = workers.device if workers else choose_device(config.device, "--device ")
     here = "cpu" if workers else device  # with a cluster this process only plans, and leaves the GPUs alone

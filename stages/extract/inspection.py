@@ -14,7 +14,8 @@ from gdist.pipeline.cache.survey import caches_below
 from gdist.pipeline.cache.verify import Findings, examine
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, CacheDamagedError, CacheError
 from gdist.pipeline.framing import SAMPLE_RATE, Framing
-from gdist.pipeline.storage.locations import in_shell
+from gdist.pipeline.storage.hub import is_read_only
+from gdist.pipeline.storage.locations import in_shell, scheme_of
 from gdist.stages.extract import layer_statistics
 from gdist.stages.extract.repair import repair
 from gdist.stages.extract.sources import Sources
@@ -54,7 +55,7 @@ def open_cache(uri: str) -> Cache:
     """Open a cache; CacheError also where there are only caches below, which the message says."""
     if cache := Cache.find(uri):
         return cache
-    if below := caches_below(uri):
+    if not is_read_only(scheme_of(uri)) and (below := caches_below(uri)):
         caches = "a cache is" if below == 1 else f"{below} caches are"
         raise CacheError(f"no cache at {uri}, but {caches} in its folders", f"gdist caches {in_shell(uri)}")
     return Cache.open(uri)
