@@ -1,12 +1,12 @@
 """Several caches over the same utterances, read as one: those of two teachers, or of one teacher's layers apart.
 
-The layers of all teachers are numbered one after another. The first teacher's layer 3 is number 3. After its layer 12,
-its last, comes the second teacher's layer 0, which is number 13. Caches of one teacher act as one cache with all their
-layers.
+The layers of all teachers are numbered one after another. The first teacher's layer 3 is number 3. After its last
+layer, 12, comes the second teacher's layer 0, which is number 13. Caches of one teacher act as one cache with all
+their layers.
 
-Utterances are matched by id, and must be the same audio. Frames are those of the first cache. Of another teacher, each
-of them is given the frame whose center is nearest (:meth:`gdist.pipeline.framing.Framing.nearest`), and at the ends of
-an utterance the nearest that there is. Teachers with the same framing have the same frames.
+Utterances are matched by id, and must be the same audio. Frames are those of the first cache. For each of them,
+another teacher's frame is the one whose center is nearest (:meth:`gdist.pipeline.framing.Framing.nearest`), and at the
+ends of an utterance the nearest that there is. Teachers with the same framing have the same frames.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Which utterances several caches have in common, and that their audio is the same.
 
-The length of every utterance is compared. So are the samples: by the checksums of the stored waveforms where two caches
-have the same packs, and otherwise when an utterance is read.
+The length of every utterance is compared. So are the samples: by the checksums of the stored waveforms where two
+caches have the same packs, and otherwise when an utterance is read.
 
 Axes: N utterances.
 """
@@ -71,7 +71,7 @@ def common(first: Cache, entries: Entries, other: Cache, others: Entries) -> Ent
 
 
 def same_waveforms(first: Cache, other: Cache) -> bool:
-    """Whether the caches have the same packs, and the checksums of their waveforms are equal: then so is all audio."""
+    """Whether the caches have the same packs, and their waveforms the same checksums: then all audio is the same."""
     if len(first.entries) != len(other.entries) or first.packs != other.packs or first.packs > DIGESTED:
         return False
     if not first.entries.texts("id").equals(other.entries.texts("id")):
