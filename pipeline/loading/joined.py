@@ -5,12 +5,12 @@ layer, 12, comes the second teacher's layer 0, which is number 13. Caches of one
 their layers.
 
 Utterances are matched by id, and must be the same audio. Frames are those of the first cache. For each of them,
-another teacher's frame is the one whose center is nearest (:meth:`gdist.pipeline.framing.Framing.nearest`), and at the
-ends of an utterance the nearest that there is. Teachers with the same framing have the same frames.
+another teacher's frame is the one whose center is nearest (:meth:`gdist.pipeline.framing.Framing.nearest`), and at
+the ends of an utterance the nearest that there is. Teachers with the same framing have the same frames.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -201,6 +201,13 @@ class Joined:
     def teacher_of(self, number: int) -> Taught:
         """The teacher whose layer has this number."""
         return next(taught for taught in reversed(self.teachers) if taught.offset <= number)
+
+    def by_teacher(self, numbers: Iterable[int]) -> dict[str, list[int]]:
+        """Teacher → those of the numbers that are its layers."""
+        found: dict[str, list[int]] = {}
+        for number in numbers:
+            found.setdefault(self.teacher_of(number).name, []).append(number)
+        return found
 
     def layer_name(self, number: int) -> str:
         """What a layer is called: ``wavlm:3``, or ``3`` where there is one teacher."""

@@ -1,6 +1,6 @@
 """The padded tensors of a batch from several caches: each is read as if it were alone, and its frames are aligned.
 
-Axes: B batch, L layers, T frames, D features of the widest teacher.
+Axes: B batch, L layers, T frames, D features of the widest layer that is read.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,8 @@ class SideBySide:
             CacheMismatchError: its audio differs between them.
         """
         self._compare(spans)
-        hidden_BLTD = self._empty(len(num_frames), len(selection.layers), max(num_frames))
+        width = max((self.caches.teacher_of(number).dim for number in selection.layers), default=0)
+        hidden_BLTD = self._empty(len(num_frames), len(selection.layers), max(num_frames), width)
         first: Tensors | None = None
         for part, reader in self._readers:
             own = part.selection(selection)
@@ -70,11 +71,11 @@ class SideBySide:
         assert first is not None, "the first cache is always read"
         return first._replace(hidden_BLTD=hidden_BLTD)
 
-    def _empty(self, rows: int, layers: int, frames: int) -> Tensor:
+    def _empty(self, rows: int, layers: int, frames: int, width: int) -> Tensor:
         """Memory for a batch, laid out as if it were read from one cache."""
         if self.device.type == "cpu":
-            return self._buffers.take((rows, layers, frames, self.caches.width))
-        return torch.empty(layers, rows, frames, self.caches.width, device=self.device).transpose(0, 1)
+            return self._buffers.take((rows, layers, frames, width))
+        return torch.empty(layers, rows, frames, width, device=self.device).transpose(0, 1)
 
     def _on_our_frames(self, part: Part, spans: Sequence[Span], found: Tensors, num_frames: Sequence[int]) -> Tensor:
         """The states that belong to the frames of the first cache, with zeros past each length: [B, L, T, D]."""
