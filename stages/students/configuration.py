@@ -110,6 +110,13 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
             for name, other in others.items()
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields; without ``other_teachers`` where there are none, as students of one teacher had it."""
+        found: dict[str, Any] = super().to_dict()
+        if self.other_teachers is None:
+            found.pop("other_teachers", None)
+        return found
+
     def _student_fields(self) -> list[str]:
         """The fields that students have in addition to those of every model of Hugging Face."""
         inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}

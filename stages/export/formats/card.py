@@ -131,7 +131,7 @@ def _metadata(teacher: str, name: str) -> list[str]:
 
 def _teachers(export: Export, name: str, provenance: Mapping[str, Any]) -> list[str]:
     """Say which outputs belong to which of several teachers."""
-    first, *others = export.student.teachers
+    others = export.student.teachers[1:]
     if not others:
         return []
     about = list(provenance["teachers"].values())
