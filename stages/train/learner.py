@@ -45,9 +45,9 @@ class Learner:
     """
 
     def __init__(
-        self, student: Student, config: TrainConfig, ranks: Ranks | None = None, names: Sequence[str] = ("",)
+        self, student: Student, config: TrainConfig, ranks: Ranks | None = None, names: Sequence[str] = ()
     ) -> None:
-        self.names = names
+        self.names = names or [teacher.name for teacher in student.teachers]
         self.config, self.ranks = config, ranks or Ranks()
         self.student = student.to(self.ranks.device)
         self.objective = Objective(student, config)

@@ -221,8 +221,11 @@ def show(out: Path, result: dict[str, Any]) -> None:
         return
     origin = run.provenance()
     every = range(origin["teacher"]["num_layers"] + 1)
-    if absent := set(every) - set(origin.get("layers", every)):
-        console.say(f"  gdist eval compares every layer, and the cache lacks {sorted(absent)}")
+    absent = sorted(set(every) - set(origin.get("layers", every)))
+    for name, teacher in origin.get("teachers", {}).items():
+        absent = absent or [f"{name}:{n}" for n in range(teacher["num_layers"] + 1) if n not in teacher["layers"]]
+    if absent:
+        console.say(f"  gdist eval compares every layer, and the cache lacks {absent}")
         console.say(f"  next: gdist export {in_shell(out)} --format hf --out FOLDER{run.use_options}")
     else:
         console.say(f"  next: gdist eval {in_shell(out)}{run.use_options}")
