@@ -101,7 +101,8 @@ class Joined:
     """Caches that are read as one; also of one cache alone, which is then read as it is.
 
     Args:
-        caches: name → cache, in order; a name is that of the cache's teacher, "" for one that follows from it.
+        caches: pairs of name and cache, in order; a name is that of the cache's teacher, "" for one that follows from
+            it.
 
     Attributes:
         first: the cache whose order of utterances, audio, frames and front-end are used.
@@ -115,12 +116,12 @@ class Joined:
 
     def __init__(self, caches: Sequence[tuple[str, Cache]]) -> None:
         self.first = caches[0][1]
-        self.parts: list[Part] = []
         groups: dict[str, list[tuple[str, Cache]]] = {}
         for name, cache in caches:
             groups.setdefault(_identity_of_teacher(cache), []).append((name, cache))
         self.teachers: list[Taught] = []
-        offset, parts = 0, {}
+        parts: dict[str, Part] = {}
+        offset = 0
         for group in groups.values():
             name = next((name for name, _ in group if name), "") or _short_name(group[0][1])
             taken: dict[int, int] = {}

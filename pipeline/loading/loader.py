@@ -99,8 +99,9 @@ class Loader:
                 return InMemory(of, resident, buffers=PREFETCH + 3)
             return OnDevice(of, resident, device, audio_on_cpu)
 
-        alone = len(self.caches.parts) == 1
-        self._reader = reader(cache) if alone else SideBySide(self.caches, reader, device, buffers=PREFETCH + 3)
+        self._reader: Reader = reader(cache)
+        if len(self.caches.parts) > 1:
+            self._reader = SideBySide(self.caches, reader, device, buffers=PREFETCH + 3)
 
     def state_dict(self) -> dict[str, int]:
         """Return the consumer's position; batches that were only read ahead do not count."""

@@ -83,7 +83,7 @@ def _of_each_teacher(run: Run, student: Student, bench: Bench, first: list[dict[
     if len(student.teachers) == 1:
         return {}
     taught = bench.caches.teachers
-    found = {taught[0].name: {"mean_cosine": mean_cosine(first), "layers": first}}
+    found: dict[str, dict[str, Any]] = {taught[0].name: {"mean_cosine": mean_cosine(first), "layers": first}}
     for other, own in zip(taught[1:], student.teachers[1:], strict=True):
         bench.notify(f"{run.name}: fidelity to {other.name}")
         fidelity = Fidelity(list(range(1, other.num_layers + 1)), bench.device)
@@ -97,7 +97,7 @@ def _of_each_teacher(run: Run, student: Student, bench: Bench, first: list[dict[
             "layers": rows,
             "references": {"mean_frame": mean_frame},
         }
-    of_all = sum(float(each["mean_cosine"]) for each in found.values()) / len(found)  # type: ignore[arg-type]
+    of_all = sum(each["mean_cosine"] for each in found.values()) / len(found)
     return {"teachers": found, "mean_cosine_of_all": of_all}
 
 

@@ -146,7 +146,8 @@ class GenDistillerModel(Chain, Student):
         every = self.predicted_layers
         chosen = {every[i] for i in rng.permutation(len(every))[: count or None].tolist()}
         parts: list[StepPlan | None] = []
-        answers, inputs = [], set()
+        answers: list[int] = []
+        inputs: set[int] = set()
         for chain, teacher in zip(self.all_chains, self.teachers, strict=True):
             of_it = len(chosen.intersection(teacher.numbers))
             part = chain.plan_chain(of_it, rng) if of_it else None
@@ -168,7 +169,8 @@ class GenDistillerModel(Chain, Student):
     ) -> list[Tensor]:
         if not plan.parts:
             return super().learn_each(plan, given, num_frames_B)
-        predicted, before = [], 0
+        predicted: list[Tensor] = []
+        before = 0
         for place, (chain, teacher, part) in enumerate(zip(self.all_chains, self.teachers, plan.parts, strict=True)):
             if part is not None:
                 own = {number - teacher.offset: state for number, state in given.items() if number >= teacher.offset}
@@ -184,7 +186,7 @@ class GenDistillerModel(Chain, Student):
         return torch.stack(self.predict_each(h0_BTD, num_frames_B, layers or self.first_layers), dim=1)
 
     def predict_each(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        predicted = []
+        predicted: list[Tensor] = []
         for place, (chain, teacher) in enumerate(zip(self.all_chains, self.teachers, strict=True)):
             if own := [number - teacher.offset for number in layers if number in teacher.numbers]:
                 predicted += chain.generate(self._start(place, h0_BTD, num_frames_B), num_frames_B, own)

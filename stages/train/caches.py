@@ -29,7 +29,9 @@ def open_caches(run: Run, given: str | Sequence[str], local: LocalFolder | None 
         given: what is typed after each ``--cache``: locations, which may have names.
     """
     origin = recorded(run)
-    states = [each["checksum"] for each in origin.get("caches", ())] or [origin.get("cache_checksum")]
+    states: list[str | None] = [each["checksum"] for each in origin.get("caches", ())] or [
+        origin.get("cache_checksum")
+    ]
     locations = named_locations([given] if isinstance(given, str) else given)
     if len(states) != len(locations):
         states = [None] * len(locations)  # another number of caches; `Run.begin` raises the error

@@ -78,7 +78,9 @@ class Objective(nn.Module):
                 given[0] = self.encode(batch)
             predictions = self._predictions(plan, given, batch, forced_BK)
         mask_BT = batch.mask_BT.to(device, non_blocking=True)
-        losses, cosines, answers = [], [], iter(plan.answers)
+        losses: list[Tensor] = []
+        cosines: list[Tensor] = []
+        answers = iter(plan.answers)
         for prediction_BKTD in predictions:  # of one teacher each, since teachers may differ in width
             layers = itertools.islice(answers, prediction_BKTD.shape[1])
             target_BKTD = torch.stack([given[layer] for layer in layers], dim=1)
@@ -96,7 +98,7 @@ class Objective(nn.Module):
         if len(student.teachers) == 1:
             return [student.learn(plan, given, batch.num_frames_B, forced_BK).float()]
         each = student.learn_each(plan, given, batch.num_frames_B, forced_BK)
-        found = []
+        found: list[Tensor] = []
         for teacher in student.teachers:
             own = [h for layer, h in zip(plan.answers, each, strict=True) if layer in teacher.numbers]
             found += [torch.stack(own, dim=1).float()] if own else []
@@ -142,7 +144,8 @@ def layer_weights(student: Student, config: TrainConfig) -> dict[int, float]:
             f"loss.layer_weights has {len(weights)} numbers for the {len(layers)} predicted layers {list(layers)}",
             "give one number for each, in this order",
         )
-    found, given = {}, dict(zip(layers, weights, strict=True))
+    found: dict[int, float] = {}
+    given = dict(zip(layers, weights, strict=True))
     for teacher, share in zip(student.teachers, shares, strict=True):
         own = [given[layer] for layer in teacher.numbers]
         if not sum(own):

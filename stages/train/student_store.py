@@ -80,7 +80,7 @@ def configured(source: Source, config: TrainConfig) -> StudentConfig:
     caches, name = joined(source), config.student["name"]
     fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
     chosen = predicted_layers(caches, fields.pop("predict_layers", None))
-    configs = {}
+    configs: dict[str, StudentConfig] = {}
     for taught in caches.teachers:
         own = fields if chosen[taught.name] is None else fields | {"predict_layers": chosen[taught.name]}
         try:

@@ -36,7 +36,7 @@ class Validation:
         weight, *means = self.learner.ranks.add(self._sums).tolist()
         count = len(self.layers)
         losses, cosines = means[:count], means[count:]
-        found = {
+        found: dict[str, Any] = {
             "loss": sum(losses) / weight / count,
             "cosine": sum(cosines) / weight / count,
             "cosine_by_layer": {
