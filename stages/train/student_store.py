@@ -48,7 +48,7 @@ def initialize(student: Student, place: int, cache: Cache, how: str) -> None:
     """Copy weights of the ``place``-th teacher, that of ``cache``: the front-end of the first one, and of each its
     layers if ``how`` is "layers"."""
     layers = None
-    if how == "layers":
+    if how == "layers" and (place == 0 or list(student.layers_of(place))):
         layers = safetensors.torch.load(cache.document("layers.safetensors"))
         require_layers(layers, cache)
         require_same_attention(student, teachers_config(cache), place)
