@@ -117,6 +117,19 @@ class Framing:
         start = start_frame * self.hop
         return start, start + self.num_samples_for(frames)
 
+    def nearest(self, other: "Framing", frames: Any) -> Any:
+        """The frames of ``other`` whose centers are nearest to those of these ``frames``; the later of two as near.
+
+        It may be beyond the first or the last frame of an utterance. With equal framings, it is the same frame; at
+        equal hops, it is always as many frames further:
+
+            wav2vec 2.0's frame 0 is centered on sample 200, Whisper's frame 1 on sample 320, its frame 0 on 0 → 1
+
+        Takes a number, a numpy array or a tensor of whole numbers, and returns the same.
+        """
+        twice = 2 * (frames * self.hop - self.left) + self.window  # the center, in half samples
+        return (twice - (other.window - 2 * other.left) + other.hop) // (2 * other.hop)
+
 
 WAV2VEC2 = Framing()
 """wav2vec 2.0 and most of its relatives: 50 frames per second."""

@@ -109,7 +109,7 @@ class Run(OwnFolder):
         changed = differences(identifying(self.tables()), identifying(tables))
         before = self.provenance()
         if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move without changing
-            changed.append(f"cache: {before.get('cache')} → {provenance.get('cache')} (not the same content)")
+            changed.append(f"cache: {_caches(before)} → {_caches(provenance)} (not the same content)")
         hint = "choose another --out"
         for name, record in provenance["extensions"].items():
             if name in before.get("extensions", {}):  # where it is not, the config says so
@@ -140,6 +140,13 @@ class Run(OwnFolder):
         except (OSError, ValueError):
             return ""
         return "".join(f" --use {in_shell(self.extensions / name)}" for name in names)
+
+    @property
+    def cache_options(self) -> str:
+        """What a command line says to train from the same caches, for people to type: ``" --cache …"`` for each."""
+        origin = self.provenance()
+        given = [f"{each['name']}={each['uri']}" for each in origin.get("caches", ())] or [origin["cache"]]
+        return "".join(f" --cache {in_shell(each)}" for each in given)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -242,6 +249,12 @@ class Run(OwnFolder):
             except json.JSONDecodeError:
                 break
         return rows
+
+
+def _caches(provenance: Mapping[str, Any]) -> Any:
+    """The location of the cache, or those of several with their names."""
+    several = [f"{each['name']}={each['uri']}" for each in provenance.get("caches", ())]
+    return " and ".join(several) or provenance.get("cache")
 
 
 def _sync(path: Path) -> None:

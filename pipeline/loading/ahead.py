@@ -10,6 +10,7 @@ Axes: P packs, N utterances.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,8 +35,6 @@ class Window:
 
     def __init__(self, epoch: int, batches: Batches, first: int, last: int) -> None:
         self.epoch, self.batches, self.first, self.last = epoch, batches, first, last
-        self.unread = last - first
-        self.fetched: list[Shard] = []
 
 
 def look_ahead(
@@ -156,6 +155,14 @@ class Memory:
             self._change.notify_all()
 
 
+@dataclass
+class _Held:
+    """Of a window, how many batches are still to be read, and what was fetched for it."""
+
+    unread: int
+    shards: list[Shard] = field(default_factory=list)
+
+
 class Ahead:
     """Fetches the shards of one window after another; threads do the work, in the order of need."""
 
@@ -163,11 +170,11 @@ class Ahead:
         self.near, self._memory = near, Memory()
         self._pool = ThreadPoolExecutor(FETCHERS, "gdist-fetch")
         self._lock = threading.Lock()
-        self._windows: list[Window] = []
+        self._windows: dict[Window, _Held] = {}
 
     def fetch(self, window: Window, shares: Mapping[Shard, float]) -> None:
         """Begin to fetch what a window needs, after all that earlier windows need."""
-        streamed = 0
+        streamed, held = 0, _Held(window.last - window.first)
         for shard, share in shares.items():
             name, pack = shard
             # Only an estimate where receipts have to be read first, which the threads do: this one feeds a training.
@@ -177,11 +184,11 @@ class Ahead:
                     continue
                 streamed += size
             place, new = self.near.expect(shard)
-            window.fetched.append(shard)
+            held.shards.append(shard)
             if new:
                 self._pool.submit(self._bring, place, name, pack, size, keep)
         with self._lock:
-            self._windows.append(window)
+            self._windows[window] = held
 
     def _bring(self, place: Future[Place], name: str, pack: int, size: int, keep: bool) -> None:
         taken = 0 if keep or not self._memory.take(size) else size
@@ -199,16 +206,15 @@ class Ahead:
     def read(self, window: Window) -> None:
         """Note that a batch of the window has been read; after the last one, its shards are let go."""
         with self._lock:
-            window.unread -= 1
-        if not window.unread:
+            if (held := self._windows.get(window)) is not None:
+                held.unread -= 1
+        if held is not None and not held.unread:
             self._let_go(window)
 
     def _let_go(self, window: Window) -> None:
         with self._lock:
-            fetched, window.fetched = window.fetched, []
-            if window in self._windows:
-                self._windows.remove(window)
-        for shard in fetched:
+            held = self._windows.pop(window, None)
+        for shard in held.shards if held is not None else ():
             place = self.near.forget(shard)
             if place is not None and not place.cancel():
                 place.add_done_callback(self._give_back)

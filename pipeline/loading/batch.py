@@ -5,8 +5,8 @@ Axes: B batch, L layers, T frames, D features, S samples.
 
 import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Batch:
         idle: there was no row for this rank. The batch has one row of silence instead, so that every rank takes the
             same steps. ``num_frames_B`` counts it as one frame; averages must leave it out by using ``frames``.
         framing: how the frames lie on the samples.
+        widths: the number of features of each layer, where teachers differ in it: past it, ``hidden_BLTD`` has zeros.
         position: (epoch, batches of that epoch consumed once this batch is): the loader's state after it.
     """
 
@@ -61,6 +62,7 @@ class Batch:
     speakers: tuple[str | None, ...] = ()
     idle: bool = False
     framing: Framing = WAV2VEC2
+    widths: Mapping[int, int] = field(default_factory=dict)
     position: tuple[int, int] = (0, 0)
 
     @property
@@ -89,7 +91,8 @@ class Batch:
         """Return one of the layers that were read, [B, T, D]; UsageError when it was not read."""
         if layer not in self.selection.layers:
             raise UsageError(f"the batch does not contain layer {layer}, only {list(self.selection.layers)}")
-        return self.hidden_BLTD[:, self.selection.layers.index(layer)]
+        hidden_BTD = self.hidden_BLTD[:, self.selection.layers.index(layer)]
+        return hidden_BTD[..., : self.widths[layer]] if self.widths else hidden_BTD
 
     def part(self, selection: Selection) -> "Batch":
         """The batch that would have been read for ``selection``, of which this one has all.
@@ -98,7 +101,7 @@ class Batch:
         """
         hidden_BLTD = self.hidden_BLTD
         if selection.layers != self.selection.layers:
-            layers = [self.hidden(layer) for layer in selection.layers]
+            layers = [hidden_BLTD[:, self.selection.layers.index(layer)] for layer in selection.layers]
             on_cpu = hidden_BLTD.device.type == "cpu"
             hidden_BLTD = torch.stack(layers, dim=1) if on_cpu else torch.stack(layers).transpose(0, 1)
         waveform_BS = self.waveform_BS if selection.waveforms else None

@@ -23,16 +23,17 @@ import torch
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry, numbers
-from gdist.pipeline.cache.near import Near
-from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
 from gdist.pipeline.cache.wanted import samples_of
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError
-from gdist.pipeline.loading.ahead import Ahead, Reads, Window, look_ahead
+from gdist.pipeline.loading.ahead import Window, look_ahead
 from gdist.pipeline.loading.batch import Batch, Choose, Selection
+from gdist.pipeline.loading.fetching import Fetching, Sources
 from gdist.pipeline.loading.in_memory import InMemory
+from gdist.pipeline.loading.joined import Source, joined
 from gdist.pipeline.loading.on_device import OnDevice, SideStream
 from gdist.pipeline.loading.order import Batches, longest_first, shuffled
+from gdist.pipeline.loading.side_by_side import Reader, SideBySide
 from gdist.pipeline.storage.locations import in_shell
 
 WINDOW_PACKS = 8
@@ -45,8 +46,8 @@ class Loader:
     """An endless iterator of training batches; :meth:`once` passes over the utterances a single time, in order.
 
     Args:
-        cache: the open cache.
-        entries: the utterances to read.
+        cache: the open cache, or several that are read as one.
+        entries: the utterances to read, as the first cache has them.
         choose: decides which layers are read for a batch, and whether audio is; or one :class:`Selection` for all.
         batch_seconds: seconds of audio per batch, of all ranks together and padding included.
         crop_seconds: longer utterances are cropped to this length; 0 keeps them whole.
@@ -61,7 +62,7 @@ class Loader:
 
     def __init__(
         self,
-        cache: Cache,
+        cache: Source,
         entries: Sequence[Entry],
         choose: Choose | Selection,
         batch_seconds: float,
@@ -74,7 +75,8 @@ class Loader:
         skip_damaged: bool = False,
         layers: Sequence[int] | None = None,
     ) -> None:
-        self.cache, self.entries = cache, entries
+        self.caches, self.entries = joined(cache), entries
+        self.cache = cache = self.caches.first
         self.choose: Choose = (lambda epoch, place: choose) if isinstance(choose, Selection) else choose
         rate = cache.framing.frames_per_second
         self.batch_frames = max(int(batch_seconds * rate), 1)
@@ -85,16 +87,21 @@ class Loader:
         self.epoch, self.position = 0, 0
         self._epoch: tuple[int, Batches] | None = None
         if layers is None:
-            layers = choose.layers if isinstance(choose, Selection) else cache.layers
+            layers = choose.layers if isinstance(choose, Selection) else self.caches.layers
         frames = int(numbers(entries, "num_frames").sum(dtype=np.int64))
         self.layers = layers
         self.resident = resident = (
-            frames * (4 * cache.identity["dim"] * len(layers) + 2 * cache.framing.hop) <= RESIDENT_BYTES
+            frames * (4 * self.caches.width * len(layers) + 2 * cache.framing.hop) <= RESIDENT_BYTES
         )
-        if torch.device(device).type == "cpu":
-            self._read_tensors = InMemory(cache, resident, buffers=PREFETCH + 3).read
-        else:
-            self._read_tensors = OnDevice(cache, resident, device, audio_on_cpu).read
+
+        def reader(of: Cache) -> Reader:
+            if torch.device(device).type == "cpu":
+                return InMemory(of, resident, buffers=PREFETCH + 3)
+            return OnDevice(of, resident, device, audio_on_cpu)
+
+        self._reader: Reader = reader(cache)
+        if len(self.caches.parts) > 1:
+            self._reader = SideBySide(self.caches, reader, device, buffers=PREFETCH + 3)
 
     def state_dict(self) -> dict[str, int]:
         """Return the consumer's position; batches that were only read ahead do not count."""
@@ -122,10 +129,9 @@ class Loader:
         """Yield ``count`` batches, or an endless number of them; nothing is read ahead of the last one."""
         assert self.entries, "an endless iterator over nothing would never yield"
         left = math.inf if count is None else count
-        near = self.cache.near  # None for a cache in a folder: nothing has to be fetched
-        fetching = None if near is None else self._fetching(near, self._reads)
+        fetching = self._sources.fetching()
         upcoming = self._upcoming(fetching, left)
-        pool = ThreadPoolExecutor(READERS if self.cache.storage.folder else BUCKET_READERS, "gdist-reader")
+        pool = ThreadPoolExecutor(READERS if self.caches.in_folders else BUCKET_READERS, "gdist-reader")
         side = self._side
         ahead: deque[Future[tuple[Batch | None, Any]]] = deque()
         lost = 0
@@ -142,24 +148,21 @@ class Loader:
                 yield batch
             if left:
                 raise CacheDamagedError(
-                    f"every utterance to train on is damaged in the cache {self.cache.uri}",
+                    f"every utterance to train on is damaged in the cache {self.caches.uri}",
                     f"gdist verify {in_shell(self.cache.uri)} --repair",
                 )
         finally:
-            if fetching is not None:
-                fetching.close()
+            fetching.close()
             pool.shutdown(cancel_futures=True)
 
     def _upcoming(
-        self, fetching: Ahead | None, left: float
+        self, fetching: Fetching, left: float
     ) -> Iterator[tuple[Window, list[Span], Selection, tuple[int, int]]]:
         """Yield every batch from here on, for all ranks, with what is read for it."""
 
         def begin(window: Window, left: float) -> None:
-            if fetching is not None:
-                used = range(window.first, int(min(window.last, window.first + left)))
-                chosen = ((place, self.choose(window.epoch, place)) for place in used)
-                fetching.fetch(window, self._reads.shares(window.batches, chosen))
+            used = range(window.first, int(min(window.last, window.first + left)))
+            fetching.fetch(window, lambda: ((place, self.choose(window.epoch, place)) for place in used))
 
         for window, place in look_ahead(self._windows(self.epoch, self.position), begin, left):
             yield window, window.batches[place], self.choose(window.epoch, place), (window.epoch, place + 1)
@@ -173,22 +176,14 @@ class Loader:
             epoch, position = epoch + 1, 0
 
     @cached_property
-    def _reads(self) -> Reads:
-        return Reads(self.cache, self.entries, self.rank, self.world, self.resident)
+    def _sources(self) -> Sources:
+        return Sources(self.caches, self.entries, self.layers, self.rank, self.world, self.resident)
 
-    def _fetching(self, near: Near, reads: Reads) -> Ahead:
-        """Prepare for shards to be fetched ahead of need."""
-        if not reads.announced:
-            near.intend([*layer_arrays(self.cache.identity, self.layers), WAVEFORM], reads.packs)
-            reads.announced = True
-        return Ahead(near)
-
-    def _read_then(self, fetching: Ahead | None, window: Window, *of_batch: Any) -> Batch | None:
+    def _read_then(self, fetching: Fetching, window: Window, *of_batch: Any) -> Batch | None:
         try:
             return self._read_share(*of_batch)
         finally:
-            if fetching is not None:
-                fetching.read(window)
+            fetching.read(window)
 
     def _read_share(self, spans: list[Span], selection: Selection, position: tuple[int, int]) -> Batch | None:
         rows = range(self.rank, len(spans), self.world)
@@ -207,19 +202,16 @@ class Loader:
         """Yield this rank's share of every utterance (or each of ``entries``): whole, exactly once, longest first."""
         entries = self.entries if entries is None else entries
         batches = longest_first(entries, self.batch_frames)
-        window, fetching = Window(0, batches, 0, len(batches)), None
+        window, own = Window(0, batches, 0, len(batches)), entries is self.entries
+        sources = self._sources if own else Sources(self.caches, entries, self.layers, self.rank, self.world)
+        fetching = sources.fetching()
         try:
-            if near := self.cache.near:
-                own = entries is self.entries
-                reads = self._reads if own else Reads(self.cache, entries, self.rank, self.world, resident=False)
-                fetching = self._fetching(near, reads)
-                fetching.fetch(window, reads.shares(batches, ((place, selection) for place in range(len(batches)))))
+            fetching.fetch(window, lambda: ((place, selection) for place in range(len(batches))))
             for spans in batches:
                 if (batch := self._read_then(fetching, window, spans, selection, (0, 0))) is not None:
                     yield batch
         finally:
-            if fetching is not None:
-                fetching.close()
+            fetching.close()
 
     def read(self, spans: Sequence[Span], selection: Selection, position: tuple[int, int] = (0, 0)) -> Batch:
         """Read and pad the rows of one batch.
@@ -252,7 +244,7 @@ class Loader:
         num_samples = [framing.num_samples_for(frames) for frames in num_frames]
         if selection.waveforms and not idle:
             num_samples = [stop - start for start, stop in (samples_of(span, framing) for span in spans)]
-        read = self._read_tensors(spans, selection, num_frames, num_samples)
+        read = self._reader.read(spans, selection, num_frames, num_samples)
         ids = tuple(entry.id for entry, _, _ in spans)
         return Batch(
             ids,
@@ -269,6 +261,7 @@ class Loader:
             speakers=tuple(None if (who := e.labels.get("speaker")) is None else str(who) for e, _, _ in spans),
             idle=idle,
             framing=framing,
+            widths=self.caches.widths,
             position=position,
         )
 

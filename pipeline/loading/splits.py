@@ -13,6 +13,8 @@ from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
 from gdist.pipeline.config import TomlTables, build, require
 from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.loading.joined import Source, joined
+from gdist.pipeline.loading.matching import common
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ SKIP = ", or use --set data.skip_missing=true to leave them out"
 
 
 def usable_entries(
-    cache: Cache, skip_missing: bool = False, layers: Sequence[int] | None = None, otherwise: str = SKIP
+    cache: Source, skip_missing: bool = False, layers: Sequence[int] | None = None, otherwise: str = SKIP
 ) -> Entries:
     """Return the utterances whose data is in the cache: committed, not quarantined, with objects of the right size.
+
+    Of several caches, those that are usable in all of them, as the first one has them.
 
     Args:
         layers: the layers that will be read, in addition to the audio; None for all.
@@ -71,7 +75,20 @@ def usable_entries(
     Raises:
         CacheError: packs are missing, unless ``skip_missing``.
         CacheDamagedError: objects of committed packs are missing or cut short, unless ``skip_missing``.
+        CacheMismatchError: several caches have no utterance in common, or one of another length.
     """
+    caches = joined(cache)
+    usable = []
+    for part in caches.parts:
+        own = None if layers is None else [part.layers[number] for number in layers if number in part.layers]
+        usable.append(_usable(part.cache, skip_missing, own, otherwise))
+    entries, *others = usable
+    for part, found in zip(caches.parts[1:], others, strict=True):
+        entries = common(caches.first, entries, part.cache, found)
+    return entries
+
+
+def _usable(cache: Cache, skip_missing: bool, layers: Sequence[int] | None, otherwise: str) -> Entries:
     now = cache.standing()
     missing = {task.pack for task in now.todo()}
     if missing and not skip_missing:

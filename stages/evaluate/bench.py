@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from gdist.pipeline import console
-from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.errors import CacheError, GdistError
 from gdist.pipeline.loading.batch import Batch, Selection
+from gdist.pipeline.loading.joined import Source, Taught, joined
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
 from gdist.stages.evaluate.chosen import of_each_voice, within, without_test
@@ -37,7 +37,7 @@ class Bench:
 
     def __init__(
         self,
-        cache: Cache,
+        cache: Source,
         data: DataConfig,
         probes: Mapping[str, Probe] | None = None,
         control: bool = False,
@@ -62,34 +62,41 @@ class Bench:
             CacheError: the cache lacks a layer.
             GdistError: a probe in ``probes`` is not possible.
         """
-        self.cache = cache
+        self.caches = caches = joined(cache)
+        self.cache = caches.first
         self.control = control
         self.notify = notify
         self.device = torch.device(device)
-        self.num_layers = cache.identity["teacher"]["num_layers"]
-        absent = [layer for layer in range(self.num_layers + 1) if layer not in cache.layers]
-        if absent:
-            raise CacheError(
-                f"eval compares every layer, but {cache.uri} lacks {absent}", "extract with --layers all"
-            )
-        entries = usable_entries(cache, data.skip_missing, otherwise="")
+        self.num_layers = caches.teachers[0].num_layers
+        for taught in caches.teachers:
+            if absent := [layer for layer in range(taught.num_layers + 1) if layer not in taught.layers]:
+                raise CacheError(
+                    f"eval compares every layer, but {taught.cache.uri} lacks {absent}", "extract with --layers all"
+                )
+        entries = usable_entries(caches, data.skip_missing, otherwise="")
         self.splits = {name: list(found) for name, found in choose_splits(entries, data).items()}
         self.minutes = minutes
         if minutes:
-            most = minutes * 60 * cache.framing.frames_per_second
+            most = minutes * 60 * caches.framing.frames_per_second
             self.splits = {name: of_each_voice(found, most) for name, found in self.splits.items()}
         read = [entry for found in self.splits.values() for entry in found] if minutes else entries
         # One loader for all passes, so that a selection that fits in memory is read only once.
         self._full = Selection(tuple(range(self.num_layers + 1)))
-        self._loader = Loader(cache, read, self._full, BATCH_SECONDS, device=device)
+        self._loader = Loader(caches, read, self._full, BATCH_SECONDS, device=device)
         self.on_valid = split == "valid"
         self.split = split if self.splits[split] else "valid"
+        self._mean_frame_rows: dict[Taught, list[dict[str, float]]] = {}
         self.probes = dict(PROBES if probes is None else probes)
         self.tasks = self._tasks(named=probes is not None)
 
     def batches(self, entries: list[Entry], hidden: bool = True) -> Iterable[Batch]:
         """Whole utterances with their audio and, with ``hidden``, all their layers 0 … L."""
         return self._loader.once(self._full if hidden else Selection(()), entries)
+
+    def batches_of(self, taught: Taught, entries: list[Entry]) -> Iterable[Batch]:
+        """Whole utterances with their audio and the layers 1 … L of one of several teachers."""
+        selection = Selection(tuple(number for number in taught.numbers if number > taught.offset))
+        return Loader(self.caches, entries, selection, BATCH_SECONDS, device=str(self.device)).once(selection)
 
     def _tasks(self, named: bool) -> dict[str, Examples]:
         """The examples of each probe. A message says why a probe is left out, unless it has no labels at all."""
@@ -131,6 +138,22 @@ class Bench:
             if frames > MEAN_FRAME_SECONDS * self.cache.framing.frames_per_second:
                 break
         return (total_LD / frames).float()
+
+    def mean_frame_rows_of(self, taught: Taught) -> list[dict[str, float]]:
+        """The same as :attr:`mean_frame_rows` for one of several teachers."""
+        if taught not in self._mean_frame_rows:
+            total_LD, frames = torch.zeros((), device=self.device), 0
+            for batch in self.batches_of(taught, self.splits["train"]):
+                total_LD = total_LD + batch.hidden_BLTD.double().sum((0, 2))
+                frames += int(batch.num_frames_B.sum())
+                if frames > MEAN_FRAME_SECONDS * self.caches.framing.frames_per_second:
+                    break
+            fidelity = Fidelity(list(range(1, taught.num_layers + 1)), self.device)
+            for batch in self.batches_of(taught, self.splits[self.split]):
+                mean_LD = (total_LD / frames).float()
+                fidelity.add(mean_LD[None, :, None, :], batch.hidden_BLTD, batch.mask_BT)
+            self._mean_frame_rows[taught] = fidelity.rows()
+        return self._mean_frame_rows[taught]
 
     @cached_property
     def mean_frame_rows(self) -> list[dict[str, float]]:

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 @command("eval", short_help="Fidelity by layer and probes of trained students.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=LocalPath())
-@click.option("--cache", metavar="URI", help="Evaluate on this cache. [default: the one each run was trained from]")
+@click.option(
+    "--cache",
+    "caches",
+    multiple=True,
+    metavar="[NAME=]URI",
+    help="Evaluate on this cache; of a student of several teachers, one of each. [default: those of each run]",
+)
 @click.option(
     "--probes",
     cls=TableOption,
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
 @json_option
 def eval_command(
     runs: tuple[Path, ...],
-    cache: str | None,
+    caches: tuple[str, ...],
     probes: str,
     split: Literal["test", "valid"],
     minutes: float,
@@ -72,4 +78,4 @@ def eval_command(
     from gdist.stages.students import STUDENTS
 
     use(uses, STUDENTS, ENCODINGS, PROBES)
-    return evaluate.eval_command(list(runs), cache, probes, control, as_json, device, local, split, minutes)
+    return evaluate.eval_command(list(runs), caches, probes, control, as_json, device, local, split, minutes)

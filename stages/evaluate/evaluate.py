@@ -6,12 +6,13 @@ from the cache, so it is not run here either.
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from gdist.pipeline import console
-from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.errors import UsageError
+from gdist.pipeline.errors import CacheError, UsageError
+from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import EVALUATIONS, Run
@@ -21,8 +22,8 @@ from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.evaluate.layers import answered_alike, layer_read
 from gdist.stages.evaluate.probes import PROBES, probes_named
 from gdist.stages.evaluate.upstreams import hidden_states
-from gdist.stages.students import load_student, require_loadable
-from gdist.stages.train.student_store import open_cache
+from gdist.stages.students import Student, load_student, require_loadable
+from gdist.stages.train.caches import newest, of_run
 
 MAX_COLUMNS = 4  # with more runs than this, columns are headed by numbers instead of names
 
@@ -40,6 +41,7 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
 
 def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     student = load_student(run.folder).to(bench.device).eval()
+    require_teachers(run, student, bench.caches)
     layers = list(range(1, bench.num_layers + 1))
     fidelity, copies = Fidelity(layers, bench.device), Fidelity(layers, bench.device)
     collected = bench.collector()
@@ -56,7 +58,7 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "student": run.tables()["student"]["name"],
         "params": student.num_parameters(),
         "params_with_heads": student.num_parameters_with_heads(),
-        "predicted_layers": list(student.predicted_layers),
+        "predicted_layers": list(student.first_layers),
         "layer_0": "teacher" if bench.is_teachers(student.frontend) else "own",
         "cache": bench.cache.uri,
         "split": bench.split,
@@ -65,6 +67,7 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "frames": fidelity.frames,
         "mean_cosine": mean_cosine(rows),
         "layers": rows,
+        **_of_each_teacher(run, student, bench, rows),
         "references": {"mean_frame": bench.mean_frame_rows, "copy_h0": copies.rows()},
         "probes": bench.probe(run.name, lambda batch: hidden_states(student, batch), states=collected),
         **bench.baselines,
@@ -75,9 +78,45 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     return result
 
 
+def _of_each_teacher(run: Run, student: Student, bench: Bench, first: list[dict[str, float]]) -> dict[str, Any]:
+    """Of a student of several teachers, its fidelity to each; ``first`` is that to the first one."""
+    if len(student.teachers) == 1:
+        return {}
+    taught = bench.caches.teachers
+    found: dict[str, dict[str, Any]] = {taught[0].name: {"mean_cosine": mean_cosine(first), "layers": first}}
+    for other, own in zip(taught[1:], student.teachers[1:], strict=True):
+        bench.notify(f"{run.name}: fidelity to {other.name}")
+        fidelity = Fidelity(list(range(1, other.num_layers + 1)), bench.device)
+        for batch in bench.batches_of(other, bench.splits[bench.split]):
+            states_BKTD = hidden_states(student, batch, own.name)
+            fidelity.add(states_BKTD[:, 1:], batch.hidden_BLTD, batch.mask_BT)
+        rows, mean_frame = fidelity.rows(), bench.mean_frame_rows_of(other)
+        found[other.name] = {
+            "mean_cosine": mean_cosine(rows),
+            "predicted_layers": own.config.predict_layers,
+            "layers": rows,
+            "references": {"mean_frame": mean_frame},
+        }
+    of_all = sum(each["mean_cosine"] for each in found.values()) / len(found)
+    return {"teachers": found, "mean_cosine_of_all": of_all}
+
+
+def require_teachers(run: Run, student: Student, caches: Joined) -> None:
+    """Raise CacheError where the caches are not of as many teachers as the student has, in their shapes."""
+    wanted = [(own.config.num_teacher_layers, own.config.hidden_size) for own in student.teachers]
+    found = [(taught.num_layers, taught.dim) for taught in caches.teachers]
+    if len(wanted) != len(found) or (len(wanted) > 1 and wanted != found):
+        raise CacheError(
+            f"{run.folder} has {len(wanted)} teachers, and the caches given are of {len(found)}"
+            if len(wanted) != len(found)
+            else f"the caches given are not of the teachers of {run.folder}, in their order",
+            f"give a cache of each, in this order:{run.cache_options}",
+        )
+
+
 def eval_command(
     folders: list[Path],
-    uri: str | None,
+    uri: str | Sequence[str] | None,
     probes: str,
     control: bool,
     as_json: bool,
@@ -97,13 +136,12 @@ def eval_command(
         for folder in folders:
             run = Run.open(folder)
             require_loadable(run)  # before the cache is read
-            where = uri or run.provenance()["cache"]
             data = data_config(run.tables())
-            cache = Cache.open(uri, local=local) if uri else open_cache(run, where, local)
-            key = cache.gdist["checksum"], data
+            caches = newest(uri, local) if uri else of_run(run, local)
+            key = caches.checksum, data
             if key not in benches:
                 benches[key] = Bench(
-                    cache, data, chosen, control, lambda note: advance(0, note), device, split, minutes
+                    caches, data, chosen, control, lambda note: advance(0, note), device, split, minutes
                 )
             results.append(evaluate(run, benches[key]))
             advance(1)
@@ -131,8 +169,21 @@ def show(results: list[dict[str, Any]]) -> None:
     if heads != names:
         title += "".join(f"\n  {head}: {name}" for head, name in zip(heads, names, strict=True))
     console.print_table(title, columns, rows)
+    _show_teachers(results)
     if first["probes"]:
         _show_probes(names, results)
+
+
+def _show_teachers(results: list[dict[str, Any]]) -> None:
+    """Print the fidelity to each teacher of the students that have several: one row per teacher of a run."""
+    rows = [
+        [result["run"], name, f"{found['mean_cosine']:.3f}", str(len(found["layers"]))]
+        for result in results
+        for name, found in result.get("teachers", {}).items()
+    ]
+    if rows:
+        title = "students of several teachers: mean cosine to each (above, and in the probes, the first one)"
+        console.print_table(title, ["run", "teacher", "mean cosine", "layers"], rows)
 
 
 def _show_probes(names: list[str], results: list[dict[str, Any]]) -> None:

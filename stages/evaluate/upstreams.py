@@ -42,14 +42,18 @@ class LogMel:
 
 
 @torch.no_grad()
-def hidden_states(student: Student, batch: Batch) -> Tensor:
-    """All L + 1 hidden states [B, L + 1, T, D] of a batch, in free-running generation."""
+def hidden_states(student: Student, batch: Batch, teacher: str | None = None) -> Tensor:
+    """All L + 1 hidden states [B, L + 1, T, D] of a batch, in free-running generation.
+
+    Args:
+        teacher: as in the student's ``forward``.
+    """
     assert batch.waveform_BS is not None
     waveform_BS = to_device(batch.waveform_BS, student.device)
     if student.config.do_normalize:
         waveform_BS = normalize(waveform_BS, batch.num_samples_B)
     samples_BS = torch.arange(waveform_BS.shape[1]) < batch.num_samples_B[:, None]
-    return torch.stack(student(waveform_BS, attention_mask=samples_BS.long()).hidden_states, dim=1)
+    return torch.stack(student(waveform_BS, attention_mask=samples_BS.long(), teacher=teacher).hidden_states, dim=1)
 
 
 class StateCollector:

@@ -25,6 +25,7 @@ from gdist.stages.report.sweeps.markdown import write_page
 from gdist.stages.report.sweeps.section import Section
 from gdist.stages.report.sweeps.spending import Spending, read_pass
 from gdist.stages.report.tables import by_configuration, costs, ranking
+from gdist.stages.report.teachers import by_teacher
 from gdist.stages.standings.record import is_sweep, read_sweep
 
 __all__ = ["RunSummary", "report_command", "write_report"]
@@ -77,6 +78,7 @@ def _evaluated(runs: Sequence[RunSummary], groups: Sequence[Configuration], extr
         "seeds": by_configuration(groups, teacher, tasks),
         "ranking": ranking(groups, teacher, tasks),
         "heatmap": heatmap(groups, references),
+        "teachers": by_teacher(groups),
         "costs": costs(groups, teacher),
         "worst": min(row["cosine"] for run in runs for row in run.eval["layers"]),
         "top": max(row["cosine"] for run in runs for row in run.eval["layers"]),

@@ -7,6 +7,7 @@ in a file that you name: ``--student FILE.py:CLASS``.
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from gdist.pipeline.config import coerce, did_you_mean
 from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.extensions import Registry, extension_behind
 from gdist.pipeline.run import Run
-from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.kinds import frontend_of
 from gdist.stages.students.armhubert import ArmHubertModel
@@ -84,7 +84,8 @@ STUDENTS: Registry[type[Student]] = Registry(
 )
 
 # A student's outputs have the teacher's shapes, so these fields follow from the teacher alone.
-_FROM_TEACHER = ("frontend", "hidden_size", "num_teacher_layers")
+_FROM_TEACHER = ("frontend", "hidden_size", "num_teacher_layers", "other_teachers")
+NAMED_LAYER = re.compile(r"\s*(\w+):(\d+)\s*")  # a layer of one of several teachers: wavlm:3
 
 
 def student_config(name: str, teacher_config: dict[str, Any], **overrides: Any) -> StudentConfig:
@@ -148,7 +149,29 @@ def student_values(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for base in reversed(config_class.__mro__):  # Hugging Face's own annotations name modules that it does not import
         if issubclass(base, StudentConfig):
             types |= inspect.get_annotations(base, eval_str=True)
-    return {key: coerce(value, types[key], f"student.{key}") for key, value in values.items()}
+    return {
+        key: named_layers(value) if _has_names(key, value) else coerce(value, types[key], f"student.{key}")
+        for key, value in values.items()
+    }
+
+
+def _has_names(key: str, value: Any) -> bool:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return key == "predict_layers" and any(isinstance(item, str) and ":" in item for item in items)
+
+
+def named_layers(value: Any) -> list[str]:
+    """Convert layers of several teachers, as they were typed: ``wavlm:3,whisper:6``."""
+    found = []
+    for item in value.split(",") if isinstance(value, str) else value:
+        match = NAMED_LAYER.fullmatch(item) if isinstance(item, str) else None
+        if match is None:
+            raise ConfigError(
+                f"student.predict_layers: {item!r} is not a teacher's name and a layer",
+                "student.predict_layers=NAME:3,NAME:6,OTHER:4",
+            )
+        found.append(f"{match[1]}:{int(match[2])}")
+    return found
 
 
 def student_fields(name: str) -> dict[str, Any]:
@@ -230,10 +253,10 @@ def require_loadable(run: Run) -> None:
     """Raise what :func:`load_student` would raise for an unfinished run or an unnamed file; no weights are read."""
     if not (run.student / "config.json").exists():
         done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
-        cache = in_shell(run.provenance()["cache"])
         raise RunError(
             f"{run.folder} has no finished student (step {done} of {total})",
-            f"gdist train --cache {cache} --out {run.folder} --recipe {run.folder / 'config.toml'}{run.use_options}",
+            f"gdist train{run.cache_options} --out {run.folder} --recipe {run.folder / 'config.toml'}"
+            f"{run.use_options}",
         )
     name = run.tables()["student"]["name"]
     STUDENTS.find(name, f"{run.folder} has the student {name}", str(run.extensions))

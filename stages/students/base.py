@@ -24,13 +24,16 @@ For these, the file imports only torch, transformers and gdist.stages, the last 
 ``predict`` must not depend on values in a tensor, because ``torch.export`` could not trace it.
 ``gdist.stages.testing.StudentSuite`` checks all of this.
 
+A student may learn from several teachers if it says so (``several_teachers``) and defines ``predict_each``, since
+their layers may differ in width. All layers are then numbered one after another; see :class:`OfTeacher`.
+
 Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D features.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,8 +46,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from gdist.stages.frontend.interface import AudioFrontend
 from gdist.stages.frontend.kinds import build_frontend, frontend_config
 from gdist.stages.frontend.padding import is_symbolic
-from gdist.stages.students.configuration import StudentConfig
-from gdist.stages.students.layer import TransformerLayer
+from gdist.stages.students.configuration import OfTeacher, StudentConfig
+from gdist.stages.students.layer import TransformerLayer, difference, tensors_of
 
 __all__ = ["StepPlan", "Student", "StudentConfig"]
 
@@ -58,11 +61,14 @@ class StepPlan:
         inputs: the hidden states that the step receives; 0 is the front-end's output, the others are the teacher's.
         runs: for students that step from layer to layer, the (first, last) places of each stretch that the student
             walks on its own; see :mod:`gdist.stages.students.gendistiller`. Empty means generation from layer 0.
+        parts: for such students of several teachers, the plan for each teacher by its own numbers; None where nothing
+            of it is predicted.
     """
 
     answers: tuple[int, ...]
     inputs: tuple[int, ...] = (0,)
     runs: tuple[tuple[int, int], ...] = ()
+    parts: tuple["StepPlan | None", ...] = ()
 
 
 class Student(PreTrainedModel):  # type: ignore[misc]
@@ -70,11 +76,15 @@ class Student(PreTrainedModel):  # type: ignore[misc]
 
     config_class = StudentConfig
     main_input_name = "input_values"
+    several_teachers: ClassVar[bool] = False
     config: Any
     _initialized: frozenset[str] = frozenset()
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__(config)
+        self.teachers = config.teachers()
+        if len(self.teachers) > 1 and not self.several_teachers:
+            raise ValueError(f"other_teachers: {type(self).__name__} learns from one teacher")
         self.frontend: AudioFrontend = build_frontend(frontend_config(config.frontend))
 
     def post_init(self) -> None:
@@ -104,12 +114,17 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         Args:
             h0_BTD: the front-end's output, or the teacher's cached layer 0 when the front-end is frozen.
             num_frames_B: frames of each utterance; best kept on the CPU.
-            layers: which of ``predicted_layers``, ascending; all when None. No more is computed than they need.
+            layers: which of ``predicted_layers``, ascending, and of one teacher; None for all of the first teacher's.
+                No more is computed than they need.
 
         Returns:
             ``prediction_BKTD`` in the dtype of ``h0_BTD``, float32 under autocast, with padding at zero.
         """
         raise NotImplementedError
+
+    def predict_each(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Do what :meth:`predict` does for layers of any teachers: ``prediction_BTD`` of each."""
+        return list(self.predict(h0_BTD, num_frames_B, layers).unbind(1))
 
     def plan(self, count: int, rng: np.random.Generator) -> StepPlan:
         """Choose what one training step predicts: ``count`` of the predicted layers, each equally often."""
@@ -129,6 +144,12 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         """
         return self.predict(given[0], num_frames_B, plan.answers)
 
+    def learn_each(
+        self, plan: StepPlan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
+    ) -> list[Tensor]:
+        """Do what :meth:`learn` does for layers of any teachers: ``prediction_BTD`` of each of the plan's answers."""
+        return self.predict_each(given[0], num_frames_B, plan.answers)
+
     @property
     def teacher_ratio(self) -> float:
         """The share of steps inside a run that start from the teacher's states, according to the config."""
@@ -137,7 +158,21 @@ class Student(PreTrainedModel):  # type: ignore[misc]
     @property
     def predicted_layers(self) -> tuple[int, ...]:
         """The teacher layers that ``predict`` returns, which are also the ones that training reads from the cache."""
+        return tuple(number for teacher in self.teachers for number in teacher.numbers)
+
+    @property
+    def first_layers(self) -> tuple[int, ...]:
+        """Those of ``predicted_layers`` that are the first teacher's."""
         return tuple(self.config.predict_layers)
+
+    def teacher(self, name: str | None) -> OfTeacher:
+        """Return what belongs to the teacher of this name, or to the first one; ValueError where there is none."""
+        if name is None:
+            return self.teachers[0]
+        names = [teacher.name for teacher in self.teachers[1:]]
+        if name not in names:
+            raise ValueError(f"teacher is {name!r}; it must be one of {', '.join(names)}, or None for the first")
+        return self.teachers[1 + names.index(name)]
 
     def layers(self) -> Iterable[TransformerLayer]:
         """Return the Transformer layers, in the order in which a teacher's layers are loaded into them.
@@ -145,6 +180,10 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         If a student has none, ``student.initialize = layers`` is refused.
         """
         return ()
+
+    def layers_of(self, place: int) -> Iterable[TransformerLayer]:
+        """Return the Transformer layers that serve the ``place``-th teacher alone; by default, the first one's."""
+        return self.layers() if place == 0 else ()
 
     def throwaway(self) -> Iterable[nn.Parameter]:
         """Return parameters that only distillation needs, and that do not count as part of the finished student."""
@@ -157,6 +196,7 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         output_hidden_states: bool | None = True,
         return_dict: bool | None = None,
         last_layer: int | None = None,
+        teacher: str | None = None,
         **kwargs: Any,
     ) -> Any:
         """Return what the teacher's ``forward`` does: ``hidden_states``, L + 1 tensors ``[B, T, D]``, free-running.
@@ -166,6 +206,8 @@ class Student(PreTrainedModel):  # type: ignore[misc]
             attention_mask: ``[B, S]``, 1 for samples and 0 for padding at the end; None when nothing is padded.
             output_hidden_states, return_dict: as in Hugging Face's models.
             last_layer: stop there; ``hidden_states`` are then ``last_layer`` + 1 tensors, and no more is computed.
+            teacher: whose layers; None for the first teacher's, a name for those of another one that it has learned
+                from. The latter's layer 0 is treated as one that is not predicted.
             **kwargs: accepted because the teacher accepts them, and ignored, such as ``output_attentions``.
 
         A layer that is not predicted gets the prediction of the nearest predicted layer, and of the lower one in a
@@ -175,12 +217,13 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         num_samples_B = torch.full((batch,), samples) if attention_mask is None else attention_mask.sum(-1)
         h0_BTD = self.frontend(input_values, num_samples_B)
         num_frames_B = self.frontend.num_frames(num_samples_B)
-        wanted = range(1, (self.config.num_teacher_layers if last_layer is None else last_layer) + 1)
-        sources = [min(self.predicted_layers, key=lambda own: (abs(own - layer), own)) for layer in wanted]
+        _, offset, config = self.teacher(teacher)
+        hidden_states = [] if offset else [h0_BTD]
+        wanted = range(len(hidden_states), (config.num_teacher_layers if last_layer is None else last_layer) + 1)
+        sources = [min(config.predict_layers, key=lambda own: (abs(own - layer), own)) for layer in wanted]
         layers = sorted(set(sources))
-        hidden_states = [h0_BTD]
         if layers:
-            prediction_BKTD = self.predict(h0_BTD, num_frames_B, layers)
+            prediction_BKTD = self.predict(h0_BTD, num_frames_B, [offset + layer for layer in layers])
             hidden_states += [prediction_BKTD[:, layers.index(source)] for source in sources]
         if attention_mask is not None and not is_symbolic():
             # A batch padded beyond its longest utterance keeps its length, as the teacher's would.
@@ -207,17 +250,27 @@ class Student(PreTrainedModel):  # type: ignore[misc]
             self.frontend.load_state_dict(frontend_tensors)
         except RuntimeError as error:
             raise ValueError(f"the teacher's front-end does not fit this student: {error}") from error
-        if layer_tensors is None:
-            return
-        own, unfit = list(self.layers()), "the teacher's layers do not fit this student"
-        given = [_of_layer(layer_tensors, place) for place in range(len(own))]
-        wide, width = self.config.hidden_size, self.config.layer_width
+        if layer_tensors is not None:
+            self.initialize_layers(layer_tensors)
+
+    def initialize_layers(self, layer_tensors: Mapping[str, Tensor], place: int = 0) -> None:
+        """Copy the first layers of the ``place``-th teacher into those that serve it.
+
+        Raises:
+            ValueError: as :meth:`initialize_from_teacher`.
+        """
+        own, unfit = list(self.layers_of(place)), "the teacher's layers do not fit this student"
+        if place and not own:
+            return  # it is served by what all teachers share
+        given = [tensors_of(layer_tensors, number) for number in range(len(own))]
+        config = self.teachers[place].config
+        wide, width = config.hidden_size, config.layer_width
         if not own:
             raise ValueError(f"{unfit}, which has no Transformer layers")
         if wide != width:
             raise ValueError(f"{unfit}: they are {wide} wide, but its blocks are {width}")
         for layer, tensors in zip(own, given, strict=True):
-            if tensors and (differs := _difference(layer.state_dict(), tensors)):
+            if tensors and (differs := difference(layer.state_dict(), tensors)):
                 raise ValueError(f"{unfit}: {differs}")
         if not all(given):
             raise ValueError(f"{unfit}: it has {len(own)}, but only {given.index({})} of the teacher's are available")
@@ -240,21 +293,3 @@ class Student(PreTrainedModel):  # type: ignore[misc]
             init.kaiming_normal_(module.weight)
         elif isinstance(module, nn.Conv1d):  # the positional convolution, as wav2vec 2.0 initializes it
             init.normal_(module.weight, std=2 / math.sqrt(module.kernel_size[0] * module.in_channels))
-
-
-def _of_layer(layer_tensors: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
-    """Return the tensors of one layer, by their names within the layer."""
-    prefix = f"{place}."
-    return {name.removeprefix(prefix): tensor for name, tensor in layer_tensors.items() if name.startswith(prefix)}
-
-
-def _difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """Describe the first tensor whose shape differs between two layers."""
-
-    def shape(tensors: Mapping[str, Tensor], name: str) -> str:
-        return " × ".join(map(str, tensors[name].shape)) if name in tensors else "absent"
-
-    for name in sorted(own.keys() | given.keys()):
-        if (theirs := shape(given, name)) != (ours := shape(own, name)):
-            return f"{name} is {theirs} in the teacher, but {ours} in the student"
-    return None

@@ -1,8 +1,8 @@
 """The fields that every student's config has."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from transformers import PreTrainedConfig
 
@@ -24,6 +24,8 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
         do_normalize: whether inputs must first be normalized by :func:`gdist.stages.frontend.padding.normalize`. The
             model does not do it; as with Hugging Face's models, the feature extractor does.
         initializer_range: standard deviation of linear weights before training.
+        other_teachers: for a student of several teachers, the name of each but the first → the fields in which the
+            config of a student of that teacher alone would differ from this one.
 
     Raises:
         ValueError: a field has a value that is invalid for any student; the message begins with the field.
@@ -44,6 +46,7 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
     do_normalize: bool = False
     initializer_range: float = 0.02
     predict_layers: list[int] | None = None
+    other_teachers: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -67,6 +70,11 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
                 f"predict_layers is {chosen}; it must increase and stay between 1 and {depth}, the teacher's layers"
             )
         self.predict_layers = chosen
+        others = self.other_teachers
+        if others is not None and not (
+            isinstance(others, dict) and all(isinstance(f, dict) for f in others.values())
+        ):
+            raise ValueError(f"other_teachers is {others!r}; it must be a table for each teacher")
 
     def check_sizes(self) -> None:
         """Check the fields that others depend on; a subclass that derives fields from these must call this first."""
@@ -77,6 +85,42 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
     def own_layers(self) -> Iterable[int]:
         """Return the teacher layers that are predicted by default."""
         return list(range(1, self.num_teacher_layers + 1))
+
+    def teachers(self) -> list["OfTeacher"]:
+        """Return what belongs to each teacher: the first one, whose front-end the student has, and the others.
+
+        Raises:
+            ValueError: a field of another teacher is impossible.
+        """
+        found = [OfTeacher("", 0, self)]
+        for name, differs in (self.other_teachers or {}).items():
+            last = found[-1]
+            own = {
+                key: getattr(self, key) for key in self._student_fields() if key not in ("frontend", "other_teachers")
+            }
+            config = type(self)(**(own | differs))
+            found.append(OfTeacher(name, last.offset + last.config.num_teacher_layers + 1, config))
+        return found
+
+    def learn_from(self, others: Mapping[str, "StudentConfig"]) -> None:
+        """Add further teachers: the name of each → the config of a student of it alone."""
+        keys = [key for key in self._student_fields() if key not in ("frontend", "other_teachers")]
+        self.other_teachers = {
+            name: {key: value for key in keys if (value := getattr(other, key)) != getattr(self, key)}
+            for name, other in others.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields; without ``other_teachers`` where there are none, as students of one teacher had it."""
+        found: dict[str, Any] = super().to_dict()
+        if self.other_teachers is None:
+            found.pop("other_teachers", None)
+        return found
+
+    def _student_fields(self) -> list[str]:
+        """The fields that students have in addition to those of every model of Hugging Face."""
+        inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+        return [field.name for field in dataclasses.fields(self) if field.name not in inherited]
 
     @property
     def layer_width(self) -> int:
@@ -94,3 +138,23 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
             "dropout": self.dropout,
             "pre_norm": self.pre_norm,
         }
+
+
+class OfTeacher(NamedTuple):
+    """What belongs to one of a student's teachers.
+
+    Attributes:
+        name: "" for the first.
+        offset: the number of its layer 0 where the layers of all teachers are numbered one after another: the second
+            teacher's layer 0 comes after the first one's last layer.
+        config: that of a student of it alone.
+    """
+
+    name: str
+    offset: int
+    config: StudentConfig
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the layers of it that are predicted."""
+        return [self.offset + layer for layer in self.config.predict_layers or ()]

@@ -20,7 +20,8 @@ class DistilHubertConfig(StudentConfig):
 
     Args:
         num_layers: Transformer layers of the student.
-        predict_layers: the teacher layers with a head; None means thirds of L: 4, 8 and 12 of 12.
+        predict_layers: the teacher layers with a head; None means thirds of L: 4, 8 and 12 of 12. Each of several
+            teachers has heads of its own, in its own width.
     """
 
     model_type = "gdist-distilhubert"
@@ -39,21 +40,29 @@ class DistilHubertModel(Student):
     """Front-end, layers, heads. The heads are thrown away after distillation."""
 
     config_class = DistilHubertConfig
+    several_teachers = True
 
     def __init__(self, config: DistilHubertConfig) -> None:
         super().__init__(config)
         self.blocks = nn.ModuleList(TransformerLayer(**config.layer_shape) for _ in range(config.num_layers))
-        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, config.hidden_size) for _ in self.predicted_layers)
+        self.heads = nn.ModuleList(
+            nn.Linear(config.hidden_size, teacher.config.hidden_size)
+            for teacher in self.teachers
+            for _ in teacher.numbers
+        )
         self.post_init()
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
         """Predict the layers with a head, all from the last block."""
+        return torch.stack(self.predict_each(h0_BTD, num_frames_B, layers or self.first_layers), dim=1)
+
+    def predict_each(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int]) -> list[Tensor]:
         mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
         hidden_BTD = h0_BTD
         for block in self.blocks:
             hidden_BTD = block(hidden_BTD, mask_BT)
-        heads = [self.heads[self.predicted_layers.index(layer)] for layer in layers or self.predicted_layers]
-        return torch.stack([zero_padding(head(hidden_BTD).to(h0_BTD.dtype), mask_BT) for head in heads], dim=1)
+        heads = [self.heads[self.predicted_layers.index(layer)] for layer in layers]
+        return [zero_padding(head(hidden_BTD).to(h0_BTD.dtype), mask_BT) for head in heads]
 
     def layers(self) -> Iterable[TransformerLayer]:
         return self.blocks  # type: ignore[return-value]  # a ModuleList's elements have no more specific type

@@ -56,26 +56,39 @@ class FitHubertConfig(StudentConfig):
     def layer_width(self) -> int:
         return self.hidden_size if self.width is None else self.width
 
-    def block_of(self, layer: int) -> int:
+    def block_of(self, layer: int, depth: int | None = None) -> int:
         """Return the block, from 1, that predicts a teacher layer: the one that covers its stretch of the teacher.
+
+        Args:
+            depth: how many layers the teacher has, where it is not the first one.
 
         With as many blocks as layers, each block predicts its own layer; with 6 blocks for 12 layers, block 1
         predicts layers 1 and 2, and so on. The last block predicts the last layer.
         """
-        return -(-layer * (self.num_layers or self.num_teacher_layers) // self.num_teacher_layers)
+        return -(-layer * (self.num_layers or self.num_teacher_layers) // (depth or self.num_teacher_layers))
 
 
 class FitHubertModel(Student):
     """Front-end, projection, thin blocks, and one head per layer. The heads are thrown away after distillation."""
 
     config_class = FitHubertConfig
+    several_teachers = True
 
     def __init__(self, config: FitHubertConfig) -> None:
         super().__init__(config)
         self.narrow = nn.Linear(config.hidden_size, config.layer_width)
+        self.block_of = {
+            teacher.offset + layer: config.block_of(layer, teacher.config.num_teacher_layers)
+            for teacher in self.teachers
+            for layer in teacher.config.predict_layers or ()
+        }
         # Blocks after the last one that predicts a layer would never learn.
-        self.blocks = nn.ModuleList(self.new_block(i) for i in range(config.block_of(self.predicted_layers[-1])))
-        self.heads = nn.ModuleList(nn.Linear(config.layer_width, config.hidden_size) for _ in self.predicted_layers)
+        self.blocks = nn.ModuleList(self.new_block(i) for i in range(max(self.block_of.values())))
+        self.heads = nn.ModuleList(
+            nn.Linear(config.layer_width, teacher.config.hidden_size)
+            for teacher in self.teachers
+            for _ in teacher.numbers
+        )
         self.post_init()
 
     def new_block(self, place: int) -> TransformerLayer:
@@ -84,14 +97,16 @@ class FitHubertModel(Student):
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
         """Predict each layer from its own block and head."""
-        layers = layers or self.predicted_layers
+        return torch.stack(self.predict_each(h0_BTD, num_frames_B, layers or self.first_layers), dim=1)
+
+    def predict_each(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int]) -> list[Tensor]:
         mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
-        blocks = [self.config.block_of(layer) for layer in layers]
+        blocks = [self.block_of[layer] for layer in layers]
         # The residual stream keeps its precision under autocast.
         states = self.walk(self.narrow(h0_BTD).to(h0_BTD.dtype), mask_BT, max(blocks))
         heads = [self.heads[self.predicted_layers.index(layer)] for layer in layers]
         predicted = [head(states[block - 1]).to(h0_BTD.dtype) for head, block in zip(heads, blocks, strict=True)]
-        return torch.stack([zero_padding(hidden_BTD, mask_BT) for hidden_BTD in predicted], dim=1)
+        return [zero_padding(hidden_BTD, mask_BT) for hidden_BTD in predicted]
 
     def walk(self, hidden_BTW: Tensor, mask_BT: Tensor | None, count: int) -> list[Tensor]:
         """Return the output of each of the first ``count`` blocks, ``[B, T, W]``."""

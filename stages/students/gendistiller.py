@@ -8,17 +8,15 @@ paper. In arXiv 2310.13418 (2023), it sees all layers before it (history = all),
 causal over layers and bidirectional in time. The layer embedding and the output layer that starts at zero are ours.
 The student then starts as a copy of h_0, which it has to improve on.
 
-Places number the states of the chain: 0 is h_0, and place k is the k-th predicted layer. Training walks *runs* of
-places (first, last): each run starts from the given state at ``first`` and continues on its own up to ``last``. One
-run over the whole chain is self-feeding, and runs of one step are teacher forcing; in between are roll-outs from
-cached layers. Runs advance in parallel, as one batch.
+Each of several teachers has a chain of its own, with its own steps, in its own width. All chains start from h_0. It
+comes from the first teacher's front-end, so the chains of the others start from a linear projection of it, which is
+the identity before training.
 
-Axes: B batch, N utterances times places, T frames, K predicted layers, L teacher layers, D features.
+Axes: B batch, T frames, K predicted layers, L teacher layers, D features.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,9 +26,9 @@ from transformers import initialization as init
 from gdist.stages.frontend.limits import is_number, require_flags, require_whole
 from gdist.stages.frontend.padding import frame_mask, zero_padding
 from gdist.stages.students.base import StepPlan, Student, StudentConfig
-from gdist.stages.students.layer import Memory, TransformerLayer, chunked
+from gdist.stages.students.chain import Adapter, Chain, FedBy
+from gdist.stages.students.layer import TransformerLayer
 
-FedBy = Literal["student", "teacher", "mixed"]
 FED_BY: tuple[FedBy, ...] = ("student", "teacher", "mixed")
 
 
@@ -109,159 +107,105 @@ class GenDistillerConfig(StudentConfig):
         return self.hidden_size if self.width is None else self.width
 
 
-class GenDistillerModel(Student):
-    """The student of both papers, with a config field for each of its parts."""
+class GenDistillerModel(Chain, Student):
+    """The student of both papers, with a config field for each of its parts: a front-end and a chain.
+
+    Attributes:
+        chains: those of the other teachers; absent where there is one teacher.
+    """
 
     config_class = GenDistillerConfig
+    several_teachers = True
 
     def __init__(self, config: GenDistillerConfig) -> None:
         super().__init__(config)
-        dim, count = config.hidden_size, len(self.predicted_layers)
-        self.embedding = nn.Embedding(count, dim) if config.layer_embedding else None
-        self.adapter = Adapter(count, dim, config.adapter_rank) if config.adapter_rank else None
-        self.steps = nn.ModuleList(Step(config) for _ in range(config.distinct_steps))
-        has_norm = config.final_norm and self.predicted_layers[-1] == config.num_teacher_layers
-        self.final_norm = nn.LayerNorm(dim, eps=config.layer_norm_eps) if has_norm else None
+        self.make_chain(config)
+        if others := self.teachers[1:]:
+            self.chains = nn.ModuleList(OtherChain(teacher.config, config.hidden_size) for teacher in others)
         self.post_init()
 
     @property
-    def fed_by(self) -> FedBy:
-        """Where the states that training steps start from come from."""
-        history: FedBy = self.config.fed_by if self.config.history == "all" else self.config.history
-        return history
+    def all_chains(self) -> list[Chain]:
+        """One for each teacher."""
+        return [self, *getattr(self, "chains", ())]
 
     @property
     def teacher_ratio(self) -> float:
         return float(self.config.mixed_teacher_ratio) if self.fed_by == "mixed" else 0.0
 
     def layers(self) -> Iterable[TransformerLayer]:
-        return [layer for step in self.steps for layer in step.layers]  # type: ignore[union-attr]
+        return self.chain_layers()
 
-    # --- what a training step does ------------------------------------------------------------------------------
+    def layers_of(self, place: int) -> Iterable[TransformerLayer]:
+        return self.all_chains[place].chain_layers()
 
     def plan(self, count: int, rng: np.random.Generator) -> StepPlan:
         """Choose ``count`` layers, in runs of the roll-out's length from cached layers, each layer equally often."""
-        chain = (0, *self.predicted_layers)
-        places = len(chain) - 1
-        count = min(count, places) or places
-        length = 1 if self.fed_by == "teacher" else min(self.config.rollout or count, places)
-        runs = _runs(places, count, length, rng)
-        answers = tuple(chain[place] for first, last in runs for place in range(first + 1, last + 1))
-        starts = [first for first, _ in runs]
-        known = range(max(starts) + 1) if self.config.history == "all" else starts
-        return StepPlan(answers, tuple(chain[place] for place in known), runs)
+        if len(self.teachers) == 1:
+            return self.plan_chain(count, rng)
+        every = self.predicted_layers
+        chosen = {every[i] for i in rng.permutation(len(every))[: count or None].tolist()}
+        parts: list[StepPlan | None] = []
+        answers: list[int] = []
+        inputs: set[int] = set()
+        for chain, teacher in zip(self.all_chains, self.teachers, strict=True):
+            of_it = len(chosen.intersection(teacher.numbers))
+            part = chain.plan_chain(of_it, rng) if of_it else None
+            parts.append(part)
+            if part is not None:
+                answers += [teacher.offset + layer for layer in part.answers]
+                inputs |= {layer and teacher.offset + layer for layer in part.inputs}  # all start from one layer 0
+        return StepPlan(tuple(answers), tuple(sorted(inputs)), parts=tuple(parts))
 
     def learn(
         self, plan: StepPlan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
     ) -> Tensor:
         if not plan.runs:  # generation, from layer 0
             return super().learn(plan, given, num_frames_B)
-        chain = (0, *self.predicted_layers)
-        states = {place: given[layer] for place, layer in enumerate(chain) if layer in given}
-        predicted = self._walk(plan.runs, states, num_frames_B, forced_BK)
-        return torch.stack([predicted[chain.index(layer)] for layer in plan.answers], dim=1)
+        return torch.stack(self.learn_chain(plan, given, num_frames_B, forced_BK), dim=1)
+
+    def learn_each(
+        self, plan: StepPlan, given: Mapping[int, Tensor], num_frames_B: Tensor, forced_BK: Tensor | None = None
+    ) -> list[Tensor]:
+        if not plan.parts:
+            return super().learn_each(plan, given, num_frames_B)
+        predicted: list[Tensor] = []
+        before = 0
+        for place, (chain, teacher, part) in enumerate(zip(self.all_chains, self.teachers, plan.parts, strict=True)):
+            if part is not None:
+                own = {number - teacher.offset: state for number, state in given.items() if number >= teacher.offset}
+                own.pop(0, None)  # of another teacher than the first, it is never the start
+                if 0 in part.inputs:
+                    own[0] = self._start(place, given[0], num_frames_B)
+                forced = None if forced_BK is None else forced_BK[:, before : before + chain.places]
+                predicted += chain.learn_chain(part, own, num_frames_B, forced)
+            before += chain.places
+        return predicted
 
     def predict(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int] | None = None) -> Tensor:
-        places = [self.predicted_layers.index(layer) + 1 for layer in layers or self.predicted_layers]
-        predicted = self._walk(((0, max(places)),), {0: h0_BTD}, num_frames_B, None)
-        return torch.stack([predicted[place] for place in places], dim=1)
+        return torch.stack(self.predict_each(h0_BTD, num_frames_B, layers or self.first_layers), dim=1)
 
-    def _walk(
-        self,
-        runs: Sequence[tuple[int, int]],
-        given: Mapping[int, Tensor],
-        num_frames_B: Tensor,
-        forced_BK: Tensor | None,
-    ) -> dict[int, Tensor]:
-        """Return the predicted state [B, T, D] at every place that a run reaches."""
-        state_BTD = next(iter(given.values()))
-        given = {place: given_BTD.to(state_BTD.dtype) for place, given_BTD in given.items()}
-        mask_BT = frame_mask(num_frames_B, state_BTD.shape[1], state_BTD.device)
-
-        def start_from(place: int, own_BTD: Tensor) -> Tensor:
-            if forced_BK is None:
-                return own_BTD
-            return torch.where(forced_BK[:, place, None, None], given[place], own_BTD)
-
-        walk = self._walk_with_memory if self.config.history == "all" else self._walk_from_the_last
-        predicted = walk(runs, given, Shared.of(self, mask_BT), start_from)
-        last = len(self.predicted_layers)
-        if self.final_norm is not None and last in predicted:  # nothing starts from there
-            normed_BTD = self.final_norm(predicted[last]).to(state_BTD.dtype)
-            predicted[last] = zero_padding(normed_BTD, mask_BT)
+    def predict_each(self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        predicted: list[Tensor] = []
+        for place, (chain, teacher) in enumerate(zip(self.all_chains, self.teachers, strict=True)):
+            if own := [number - teacher.offset for number in layers if number in teacher.numbers]:
+                predicted += chain.generate(self._start(place, h0_BTD, num_frames_B), num_frames_B, own)
         return predicted
 
-    def _walk_from_the_last(
-        self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], shared: "Shared", start_from: Any
-    ) -> dict[int, Tensor]:
-        """Walk all runs in parallel: their n-th steps are one batch."""
-        predicted: dict[int, Tensor] = {}
-        for walked in range(max(last - first for first, last in runs)):
-            places = [first + walked for first, last in runs if first + walked < last]
-            states = [start_from(place, predicted[place]) if walked else given[place] for place in places]
-            predicted |= zip((place + 1 for place in places), self._take(states, places, shared), strict=True)
-        return predicted
+    def _start(self, place: int, h0_BTD: Tensor, num_frames_B: Tensor) -> Tensor:
+        """What the ``place``-th chain starts from."""
+        if place == 0:
+            return h0_BTD
+        mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
+        start_BTD: Tensor = self.chains[place - 1].enter(h0_BTD).to(h0_BTD.dtype)  # type: ignore[operator, union-attr]
+        return zero_padding(start_BTD, mask_BT)
 
-    def _walk_with_memory(
-        self, runs: Sequence[tuple[int, int]], given: Mapping[int, Tensor], shared: "Shared", start_from: Any
-    ) -> dict[int, Tensor]:
-        """Take the first steps of all runs as one batch over the given states; then each run keeps its own memory."""
-        predicted: dict[int, Tensor] = {}
-        starts = [first for first, _ in runs]
-        known = list(range(max(starts) + 1))
-        memories = [Memory() for _ in range(self.config.num_layers)]
-        firsts = self._take([given[place] for place in known], known, shared, memories, starts)
-        for (first, last), state_BTD in zip(runs, firsts, strict=True):
-            predicted[first + 1] = state_BTD
-            own = [memory.fork(first) for memory in memories]
-            for place in range(first + 1, last):
-                states = [start_from(place, predicted[place])]
-                (predicted[place + 1],) = self._take(states, [place], shared, own, [place])
-        return predicted
-
-    def _take(
-        self,
-        states: Sequence[Tensor],
-        places: Sequence[int],
-        shared: "Shared",
-        memories: Sequence[Memory] = (),
-        only: Sequence[int] | None = None,
-    ) -> list[Tensor]:
-        """Take one step from each state [B, T, D] at its place.
-
-        With ``memories``, states also attend to what is remembered, and only the places ``only`` get an output.
-        """
-        outputs: list[Tensor] = []
-        count, distinct = len(self.predicted_layers), self.config.distinct_steps
-        for step, members in groupby(range(len(places)), key=lambda i: places[i] * distinct // count):
-            chosen = list(members)
-            at = [places[i] for i in chosen]
-            wanted = at if only is None else list(only)
-            previous_NTD = torch.cat([states[i] for i in chosen])
-            input_NTD = previous_NTD
-            if shared.embedding_D:
-                embedding_KD = _stacked(shared.embedding_D, at)
-                embedding_ND = embedding_KD[:, None].expand(-1, states[0].shape[0], -1).flatten(0, 1)
-                input_NTD = input_NTD + embedding_ND[:, None, :]
-            if shared.down_DR:
-                input_NTD = adapted(input_NTD, _stacked(shared.down_DR, at), _stacked(shared.up_RD, at))
-            hidden_NTD = self.steps[step](input_NTD, shared.mask_BT, memories, at, wanted)
-            # The residual stream keeps its precision under autocast.
-            hidden_NTD = hidden_NTD.to(previous_NTD.dtype)
-            if self.config.skip:
-                if wanted != at:
-                    previous_NTD = torch.cat([states[at.index(place)] for place in wanted])
-                hidden_NTD = hidden_NTD + previous_NTD
-            outputs += chunked(zero_padding(hidden_NTD, _repeat(shared.mask_BT, len(wanted))), len(wanted))
-        return outputs
-
-    def initialize_from_teacher(
-        self, frontend_tensors: dict[str, Tensor], layer_tensors: dict[str, Tensor] | None = None
-    ) -> None:
-        super().initialize_from_teacher(frontend_tensors, layer_tensors)
-        norm = {name: t for name, t in (layer_tensors or {}).items() if name.startswith("final_norm.")}
-        if self.final_norm is not None and norm:
-            self.final_norm.load_state_dict({name.removeprefix("final_norm."): t for name, t in norm.items()})
+    def initialize_layers(self, layer_tensors: Mapping[str, Tensor], place: int = 0) -> None:
+        super().initialize_layers(layer_tensors, place)
+        own = self.all_chains[place].final_norm
+        norm = {name: t for name, t in layer_tensors.items() if name.startswith("final_norm.")}
+        if own is not None and norm:
+            own.load_state_dict({name.removeprefix("final_norm."): t for name, t in norm.items()})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -269,114 +213,24 @@ class GenDistillerModel(Student):
         if isinstance(module, Adapter):
             init.normal_(module.down_KDR, std=self.config.initializer_range)
             init.zeros_(module.up_KRD)
-        elif self.config.output_init == "zero" and any(module is step.output for step in self.steps):
+        elif any(module is chain.enter for chain in getattr(self, "chains", ())):
+            init.eye_(module.weight)
+        elif self.config.output_init == "zero" and any(module is output for output in self._outputs()):
             init.zeros_(module.weight)
 
+    def _outputs(self) -> Iterable[Any]:
+        return (step.output for chain in self.all_chains for step in chain.steps)
 
-class Shared(NamedTuple):
-    """What all steps of a walk share: the mask, and the weights of each place.
 
-    The weights are taken apart once and not indexed in each step. Indexing would copy the index to a GPU, which waits
-    for it, and would make a gradient of the whole parameter for each step.
+class OtherChain(Chain, nn.Module):
+    """The chain of a teacher after the first, and what it starts from.
+
+    Args:
+        config: that of a student of this teacher alone.
+        dim: the features of layer 0, which is another teacher's.
     """
 
-    mask_BT: Tensor | None
-    embedding_D: Sequence[Tensor] = ()
-    down_DR: Sequence[Tensor] = ()
-    up_RD: Sequence[Tensor] = ()
-
-    @classmethod
-    def of(cls, student: GenDistillerModel, mask_BT: Tensor | None) -> "Shared":
-        embedding, adapter = student.embedding, student.adapter
-        return cls(
-            mask_BT,
-            () if embedding is None else embedding.weight.unbind(),
-            () if adapter is None else adapter.down_KDR.unbind(),
-            () if adapter is None else adapter.up_KRD.unbind(),
-        )
-
-
-class Step(nn.Module):
-    """The step that is applied repeatedly: (narrow →) Transformer layers → output layer."""
-
-    def __init__(self, config: GenDistillerConfig) -> None:
+    def __init__(self, config: GenDistillerConfig, dim: int) -> None:
         super().__init__()
-        dim, width = config.hidden_size, config.layer_width
-        self.narrow = nn.Linear(dim, width) if width != dim else None
-        self.layers = nn.ModuleList(TransformerLayer(**config.layer_shape) for _ in range(config.num_layers))
-        self.output = nn.Linear(width, dim) if config.output_layer == "linear" else None
-
-    def forward(
-        self,
-        hidden_NTD: Tensor,
-        mask_BT: Tensor | None,
-        memories: Sequence[Memory],
-        places: Sequence[int],
-        wanted: Sequence[int],
-    ) -> Tensor:
-        """[places · B, T, D] → [wanted · B, T, D]."""
-        if self.narrow is not None:
-            hidden_NTD = self.narrow(hidden_NTD)
-        if memories:
-            for layer, memory in zip(self.layers, memories, strict=True):
-                last = layer is self.layers[-1]
-                outputs = wanted if last else places
-                hidden_NTD = layer.with_memory(hidden_NTD, mask_BT, memory, places, outputs)  # type: ignore[operator]
-        else:
-            mask_NT = _repeat(mask_BT, len(places))
-            for layer in self.layers:
-                hidden_NTD = layer(hidden_NTD, mask_NT)
-        return hidden_NTD if self.output is None else self.output(hidden_NTD)
-
-
-class Adapter(nn.Module):
-    """A low-rank correction of the step's input for each of K layers: 2·D·rank parameters each, initially zero."""
-
-    def __init__(self, count: int, dim: int, rank: int) -> None:
-        super().__init__()
-        self.down_KDR = nn.Parameter(torch.zeros(count, dim, rank))
-        self.up_KRD = nn.Parameter(torch.zeros(count, rank, dim))
-
-
-def adapted(hidden_NTD: Tensor, down_KDR: Tensor, up_KRD: Tensor) -> Tensor:
-    """Correct the states of K places, each with its place's matrices."""
-    flat = hidden_NTD.reshape(len(down_KDR), -1, hidden_NTD.shape[-1])
-    low = torch.bmm(flat.to(down_KDR.dtype), down_KDR)
-    return hidden_NTD + torch.bmm(low, up_KRD.to(low.dtype)).view_as(hidden_NTD)
-
-
-def _runs(places: int, count: int, length: int, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
-    """Choose ``count`` of ``places`` steps in runs of ``length`` at random, each step with the same probability.
-
-    The chain is closed to a circle and cut starting at a random place, so that its ends are as likely as its middle.
-    A run across the circle's seam becomes two runs.
-    """
-    if length >= places:
-        return ((0, places),)
-    offset = int(rng.integers(places))
-    cuts = [(at, min(at + length, places)) for at in range(0, places, length)]
-    taken: list[tuple[int, int]] = []
-    left = count
-    for i in rng.permutation(len(cuts)):
-        first, last = cuts[i]
-        last = min(last, first + left)
-        left -= last - first
-        taken.append((first + offset, last + offset))
-        if not left:
-            break
-    runs = []
-    for first, last in taken:
-        if first < places < last:
-            runs += [(first, places), (0, last - places)]
-        else:
-            runs.append((first % places, (last - 1) % places + 1))
-    return tuple(sorted(runs))
-
-
-def _stacked(rows: Sequence[Tensor], places: Sequence[int]) -> Tensor:
-    """The rows at ``places`` along a new first axis; a single row needs no copy."""
-    return rows[places[0]][None] if len(places) == 1 else torch.stack([rows[place] for place in places])
-
-
-def _repeat(mask_BT: Tensor | None, times: int) -> Tensor | None:
-    return mask_BT if mask_BT is None or times == 1 else mask_BT.repeat(times, 1)
+        self.enter = nn.Linear(dim, config.hidden_size, bias=False)
+        self.make_chain(config)

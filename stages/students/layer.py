@@ -5,7 +5,7 @@ Parameter names are those of Hugging Face's wav2vec 2.0 layers, so that a teache
 Axes: B batch, N utterances times places, T frames, D features, H heads, E features of a head, R places.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -217,3 +217,21 @@ def _pick(hidden_NTD: Tensor, rows: list[int], count: int) -> Tensor:
         return hidden_NTD
     parts = hidden_NTD.chunk(count)
     return torch.cat([parts[row] for row in rows])
+
+
+def tensors_of(layer_tensors: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+    """Return the tensors of one layer, by their names within the layer."""
+    prefix = f"{place}."
+    return {name.removeprefix(prefix): tensor for name, tensor in layer_tensors.items() if name.startswith(prefix)}
+
+
+def difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """Describe the first tensor whose shape differs between two layers."""
+
+    def shape(tensors: Mapping[str, Tensor], name: str) -> str:
+        return " × ".join(map(str, tensors[name].shape)) if name in tensors else "absent"
+
+    for name in sorted(own.keys() | given.keys()):
+        if (theirs := shape(given, name)) != (ours := shape(own, name)):
+            return f"{name} is {theirs} in the teacher, but {ours} in the student"
+    return None

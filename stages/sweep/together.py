@@ -88,11 +88,11 @@ def together_command(file: Path, local: "LocalFolder | None", uses: tuple[str, .
 
     use(uses, STUDENTS, ENCODINGS, LOSSES)
     record: dict[str, Any] = json.loads(file.read_text())
-    requests, by_folder, cache = [], {}, ""
+    requests, by_folder, caches = [], {}, ("",)
     for member in record["members"]:
         given = train_command.make_context("train", member["arguments"][1:]).params
         config = load_config(given["recipe"], given["student"], given["settings"])
-        cache = given["cache"]  # the same for all
+        caches = given["caches"]  # the same for all
         requests.append(Request(given["out"], config, given["until"]))
         by_folder[given["out"]] = member
 
@@ -107,7 +107,7 @@ def together_command(file: Path, local: "LocalFolder | None", uses: tuple[str, .
         member["exit_code"] = error.exit_code if isinstance(error, GdistError) else EXIT_FAILURE
         write_atomically(file, json.dumps(record, indent=2))
 
-    train_together(cache, requests, local=local, failed=failed)
+    train_together(caches, requests, local=local, failed=failed)
     record["ended"] = True
     write_atomically(file, json.dumps(record, indent=2))
     return EXIT_FAILURE if any("exit_code" in member for member in record["members"]) else EXIT_OK

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 
 @command("train", kept="its checkpoints are kept", short_help="Stage two: cache → student.")
-@click.option("--cache", required=True, metavar="URI", help="What `gdist extract` wrote.")
+@click.option(
+    "--cache",
+    "caches",
+    required=True,
+    multiple=True,
+    metavar="[NAME=]URI",
+    help="What `gdist extract` wrote. Repeatable: of several teachers, or of one whose layers were extracted apart.",
+)
 @click.option("--out", required=True, metavar="RUN", type=LocalPath(), help="The run's folder.")
 @click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file.")
 @click.option(
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 @use_option
 @json_option
 def train_command(
-    cache: str,
+    caches: tuple[str, ...],
     out: Path,
     recipe: str | None,
     student: str | None,
@@ -47,9 +54,13 @@ def train_command(
     Interrupted? Run the same command again: it continues from the last checkpoint, and the result is the same to the
     last bit. For several GPUs, torchrun starts one process per GPU; a run may be resumed on another number of GPUs.
 
+    Several caches over the same utterances are trained from together. A student of two teachers has a chain, or
+    heads, for each of them; its front-end is that of the first cache's teacher.
+
     \b
     Example:  gdist train --cache s3://bucket/libri --out runs/first --set train.steps=50000
               gdist train --cache s3://bucket/libri --out runs/first --local /nvme --local-limit 500GB
+              gdist train --cache wavlm=s3://bucket/a --cache hubert=s3://bucket/b --out runs/two
               torchrun --nproc-per-node 4 --no-python gdist train --cache s3://bucket/libri --out runs/first
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -64,7 +75,7 @@ def train_command(
     from gdist.stages.train.losses import LOSSES
 
     use(uses, STUDENTS, ENCODINGS, LOSSES)
-    result = train.train(cache, out, load_config(recipe, student, settings), local=local, until=until)
+    result = train.train(caches, out, load_config(recipe, student, settings), local=local, until=until)
     if result is not None and as_json:
         console.emit(result)
     elif result is not None:

@@ -9,7 +9,7 @@ Axes: B batch, K predicted layers.
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -41,15 +41,20 @@ class Learner:
         validated: the objective of the student that is validated.
         distributed: the objective, wrapped for several ranks where there are several.
         grad_norm: the gradient norm of the last step.
+        names: of the teachers, in the student's order.
     """
 
-    def __init__(self, student: Student, config: TrainConfig, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, student: Student, config: TrainConfig, ranks: Ranks | None = None, names: Sequence[str] = ()
+    ) -> None:
+        self.names = names or [teacher.name for teacher in student.teachers]
         self.config, self.ranks = config, ranks or Ranks()
         self.student = student.to(self.ranks.device)
         self.objective = Objective(student, config)
         if config.train.compile:
-            for layer in student.layers():
-                layer.compile(dynamic=True)
+            for place in range(len(student.teachers)):
+                for layer in student.layers_of(place):
+                    layer.compile(dynamic=True)
         self.params = dict(student.named_parameters())
         self.grad_norm = 0.0
         optim = config.train
@@ -182,6 +187,13 @@ class Learner:
         draws_BK = torch.rand(len(batch.all_ids), len(self.student.predicted_layers), generator=generator)
         rows = list(batch.rows) or [0]  # an idle rank has one row of silence
         return to_device(draws_BK[rows] < ratio, self.ranks.device)
+
+    def layer_name(self, layer: int) -> str:
+        """What a layer is called in metrics: ``3``, or ``wavlm:3`` where there are several teachers."""
+        for name, teacher in zip(self.names, self.student.teachers, strict=True):
+            if len(self.names) > 1 and layer in teacher.numbers:
+                return f"{name}:{layer - teacher.offset}"
+        return str(layer)
 
     def validate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Loss and cosine on held-out utterances: see :class:`Validation`."""

@@ -70,12 +70,16 @@ class LossConfig:
     Attributes:
         name: a row of ``LOSSES``.
         cosine_weight: λ, the weight of the cosine term in the losses that have one.
-        layer_weights: relative weights, one for each predicted layer; equal weights when empty.
+        layer_weights: relative weights, one for each predicted layer; equal weights when empty. Of several teachers,
+            those of the first one's layers come first, and each teacher's are relative to one another.
+        teacher_weights: relative weights, one for each of several teachers; None for equal weights, however many
+            layers of each are predicted.
     """
 
     name: str = "l1_logcos"
     cosine_weight: float = 1.0
     layer_weights: tuple[float, ...] = ()
+    teacher_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         LOSSES.find(self.name, f"loss.name = {self.name}")
@@ -84,6 +88,11 @@ class LossConfig:
         require(
             not weights or (min(weights) >= 0 and sum(weights) > 0),
             f"loss.layer_weights = {list(weights)}: must be 0 or more, and not all 0",
+        )
+        shares = self.teacher_weights
+        require(
+            shares is None or (len(shares) > 0 and min(shares) >= 0 and sum(shares) > 0),
+            f"loss.teacher_weights = {list(shares or ())}: must be 0 or more, and not all 0",
         )
 
 

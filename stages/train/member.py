@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from gdist.pipeline import console
-from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.config import to_tables
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.loading.batch import Batch
+from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.run import Run
 from gdist.stages.device import enough_memory
@@ -77,24 +77,25 @@ class Member:
 
     # --- its run --------------------------------------------------------------------------------------------------
 
-    def build(self, cache: Cache) -> None:
+    def build(self, caches: Joined) -> None:
         """Build the student; nothing is written yet."""
-        student = build_student(cache, self.config)
-        self.layers = layers_to_read(cache, student, self.config)
-        self.learner = Learner(student, self.config, self.ranks)
+        student = build_student(caches, self.config)
+        self.layers = layers_to_read(caches, student, self.config)
+        names = [taught.name for taught in caches.teachers]
+        self.learner = Learner(student, self.config, self.ranks, names)
 
-    def claim(self, cache: Cache) -> None:
+    def claim(self, caches: Joined) -> None:
         """Become the one that trains in this folder, and write what the run is."""
         if not self.ranks.first:
             return
         self._open.enter_context(self.run.owned())
-        origin = provenance(cache, self.learner.student, self.config, self.splits, self.ranks)
-        self.run.begin(to_tables(self.config), origin, extensions_of(cache, self.config))
+        origin = provenance(caches, self.learner.student, self.config, self.splits, self.ranks)
+        self.run.begin(to_tables(self.config), origin, extensions_of(caches, self.config))
 
-    def require_same(self, cache: Cache) -> None:
-        """Raise CacheError where this rank has opened another state of the cache than the first one."""
-        if self.run.provenance()["cache_checksum"] != cache.gdist["checksum"]:
-            raise CacheError(f"{cache.uri} grew while the ranks were opening it", "run the same command again")
+    def require_same(self, caches: Joined) -> None:
+        """Raise CacheError where this rank has opened another state of the caches than the first one."""
+        if self.run.provenance()["cache_checksum"] != caches.checksum:
+            raise CacheError(f"{caches.uri} grew while the ranks were opening it", "run the same command again")
 
     def resume(self, loader: Loader) -> None:
         """Continue from the newest checkpoint, if there is one."""

@@ -124,16 +124,17 @@ class Line:
     """Divides what is moved of a cache among those who train from it.
 
     Args:
-        traffic: counts the bytes of shards that came from a bucket, and from the local folder.
+        traffic: for each cache in a bucket, the bytes of shards that came from there, and from the local folder.
     """
 
-    def __init__(self, traffic: Traffic) -> None:
+    def __init__(self, traffic: Sequence[Traffic]) -> None:
         self.traffic = traffic
         self._fetched = self._local = 0
 
     def divide(self, meters: Sequence[Meter]) -> None:
         """Count what came since the last time: equal parts, and what is left over for the first."""
-        fetched, local = self.traffic.fetched - self._fetched, self.traffic.local - self._local
+        fetched = sum(each.fetched for each in self.traffic) - self._fetched
+        local = sum(each.local for each in self.traffic) - self._local
         self._fetched, self._local = self._fetched + fetched, self._local + local
         for place, meter in enumerate(meters):
             own = (total // len(meters) + (total % len(meters) if place == 0 else 0) for total in (fetched, local))
@@ -155,7 +156,11 @@ class MetricsWriter:
             if isinstance(value, (int, float)) and name != "step":
                 self.curves.add_scalar(f"{row['kind']}/{name}", value, row["step"])
         for layer, cosine in row.get("cosine_by_layer", {}).items():
-            self.curves.add_scalar(f"valid_cosine/layer_{int(layer):02d}", cosine, row["step"])
+            teacher, _, number = layer.rpartition(":")
+            curve = f"valid_cosine/{teacher and f'{teacher}_'}layer_{int(number):02d}"
+            self.curves.add_scalar(curve, cosine, row["step"])
+        for teacher, cosine in row.get("cosine_by_teacher", {}).items():
+            self.curves.add_scalar(f"valid_cosine/{teacher}", cosine, row["step"])
 
     def close(self) -> None:
         self.curves.close()

@@ -3,6 +3,8 @@
 Axes: B batch, K predicted layers, T frames, D features, S samples.
 """
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,6 +63,8 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, forced_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(weighted loss, mean cosine) of one batch, each ``[K]``, one value per predicted layer.
 
+        Those of several teachers come teacher by teacher, as in the plan.
+
         Args:
             forced_BK: see :meth:`Student.learn`.
         """
@@ -72,13 +76,33 @@ class Objective(nn.Module):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             if selection.waveforms:
                 given[0] = self.encode(batch)
-            prediction_BKTD = self.student.learn(plan, given, batch.num_frames_B, forced_BK).float()
-        target_BKTD = torch.stack([given[layer] for layer in plan.answers], dim=1)
+            predictions = self._predictions(plan, given, batch, forced_BK)
         mask_BT = batch.mask_BT.to(device, non_blocking=True)
-        loss_K = self.loss(prediction_BKTD, target_BKTD, mask_BT, self.config.loss.cosine_weight)
+        losses: list[Tensor] = []
+        cosines: list[Tensor] = []
+        answers = iter(plan.answers)
+        for prediction_BKTD in predictions:  # of one teacher each, since teachers may differ in width
+            layers = itertools.islice(answers, prediction_BKTD.shape[1])
+            target_BKTD = torch.stack([given[layer] for layer in layers], dim=1)
+            losses.append(self.loss(prediction_BKTD, target_BKTD, mask_BT, self.config.loss.cosine_weight))
+            cosines.append(masked_mean(cosine(prediction_BKTD.detach(), target_BKTD), mask_BT))
+        loss_K, cosine_K = (found[0] if len(found) == 1 else torch.cat(found) for found in (losses, cosines))
         weight_K = torch.tensor([self.weights[layer] for layer in plan.answers], dtype=loss_K.dtype)
-        cosine_BKT = cosine(prediction_BKTD.detach(), target_BKTD)
-        return loss_K * to_device(weight_K, device), masked_mean(cosine_BKT, mask_BT)
+        return loss_K * to_device(weight_K, device), cosine_K
+
+    def _predictions(
+        self, plan: StepPlan, given: Mapping[int, Tensor], batch: Batch, forced_BK: Tensor | None
+    ) -> list[Tensor]:
+        """Return the predictions of the plan's answers, those of each teacher as one tensor: float32 [B, K, T, D]."""
+        student = self.student
+        if len(student.teachers) == 1:
+            return [student.learn(plan, given, batch.num_frames_B, forced_BK).float()]
+        each = student.learn_each(plan, given, batch.num_frames_B, forced_BK)
+        found: list[Tensor] = []
+        for teacher in student.teachers:
+            own = [h for layer, h in zip(plan.answers, each, strict=True) if layer in teacher.numbers]
+            found += [torch.stack(own, dim=1).float()] if own else []
+        return found
 
     def encode(self, batch: Batch) -> Tensor:
         """The student's layer 0, computed from the audio, which is normalized first if the teacher's was."""
@@ -109,10 +133,25 @@ def layer_weights(student: Student, config: TrainConfig) -> dict[int, float]:
         ConfigError: there is not exactly one weight per predicted layer.
     """
     layers, weights = student.predicted_layers, config.loss.layer_weights or (1.0,) * len(student.predicted_layers)
+    shares = config.loss.teacher_weights or (1.0,) * len(student.teachers)
+    if len(shares) != len(student.teachers):
+        raise ConfigError(
+            f"loss.teacher_weights has {len(shares)} numbers, and the student has {len(student.teachers)} teachers",
+            "give one number for each, in the order of --cache",
+        )
     if len(weights) != len(layers):
         raise ConfigError(
             f"loss.layer_weights has {len(weights)} numbers for the {len(layers)} predicted layers {list(layers)}",
             "give one number for each, in this order",
         )
-    mean = sum(weights) / len(weights)
-    return {layer: weight / mean for layer, weight in zip(layers, weights, strict=True)}
+    found: dict[int, float] = {}
+    given = dict(zip(layers, weights, strict=True))
+    for teacher, share in zip(student.teachers, shares, strict=True):
+        own = [given[layer] for layer in teacher.numbers]
+        if not sum(own):
+            raise ConfigError(f"loss.layer_weights is 0 for all layers of {teacher.name or 'the first teacher'}")
+        # Of each teacher, the mean over its own layers counts, as much as the share says.
+        scale = 1.0 if len(shares) == 1 else share / sum(shares) * len(layers) / len(own)
+        mean = sum(own) / len(own)
+        found |= {layer: given[layer] / mean * scale for layer in teacher.numbers}
+    return found

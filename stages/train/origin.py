@@ -8,6 +8,7 @@ from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.extensions import Extension
+from gdist.pipeline.loading.joined import Joined, Source, joined
 from gdist.stages.students import STUDENTS, Student
 from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.losses import LOSSES
@@ -15,26 +16,21 @@ from gdist.stages.train.ranks import Ranks
 
 
 def provenance(
-    cache: Cache, student: Student, config: TrainConfig, splits: Mapping[str, Sequence[Entry]], ranks: Ranks
+    source: Source, student: Student, config: TrainConfig, splits: Mapping[str, Sequence[Entry]], ranks: Ranks
 ) -> dict[str, Any]:
-    """Where a run comes from, for run.json."""
-    teacher = cache.identity["teacher"]
+    """Where a run comes from, for run.json. Where it has several caches, the first one and its teacher come first."""
+    caches = joined(source)
+    cache, first = caches.first, caches.teachers[0]
     return {
         "cache": cache.uri,
-        "cache_checksum": cache.gdist["checksum"],
+        "cache_checksum": caches.checksum,
         "encoding": cache.identity["encoding"],
-        "layers": list(cache.layers),
+        "layers": list(first.layers),
         "student": config.student["name"],
         "params": student.num_parameters(),
         "params_with_heads": student.num_parameters_with_heads(),
-        "teacher": {
-            "name": cache.gdist["about"]["teacher"],
-            "family": teacher["family"],
-            "fingerprint": teacher["fingerprint"],
-            "params": teacher["num_params"],
-            "num_layers": teacher["num_layers"],
-            "dim": cache.identity["dim"],
-        },
+        "teacher": _teacher(cache),
+        **_several(caches),
         "ranks": ranks.world,
         "utterances": {name: len(entries) for name, entries in splits.items()},
         "packages": {
@@ -42,7 +38,7 @@ def provenance(
             for registry, name in (
                 (STUDENTS, config.student["name"]),
                 (LOSSES, config.loss.name),
-                (ENCODINGS, cache.identity["encoding"]),
+                *((ENCODINGS, part.cache.identity["encoding"]) for part in caches.parts),
             )
             if (record := registry.package(name))
         },
@@ -50,11 +46,45 @@ def provenance(
     }
 
 
-def extensions_of(cache: Cache, config: TrainConfig) -> list[Extension]:
+def _teacher(cache: Cache) -> dict[str, Any]:
+    teacher = cache.identity["teacher"]
+    return {
+        "name": cache.gdist["about"]["teacher"],
+        "family": teacher["family"],
+        "fingerprint": teacher["fingerprint"],
+        "params": teacher["num_params"],
+        "num_layers": teacher["num_layers"],
+        "dim": cache.identity["dim"],
+    }
+
+
+def _several(caches: Joined) -> dict[str, Any]:
+    """All caches, and all teachers by the names that their layers have in the config; nothing where there is one."""
+    found: dict[str, Any] = {}
+    if len(caches.parts) > 1:
+        found["caches"] = [
+            {
+                "name": caches.teacher_of(min(part.layers)).name,
+                "uri": part.cache.uri,
+                "checksum": part.cache.gdist["checksum"],
+                "encoding": part.cache.identity["encoding"],
+                "layers": list(part.layers.values()),
+            }
+            for part in caches.parts
+        ]
+    if len(caches.teachers) > 1:
+        found["teachers"] = {
+            taught.name: _teacher(taught.cache) | {"layers": list(taught.layers)} for taught in caches.teachers
+        }
+    return found
+
+
+def extensions_of(source: Source, config: TrainConfig) -> list[Extension]:
     """The user's own files that a run uses."""
+    encodings = dict.fromkeys(part.cache.identity["encoding"] for part in joined(source).parts)
     named = (
         STUDENTS.extension(config.student["name"]),
         LOSSES.extension(config.loss.name),
-        ENCODINGS.extension(cache.identity["encoding"]),
+        *map(ENCODINGS.extension, encodings),
     )
     return [extension for extension in named if extension is not None]

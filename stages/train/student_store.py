@@ -1,8 +1,7 @@
-"""Builds a student for a cache's teacher, and saves it when it is trained."""
+"""Builds a student for the teachers of its caches, and saves it when it is trained."""
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +10,59 @@ import torch
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError, ConfigError
 from gdist.pipeline.files import write_atomically
-from gdist.pipeline.local.folder import LocalFolder
+from gdist.pipeline.loading.joined import Joined, Source, joined
 from gdist.pipeline.run import STUDENT_FILES, Run
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import STUDENTS, Student, layer_fields, student_config
 from gdist.stages.students.configuration import StudentConfig
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
 
+SEVERAL = ("gendistiller", "distilhubert")  # students of several teachers that a message names
 FRONTEND_ONLY_HINT = "to start from the teacher's front-end alone: --set student.initialize=frontend"
 
 
-def build_student(cache: Cache, config: TrainConfig) -> Student:
-    """The student for the cache's teacher, initialized from the teacher's weights as the config says.
+def build_student(source: Source, config: TrainConfig) -> Student:
+    """The student for the teachers of one or several caches, initialized from their weights as the config says.
 
     Raises:
-        ConfigError: the student's config is impossible, or the teacher's weights do not fit the student.
+        ConfigError: the student's config is impossible, or a teacher's weights do not fit the student.
     """
     torch.manual_seed(config.train.seed)
-    student = STUDENTS[config.student["name"]](configured(cache, config))
+    name, caches = config.student["name"], joined(source)
+    student = STUDENTS[name](configured(caches, config))
     try:
         student.require_post_init()
     except TypeError as error:
-        name = config.student["name"]
         raise ConfigError(f"the student {name} cannot be trained: {error}", "see docs/extending.md") from error
-    initialize = config.student["initialize"]
-    if initialize != "none":
-        frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
-        layers = None
-        if initialize == "layers":
-            layers = safetensors.torch.load(cache.document("layers.safetensors"))
-            require_layers(layers, cache)
-            require_same_attention(student, teachers_config(cache))
-        try:
-            student.initialize_from_teacher(frontend, layers)
-        except ValueError as error:
-            raise ConfigError(
-                f"student.initialize = {initialize}, with the teacher of {cache.uri}: {error}",
-                FRONTEND_ONLY_HINT if initialize == "layers" else f"gdist verify {in_shell(cache.uri)}",
-            ) from error
+    if config.student["initialize"] != "none":
+        for place, taught in enumerate(caches.teachers):
+            initialize(student, place, taught.cache, config.student["initialize"])
     if config.student["frontend"] == "frozen":
         student.frontend.requires_grad_(False)
     return student
+
+
+def initialize(student: Student, place: int, cache: Cache, how: str) -> None:
+    """Copy weights of the ``place``-th teacher, that of ``cache``: the front-end of the first one, and of each its
+    layers if ``how`` is "layers"."""
+    layers = None
+    if how == "layers" and (place == 0 or list(student.layers_of(place))):
+        layers = safetensors.torch.load(cache.document("layers.safetensors"))
+        require_layers(layers, cache)
+        require_same_attention(student, teachers_config(cache), place)
+    try:
+        if place == 0:
+            frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
+            student.initialize_from_teacher(frontend, layers)
+        elif layers is not None:
+            student.initialize_layers(layers, place)
+    except ValueError as error:
+        raise ConfigError(
+            f"student.initialize = {how}, with the teacher of {cache.uri}: {error}",
+            FRONTEND_ONLY_HINT if how == "layers" else f"gdist verify {in_shell(cache.uri)}",
+        ) from error
 
 
 def teachers_config(cache: Cache) -> dict[str, Any]:
@@ -63,14 +71,63 @@ def teachers_config(cache: Cache) -> dict[str, Any]:
     return config | {"do_normalize": cache.identity["teacher"]["do_normalize"]}
 
 
-def configured(cache: Cache, config: TrainConfig) -> StudentConfig:
-    """The config of the student that ``config`` names, for the cache's teacher.
+def configured(source: Source, config: TrainConfig) -> StudentConfig:
+    """The config of the student that ``config`` names, for the teachers of one or several caches.
 
     Raises:
         ConfigError: it is impossible.
     """
+    caches, name = joined(source), config.student["name"]
     fields = {key: value for key, value in config.student.items() if key not in STUDENT_DEFAULTS}
-    return student_config(config.student["name"], teachers_config(cache), **fields)
+    chosen = predicted_layers(caches, fields.pop("predict_layers", None))
+    configs: dict[str, StudentConfig] = {}
+    for taught in caches.teachers:
+        own = fields if chosen[taught.name] is None else fields | {"predict_layers": chosen[taught.name]}
+        try:
+            configs[taught.name] = student_config(name, teachers_config(taught.cache), **own)
+        except ConfigError as error:
+            if len(caches.teachers) == 1:
+                raise
+            raise ConfigError(f"For the teacher {taught.name}: {error.message}", error.hint) from error
+    first, *others = configs
+    if others:
+        if not STUDENTS[name].several_teachers:
+            raise ConfigError(
+                f"the student {name} learns from one teacher, and the caches are of {len(configs)}",
+                f"one --cache, or --student {' or '.join(SEVERAL)}",
+            )
+        configs[first].learn_from({other: configs[other] for other in others})
+    return configs[first]
+
+
+def predicted_layers(caches: Joined, given: Sequence[int | str] | None) -> dict[str, list[int] | None]:
+    """Teacher → its layers that are predicted; None for the student's own choice.
+
+    Args:
+        given: ``student.predict_layers``. Numbers are meant for every teacher.
+
+    Raises:
+        ConfigError: a teacher is unknown, or nothing of one is predicted.
+    """
+    names = [taught.name for taught in caches.teachers]
+    if given is None or not any(isinstance(layer, str) for layer in given):
+        return dict.fromkeys(names, None if given is None else [int(layer) for layer in given])
+    found: dict[str, list[int] | None] = {}
+    for text in map(str, given):
+        name, _, layer = text.partition(":")
+        if name not in names or len(names) == 1:
+            raise ConfigError(
+                f"student.predict_layers: {text}, and "
+                + (f"the teachers are {', '.join(names)}" if len(names) > 1 else "there is one teacher"),
+                f"{names[0]}:{layer}" if len(names) > 1 else f"student.predict_layers={layer}",
+            )
+        found[name] = [*(found.get(name) or []), int(layer)]
+    if absent := [name for name in names if name not in found]:
+        raise ConfigError(
+            f"student.predict_layers has no layer of {absent[0]}",
+            f"add one, such as {absent[0]}:1, or leave out its cache",
+        )
+    return found
 
 
 def require_layers(layers: Mapping[str, torch.Tensor], cache: Cache) -> None:
@@ -83,12 +140,12 @@ def require_layers(layers: Mapping[str, torch.Tensor], cache: Cache) -> None:
         )
 
 
-def require_same_attention(student: Student, teacher_config: Mapping[str, Any]) -> None:
+def require_same_attention(student: Student, teacher_config: Mapping[str, Any], place: int = 0) -> None:
     """Raise ConfigError if the teacher's layers would compute something else in the student, despite equal shapes."""
     trained_with = layer_fields(teacher_config)
     for field in ("num_attention_heads", "pre_norm"):
         value = trained_with[field]
-        if (own := getattr(student.config, field)) != value:
+        if (own := getattr(student.teachers[place].config, field)) != value:
             raise ConfigError(
                 f"student.initialize = layers: the teacher's layers were trained with {field} = {value}, but "
                 f"student.{field} is {own}",
@@ -96,30 +153,19 @@ def require_same_attention(student: Student, teacher_config: Mapping[str, Any]) 
             )
 
 
-def bound_to(run: Run) -> str | None:
-    """The state of the cache that a run which has begun was begun with."""
-    return run.provenance().get("cache_checksum") if (run.folder / "run.json").exists() else None
-
-
-def open_cache(run: Run, uri: str, local: LocalFolder | None = None) -> Cache:
-    """The cache at ``uri`` as it was when the run began, even if it has grown since."""
-    cache = Cache.open(uri, local=local)
-    bound = bound_to(run)
-    if bound is None or bound == cache.gdist["checksum"]:
-        return cache
-    with suppress(CacheError):  # a different cache; `Run.begin` raises the error
-        cache = Cache.open(uri, bound, local)
-        say(f"the cache at {uri} has grown since {run.folder} was started; it is read as it was then")
-    return cache
-
-
-def layers_to_read(cache: Cache, student: Student, config: TrainConfig) -> list[int]:
+def layers_to_read(source: Source, student: Student, config: TrainConfig) -> list[int]:
     """The cached layers that steps need: those that the student predicts, and layer 0 for a frozen front-end."""
+    caches = joined(source)
     layers = [0] * (config.student["frontend"] == "frozen") + list(student.predicted_layers)
-    absent = [layer for layer in layers if layer not in cache.layers]
+    absent = [layer for layer in layers if layer not in caches.layers]
     if absent:
+        if len(caches.teachers) == 1:
+            lacking, there = str(absent), str(caches.layers)
+        else:
+            lacking, there = (", ".join(map(caches.layer_name, some)) for some in (absent, caches.layers))
+        holders = f"cache at {caches.uri} contains" if len(caches.parts) == 1 else f"caches at {caches.uri} contain"
         raise CacheError(
-            f"this student needs layers {absent}, but the cache at {cache.uri} contains only {cache.layers}",
+            f"this student needs layers {lacking}, but the {holders} only {there}",
             "gdist extract … --layers all, into another cache",
         )
     return layers

@@ -3,19 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.errors import GdistError, UsageError
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run
+from gdist.stages.train.caches import bound_to, newest
 from gdist.stages.train.member import Member, Request
 from gdist.stages.train.ranks import join
 from gdist.stages.train.stream import stream_key
-from gdist.stages.train.student_store import bound_to
 from gdist.stages.train.train import train_members
 
 
 def train_together(
-    uri: str,
+    uri: str | Sequence[str],
     requests: Sequence[Request],
     show_progress: bool = True,
     local: LocalFolder | None = None,
@@ -36,10 +35,10 @@ def train_together(
         UsageError: this is one of several ranks.
         KeyboardInterrupt: it was asked to stop; all have checkpoints.
     """
-    newest = Cache.open(uri, local=local).gdist["checksum"]
+    now = newest(uri, local).checksum
     groups: dict[tuple[str, str], list[Request]] = {}
     for request in requests:
-        state = bound_to(Run(request.out)) or newest  # of a cache that has grown, a run reads what it began with
+        state = bound_to(Run(request.out)) or now  # of a cache that has grown, a run reads what it began with
         groups.setdefault((stream_key(request.config), state), []).append(request)
     outcomes: dict[int, dict[str, Any] | Exception] = {}
     for group in groups.values():

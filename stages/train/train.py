@@ -16,7 +16,6 @@ from typing import Any
 
 from gdist.pipeline import console
 from gdist.pipeline.cache.entries import Entry
-from gdist.pipeline.cache.near import Traffic
 from gdist.pipeline.framing import Framing
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import choose_splits, usable_entries
@@ -24,6 +23,7 @@ from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.device import enough_memory
+from gdist.stages.train.caches import open_caches
 from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.member import Member, Request, going
 from gdist.stages.train.meter import Line, paid_by
@@ -31,12 +31,11 @@ from gdist.stages.train.ranks import join
 from gdist.stages.train.repeatable import repeatable
 from gdist.stages.train.stopping import finish_step
 from gdist.stages.train.stream import Stream, union
-from gdist.stages.train.student_store import open_cache
 from gdist.stages.train.validation import Validation
 
 
 def train(
-    uri: str,
+    uri: str | Sequence[str],
     out: Path,
     config: TrainConfig,
     show_progress: bool = True,
@@ -48,6 +47,7 @@ def train(
     Under `torchrun` each rank calls this, and they train one student together.
 
     Args:
+        uri: of one cache, or what is typed after each ``--cache`` of several.
         local: where the shards of a cache in a bucket are kept, once they are fetched.
         until: pause after this step, with a validation and a checkpoint; a later call goes on from there, to the same
             student as if it had never paused.
@@ -68,7 +68,7 @@ def train(
 
 
 def train_members(
-    uri: str, members: Sequence[Member], show_progress: bool = True, local: LocalFolder | None = None
+    uri: str | Sequence[str], members: Sequence[Member], show_progress: bool = True, local: LocalFolder | None = None
 ) -> None:
     """Train students whose stream keys are equal from one stream of batches, each to its result or its failure."""
     first, ranks = members[0], members[0].ranks
@@ -78,27 +78,27 @@ def train_members(
         for member in members:
             stack.callback(member.close)
         with ranks.together():
-            cache = open_cache(first.run, uri, local)
+            caches = open_caches(first.run, uri, local)
 
             @functools.cache
             def splits(*layers: int) -> dict[str, Sequence[Entry]]:
-                return choose_splits(usable_entries(cache, data.skip_missing, layers), data)
+                return choose_splits(usable_entries(caches, data.skip_missing, layers), data)
 
             for member in members:
                 with member.attempt():
-                    member.build(cache)
+                    member.build(caches)
                     member.splits = splits(*member.layers)
         for stage in (Member.claim, Member.require_same):
             with ranks.together():
                 for member in going(members):
                     with member.attempt():
-                        stage(member, cache)
+                        stage(member, caches)
         if not (some := going(members)):
             return
         stream = Stream(members)
         read = functools.partial(
             Loader,
-            cache,
+            caches,
             choose=stream.choose,
             batch_seconds=optim.batch_seconds,
             rank=ranks.rank,
@@ -116,12 +116,12 @@ def train_members(
 
         @functools.cache
         def held_out(seconds: float) -> Loader:
-            return read(at_most(some[0].splits["valid"], seconds, cache.framing))
+            return read(at_most(some[0].splits["valid"], seconds, caches.framing))
 
         for member in some:
             with member.attempt():
                 member.resume(loader)
-        line = Line(cache.near.traffic if cache.near else Traffic())
+        line = Line(caches.traffic)
         with enough_memory(first.doing, ranks.device, first.config.smaller):
             _steps(stream, loader, held_out, line, show_progress)
 
@@ -221,8 +221,11 @@ def show(out: Path, result: dict[str, Any]) -> None:
         return
     origin = run.provenance()
     every = range(origin["teacher"]["num_layers"] + 1)
-    if absent := set(every) - set(origin.get("layers", every)):
-        console.say(f"  gdist eval compares every layer, and the cache lacks {sorted(absent)}")
+    absent = sorted(set(every) - set(origin.get("layers", every)))
+    for name, teacher in origin.get("teachers", {}).items():
+        absent = absent or [f"{name}:{n}" for n in range(teacher["num_layers"] + 1) if n not in teacher["layers"]]
+    if absent:
+        console.say(f"  gdist eval compares every layer, and the cache lacks {absent}")
         console.say(f"  next: gdist export {in_shell(out)} --format hf --out FOLDER{run.use_options}")
     else:
         console.say(f"  next: gdist eval {in_shell(out)}{run.use_options}")

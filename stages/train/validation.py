@@ -36,8 +36,18 @@ class Validation:
         weight, *means = self.learner.ranks.add(self._sums).tolist()
         count = len(self.layers)
         losses, cosines = means[:count], means[count:]
-        return {
+        found: dict[str, Any] = {
             "loss": sum(losses) / weight / count,
             "cosine": sum(cosines) / weight / count,
-            "cosine_by_layer": {str(layer): c / weight for layer, c in zip(self.layers, cosines, strict=True)},
+            "cosine_by_layer": {
+                self.learner.layer_name(layer): c / weight for layer, c in zip(self.layers, cosines, strict=True)
+            },
         }
+        teachers = self.learner.student.teachers
+        if len(teachers) > 1:
+            found["cosine_by_teacher"] = {
+                name: sum(c for layer, c in zip(self.layers, cosines, strict=True) if layer in teacher.numbers)
+                / (weight * len(teacher.numbers))
+                for name, teacher in zip(self.learner.names, teachers, strict=True)
+            }
+        return found

@@ -1,6 +1,7 @@
 """The model card that an export ships: what the student is, where it comes from, its figures, and how to use it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def card(export: Export, name: str) -> str:
         "## Use",
         "",
         usage,
+        *_teachers(export, name, provenance),
         "## Figures",
         "",
         *_figures(export.run.folder),
@@ -127,6 +129,32 @@ def _metadata(teacher: str, name: str) -> list[str]:
     return [*lines, "pipeline_tag: feature-extraction", "tags:", "- speech", "- distillation", "- gdist", "---", ""]
 
 
+def _teachers(export: Export, name: str, provenance: Mapping[str, Any]) -> list[str]:
+    """Say which outputs belong to which of several teachers."""
+    others = export.student.teachers[1:]
+    if not others:
+        return []
+    about = list(provenance["teachers"].values())
+    lines = [
+        "## Teachers",
+        "",
+        f"It has learned from {len(about)} teachers. `hidden_states` are in the shapes of the first one, "
+        f"{about[0]['name']}, whose front-end the student has."
+        + (" Those of the others are computed on request, on the same frames:" if name == "hf" else ""),
+        "",
+    ]
+    if name != "hf":
+        return [*lines, "The outputs for the others are in the weights, and this format does not return them.", ""]
+    for other, each in zip(others, about[1:], strict=True):
+        config = other.config
+        lines.append(
+            f'- `model(**inputs, teacher="{other.name}").hidden_states`: those of {each["name"]}, '
+            f"{config.num_teacher_layers + 1} of them, {config.hidden_size} wide. Its layers {config.predict_layers} "
+            "are predicted; each other one is the nearest of these."
+        )
+    return [*lines, ""]
+
+
 def _heads(export: Export) -> str:
     extra = export.student.num_parameters_with_heads() - export.student.num_parameters()
     if not extra:
@@ -149,6 +177,9 @@ def _figures(folder: Path) -> list[str]:
         "|---|---|---|",
         *(f"| {row['layer']} | {row['cosine']:.3f} | {row['relative_error']:.3f} |" for row in found["layers"]),
     ]
+    if found.get("teachers"):
+        each = (f"{name} {fidelity['mean_cosine']:.3f}" for name, fidelity in found["teachers"].items())
+        lines += ["", f"Mean cosine to the layers of each of its teachers: {', '.join(each)}."]
     if found["probes"]:
         of_teacher = found.get("teacher", {}).get("probes", {})
         lines += ["", "| probe | metric | student | teacher |", "|---|---|---|---|"]

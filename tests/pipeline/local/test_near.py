@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from conftest import contents, extracted
+from conftest import contents, extracted, make_teacher
 from in_bucket import fill, stored
 from servers import Flaky, proxied
 
@@ -21,7 +21,9 @@ from gdist.pipeline.cache.near import Near
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Batch, Selection
+from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.loader import Loader
+from gdist.pipeline.loading.splits import usable_entries
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.objects import Storage
@@ -130,6 +132,29 @@ class TestRequests:
         cache = Cache.open(bucket.uri, local=LocalFolder(tmp_path))
         passes(cache, selection=Selection((3,), waveforms=False))
         assert sorted(bucket.gets()) == [key for key in shards_of(bucket, (3,)) if key.startswith("layers")]
+
+    @pytest.mark.parametrize("leads", [False, True])
+    def test_of_two_caches_each_is_fetched_by_itself(
+        self, bucket: Bucket, speech: Path, tmp_path: Path, leads: bool
+    ) -> None:
+        """The one in the bucket beside one in a folder, whichever comes first; audio is read from the first alone."""
+        extracted(
+            make_teacher(tmp_path / "t", seed=1, hidden_size=48, num_hidden_layers=2), speech, tmp_path / "other"
+        )
+
+        def all_of(uri: str, local: LocalFolder | None = None) -> list[Batch]:
+            opened = [Cache.open(uri, local=local), Cache.open(str(tmp_path / "other"))]
+            caches = Joined([("", cache) for cache in (opened if leads else opened[::-1])])
+            numbers = [caches.teachers[0 if leads else 1].numbers[layer] for layer in (1, 3)]
+            numbers.append(caches.teachers[1 if leads else 0].numbers[2])
+            batches = Loader(caches, usable_entries(caches), Selection(tuple(sorted(numbers))), 10.0)
+            return list(batches.stream(2 * len(batches.epoch_batches(0))))
+
+        bucket.gets()
+        found = all_of(bucket.uri, LocalFolder(tmp_path / "kept"))
+        wanted = [key for key in shards_of(bucket, (1, 3)) if leads or not key.startswith("waveform")]
+        assert sorted(bucket.gets()) == wanted
+        assert same(found, all_of(str(bucket.folder)))
 
     def test_ranks_fetch_a_shard_once_between_them(self, bucket: Bucket, tmp_path: Path) -> None:
         bucket.gets()

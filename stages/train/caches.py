@@ -1,0 +1,64 @@
+"""The caches that a run is trained from: as they were when it began, even if they have grown since."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.console import say
+from gdist.pipeline.errors import CacheError
+from gdist.pipeline.loading.joined import Joined, named_locations
+from gdist.pipeline.local.folder import LocalFolder
+from gdist.pipeline.run import Run
+
+
+def bound_to(run: Run) -> str | None:
+    """The state of the caches that a run which has begun was begun with."""
+    return recorded(run).get("cache_checksum")
+
+
+def recorded(run: Run) -> dict[str, Any]:
+    """The provenance of a run; empty where it has not begun."""
+    return run.provenance() if (run.folder / "run.json").exists() else {}
+
+
+def open_caches(run: Run, given: str | Sequence[str], local: LocalFolder | None = None) -> Joined:
+    """Open caches as they were when the run began.
+
+    Args:
+        given: what is typed after each ``--cache``: locations, which may have names.
+    """
+    origin = recorded(run)
+    states: list[str | None] = [each["checksum"] for each in origin.get("caches", ())] or [
+        origin.get("cache_checksum")
+    ]
+    locations = named_locations([given] if isinstance(given, str) else given)
+    if len(states) != len(locations):
+        states = [None] * len(locations)  # another number of caches; `Run.begin` raises the error
+    opened = [
+        (name, _open(run, location, state, local)) for (name, location), state in zip(locations, states, strict=True)
+    ]
+    return Joined(opened)
+
+
+def newest(given: str | Sequence[str], local: LocalFolder | None = None) -> Joined:
+    """Open caches as they are now."""
+    locations = named_locations([given] if isinstance(given, str) else given)
+    return Joined([(name, Cache.open(location, local=local)) for name, location in locations])
+
+
+def of_run(run: Run, local: LocalFolder | None = None) -> Joined:
+    """Open the caches that a run was trained from, where it found them."""
+    origin = run.provenance()
+    given = [f"{each['name']}={each['uri']}" for each in origin.get("caches", ())]
+    return open_caches(run, given or origin["cache"], local)
+
+
+def _open(run: Run, uri: str, bound: str | None, local: LocalFolder | None) -> Cache:
+    cache = Cache.open(uri, local=local)
+    if bound is None or bound == cache.gdist["checksum"]:
+        return cache
+    with suppress(CacheError):  # a different cache; `Run.begin` raises the error
+        cache = Cache.open(uri, bound, local)
+        say(f"the cache at {uri} has grown since {run.folder} was started; it is read as it was then")
+    return cache
