@@ -28,7 +28,7 @@ def encoded(wave: np.ndarray, format: str, subtype: str | None = None, rate: int
 
 
 def decoded(data: bytes) -> np.ndarray:
-    wave, _ = soundfile.read(io.BytesIO(data))
+    wave: np.ndarray = soundfile.read(io.BytesIO(data))[0]
     return wave
 
 

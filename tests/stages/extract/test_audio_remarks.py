@@ -3,7 +3,7 @@
 import json
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,10 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def manifest(folder: Path, **columns: list[object]) -> Path:
+def manifest(folder: Path, **columns: Sequence[object]) -> Path:
     names = ["call", "antiphase", "quiet", "clipped", "scaled"]
-    columns = {"id": names, "path": [f"{name}.wav" for name in names]} | columns  # type: ignore[assignment]
-    Manifest(pa.table(columns), str(folder)).write(folder / "m.parquet")
+    table = pa.table({"id": names, "path": [f"{name}.wav" for name in names]} | columns)
+    Manifest(table, str(folder)).write(folder / "m.parquet")
     return folder / "m.parquet"
 
 
@@ -49,7 +49,7 @@ def test_what_is_said(gdist: Gdist, tiny_teacher: Path, recordings: Path, tmp_pa
     for words in (
         "2 utterances, such as antiphase: 2 channels (mixed down to one; a column channel in the manifest",
         "1 utterance, such as antiphase: its 2 channels cancel: their mix has -46 dB of their energy",
-        "1 utterance, such as clipped: 61.",
+        "1 utterance, such as clipped: 62.42% of its samples are at full scale: clipped",
         "quarantined scaled: floats in the scale of 16-bit integers (peak ",
     ):
         assert words in result.stderr, result.stderr
@@ -77,8 +77,8 @@ def test_a_normalizing_teacher_and_gains(
 
 
 def test_a_worker_is_sent_all_that_a_manifest_says(recordings: Path) -> None:
-    columns = {"channel": [0, 1, 0, 0, 0], "byte_offset": [0] * 5, "gain_bits": [1, 2, 3, 4, 5]}
-    utterances = Manifest.read(manifest(recordings, **columns)).utterances()  # type: ignore[arg-type]
+    path = manifest(recordings, channel=[0, 1, 0, 0, 0], byte_offset=[0] * 5, gain_bits=[1, 2, 3, 4, 5])
+    utterances = Manifest.read(path).utterances()
     assert pickle.loads(pickle.dumps(utterances)) == utterances and utterances[1].segment.channel == 1
 
 
