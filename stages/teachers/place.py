@@ -87,6 +87,11 @@ class HubModel:
             return None
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise self._refused(error, filename) from error
+        except Exception as error:  # of the client's HTTP library, which has changed: a connection that was cut
+            kept = try_to_load_from_cache(self.repo, filename, revision=self.revision)
+            if not isinstance(kept, str):
+                raise self._refused(error, filename) from error
+            path = kept
         return whole(Path(path), self.name)
 
     def _kept(self, filename: str) -> bool | None:

@@ -128,10 +128,10 @@ def _is_adapter(place: Place, adapter: Mapping[str, Any]) -> TeacherError:
         base = "BASE"
     given = str(place.path) if isinstance(place, Folder) else place.repo
     code = (
-        f"import transformers, peft; base = {base!r}; "
+        f"import transformers, peft; base = {json.dumps(base)}; "
         f"model = transformers.{kind}.from_pretrained(base); "
-        f"peft.PeftModel.from_pretrained(model, {given!r}).merge_and_unload().save_pretrained('merged'); "
-        "transformers.AutoFeatureExtractor.from_pretrained(base).save_pretrained('merged')"
+        f'peft.PeftModel.from_pretrained(model, {json.dumps(given)}).merge_and_unload().save_pretrained("merged"); '
+        'transformers.AutoFeatureExtractor.from_pretrained(base).save_pretrained("merged")'
     )
     return TeacherError(
         f"{place.name} is an adapter ({adapter.get('peft_type') or 'PEFT'}), a change to the weights of {base}, and "

@@ -32,8 +32,10 @@ class Hub(BaseHTTPRequestHandler):
             return
         self.answer(body=True)
 
-    def refuse(self, status: int, code: str, message: str) -> None:
+    def refuse(self, status: int, code: str, message: str, commit: str = "") -> None:
         self.send_response(status)
+        if commit:
+            self.send_header("X-Repo-Commit", commit)
         if code:
             self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", message)
@@ -47,6 +49,7 @@ class Hub(BaseHTTPRequestHandler):
             self.refuse(401 if not token else 404, "RepoNotFound", "Repository not found")
             return
         model, revision, file = ROOT / parts[0] / parts[1], parts[3], "/".join(parts[4:])
+        commit = hashlib.sha1(f"{model}{revision}".encode()).hexdigest()
         if (model / "BROKEN").exists():
             self.refuse(507, "", "No space left")  # which no client tries again
         elif (model / "GATED").exists() and token != "Bearer granted":
@@ -57,12 +60,12 @@ class Hub(BaseHTTPRequestHandler):
         elif not (model / revision).is_dir():
             self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         elif not (model / revision / file).is_file():
-            self.refuse(404, "EntryNotFound", "Entry not found")
+            self.refuse(404, "EntryNotFound", "Entry not found", commit)
         else:
             content = (model / revision / file).read_bytes()
             self.send_response(200)
             self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", hashlib.sha1(f"{model}{revision}".encode()).hexdigest())
+            self.send_header("X-Repo-Commit", commit)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if body:

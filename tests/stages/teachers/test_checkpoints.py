@@ -151,7 +151,8 @@ def test_every_head_of_a_family_is_left_out(tmp_path: Path, family: str) -> None
     heads = with_heads(family)
     assert {"whisper": 3, "hubert": 2, "wav2vec2": 5}.get(family, 2) <= len(heads)
     for kind in heads:
-        fields = {**suite.small, **suite.layouts[label], "vocab_size": 20, "num_codevectors_per_group": 4}
+        small = {"vocab_size": 20, "num_codevectors_per_group": 4, "tdnn_dim": [8] * 5, "xvector_output_dim": 8}
+        fields = {**suite.small, **suite.layouts[label], **small, "classifier_proj_size": 8, "codevector_dim": 8}
         whole = kind(kind.config_class(**fields, use_weighted_layer_sum=True))
         scramble(whole)
         encoder = whole.base_model if family != "whisper" else getattr(whole, "model", whole).encoder

@@ -66,9 +66,9 @@ def asked(env: dict[str, str], names: list[str], last: tuple[str, ...] = ()) -> 
         env={**os.environ, "HF_HUB_DISABLE_XET": "1", **env},
         capture_output=True,
         text=True,
-        check=True,
         timeout=240,
     )
+    assert ran.returncode == 0, ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return found
 

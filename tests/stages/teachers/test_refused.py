@@ -195,8 +195,8 @@ def test_the_command_that_merges_names_the_model_and_its_class(tmp_path: Path, t
         command = caught.value.hint.partition("&& ")[2].removesuffix("; then give --teacher merged")
         program, flag, code = shlex.split(command)
         compile(code, "hint", "exec")
-        assert (program, flag) == ("python", "-c") and f"base = {base!r};" in code
-        assert f"transformers.{kind}.from_pretrained(base)" in code and repr(str(folder)) in code
+        assert (program, flag) == ("python", "-c") and f"base = {json.dumps(base)};" in code
+        assert f"transformers.{kind}.from_pretrained(base)" in code and json.dumps(str(folder)) in code
 
 
 @pytest.mark.parametrize(
