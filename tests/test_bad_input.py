@@ -149,7 +149,7 @@ class TestRecordings:
         assert whole.exit_code == 3  # the unreadable stay in, and are told
         ids = pq.read_table(tmp_path / "all.parquet")["id"].to_pylist()
         assert sum(name.startswith("lecture-") for name in ids) == 30
-        assert {p["id"] for p in json.loads(whole.stdout)["problems"]} == {"empty", "song"}
+        assert {p["id"] for p in json.loads(whole.stdout)["problems"]} == {"empty", "song", "truncated"}
 
     def test_files_that_vanish_between_plan_and_pass(
         self, gdist: Gdist, tiny_teacher: Path, folder: Path, tmp_path: Path

@@ -118,10 +118,9 @@ class MediaAudio(Audio):
         values = frame.to_ndarray()
         values_SC = values.T if frame.format.is_planar else values.reshape(-1, self.channels)
         if values.dtype.kind == "f":
-            return values_SC.astype(np.float64)
+            return np.asarray(values_SC, np.float64)
         half = 2.0 ** (8 * values.dtype.itemsize - 1)
-        scaled: NDArray[np.float64] = values_SC / half
-        return scaled - 1 if values.dtype.kind == "u" else scaled
+        return np.asarray(values_SC / half - (values.dtype.kind == "u"), np.float64)
 
 
 def _reason(error: Exception) -> str:

@@ -79,11 +79,10 @@ def promise(data: bytes, at: int, frame: Frame) -> Promise | None:
     """The Xing, Info or VBRI header in a frame."""
     xing = at + frame.xing_at
     if data[xing : xing + 4] in (b"Xing", b"Info"):
-        flags, fields = data[xing + 7] if xing + 8 <= len(data) else 0, []
-        for bit in (1, 2):
-            here = xing + 8 + 4 * sum(value is not None for value in fields)
-            fields.append(int.from_bytes(data[here : here + 4], "big") if flags & bit else None)
-        return Promise(fields[0] or None, fields[1] or None)
+        flags, rest = int.from_bytes(data[xing + 4 : xing + 8], "big"), data[xing + 8 : xing + 16]
+        frames = int.from_bytes(rest[:4], "big") if flags & 1 else None
+        size = int.from_bytes(rest[4:] if flags & 1 else rest[:4], "big") if flags & 2 else None
+        return Promise(frames or None, size or None)
     if data[at + 36 : at + 40] == b"VBRI":
         return Promise(int.from_bytes(data[at + 50 : at + 54], "big"), int.from_bytes(data[at + 46 : at + 50], "big"))
     return None

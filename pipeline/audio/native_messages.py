@@ -52,7 +52,6 @@ def messages() -> Iterator[list[str]]:
                 stderr.value = _printed
 
 
-@_Write
 def _write(_cookie: Any, text: Any, length: int) -> int:
     said = ctypes.string_at(text, length)
     lines: list[str] | None = getattr(_local, "lines", None)
@@ -63,6 +62,9 @@ def _write(_cookie: Any, text: Any, length: int) -> int:
     return length
 
 
+_callback = _Write(_write)  # C calls it for as long as the process lives
+
+
 @cache
 def _stream() -> int | None:
     """A C stream that calls :func:`_write`, without a buffer; None where C's stderr cannot be replaced."""
@@ -71,7 +73,7 @@ def _stream() -> int | None:
     libc = ctypes.CDLL(None)
     libc.fopencookie.restype = ctypes.c_void_p
     libc.fopencookie.argtypes = [ctypes.c_void_p, ctypes.c_char_p, _Functions]
-    stream: int | None = libc.fopencookie(None, b"w", _Functions(None, _write, None, None))
+    stream: int | None = libc.fopencookie(None, b"w", _Functions(None, _callback, None, None))
     unbuffered = 2
     if stream is not None:
         libc.setvbuf(ctypes.c_void_p(stream), None, unbuffered, ctypes.c_size_t(0))

@@ -49,7 +49,7 @@ def test_what_is_said(gdist: Gdist, tiny_teacher: Path, recordings: Path, tmp_pa
     for words in (
         "2 utterances, such as antiphase: 2 channels (mixed down to one; a column channel in the manifest",
         "1 utterance, such as antiphase: its 2 channels cancel: their mix has -46 dB of their energy",
-        "1 utterance, such as clipped: 61.",
+        "1 utterance, such as clipped: 62.42% of its samples are at full scale: clipped",
         "quarantined scaled: floats in the scale of 16-bit integers (peak ",
     ):
         assert words in result.stderr, result.stderr
