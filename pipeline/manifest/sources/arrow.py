@@ -34,7 +34,7 @@ def audio_column(schema: pa.Schema, file: Place, required: bool) -> str | None:
     Raises:
         ManifestError: there is none or more than one, and one is ``required``.
     """
-    columns = [field.name for field in schema if _is_audio(field.type)]
+    columns: list[str] = [field.name for field in schema if _is_audio(field.type)]
     if "audio" in columns:
         return "audio"
     if len(columns) == 1:

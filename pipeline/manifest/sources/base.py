@@ -133,7 +133,7 @@ def is_there(place: Place) -> bool:
 def near(src: Place) -> Iterator[Place]:
     """The visible files in ``src`` and in two levels of folders below: enough to see what it is."""
     if isinstance(src, RemotePath):
-        yield from (path for path in walk(src) if len(path.relative_to(src).parts) <= 3)
+        yield from (path for path in walk(src) if len(relative(path, src).parts) <= 3)
         return
     for parent, folders, files in os.walk(src, followlinks=True):
         below_src = os.path.relpath(parent, src)

@@ -42,7 +42,8 @@ class CommonVoice(Source):
             names.append(name if PurePosixPath(name).suffix else f"{name}.mp3")  # left out before 2019
         labels = Labels(table.names, skip={"path"})
         for row, name, id in zip(rows, names, ids_from_paths(names), strict=True):
-            yield {"id": id, "path": f"{clips.removesuffix('/')}/{name}"} | labels.of(row)
+            found: ManifestRow = {"id": id, "path": f"{clips.removesuffix('/')}/{name}"}
+            yield found | labels.of(row)
         labels.report()
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:

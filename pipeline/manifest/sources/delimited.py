@@ -46,7 +46,8 @@ class Delimited(Source):
         for row in rows:
             path = row["path"] or ""
             located = path if is_uri(path) or not path else below(src.parent, path)
-            yield row | {"path": located} | {name: _integer(row[name]) for name in integers}
+            found: ManifestRow = {**row, "path": located}
+            yield found | {name: _integer(row[name]) for name in integers}
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
         return bool({"id", "path"} & set(columns(first)))

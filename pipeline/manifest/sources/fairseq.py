@@ -55,7 +55,7 @@ def _row(line: str, root: str, src: Place, number: int, zips: Zips) -> ManifestR
     label: ManifestRow = {"column_3": more[0] or None} if more else {}
     if not (sliced := _SLICE.fullmatch(path)):
         name = str(PurePosixPath(path).with_suffix(""))
-        return {"id": name, "path": _placed(path, root, src), "num_samples": int(count)} | label
+        return label | {"id": name, "path": _placed(path, root, src), "num_samples": int(count)}
     path, first, length = sliced[1], int(sliced[2]), int(sliced[3])
     row: ManifestRow = {"id": f"{PurePosixPath(path).with_suffix('')}-{first}", "path": _placed(path, root, src)}
     if not path.lower().endswith(".zip"):

@@ -187,7 +187,8 @@ def _names(file: Place, column: str) -> tuple[list[Any], list[Any]]:
             found: Iterable[pa.RecordBatch] = table.to_batches()
         else:
             found = batches(mapped(file))
-        own, paths = [], []
+        own: list[Any] = []
+        paths: list[Any] = []
         for batch in found:
             own += batch.column("id").to_pylist() if has_id else [None] * batch.num_rows
             paths += batch.column(column).field("path").to_pylist()

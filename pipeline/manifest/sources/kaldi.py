@@ -61,12 +61,12 @@ class Kaldi(Source):
         return is_there(src / "wav.scp") if is_folder(src) else src.name.endswith(".scp") and bool(first)
 
     def _whole(self, places: dict[str, ManifestRow]) -> Iterator[ManifestRow]:
-        yield from ({"id": name} | place for name, place in places.items())
+        yield from ({**place, "id": name} for name, place in places.items())
 
     def _cut(self, places: dict[str, ManifestRow], cuts: dict[str, _Segment]) -> Iterator[ManifestRow]:
         known = headers(places.values())
         for utterance, cut in cuts.items():
-            row: ManifestRow = {"id": utterance} | places[cut.recording]
+            row: ManifestRow = {**places[cut.recording], "id": utterance}
             if header := known.get(file_of(places[cut.recording])):
                 first, length = segment(cut.start, cut.stop, header)
                 if length < 0:

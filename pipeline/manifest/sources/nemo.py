@@ -56,7 +56,7 @@ class Nemo(Source):
         labels = Labels({key for entry, *_ in entries for key in entry}, skip=_OWN)
         offsets = any("offset" in entry for entry, *_ in entries)
         for id, place, (entry, _, where) in zip(ids, places, entries, strict=True):
-            row: ManifestRow = {"id": str(id)} | place
+            row: ManifestRow = {**place, "id": str(id)}
             if _is_segment(entry) and (header := known.get(file_of(place))):
                 start = _seconds(entry, "offset", where)
                 stop = start + _seconds(entry, "duration", where) if entry.get("duration") else None

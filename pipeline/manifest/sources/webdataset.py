@@ -40,14 +40,14 @@ class WebDataset(Source):
         found = [(tar, *sample) for tar in tars for sample in _samples(tar)]
         if not found:
             kinds = Counter(member.name.rpartition(".")[2] for tar in tars for member, _ in members(tar))
-            names = ", ".join(f"{count} × .{kind}" for kind, count in kinds.most_common(4))
-            raise ManifestError(f"no audio in {src}; it has {names or 'no files'}")
+            there = ", ".join(f"{count} × .{kind}" for kind, count in kinds.most_common(4))
+            raise ManifestError(f"no audio in {src}; it has {there or 'no files'}")
         names = [key for _, key, _, _ in found]
         if len(set(names)) < len(names):
             names = [f"{tar.name.removesuffix('.tar')}/{key}" for tar, key, _, _ in found]
         labels = Labels({key for *_, values in found for key in values})
         for id, (_, _, audio, values) in zip(names, found, strict=True):
-            yield {"id": id} | audio.row() | labels.of(values)
+            yield audio.row() | {"id": id} | labels.of(values)
         labels.report()
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
