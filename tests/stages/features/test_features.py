@@ -182,9 +182,12 @@ class TestFormats:
         lost.write_bytes(b"cut")
         read: list[int] = []
         hidden = Cache.hidden
-        monkeypatch.setattr(
-            Cache, "hidden", lambda self, layer, spans: read.append(layer) or hidden(self, layer, spans)
-        )
+
+        def counted(self: Cache, layer: int, spans: Any) -> list[torch.Tensor]:
+            read.append(layer)
+            return hidden(self, layer, spans)
+
+        monkeypatch.setattr(Cache, "hidden", counted)
         assert exported(tiny_cache, tmp_path / "out", to="npy", layers="0")["pieces_resumed"] == pieces - 1
         assert read == [0] and contents(tmp_path / "out") == wanted
 
