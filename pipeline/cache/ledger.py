@@ -110,9 +110,9 @@ class Ledger:
         documents = [len(data) for key, data in metadata.items() if key != plan.ROOT]  # a root contains more
         documents += [self.storage.size(key) for key in (plan.ROOT, plan.INDEX)]
         if self.storage.read_only:
-            planned = {*self.gdist["objects"], *map(plan.plan_key, range(self.gdist["generation"] + 1))} - {
-                plan.INDEX
-            }
+            planned = [key for key in self.gdist["objects"] if key.startswith("teacher/")]
+            for generation in range(self.gdist["generation"] + 1):
+                planned += [plan.plan_key(generation), plan.index_key(generation)]
             documents += [self.storage.size(key) for key in planned] + [*self.summary_sizes().values()]
         else:
             for folder in ("plans", "teacher", "summaries"):

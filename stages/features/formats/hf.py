@@ -20,6 +20,7 @@ from gdist.stages.features.formats.base import Export, Row
 from gdist.stages.features.selection import Matrix, Utterance
 
 GROUP_BYTES = 32_000_000  # of hidden states in a row group, which is in memory as a whole
+ARRAY2D = "datasets.features.features.Array2DExtensionType"
 OWN = {"id": pa.string(), "frames": pa.int32(), "seconds": pa.float64()}
 # What datasets calls a type; labels of any other type become text.
 NAMES = {
@@ -84,11 +85,14 @@ def _schema(export: Export) -> pa.Schema:
             types[name] = found if found in NAMES else pa.string()
     features: dict[str, Any] = {name: {"dtype": NAMES[kind], "_type": "Value"} for name, kind in types.items()}
     values = pa.from_numpy_dtype(np.dtype(export.selection.dtype))
+    fields = [pa.field(name, kind) for name, kind in types.items() if name not in export.selection.names]
+    shape, dtype = (None, export.selection.dim), export.selection.dtype
+    # What datasets itself writes into the schema of a Parquet file: of an Array2D, its name as Arrow's extension too.
+    array = {"ARROW:extension:name": ARRAY2D, "ARROW:extension:metadata": json.dumps((shape, dtype))}
     for name in export.selection.names:
-        types[name] = pa.list_(pa.list_(values))
-        features[name] = {"shape": [None, export.selection.dim], "dtype": export.selection.dtype, "_type": "Array2D"}
-    # What datasets itself writes into the schema of a Parquet file.
-    return pa.schema(list(types.items()), {"huggingface": json.dumps({"info": {"features": features}})})
+        fields.append(pa.field(name, pa.list_(pa.list_(values)), metadata=array))
+        features[name] = {"shape": shape, "dtype": dtype, "_type": "Array2D"}
+    return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
 
 def _table(schema: pa.Schema, utterances: list[Utterance]) -> pa.Table:

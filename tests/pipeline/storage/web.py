@@ -60,7 +60,7 @@ class Handler(SimpleHTTPRequestHandler):
         if start >= len(data):
             self.say(416)
             return
-        self.say(206, data[start:stop], **{"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
+        self.say(206, data[start:stop], None, **{"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
 
     def say(self, status: int, body: bytes = b"", length: int | None = None, **headers: str) -> None:
         self.send_response(status)

@@ -182,9 +182,12 @@ class TestFormats:
         lost.write_bytes(b"cut")
         read: list[int] = []
         hidden = Cache.hidden
-        monkeypatch.setattr(
-            Cache, "hidden", lambda self, layer, spans: read.append(layer) or hidden(self, layer, spans)
-        )
+
+        def counted(self: Cache, layer: int, spans: Any) -> list[torch.Tensor]:
+            read.append(layer)
+            return hidden(self, layer, spans)
+
+        monkeypatch.setattr(Cache, "hidden", counted)
         assert exported(tiny_cache, tmp_path / "out", to="npy", layers="0")["pieces_resumed"] == pieces - 1
         assert read == [0] and contents(tmp_path / "out") == wanted
 
@@ -192,7 +195,7 @@ class TestFormats:
         self, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """At most two batches of utterances are alive at any time, however many pieces and utterances there are."""
-        monkeypatch.setattr(selections, "BATCH_BYTES", 100_000)
+        monkeypatch.setattr(selections, "BATCH_BYTES", 40_000)
         alive = most = 0
 
         class Counted(selections.Utterance):
@@ -208,7 +211,7 @@ class TestFormats:
 
         monkeypatch.setattr(selections, "Utterance", Counted)
         exported(tiny_cache, tmp_path / "out", to="webdataset", piece_bytes=10**9)
-        assert alive == 0 and most <= 8 < 30
+        assert alive == 0 and most <= 12 < 30
 
     @pytest.mark.parametrize("encoding", ["int8", "fp32"])
     def test_any_encoding_is_decoded(self, tiny_teacher: Path, speech: Path, tmp_path: Path, encoding: str) -> None:
