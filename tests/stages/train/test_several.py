@@ -322,7 +322,7 @@ def recorded(speech: Path, folder: Path, gain: int) -> Path:
         about = {"path": f"{place}.wav", "start": 0, "num_samples": len(samples_S), "sample_rate": 16_000}
         rows.append({"id": f"u{place}", "split": split} | about)
     out = folder / "manifest.parquet"
-    Manifest(pa.Table.from_pylist(rows, schema=Manifest.read(speech).table.schema), folder).write(out)
+    Manifest(pa.Table.from_pylist(rows, schema=Manifest.read(speech).table.schema), str(folder)).write(out)
     return out
 
 
