@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.entries import Entries, Entry, Numbers
+from gdist.pipeline.cache.entries import Entries, Entry, Number, Numbers
 from gdist.pipeline.cache.plan import WAVEFORM
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheMismatchError
 
 DIGESTED = 20_000  # packs whose receipts are read to compare checksums
-LAYOUT = ("pack", "start_frame", "num_samples")
+LAYOUT: tuple[Number, ...] = ("pack", "start_frame", "num_samples")
 
 
 def places(entries: Entries, others: Entries) -> Numbers:

@@ -220,7 +220,7 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         _, offset, config = self.teacher(teacher)
         hidden_states = [] if offset else [h0_BTD]
         wanted = range(len(hidden_states), (config.num_teacher_layers if last_layer is None else last_layer) + 1)
-        sources = [min(config.predict_layers, key=lambda own: (abs(own - layer), own)) for layer in wanted]
+        sources = [min(config.predict_layers or (), key=lambda own: (abs(own - layer), own)) for layer in wanted]
         layers = sorted(set(sources))
         if layers:
             prediction_BKTD = self.predict(h0_BTD, num_frames_B, [offset + layer for layer in layers])

@@ -197,7 +197,7 @@ class GenDistillerModel(Chain, Student):
         if place == 0:
             return h0_BTD
         mask_BT = frame_mask(num_frames_B, h0_BTD.shape[1], h0_BTD.device)
-        start_BTD: Tensor = self.chains[place - 1].enter(h0_BTD).to(h0_BTD.dtype)  # type: ignore[operator, union-attr]
+        start_BTD: Tensor = self.chains[place - 1].enter(h0_BTD).to(h0_BTD.dtype)  # type: ignore[operator]
         return zero_padding(start_BTD, mask_BT)
 
     def initialize_layers(self, layer_tensors: Mapping[str, Tensor], place: int = 0) -> None:

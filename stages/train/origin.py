@@ -35,12 +35,12 @@ def provenance(
         "utterances": {name: len(entries) for name, entries in splits.items()},
         "packages": {
             name: record
-            for registry, name in (
-                (STUDENTS, config.student["name"]),
-                (LOSSES, config.loss.name),
-                *((ENCODINGS, part.cache.identity["encoding"]) for part in caches.parts),
+            for name, record in (
+                (config.student["name"], STUDENTS.package(config.student["name"])),
+                (config.loss.name, LOSSES.package(config.loss.name)),
+                *((encoding, ENCODINGS.package(encoding)) for encoding in _encodings(caches)),
             )
-            if (record := registry.package(name))
+            if record
         },
         "versions": {name: importlib.metadata.version(name) for name in ("gdist", "torch", "transformers")},
     }
@@ -79,12 +79,16 @@ def _several(caches: Joined) -> dict[str, Any]:
     return found
 
 
+def _encodings(caches: Joined) -> list[str]:
+    """Those of the caches, each once."""
+    return list(dict.fromkeys(part.cache.identity["encoding"] for part in caches.parts))
+
+
 def extensions_of(source: Source, config: TrainConfig) -> list[Extension]:
     """The user's own files that a run uses."""
-    encodings = dict.fromkeys(part.cache.identity["encoding"] for part in joined(source).parts)
     named = (
         STUDENTS.extension(config.student["name"]),
         LOSSES.extension(config.loss.name),
-        *map(ENCODINGS.extension, encodings),
+        *map(ENCODINGS.extension, _encodings(joined(source))),
     )
     return [extension for extension in named if extension is not None]

@@ -221,7 +221,7 @@ def show(out: Path, result: dict[str, Any]) -> None:
         return
     origin = run.provenance()
     every = range(origin["teacher"]["num_layers"] + 1)
-    absent = sorted(set(every) - set(origin.get("layers", every)))
+    absent: list[Any] = sorted(set(every) - set(origin.get("layers", every)))
     for name, teacher in origin.get("teachers", {}).items():
         absent = absent or [f"{name}:{n}" for n in range(teacher["num_layers"] + 1) if n not in teacher["layers"]]
     if absent:

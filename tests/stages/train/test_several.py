@@ -310,25 +310,27 @@ def test_other_utterances_are_refused(
     assert caught.value.hint == "extract both from the same manifest" + " and the same files" * (ids is swapped)
 
 
-def recorded(folder: Path, gain: int) -> Path:
+def recorded(speech: Path, folder: Path, gain: int) -> Path:
     """A manifest of three recordings; another gain gives the same names and lengths, and other samples."""
     folder.mkdir()
-    rows = ["id,path,split"]
+    rows = []
     for place, split in enumerate(("train", "train", "valid")):
         samples_S = np.random.default_rng(place).integers(-999, 999, 16_000 + 777 * place) * gain
         with wave.open(str(folder / f"{place}.wav"), "wb") as file:
             file.setparams((1, 2, 16_000, 0, "NONE", ""))
             file.writeframes(samples_S.astype("<i2").tobytes())
-        rows.append(f"u{place},{folder / f'{place}.wav'},{split}")
-    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    return folder / "manifest.csv"
+        about = {"path": f"{place}.wav", "start": 0, "num_samples": len(samples_S), "sample_rate": 16_000}
+        rows.append({"id": f"u{place}", "split": split} | about)
+    out = folder / "manifest.parquet"
+    Manifest(pa.Table.from_pylist(rows, schema=Manifest.read(speech).table.schema), str(folder)).write(out)
+    return out
 
 
-def test_other_samples_of_the_same_length_are_refused(tiny_teacher: Path, tmp_path: Path) -> None:
+def test_other_samples_of_the_same_length_are_refused(tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
     """As of a noisy copy of a corpus. A student that reads no audio is not spared."""
-    extracted(tiny_teacher, recorded(tmp_path / "plain", 1), tmp_path / "first")
+    extracted(tiny_teacher, recorded(speech, tmp_path / "plain", 1), tmp_path / "first")
     other = make_teacher(tmp_path / "wide", seed=1, **WIDE)
-    extracted(other, recorded(tmp_path / "loud", 2), tmp_path / "second")
+    extracted(other, recorded(speech, tmp_path / "loud", 2), tmp_path / "second")
     for frontend in ("trained", "frozen"):
         with pytest.raises(CacheMismatchError, match=r"is not the same audio in .*: their samples differ"):
             go(
