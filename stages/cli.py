@@ -34,7 +34,7 @@ class InOrder(click.Group):
         except click.UsageError as error:
             from gdist.pipeline.console import harmless
 
-            error.message = harmless(error.message)
+            error.message = harmless(error.message)  # type: ignore[misc]  # no other place decides what is printed
             raise
 
 

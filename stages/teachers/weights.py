@@ -87,13 +87,14 @@ def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
             "download it again; `hf download` goes on where it stopped",
         )
     try:
-        return load_file(path)
+        weights: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise TeacherError(
             f"The weights of {name} cannot be loaded: {path.name} is damaged, or not a safetensors file "
             f"({first_line(error)}).",
             "download it again",
         ) from error
+    return weights
 
 
 def _length(path: Path) -> int | None:
