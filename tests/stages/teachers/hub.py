@@ -26,9 +26,10 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/stop":
-            threading.Thread(target=self.server.shutdown).start()
             self.send_response(200)
+            self.send_header("Content-Length", "0")
             self.end_headers()
+            threading.Thread(target=self.server.shutdown).start()
             return
         self.answer(body=True)
 
