@@ -178,7 +178,7 @@ def a_head(tmp_path: Path, layout: str = "wavlm-base", kind: type[Any] = WavLMFo
     return tmp_path
 
 
-PREFIXES = {
+PREFIXES: dict[str, Callable[[str], str]] = {
     "compiled": lambda name: f"_orig_mod.{name}",
     "parallel": lambda name: f"module.{name}",
     "both": lambda name: f"module._orig_mod.{name}",
