@@ -195,6 +195,11 @@ def head(src: Place, length: int) -> bytes:
             return file.read(length)
 
 
+def filled(src: Place) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, with their numbers from 1."""
+    return ((number, line) for number, line in enumerate(lines(src), start=1) if line.strip())
+
+
 def located(path: str, beside: Place) -> str:
     """Resolve another tool's path: from the current directory, as such tools do, else from the manifest's folder."""
     if is_uri(path):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.seconds import file_of, headers, segment
-from gdist.pipeline.manifest.sources.base import ManifestRow, Options, Source, is_folder, is_there, lines, located
+from gdist.pipeline.manifest.sources.base import ManifestRow, Options, Source, filled, is_folder, is_there, located
 from gdist.pipeline.manifest.sources.kaldi_audio import Recordings
 from gdist.pipeline.storage.paths import Place
 
@@ -77,7 +77,7 @@ class Kaldi(Source):
 
 def _segments(path: Place) -> Iterator[tuple[str, _Segment]]:
     """Yield ``utterance recording start end [channel]``, in seconds; an end of -1 is the recording's."""
-    for number, line in enumerate(lines(path), start=1):
+    for number, line in filled(path):
         where, cells = f"{path}, line {number}", line.split()
         try:
             utterance, recording, start, stop, *channel = cells
@@ -93,5 +93,5 @@ def _segments(path: Place) -> Iterator[tuple[str, _Segment]]:
 
 def _table(path: Place) -> dict[str, str]:
     """Read lines ``ID value``; the value may be missing."""
-    pairs = (line.split(maxsplit=1) for line in lines(path))
-    return {name: value[0].strip() if value else "" for name, *value in pairs if name}
+    pairs = (line.split(maxsplit=1) for _, line in filled(path))
+    return {name: value[0].strip() if value else "" for name, *value in pairs}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources.base import ManifestRow, Options, lines, readable
+from gdist.pipeline.manifest.sources.base import ManifestRow, Options, filled, readable
 from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.manifest.sources.written import AudioFolder
 from gdist.pipeline.storage.paths import Place, place
@@ -62,7 +62,7 @@ class Recordings:
 
     def _listed(self) -> dict[str, tuple[str, str]]:
         found: dict[str, tuple[str, str]] = {}
-        for number, line in enumerate(lines(self._scp), start=1):
+        for number, line in filled(self._scp):
             where = f"{self._scp}, line {number}"
             name, *rest = line.split(maxsplit=1)
             if not rest:

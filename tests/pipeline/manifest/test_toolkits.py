@@ -194,6 +194,20 @@ class TestKaldi:
         assert f"it would run: touch {mark} (and 1 more)" in said and "--allow-commands" in said
         assert not mark.exists()
 
+    def test_blank_lines_are_no_lines(self, tmp_path: Path) -> None:
+        AUDIO(tmp_path / "a.wav")
+        contents = {
+            "wav.scp": "r a.wav",
+            "segments": "u r 0 0.05",
+            "text": "u hi",
+            "utt2spk": "u s",
+            "spk2gender": "s f",
+        }
+        for name, line in contents.items():
+            (tmp_path / name).write_text(f"\n{line}\n\n  \n")
+        (row,) = rows(tmp_path, tmp_path)
+        assert (row["id"], row["text"], row["speaker"], row["gender"]) == ("u", "hi", "s", "f")
+
     def test_commands_run_once_where_they_are_allowed(self, tmp_path: Path) -> None:
         path, log = AUDIO(tmp_path / "it's; $HOME.wav"), tmp_path / "log"
         streamed = bytearray(wav(800))
