@@ -121,10 +121,11 @@ class Joined:
             groups.setdefault(_identity_of_teacher(cache), []).append((name, cache))
         self.teachers: list[Taught] = []
         parts: dict[str, Part] = {}
-        offset = 0
         for group in groups.values():
             name = next((name for name, _ in group if name), "") or _short_name(group[0][1])
             taken: dict[int, int] = {}
+            before = self.teachers[-1:]
+            offset = before[0].offset + before[0].num_layers + 1 if before else 0
             for _, cache in group:
                 own = {offset + layer: layer for layer in cache.layers if offset + layer not in taken}
                 if not own:
@@ -137,7 +138,6 @@ class Joined:
                 parts[cache.uri] = Part(cache, own, self.first)
             taught = Taught(name, group[0][1], offset, tuple(sorted(taken.values())))
             self.teachers.append(taught)
-            offset += taught.num_layers + 1
         self.parts = [parts[cache.uri] for _, cache in caches]
         names = [taught.name for taught in self.teachers]
         for name in names:

@@ -130,6 +130,11 @@ def is_there(place: Place) -> bool:
     return place.is_file() or is_folder(place)
 
 
+def has(folder: Place, name: str) -> bool:
+    """Whether there is a file of this name directly in ``folder``. In a bucket its one listing says so."""
+    return folder / name in folder.files if isinstance(folder, RemotePath) else (folder / name).is_file()
+
+
 def near(src: Place) -> Iterator[Place]:
     """The visible files in ``src`` and in two levels of folders below: enough to see what it is."""
     if isinstance(src, RemotePath):

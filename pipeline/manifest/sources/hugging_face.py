@@ -26,6 +26,7 @@ from gdist.pipeline.manifest.sources.base import (
     Options,
     Source,
     children,
+    has,
     head,
     is_folder,
     is_there,
@@ -92,7 +93,7 @@ class HuggingFace(Source):
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
         if is_folder(src):
-            if any(is_there(src / name) for name in ("state.json", "dataset_dict.json")):
+            if any(has(src, name) for name in ("state.json", "dataset_dict.json")):
                 return True
             files = (path for path in near(src) if path.suffix == ".parquet" or _SHARD.fullmatch(path.name))
             return (first_file := next(files, None)) is not None and _has_audio(first_file)

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.seconds import file_of, headers, segment
-from gdist.pipeline.manifest.sources.base import ManifestRow, Options, Source, filled, is_folder, is_there, located
+from gdist.pipeline.manifest.sources.base import (
+    ManifestRow,
+    Options,
+    Source,
+    filled,
+    has,
+    is_folder,
+    is_there,
+    located,
+)
 from gdist.pipeline.manifest.sources.kaldi_audio import Recordings
 from gdist.pipeline.storage.paths import Place
 
@@ -58,7 +67,7 @@ class Kaldi(Source):
             yield row | {name: known.get(str(row["id"])) or None for name, known in labels.items()}
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
-        return is_there(src / "wav.scp") if is_folder(src) else src.name.endswith(".scp") and bool(first)
+        return has(src, "wav.scp") if is_folder(src) else src.name.endswith(".scp") and bool(first)
 
     def _whole(self, places: dict[str, ManifestRow]) -> Iterator[ManifestRow]:
         yield from ({**place, "id": name} for name, place in places.items())

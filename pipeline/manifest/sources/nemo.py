@@ -12,6 +12,7 @@ from gdist.pipeline.manifest.sources.base import (
     Source,
     below,
     children,
+    has,
     is_folder,
     is_there,
     lines,
@@ -20,7 +21,7 @@ from gdist.pipeline.manifest.sources.base import (
 from gdist.pipeline.manifest.sources.labels import Labels, ids_from_paths
 from gdist.pipeline.manifest.sources.lhotse import keys, parsed
 from gdist.pipeline.manifest.sources.tars import Tars, expanded
-from gdist.pipeline.storage.paths import Place
+from gdist.pipeline.storage.paths import Place, RemotePath
 from gdist.pipeline.storage.paths import place as parsed_place
 
 _OWN = {"id", "audio_filepath", "offset", "duration", "shard_id"}
@@ -74,8 +75,11 @@ def _manifests(src: Place) -> list[Place]:
         return expanded(src)
     whole = src / "tarred_audio_manifest.json"
     folders = (src, src / "sharded_manifests")
-    sharded = [path for folder in folders for path in children(folder, "*.json") if _SHARD.fullmatch(path.name)]
-    return [whole] if is_there(whole) else sharded
+    if isinstance(src, RemotePath):  # whose listing is known
+        inside = [path for path in src.files if path.parent in folders]
+    else:
+        inside = [path for folder in folders for path in children(folder, "*.json")]
+    return [whole] if has(src, whole.name) else [path for path in inside if _SHARD.fullmatch(path.name)]
 
 
 def _entries(src: Place) -> Iterator[tuple[dict[str, Any], Place, str]]:
