@@ -1,4 +1,4 @@
-"""`gdist demo` in full, as `make demo` runs it. It takes minutes, so it has its own file, which is started first."""
+"""`gdist demo` in full, as `make demo` runs it. It takes minutes: `make test` has test_demo.py, its short form."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_it_keeps_its_promise(tmp_path: Path, browser: Any) -> None:
     """GenDistiller beats both references at every layer, and the page shows it."""

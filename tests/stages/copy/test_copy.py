@@ -343,6 +343,7 @@ class TestKilled:
             assert nursery.exit_code() == 0
             assert objects(str(target)) == expected
 
+    @pytest.mark.thorough
     def test_at_random_moments(self, nursery: Nursery, tiny_cache: Path, tmp_path: Path) -> None:
         folder, rng, killed = tmp_path / "c", random.Random(), 0
         for kill in range(10):
