@@ -24,7 +24,7 @@ def runs(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return folders
 
 
-@pytest.mark.parametrize("name", ["gendistiller", "armhubert"])  # the exporter takes 10 s for each
+@pytest.mark.parametrize("name", ["gendistiller", pytest.param("armhubert", marks=pytest.mark.thorough)])
 def test_any_batch_and_any_length(
     runs: dict[str, Path], name: str, tmp_path: Path, gdist: Callable[..., Result]
 ) -> None:

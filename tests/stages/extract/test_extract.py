@@ -421,6 +421,7 @@ class TestKilled:
         assert kills == 10
         assert contents(folder) == contents(tiny_cache)
 
+    @pytest.mark.thorough
     def test_at_random_moments(
         self, nursery: Nursery, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path
     ) -> None:
