@@ -74,7 +74,7 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
 # What these files name beside tensors: configs, dictionaries, meters of training. They become data without code.
 _STAND_INS = re.compile(
     r"(?:fairseq|omegaconf)(?:\.\w+)+|argparse\.Namespace|typing\.\w+|numpy(?:\._?core)?\.multiarray\.scalar"
-    r"|numpy\.dtype|_?operator\.getitem|collections\.defaultdict|builtins\.(?:dict|list|tuple|str|int|float|bool)"
+    r"|numpy\.dtype|_?operator\.getitem|collections\.defaultdict|builtins\.(?:dict|list|tuple|str|int|float|bool|type)"
 )
 MAX_CONVOLUTIONS = 64
 
