@@ -76,7 +76,7 @@ def _manifests(src: Place) -> list[Place]:
     whole = src / "tarred_audio_manifest.json"
     folders = (src, src / "sharded_manifests")
     if isinstance(src, RemotePath):  # whose listing is known
-        inside = [path for path in src.files if path.parent in folders]
+        inside: list[Place] = [path for path in src.files if path.parent in folders]
     else:
         inside = [path for folder in folders for path in children(folder, "*.json")]
     return [whole] if has(src, whole.name) else [path for path in inside if _SHARD.fullmatch(path.name)]
