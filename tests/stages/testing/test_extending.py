@@ -34,7 +34,7 @@ def blocks(page: str) -> dict[str, str]:
     return dict(re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_pages_own_student_and_encoding_pass_their_suites(tmp_path: Path) -> None:
     """In a separate folder, in a process that uses the installed package and not the checkout."""
     files = blocks("extending.md")
