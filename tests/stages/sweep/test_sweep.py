@@ -204,7 +204,8 @@ def test_killed_anywhere(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gd
         for path in out.glob("runs/*/student/model.safetensors"):
             assert done.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
     again = run(gdist, file, tiny_cache, out)
-    assert again["done"] == 4 and again["ran"] == 4 - len(done), seed
+    # A process of a killed sweep may have finished its point after the last look.
+    assert again["done"] == 4 and again["ran"] <= 4 - len(done), seed
     for path, written in done.items():
         assert path.stat().st_mtime_ns == written
     assert [row | {"run": ""} for row in again["table"]] == [row | {"run": ""} for row in whole["table"]], seed
