@@ -1,6 +1,6 @@
-"""One training per run at a time: a file in the run's folder that names its owner, and that the kernel locks.
+"""One process per folder (of a run, a sweep, an export): a file in it that names its owner, and that the kernel locks.
 
-The kernel releases the lock when the owner dies, however it dies, so a second training on the same machine refuses or
+The kernel releases the lock when the owner dies, however it dies, so a second process on the same machine refuses or
 takes over at once. Not every shared disk passes locks on to other machines. There, the file itself shows whether its
 owner is alive: the owner keeps updating it, and a process that finds it watches for changes. No clocks are compared.
 """
@@ -21,15 +21,15 @@ from gdist.pipeline.heartbeat import BEAT_SECONDS, Heartbeat, wait_for_silence
 from gdist.pipeline.machine import is_here, myself
 
 OWNER = "training.json"
-REFUSED = "another gdist train is using"
+REFUSED = "another process of gdist is using"
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # errors of file systems without locks
 
 
 class Owner:
-    """Own a run's folder for the length of a ``with``.
+    """Own a folder for the length of a ``with``.
 
     Raises:
-        RunError: on entry, another process is training there; or the folder cannot be written.
+        RunError: on entry, another process is at work there; or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, beat_seconds: float = BEAT_SECONDS) -> None:
@@ -101,7 +101,7 @@ class Owner:
 
     def _wait_for_silence(self, locked: bool) -> None:
         def notice(seen: dict[str, Any]) -> str:
-            return f"{_named(seen)} was training in {self.folder}; waiting to see whether it is still alive"
+            return f"{_named(seen)} was writing {self.folder}; waiting to see whether it is still alive"
 
         # The kernel gave us the lock: no process of this machine has it any more.
         wait_for_silence(self._read, self._refusal, notice, self.beat_seconds, lambda seen: locked and is_here(seen))

@@ -109,7 +109,8 @@ class Run(OwnFolder):
         changed = differences(identifying(self.tables()), identifying(tables))
         before = self.provenance()
         if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move without changing
-            changed.append(f"cache: {_caches(before)} → {_caches(provenance)} (not the same content)")
+            was, now = (" and ".join(given_caches(each)) for each in (before, provenance))
+            changed.append(f"cache: {was} → {now} (not the same content)")
         hint = "choose another --out"
         for name, record in provenance["extensions"].items():
             if name in before.get("extensions", {}):  # where it is not, the config says so
@@ -144,9 +145,7 @@ class Run(OwnFolder):
     @property
     def cache_options(self) -> str:
         """What a command line says to train from the same caches, for people to type: ``" --cache …"`` for each."""
-        origin = self.provenance()
-        given = [f"{each['name']}={each['uri']}" for each in origin.get("caches", ())] or [origin["cache"]]
-        return "".join(f" --cache {in_shell(each)}" for each in given)
+        return "".join(f" --cache {in_shell(each)}" for each in given_caches(self.provenance()))
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -251,10 +250,10 @@ class Run(OwnFolder):
         return rows
 
 
-def _caches(provenance: Mapping[str, Any]) -> Any:
-    """The location of the cache, or those of several with their names."""
+def given_caches(provenance: Mapping[str, Any]) -> list[str]:
+    """What is typed after each ``--cache``: the location of the cache, or those of several with their names."""
     several = [f"{each['name']}={each['uri']}" for each in provenance.get("caches", ())]
-    return " and ".join(several) or provenance.get("cache")
+    return several or [str(provenance["cache"])]
 
 
 def _sync(path: Path) -> None:

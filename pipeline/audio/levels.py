@@ -15,9 +15,7 @@ MAX_CLIPPED = 0.001  # the share of samples at full scale or beyond it that is n
 OVERSHOOT = 1.25  # a lossy codec decodes what was limited to full scale to at most so much
 INT16_SCALE = 256.0  # no recording is 48 dB beyond full scale
 QUIET = 64 / FULL_SCALE  # a peak below this leaves at most 127 levels
-CANCELS = (
-    0.25  # channels cancel where their mix has less than this share of the energy that unrelated ones would have
-)
+CANCELS = 0.25  # channels cancel where their mix has less than this share of the energy of a mix of unrelated ones
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from gdist.pipeline.audio.native_messages import messages
 from gdist.pipeline.audio.segment import Segment
 from gdist.pipeline.audio.source import Source, raising_store_failures, source_of
 from gdist.pipeline.errors import AudioError
+from gdist.pipeline.storage.ranged import Ranged
 
 _UNKNOWN_LENGTH = 1 << 48  # libsndfile reports 2**63 − 1 for a FLAC that was streamed without a sample count
 _KNOWN_SCANS = 1024
@@ -36,6 +37,7 @@ class SoundFileAudio(Audio):
         self.format = f"{file.format} {file.subtype}"
         self.sample_rate, self.channels = file.samplerate, file.channels
         self.claimed = file.frames if file.frames < _UNKNOWN_LENGTH else None
+        self._ends: dict[Contents, list[int]] = {}
 
     def contents(self, thorough: bool) -> Contents:
         key = (*self._source.key, thorough)
@@ -51,6 +53,11 @@ class SoundFileAudio(Audio):
         return found
 
     def ends(self, found: Contents) -> list[int]:
+        if found not in self._ends:  # asked for twice: for the length, and to decode
+            self._ends[found] = self._counted(found)
+        return self._ends[found]
+
+    def _counted(self, found: Contents) -> list[int]:
         if not found.parts and self.claimed is not None:
             return [self.claimed]
         if not found.parts:
@@ -104,36 +111,19 @@ class SoundFileAudio(Audio):
             yield file
 
 
-class _Endless(io.RawIOBase):
+class _Endless(Ranged):
     """Bytes that claim to be many more, so that libsndfile's estimate of the length of an MP3 is never too short:
     it decodes no further than its estimate."""
 
     _TAG = 128  # libsndfile reads so much at the end, where an ID3 tag may be
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._at, self._end = memoryview(data), 0, 64 * len(data) + self._TAG
+        self._data, self.size = memoryview(data), 64 * len(data) + self._TAG
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = (0, self._at, self._end)[whence] + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        if self._at >= self._end - self._TAG:
-            part: bytes | memoryview = bytes(min(len(buffer), self._end - self._at))
-        else:
-            part = self._data[self._at : self._at + len(buffer)]
-        buffer[: len(part)] = part
-        self._at += len(part)
-        return len(part)
+    def at(self, offset: int, length: int) -> bytes | memoryview:
+        if offset >= self.size - self._TAG:
+            return bytes(min(length, self.size - offset))
+        return self._data[offset : offset + length]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 from gdist.pipeline.audio.segment import Segment
 from gdist.pipeline.errors import AudioError, UsageError
 from gdist.pipeline.storage.paths import RemotePath, is_uri
+from gdist.pipeline.storage.ranged import Ranged
 
 RANGE = 1 << 16  # bytes of an object fetched at a time to read its header
 
@@ -93,14 +94,14 @@ class LocalSource(Source):
         return io.BytesIO(self.data()) if self._segment.is_member else self._path
 
 
-class RemoteSource(Source, io.RawIOBase):
+class RemoteSource(Source, Ranged):
     """An object, or a range of its bytes, as a file: only the blocks that are read are fetched, each by one
     request."""
 
     is_remote = True
 
     def __init__(self, segment: Segment) -> None:
-        self.name, self._position, self._offset = str(segment), 0, segment.byte_offset or 0
+        self.name, self._offset = str(segment), segment.byte_offset or 0
         self._segment, self._path = segment, _object(segment.path)
         self.failure: Exception | None = None
         try:
@@ -128,32 +129,16 @@ class RemoteSource(Source, io.RawIOBase):
         self.seek(0)
         return self
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = (0, self._position, self.size)[whence] + offset
-        return self._position
-
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer up to the end of the object; 0 at the end, and when the store fails (see ``failure``)."""
         if self.failure:
             return 0
         try:
-            part = self.at(self._position, len(buffer))
+            return super().readinto(buffer)
         # libsndfile calls this from C, where an exception would be printed and lost.
         except Exception as error:
             self.failure = error
             return 0
-        buffer[: len(part)] = part
-        self._position += len(part)
-        return len(part)
 
     def _block(self, block: int) -> bytes:
         if block not in self._blocks:

@@ -50,7 +50,7 @@ def export(manifest: Manifest, to: str, out: Path, path: str = "M.parquet") -> E
 
 def _items(manifest: Manifest, check: str) -> list[Item]:
     utterances = manifest.utterances()
-    known = headers(_row(u) for u in utterances)
+    known = headers(u.segment.file for u in utterances)
     items = []
     for u in utterances:
         header = known.get(u.segment.file)
@@ -66,10 +66,6 @@ def _items(manifest: Manifest, check: str) -> list[Item]:
             raise ManifestError(f"cannot export {u.id}: it is not in its file: {u.path}", f"{check} says why")
         items.append(Item(u, header, length))
     return items
-
-
-def _row(u: Utterance) -> dict[str, object]:
-    return {"path": u.path, "byte_offset": u.byte_offset, "byte_size": u.byte_size}
 
 
 def _require_expressible(items: Sequence[Item], target: Target, check: str) -> None:

@@ -14,14 +14,13 @@ are there only where they are given:
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gdist.pipeline.audio import MAX_GAIN_BITS
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources.base import ManifestRow
 
 COLUMNS = {
     "id": pa.string(),
@@ -32,6 +31,8 @@ COLUMNS = {
 }
 OPTIONAL = {"channel": pa.int32(), "byte_offset": pa.int64(), "byte_size": pa.int64(), "gain_bits": pa.int32()}
 """A manifest without one of these columns stays without it, so that its bytes and its fingerprint stay the same."""
+
+INTEGERS = tuple(name for name, kind in (COLUMNS | OPTIONAL).items() if pa.types.is_integer(kind))
 
 _BOUNDS: dict[str, tuple[int, int | None]] = {
     "start": (0, None),
@@ -96,7 +97,7 @@ def _cast(table: pa.Table, name: str, wanted: pa.DataType, where: str) -> pa.Chu
     )
 
 
-def from_rows(rows: Iterable[ManifestRow], where: str) -> pa.Table:
+def from_rows(rows: Iterable[Mapping[str, object]], where: str) -> pa.Table:
     """Build a manifest's table from a source's rows; labels get the types of their values."""
     listed = list(rows)
     if not listed:

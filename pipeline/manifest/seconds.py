@@ -51,8 +51,8 @@ def file_of(row: Mapping[str, Any]) -> Segment:
     return Segment(row["path"], byte_offset=row.get("byte_offset"), byte_size=row.get("byte_size"))
 
 
-def headers(rows: Iterable[Mapping[str, Any]]) -> dict[Segment, Header]:
+def headers(files: Iterable[Segment]) -> dict[Segment, Header]:
     """Read the header of each file once, in threads; files that cannot be read are left out."""
-    wanted = list(dict.fromkeys(map(file_of, rows)))
+    wanted = list(dict.fromkeys(files))
     found = zip(wanted, in_threads(header_of, wanted, None), strict=True)
     return {file: header for file, header in found if isinstance(header, Header)}

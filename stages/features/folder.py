@@ -8,9 +8,7 @@ A piece without a record, or of which a file has another size, is written again 
 """
 
 import errno
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, BinaryIO
 from gdist.pipeline.config import differences
 from gdist.pipeline.errors import AGAIN, CacheDamagedError, RunError, UsageError
 from gdist.pipeline.files import LINK_HINT, link_below
+from gdist.pipeline.owner import OWNER, Owner
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import seal, unseal
 
@@ -53,28 +52,17 @@ class OutFolder:
         """
         with self.explained():
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"another gdist export-features is writing {self.folder}", f"wait until it is done, and {AGAIN}"
-                ) from None
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system without locks
-                    raise
             self._require_ours()
+        with Owner(self.folder):
+            self._require_ours()  # another process may have begun in between
             yield
-        finally:
-            os.close(lock)
 
     def _require_ours(self) -> None:
         elsewhere = f"choose another --out, such as {in_shell(self.folder)}-features"
         try:
             found = unseal(self.at(PLAN).read_bytes())
         except FileNotFoundError:
-            others = sorted(path.name for path in self.folder.iterdir() if path.name != STAGED)
+            others = sorted(path.name for path in self.folder.iterdir() if path.name not in (STAGED, OWNER))
             if others:
                 raise RunError(
                     f"{self.folder} is not empty and contains no export of features (it has {others[0]})", elsewhere

@@ -9,7 +9,7 @@ from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.loading.joined import Joined, named_locations
 from gdist.pipeline.local.folder import LocalFolder
-from gdist.pipeline.run import Run
+from gdist.pipeline.run import Run, given_caches
 
 
 def bound_to(run: Run) -> str | None:
@@ -49,9 +49,7 @@ def newest(given: str | Sequence[str], local: LocalFolder | None = None) -> Join
 
 def of_run(run: Run, local: LocalFolder | None = None) -> Joined:
     """Open the caches that a run was trained from, where it found them."""
-    origin = run.provenance()
-    given = [f"{each['name']}={each['uri']}" for each in origin.get("caches", ())]
-    return open_caches(run, given or origin["cache"], local)
+    return open_caches(run, given_caches(run.provenance()), local)
 
 
 def _open(run: Run, uri: str, bound: str | None, local: LocalFolder | None) -> Cache:

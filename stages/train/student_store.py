@@ -19,7 +19,6 @@ from gdist.stages.students import STUDENTS, Student, layer_fields, student_confi
 from gdist.stages.students.configuration import StudentConfig
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
 
-SEVERAL = ("gendistiller", "distilhubert")  # students of several teachers that a message names
 FRONTEND_ONLY_HINT = "to start from the teacher's front-end alone: --set student.initialize=frontend"
 
 
@@ -94,7 +93,7 @@ def configured(source: Source, config: TrainConfig) -> StudentConfig:
         if not STUDENTS[name].several_teachers:
             raise ConfigError(
                 f"the student {name} learns from one teacher, and the caches are of {len(configs)}",
-                f"one --cache, or --student {' or '.join(SEVERAL)}",
+                f"one --cache, or --student {' or '.join(n for n in STUDENTS.own if STUDENTS[n].several_teachers)}",
             )
         configs[first].learn_from({other: configs[other] for other in others})
     return configs[first]

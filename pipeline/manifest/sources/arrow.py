@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import head, readable
-from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.storage.paths import Place
+from gdist.pipeline.storage.ranged import opened
 
 _BATCH = 16  # examples in memory at a time: audio of minutes each
 

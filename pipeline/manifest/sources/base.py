@@ -19,7 +19,8 @@ from typing import ClassVar
 
 from gdist.pipeline.audio import media
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.storage.locations import join
+from gdist.pipeline.storage.hub import is_read_only
+from gdist.pipeline.storage.locations import join, scheme_of
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri
 
 type ManifestRow = dict[str, str | int | float | bool | None]
@@ -101,6 +102,17 @@ class Source(ABC):
         """
 
 
+class OptionalSource(Source):
+    """A kind that has ``options``: it defines :meth:`rows_with` instead of :meth:`rows`."""
+
+    def rows(self, src: Place) -> Iterator[ManifestRow]:
+        return self.rows_with(src, Options())
+
+    @abstractmethod
+    def rows_with(self, src: Place, options: Options) -> Iterator[ManifestRow]:
+        """The utterances of ``src``, as :meth:`rows`."""
+
+
 def walk(src: Place) -> Iterator[Place]:
     """Every visible file below ``src`` in a fixed order. Follows links to folders, once each."""
     if isinstance(src, RemotePath):
@@ -121,8 +133,7 @@ def walk(src: Place) -> Iterator[Place]:
 
 def is_folder(place: Place) -> bool:
     """Whether ``place`` is a folder. A web server cannot say what is below an address, so there it is a file."""
-    web = isinstance(place, RemotePath) and place.root.startswith(("http://", "https://"))
-    return not web and place.is_dir()
+    return not is_read_only(scheme_of(str(place))) and place.is_dir()
 
 
 def is_there(place: Place) -> bool:
@@ -180,15 +191,20 @@ def readable(src: Place) -> Iterator[None]:
         raise ManifestError(f"cannot read {src}: {reason}") from error
 
 
+def whole_lines(src: Place) -> Iterator[str]:
+    """Yield the lines of text or gzipped text as they are, with their ends."""
+    with readable(src), src.open("rb") as raw, gzip.open(raw) if src.suffix == ".gz" else raw as file:
+        yield from io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+
+
 def lines(src: Place) -> Iterator[str]:
     """Yield the lines of text or gzipped text, without line ends; blank lines at the end do not count."""
     blank = 0
-    with readable(src), src.open("rb") as raw, gzip.open(raw) if src.suffix == ".gz" else raw as file:
-        for line in io.TextIOWrapper(file, encoding="utf-8-sig", newline=""):
-            if stripped := line.rstrip("\r\n"):
-                yield from [""] * blank
-                yield stripped
-            blank = 0 if stripped else blank + 1
+    for line in whole_lines(src):
+        if stripped := line.rstrip("\r\n"):
+            yield from [""] * blank
+            yield stripped
+        blank = 0 if stripped else blank + 1
 
 
 def head(src: Place, length: int) -> bytes:

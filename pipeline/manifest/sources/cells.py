@@ -1,13 +1,11 @@
 """Tables as text: CSV, in which a quoted cell may hold line breaks, and TSV, in which a quote is a quote."""
 
 import csv
-import gzip
-import io
 from collections.abc import Iterator
 from typing import Any
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources.base import readable
+from gdist.pipeline.manifest.sources.base import whole_lines
 from gdist.pipeline.storage.paths import Place
 
 type Cells = dict[str, str | None]  # an empty cell is null
@@ -25,7 +23,7 @@ class Table:
 
     def __init__(self, src: Place, spaces: bool = True) -> None:
         self.src, self._spaces = src, spaces
-        self._lines = _lines(src)
+        self._lines = whole_lines(src)  # their ends belong to a cell where it is quoted
         first = next(self._lines, "")
         self.tabs = is_tsv(first)
         self.names = columns(first)
@@ -71,9 +69,3 @@ def columns(header: str) -> list[str]:
 
 def _dialect(tabs: bool, spaces: bool) -> dict[str, Any]:
     return {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"skipinitialspace": not spaces}
-
-
-def _lines(src: Place) -> Iterator[str]:
-    """Yield lines with their ends, which belong to a cell where it is quoted."""
-    with readable(src), src.open("rb") as raw, gzip.open(raw) if src.suffix == ".gz" else raw as file:
-        yield from io.TextIOWrapper(file, encoding="utf-8-sig", newline="")

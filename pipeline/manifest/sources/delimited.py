@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.manifest.schema import INTEGERS
 from gdist.pipeline.manifest.sources.base import ManifestRow, Source, below
 from gdist.pipeline.manifest.sources.cells import Table, columns
 from gdist.pipeline.storage.paths import Place, is_uri
 
-_INTEGERS = ("start", "num_samples", "sample_rate", "channel", "byte_offset", "byte_size", "gain_bits")
 _TEXT = ("id", "path", "text")  # never turned into integers, whatever they look like
 
 
@@ -38,7 +38,7 @@ class Delimited(Source):
             )
         rows = list(table)
         integers = [name for name in names if name not in _TEXT and all(_is_integer(row[name]) for row in rows)]
-        for name in set(_INTEGERS) & set(names) - set(integers):
+        for name in set(INTEGERS) & set(names) - set(integers):
             odd = next(row[name] for row in rows if not _is_integer(row[name]))
             raise ManifestError(
                 f"{src}: the column {name} contains {odd!r}", "it counts samples, or is a number: write whole numbers"

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -23,8 +23,8 @@ from gdist.pipeline.manifest.sources.arrow import (
 )
 from gdist.pipeline.manifest.sources.base import (
     ManifestRow,
+    OptionalSource,
     Options,
-    Source,
     children,
     has,
     head,
@@ -36,24 +36,21 @@ from gdist.pipeline.manifest.sources.base import (
     walk,
 )
 from gdist.pipeline.manifest.sources.labels import Labels, ids_from_paths
-from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.manifest.sources.written import AudioFolder
 from gdist.pipeline.storage.paths import Place
+from gdist.pipeline.storage.ranged import opened
 
 _SHARD = re.compile(r"(.+?)-\d{5}(-of-\d{5})?\.(parquet|arrow)")
 _ARROW = (b"ARRO", b"\xff\xff\xff\xff")  # a file, and a stream, which is what ``datasets`` writes
 
 
-class HuggingFace(Source):
+class HuggingFace(OptionalSource):
     """A folder of ``datasets``, Parquet or Arrow, with a column of audio."""
 
     name = "huggingface"
     reads_both = True
     binary = True
     summary = "a Hugging Face data set on disk (save_to_disk, or Parquet with audio)"
-
-    def rows(self, src: Place) -> Iterator[ManifestRow]:
-        return self.rows_with(src, Options())
 
     def rows_with(self, src: Place, options: Options) -> Iterator[ManifestRow]:
         """One row per example; plain columns are labels, and names of classes are labels instead of numbers.
@@ -67,14 +64,16 @@ class HuggingFace(Source):
             raise ManifestError(
                 f"{src} has no Parquet or Arrow files", "save the data set again: save_to_disk(FOLDER)"
             )
-        ids = _ids(shards)
+        schemas = {file: schema_of(file) for file, _ in shards}
+        columns = {file: str(audio_column(schema, file, True)) for file, schema in schemas.items()}
+        ids = _ids(shards, schemas, columns)
         folder: AudioFolder | None = None
-        names = {name for file, _ in shards for name in schema_of(file).names}
+        names = {name for schema in schemas.values() for name in schema.names}
         splits = len({split for _, split in shards}) > 1 or any(split for _, split in shards)
         labels = Labels(names - {"audio"} | ({"split"} if splits else set()))
         row = 0
         for file, split in shards:
-            for values, audio in _examples(file):
+            for values, audio in _examples(file, columns[file]):
                 found: ManifestRow = {"id": ids[row]}
                 if audio.offset is not None:
                     found |= {"path": str(file), "byte_offset": audio.offset, "byte_size": audio.size}
@@ -151,21 +150,21 @@ def _json(file: Place) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _examples(file: Place) -> Iterator[tuple[dict[str, object], Audio]]:
+def _examples(file: Place, column: str) -> Iterator[tuple[dict[str, object], Audio]]:
     """Yield the plain columns of each example, and where its audio is."""
-    column = audio_column(schema_of(file), file, True)
     with undamaged(file):
-        yield from (in_table if is_parquet(file) else in_stream)(file, str(column))
+        yield from (in_table if is_parquet(file) else in_stream)(file, column)
 
 
-def _ids(shards: list[tuple[Place, str | None]]) -> list[str]:
+def _ids(
+    shards: list[tuple[Place, str | None]], schemas: Mapping[Place, pa.Schema], columns: Mapping[Place, str]
+) -> list[str]:
     """Read only ids and names, without any audio, and make an id for each example."""
     own: list[Any] = []
     paths: list[Any] = []
     splits: list[str | None] = []
     for file, split in shards:
-        column = audio_column(schema_of(file), file, True)
-        own_here, paths_here = _names(file, str(column))
+        own_here, paths_here = _names(file, columns[file], "id" in schemas[file].names)
         own += [str(name) if isinstance(name, int) else name for name in own_here]
         paths += paths_here
         splits += [split] * len(paths_here)
@@ -179,9 +178,7 @@ def _ids(shards: list[tuple[Place, str | None]]) -> list[str]:
     return numbered
 
 
-def _names(file: Place, column: str) -> tuple[list[Any], list[Any]]:
-    schema = schema_of(file)
-    has_id = "id" in schema.names
+def _names(file: Place, column: str, has_id: bool) -> tuple[list[Any], list[Any]]:
     with undamaged(file), opened(file) as source:
         if is_parquet(file):
             table = pq.ParquetFile(source).read(columns=[*(["id"] if has_id else []), f"{column}.path"])

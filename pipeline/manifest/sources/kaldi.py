@@ -7,8 +7,8 @@ from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.seconds import file_of, headers, segment
 from gdist.pipeline.manifest.sources.base import (
     ManifestRow,
+    OptionalSource,
     Options,
-    Source,
     filled,
     has,
     is_folder,
@@ -32,16 +32,13 @@ class _Segment:
     where: str
 
 
-class Kaldi(Source):
+class Kaldi(OptionalSource):
     """A data folder, or its wav.scp."""
 
     name = "kaldi"
     reads_both = True
     options = frozenset({"allow_commands"})
     summary = "a data folder of Kaldi or ESPnet, or its wav.scp"
-
-    def rows(self, src: Place) -> Iterator[ManifestRow]:
-        return self.rows_with(src, Options())
 
     def rows_with(self, src: Place, options: Options) -> Iterator[ManifestRow]:
         """One row per line of segments or, where there is none, of wav.scp, in its order.
@@ -73,7 +70,7 @@ class Kaldi(Source):
         yield from ({**place, "id": name} for name, place in places.items())
 
     def _cut(self, places: dict[str, ManifestRow], cuts: dict[str, _Segment]) -> Iterator[ManifestRow]:
-        known = headers(places.values())
+        known = headers(map(file_of, places.values()))
         for utterance, cut in cuts.items():
             row: ManifestRow = {**places[cut.recording], "id": utterance}
             if header := known.get(file_of(places[cut.recording])):

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import ManifestRow, Options, filled, readable
-from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.manifest.sources.written import AudioFolder
 from gdist.pipeline.storage.paths import Place, place
+from gdist.pipeline.storage.ranged import opened
 
 _NO_LENGTH = 0x7FFF0000  # what a WAV says at least that does not know how long it is
 _ARK = re.compile(r"(.+):(\d+)(\[[\d:,]*\])?")

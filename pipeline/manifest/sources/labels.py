@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from gdist.pipeline import console
+from gdist.pipeline.manifest.schema import COLUMNS, OPTIONAL
 from gdist.pipeline.manifest.sources.base import ManifestRow
 
-RESERVED = frozenset(
-    ["id", "path", "start", "num_samples", "sample_rate", "channel", "byte_offset", "byte_size", "gain_bits"]
-)  # columns of the schema: a label of this name would change which audio is read
+RESERVED = frozenset(COLUMNS | OPTIONAL)  # a label of this name would change which audio is read
 _NAMES = {
     "speaker": ("client_id", "spk_id", "speaker_id", "spkid", "spk"),
     "text": ("sentence", "transcription", "transcript", "wrd"),

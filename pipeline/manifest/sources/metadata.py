@@ -20,8 +20,8 @@ from gdist.pipeline.manifest.sources.base import (
 from gdist.pipeline.manifest.sources.cells import Table, columns
 from gdist.pipeline.manifest.sources.labels import Labels
 from gdist.pipeline.manifest.sources.lhotse import keys, parsed
-from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.storage.paths import Place
+from gdist.pipeline.storage.ranged import opened
 
 _NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SPLITS = {"train": "train", "training": "train", "validation": "valid", "valid": "valid", "val": "valid"}

@@ -8,8 +8,8 @@ from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.seconds import file_of, headers, segment
 from gdist.pipeline.manifest.sources.base import (
     ManifestRow,
+    OptionalSource,
     Options,
-    Source,
     below,
     children,
     has,
@@ -28,16 +28,13 @@ _OWN = {"id", "audio_filepath", "offset", "duration", "shard_id"}
 _SHARD = re.compile(r"manifest_+(\d+)\.jsonl?")
 
 
-class Nemo(Source):
+class Nemo(OptionalSource):
     """JSON lines with audio_filepath."""
 
     name = "nemo"
     reads_both = True
     options = frozenset({"root"})
     summary = "NeMo's JSON lines, or a folder with tarred_audio_manifest.json and its tars"
-
-    def rows(self, src: Place) -> Iterator[ManifestRow]:
-        return self.rows_with(src, Options())
 
     def rows_with(self, src: Place, options: Options) -> Iterator[ManifestRow]:
         """One row per line; ``text`` and all other plain values are labels.
@@ -50,7 +47,9 @@ class Nemo(Source):
         entries = list(_entries(src))
         audio = _Audio(options)
         places = [audio.place(*line) for line in entries]
-        known = headers(place for place, (entry, *_) in zip(places, entries, strict=True) if _is_segment(entry))
+        known = headers(
+            file_of(place) for place, (entry, *_) in zip(places, entries, strict=True) if _is_segment(entry)
+        )
         listed = [entry.get("id") for entry, *_ in entries]
         named = len(set(listed)) == len(listed) and all(isinstance(id, str) and id for id in listed)
         ids = listed if named else ids_from_paths([str(entry["audio_filepath"]) for entry, *_ in entries])

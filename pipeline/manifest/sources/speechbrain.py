@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.manifest.sources.base import ManifestRow, Options, Source, located
+from gdist.pipeline.manifest.sources.base import ManifestRow, OptionalSource, Options, located
 from gdist.pipeline.manifest.sources.cells import Cells, Table, columns
 from gdist.pipeline.manifest.sources.labels import Labels
 from gdist.pipeline.storage.paths import Place
@@ -12,15 +12,12 @@ from gdist.pipeline.storage.paths import Place
 _PLACEHOLDER = re.compile(r"\$\{?(\w+)\}?|\{(\w+)\}")
 
 
-class SpeechBrain(Source):
+class SpeechBrain(OptionalSource):
     """A CSV with the columns ID and wav; start and stop count samples."""
 
     name = "speechbrain"
     options = frozenset({"root"})
     summary = "SpeechBrain's CSV, with ID and wav"
-
-    def rows(self, src: Place) -> Iterator[ManifestRow]:
-        return self.rows_with(src, Options())
 
     def rows_with(self, src: Place, options: Options) -> Iterator[ManifestRow]:
         """One row per line: ``spk_id`` and ``wrd`` become speaker and text, other columns are labels.

@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import ManifestRow, head, is_there, readable
-from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.paths import Place
+from gdist.pipeline.storage.ranged import opened
 
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _RANGE = re.compile(r"(?:_OP_|\{)(\d+)\.\.(\d+)(?:_CL_|\})")

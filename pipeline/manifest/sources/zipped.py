@@ -5,9 +5,9 @@ from bisect import bisect_right
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import readable
-from gdist.pipeline.manifest.sources.ranged import opened
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.paths import place
+from gdist.pipeline.storage.ranged import opened
 
 
 class Zips:

@@ -389,7 +389,7 @@ class TestRefusals:
 
     def test_two_at_once(self, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def second(self: OutFolder, *_: Any) -> None:
-            with pytest.raises(RunError, match="another gdist export-features is writing"):
+            with pytest.raises(RunError, match="another process of gdist is using"):
                 exported(tiny_cache, tmp_path / "out", to="npy", layers="1")
             raise KeyboardInterrupt
 

@@ -187,7 +187,7 @@ def test_two_real_trainings(tiny_cache: Path, tmp_path: Path, gdist: Callable[..
         [*COMMAND, "train", "--cache", str(tiny_cache), "--out", str(out), *flags],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    message = f"another gdist train is using {out}: process {first.pid} on "
+    message = f"another process of gdist is using {out}: process {first.pid} on "
     assert second.returncode == 1 and message in second.stderr and ", since 20" in second.stderr
     ranks = finish(torchrun(2, tiny_cache, out, SHORT | {"train.steps": steps, "train.log_every": 1}), 1)
     assert ranks.count(f"error: {message}") == 2, "every rank says why"
