@@ -1,4 +1,4 @@
-"""One process per folder (of a run, a sweep, an export): a file in it that names its owner, and that the kernel locks.
+"""One process per folder (a run's, a sweep's, an export's): a file in it names its owner, and the kernel locks it.
 
 The kernel releases the lock when the owner dies, however it dies, so a second process on the same machine refuses or
 takes over at once. Not every shared disk passes locks on to other machines. There, the file itself shows whether its
