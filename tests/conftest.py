@@ -124,9 +124,11 @@ def gdist() -> Iterator[Callable[..., Result]]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the longest tests to `make thorough`: each has a shorter relative in `make test`. What takes longest of
-    the others comes first: workers that take files in turn then end together."""
-    if not THOROUGH:
+    """Leave the longest tests to `make thorough`: each has a shorter relative in `make test`. A test that is named on
+    the command line is run. What takes longest of the others comes first: workers that take files in turn then end
+    together."""
+    named = config.option.keyword or any("::" in argument for argument in config.args)
+    if not THOROUGH and not named:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     items.sort(key=lambda item: item.path.name not in LONG)

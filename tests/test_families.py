@@ -31,7 +31,9 @@ IN_ONNX = {"whisper", "wav2vec2-bert", "sew"}  # one of each kind of front-end; 
 BRIEF = ("train.steps=2", "train.warmup_steps=1", "train.batch_seconds=2", "train.validate_seconds=2")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name == "whisper" else pytest.param(name, marks=pytest.mark.thorough) for name in CASES]
+)
 def test_from_a_checkpoint_to_an_export(name: str, speech: Path, tmp_path: Path, gdist: Gdist) -> None:
     suite = CASES[name]()
     layout = next(iter(suite.layouts))

@@ -64,6 +64,7 @@ def test_every_step_gives_its_figures(results: dict[str, Any], step: str) -> Non
     assert all(math.isfinite(number) for number in numbers(found))
 
 
+@pytest.mark.thorough
 def test_a_step_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="no such step: nothing"):
         dry_run(tmp_path / "cpu.json", "nothing")

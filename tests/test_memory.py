@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from conftest import make_teacher
 
 from gdist.pipeline.manifest.table import Manifest
@@ -37,6 +38,7 @@ print(json.dumps(peaks))
 """
 
 
+@pytest.mark.thorough
 def test_peak_memory_does_not_grow_with_the_corpus(speech: Path, tmp_path: Path) -> None:
     """The second half of a corpus adds less than two packs to the first half's peak, with caches and heap full."""
     teacher = make_teacher(tmp_path / "teacher", hidden_size=DIM, num_hidden_layers=LAYERS - 1)

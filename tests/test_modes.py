@@ -33,7 +33,9 @@ for name in ("hf", "hf", "s3prl", *["onnx"] * (sys.argv[1] == "2")):  # onnx tak
 """
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+@pytest.mark.parametrize(
+    "umask", [0o077, *(pytest.param(umask, marks=pytest.mark.thorough) for umask in (0o022, 0o002))]
+)
 def test_modes_follow_the_umask(tiny_teacher: Path, speech: Path, tmp_path: Path, umask: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WORK, f"{umask:o}", str(tiny_teacher), str(speech), str(tmp_path)],

@@ -430,7 +430,7 @@ class TestEncoding:
         assert "own_halves.py is not the file" in said or "encoding_sha256: " in said
         assert "only when you name it" in refused(*words)
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     def test_a_cluster_sends_it_to_the_workers(
         self, halved: str, halved_cache: Path, tiny_teacher: Path, speech: Path, tmp_path: Path
     ) -> None:
@@ -439,7 +439,7 @@ class TestEncoding:
         assert ended.returncode == 0, ended.stderr
         assert contents(tmp_path / "cache") == contents(halved_cache)
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     def test_a_cluster_sends_a_teacher_to_the_workers(self, unispeech: Path, speech: Path, tmp_path: Path) -> None:
         done(*extract_words(unispeech, speech, tmp_path / "one", "--use", TEACHER))
         words = extract_words(unispeech, speech, tmp_path / "two", "--use", TEACHER, "--cluster", "local:2")
@@ -448,7 +448,7 @@ class TestEncoding:
         assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_ranks_of_torchrun(tiny_cache: Path, tmp_path: Path) -> None:
     ended = torchrun(2, tiny_cache, tmp_path / "run", SETTINGS, "--student", STUDENT, "--set", f"loss.name={LOSS}")
     _, said = ended.communicate(timeout=300)
@@ -516,7 +516,7 @@ class TestExports:
         STUDENTS.use(STUDENT)
         assert_exports_work_without_gdist(tmp_path / "hf", tmp_path / "s3prl", load_student(lstm), tmp_path)
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     @pytest.mark.parametrize("quantize", ["none", "int8"])
     def test_onnx(self, lstm: Path, tmp_path: Path, quantize: str) -> None:
         words = ["export", lstm, "--format", "onnx", "--out", tmp_path / "out", "--quantize", quantize]

@@ -115,6 +115,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("package"), "gdist-lstm", ANNOUNCED, sources)
 
 
+@pytest.mark.thorough
 def test_a_package_is_listed_used_recorded_and_exported(
     site: Path, tiny_teacher: Path, speech: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.thorough
 def test_every_part_gives_its_figures(tmp_path: Path) -> None:
     line = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is not None
     parts = ["together", *(["line"] if line else []), "sweep", "apart"]

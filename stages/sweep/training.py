@@ -12,7 +12,7 @@ import torch
 from gdist.pipeline import console
 from gdist.pipeline.run import Run
 from gdist.stages.standings.record import error_in
-from gdist.stages.sweep.folder import SweepFolder
+from gdist.stages.sweep.folder import Standing, SweepFolder
 from gdist.stages.sweep.jobs import Job
 from gdist.stages.sweep.options import SweepConfig, Tally
 from gdist.stages.sweep.points import Point
@@ -75,12 +75,7 @@ def train_points(
     """
     until = until or {}
     standings = {point.signature: folder.standing(point) for point in points}
-    left = [
-        point
-        for point in points
-        if standings[point.signature].state in ("new", "begun")
-        and standings[point.signature].step < until.get(point.signature, point.config.train.steps)
-    ]
+    left = [point for point in points if _is_left(point, standings[point.signature], until)]
     advance(len(points) - len(left))
     works = {work.name: work for work in grouped(left, until, config.together, config.jobs)}
     counted: set[str] = set()
@@ -133,6 +128,12 @@ def train_points(
 
     if config.run(jobs(), config.jobs, threads_each(config.jobs), gpus(), ended, watch):
         raise KeyboardInterrupt
+
+
+def _is_left(point: Point, standing: Standing, until: Mapping[str, int]) -> bool:
+    """Whether there is something to do. One that was cut off after its last step has its student left to write."""
+    end = until.get(point.signature, point.config.train.steps)
+    return standing.state in ("new", "begun") and (standing.step < end or end >= point.config.train.steps)
 
 
 def grouped(points: Sequence[Point], until: Mapping[str, int], together: int, jobs: int) -> list[Work]:

@@ -188,6 +188,7 @@ class TestLayers:
         assert sound(tmp_path / "c")
 
 
+@pytest.mark.thorough
 def test_killed_anywhere_while_it_grows(
     tiny_teacher: Path, speech: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_an_untouched_cache_is_ok(gdist: Gdist, tiny_cache: Path) -> None:
     assert result.exit_code == 0 and "ok, 9 packs, 0 damaged objects" in result.stderr
 
 
+@pytest.mark.thorough
 def test_one_byte_in_every_object(gdist: Gdist, own_cache: Path) -> None:
     cache = Cache.open(str(own_cache))
     rng, blamed = random.Random(0), set()

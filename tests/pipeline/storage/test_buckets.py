@@ -328,6 +328,7 @@ class TestCommands:
         assert found[0] == found[1]
         assert contents(tmp_path / "there" / "student") == contents(tmp_path / "here" / "student")
 
+    @pytest.mark.thorough
     def test_two_trainings_at_once_while_packs_are_added(
         self, flaky: Flaky, gdist: Gdist, tiny_teacher: Path, speech: Path, tmp_path: Path
     ) -> None:

@@ -350,6 +350,7 @@ class TestSpellings:
 
 
 class TestCaches:
+    @pytest.mark.thorough
     def test_the_neighbour_survives_a_restart(
         self, s3: Any, gdist: Gdist, tiny_teacher: Path, speech: Path, tiny_cache: Path
     ) -> None:

@@ -93,6 +93,7 @@ class TestCommands:
         said = end(process, time.monotonic())
         assert "then run the same command again: its checkpoints are kept" in said and "packs" not in said
 
+    @pytest.mark.thorough
     def test_extraction(
         self, flaky: Flaky, way: Proxy, tiny_teacher: Path, speech: Path, tiny_cache: Path,
         cut: Callable[[Proxy], None],
@@ -167,6 +168,7 @@ class TestRequests:
             storage.get("k")
         assert time.monotonic() - began < 0.5
 
+    @pytest.mark.thorough
     def test_a_server_that_returns(self, flaky: Flaky, storage: Storage, capfd: pytest.CaptureFixture[str]) -> None:
         with ThreadPoolExecutor(8) as pool:
             flaky.does({"fault": "silence"})

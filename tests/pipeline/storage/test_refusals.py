@@ -54,6 +54,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
 
 
 class TestFailuresSayWhy:
+    @pytest.mark.thorough
     def test_and_the_run_resumes(
         self,
         flaky: Flaky,

@@ -321,6 +321,7 @@ class TestRefused:
 class TestKilled:
     """`kill -9`, ten times; the same command then leaves every byte as if nothing had happened."""
 
+    @pytest.mark.thorough
     def test_before_each_kind_of_write(
         self, nursery: Nursery, tiny_cache: Path, tmp_path: Path, bucket: str, tiny_teacher: Path, speech: Path
     ) -> None:

@@ -174,6 +174,7 @@ def process(python: Path | str, *args: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough
 def test_fine_tuning_with_hugging_face(
     nano: Path, digits: Path, tmp_path: Path, gdist: Callable[..., Result]
 ) -> None:
@@ -184,6 +185,7 @@ def test_fine_tuning_with_hugging_face(
 
 
 @pytest.mark.skipif(not S3PRL.exists(), reason="s3prl is set up by `make s3prl`")
+@pytest.mark.thorough
 def test_s3prl_trains_its_own_head(nano: Path, digits: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
     """With its own run_downstream.py, which then evaluates the checkpoint; its hidden states are the student's."""
     result = gdist("export", nano, "--format", "s3prl", "--out", tmp_path / "up")

@@ -55,6 +55,7 @@ def test_any_batch_and_any_length(
     the_cards_example(tmp_path / "out")
 
 
+@pytest.mark.thorough
 def test_int8_says_what_it_costs(runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]) -> None:
     """The fidelity that is printed is on the cache's own speech, layer by layer."""
     out = tmp_path / "out"

@@ -231,6 +231,7 @@ def dask_with(folder: Path, *gpus: str | None) -> Iterator[str]:
             process.wait()
 
 
+@pytest.mark.thorough
 def test_models_of_gpus_are_named_and_recorded(
     tiny_teacher: Path, speech: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +255,7 @@ def test_models_of_gpus_are_named_and_recorded(
     assert message in " ".join(capfd.readouterr().err.split())
 
 
+@pytest.mark.thorough
 def test_workers_with_and_without_a_gpu_are_refused(tmp_path: Path) -> None:
     with dask_with(tmp_path, "NVIDIA H100", None) as address:
         config = ExtractConfig("teacher", "manifest", str(tmp_path / "cache"), cluster=address)
@@ -279,6 +281,7 @@ def test_local_processes_write_the_same_bytes_though_one_is_killed(
     assert capfd.readouterr().err == "", "what Dask logs is of no interest to users"
 
 
+@pytest.mark.thorough
 def test_ctrl_c_in_a_terminal(tiny_teacher: Path, speech: Path, tmp_path: Path) -> None:
     """The signal reaches every process of the command, but only one of them prints anything."""
     line = [*command(tiny_teacher, speech, tmp_path), "--pack-frames", SMALL, "--cluster", "local:1"]
@@ -309,6 +312,7 @@ def test_a_worker_is_killed(
     assert contents(tmp_path) == expected
 
 
+@pytest.mark.thorough
 def test_the_command_is_stopped_killed_and_resumed(
     nursery: Nursery, running: Running, address: str, tiny_teacher: Path, speech: Path, tmp_path: Path,
     expected: dict[str, bytes], gdist: Gdist,
@@ -471,6 +475,7 @@ def test_jobs_that_a_killed_run_left_on_the_workers_are_removed(address: str, tm
             assert (tmp_path / "old/closed").exists() and not (tmp_path / "new/closed").exists()
 
 
+@pytest.mark.thorough
 def test_the_scheduler_is_killed(
     running: Running, address: str, tiny_teacher: Path, speech: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:

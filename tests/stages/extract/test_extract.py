@@ -398,6 +398,7 @@ def command(teacher: Path, manifest: Path, cache: object) -> list[object]:
 class TestKilled:
     """After `kill -9`, the same command leaves every file as if nothing had happened."""
 
+    @pytest.mark.thorough
     def test_before_each_kind_of_write(
         self, nursery: Nursery, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist
     ) -> None:

@@ -35,6 +35,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.thorough
 def test_steps_that_cost_the_same(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
     out = tmp_path / "sweep"
     dry = run(gdist, file, tiny_cache, out, "--dry-run")

@@ -118,6 +118,7 @@ def test_tpe_learns(tmp_path: Path) -> None:
     assert late < 0.8 * early
 
 
+@pytest.mark.thorough
 def test_the_journal_is_read_by_optuna(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
     """Killed at any moment and in one process or two, it is the same search; and Optuna reads what it did."""
     dry = run(gdist, file, tiny_cache, tmp_path / "whole", "--dry-run")

@@ -122,6 +122,7 @@ def test_hyperband_deals_by_the_signature_alone() -> None:
     assert all(until.get(label) == {0: 10, 1: 30, 2: None}[number] for label, number in brackets.items())
 
 
+@pytest.mark.thorough
 def test_stopped_points_and_killed_sweeps(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
     """Rungs at 2, 4 and 8 of 9 steps, four points; the same table and students with kills and two processes."""
     whole = run(gdist, file, tiny_cache, tmp_path / "whole")

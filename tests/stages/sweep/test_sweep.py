@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -210,6 +211,20 @@ def test_killed_anywhere(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gd
         assert path.stat().st_mtime_ns == written
     assert [row | {"run": ""} for row in again["table"]] == [row | {"run": ""} for row in whole["table"]], seed
     assert same_weights(whole, again), seed
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_cut_off_between_the_last_step_and_the_student(
+    together: int, file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist
+) -> None:
+    """Nothing but the student is left to write, and it is the same."""
+    before = weights(run(gdist, file, tiny_cache, tmp_path / "sweep", "--together", together))
+    for folder in sorted((tmp_path / "sweep").glob("runs/*/student"))[:3]:
+        shutil.rmtree(folder)
+    again = run(gdist, file, tiny_cache, tmp_path / "sweep", "--together", together)
+    assert counts(again) == (4, 4, 3, 0, 0)
+    after = weights(again)
+    assert all(torch.equal(tensor, after[key][name]) for key in before for name, tensor in before[key].items())
 
 
 def happened(out: Path) -> set[Path]:

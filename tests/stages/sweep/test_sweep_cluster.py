@@ -116,6 +116,7 @@ class at_work(threading.Thread):  # noqa: N801 — reads as a statement
 # --- whole sweeps ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_local_workers_one_of_which_is_killed(
     file: Path, tiny_cache: Path, tmp_path: Path, expected: Students, gdist: Gdist
 ) -> None:
@@ -127,6 +128,7 @@ def test_local_workers_one_of_which_is_killed(
     assert counts(run(gdist, file, tiny_cache, out, "--cluster", "local:2")) == (3, 3, 0, 0, 0)
 
 
+@pytest.mark.thorough
 def test_a_scheduler_and_its_workers_one_of_which_is_killed(
     running: Running, file: Path, tiny_cache: Path, tmp_path: Path, expected: Students, gdist: Gdist
 ) -> None:
@@ -202,6 +204,7 @@ def training(cache: Path, out: Path, steps: int) -> tuple[str, list[str], str]:
     return "a", line, str(out / "a.log")
 
 
+@pytest.mark.thorough
 def test_a_run_that_another_process_has_not_left_yet(tiny_cache: Path, tmp_path: Path) -> None:
     """A lost worker may still be writing a checkpoint of the point that this one is given."""
     (tmp_path / "runs/a").mkdir(parents=True)

@@ -48,6 +48,7 @@ def test_the_pages_own_student_and_encoding_pass_their_suites(tmp_path: Path) ->
     assert re.search(r"^\d+ passed", done.stdout, re.MULTILINE) and "skipped" not in done.stdout
 
 
+@pytest.mark.thorough
 def test_the_suites_need_no_pytest_to_be_imported() -> None:
     script = "import sys; sys.modules['pytest'] = None; import gdist.stages.testing"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

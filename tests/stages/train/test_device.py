@@ -110,6 +110,7 @@ def test_the_mode_may_be_set_for_a_run_that_has_begun(
     run(tiny_cache, tmp_path / "run", short(train__deterministic=True, train__peer_timeout=5))
 
 
+@pytest.mark.thorough
 def test_a_rank_that_stops_answering_ends_the_others_in_time(tiny_cache: Path, tmp_path: Path) -> None:
     """Its process is there and its connections are open, so only the time-out can tell."""
     settings = SHORT | {"train.steps": 100_000, "train.log_every": 1, "train.peer_timeout": 5}

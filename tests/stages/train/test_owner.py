@@ -172,6 +172,7 @@ def test_an_owner_that_lost_the_run_stops_writing_and_does_not_remove_the_file(
     assert Run(tmp_path / "run").steps() == [], "it reports at step 2, and would save at 3"
 
 
+@pytest.mark.thorough
 def test_two_real_trainings(tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
     """The second refuses, also with another number of ranks, and changes nothing; reading still works.
 
@@ -205,6 +206,7 @@ def test_two_real_trainings(tiny_cache: Path, tmp_path: Path, gdist: Callable[..
     third.wait()
 
 
+@pytest.mark.thorough
 def test_ranks_that_are_killed_leave_the_run_to_others(tiny_cache: Path, tmp_path: Path) -> None:
     settings = STEPS | {"train.steps": 12}
     out = tmp_path / "run"

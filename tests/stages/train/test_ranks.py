@@ -47,6 +47,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+@pytest.mark.thorough
 def test_interrupted_anywhere_and_resumed_in_two_ranks(tiny_cache: Path, tmp_path: Path) -> None:
     """A rank is killed, then Ctrl-C reaches all ranks: the weights equal an uninterrupted run's, bit for bit."""
     settings = STEPS | MANY_PARTS | {"train.steps": 18}

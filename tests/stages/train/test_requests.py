@@ -57,6 +57,7 @@ def named(path: str) -> str:
 
 @pytest.mark.parametrize("grown", [0, 1, 2])
 @pytest.mark.parametrize("done", ["finished", "partial"])
+@pytest.mark.thorough
 def test_a_handful(
     s3: Flaky, gdist: Gdist, caches: Callable[[int], Path], tmp_path: Path, grown: int, done: str
 ) -> None:

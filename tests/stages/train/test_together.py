@@ -213,6 +213,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.thorough
 def test_a_real_process_killed_and_interrupted(alone: Path, tiny_cache: Path, tmp_path: Path) -> None:
     rng = random.Random()
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, None):

@@ -140,6 +140,7 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.thorough
 def test_a_real_process_killed_and_interrupted(tiny_cache: Path, tmp_path: Path) -> None:
     steps = 24
     settings = tuple(
