@@ -133,6 +133,8 @@ def _local(workers: int, lanes: int, gpus: Sequence[str]) -> Iterator[SpecCluste
     settings = {
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(libraries, str(threads_of(workers))),
+        # It looks into other threads' stacks a hundred times a second, which can crash CPython. Nobody reads it here.
+        "distributed.worker.profile.enabled": False,
     }
     scheduler = {
         "host": "127.0.0.1",

@@ -274,8 +274,15 @@ def test_workers_with_and_without_a_gpu_are_refused(tmp_path: Path) -> None:
 def test_local_processes_write_the_same_bytes_though_one_is_killed(
     tiny_teacher: Path, speech: Path, tmp_path: Path, expected: dict[str, bytes], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with at_receipt(tmp_path, 1, lambda: worker_processes(os.getpid())[0].kill(), total=receipts_of(expected)):
+    threads = set[str]()
+
+    def kill() -> None:
+        threads.update(thread.name for thread in threading.enumerate())
+        worker_processes(os.getpid())[0].kill()
+
+    with at_receipt(tmp_path, 1, kill, total=receipts_of(expected)):
         result = extracted(tiny_teacher, speech, tmp_path, pack_frames=SMALL, cluster="local:2")
+    assert "Profile" not in threads, "Dask's profiler looks into other threads' stacks"
     assert result["quarantined"] == 0
     assert contents(tmp_path) == expected
     assert capfd.readouterr().err == "", "what Dask logs is of no interest to users"

@@ -187,6 +187,7 @@ def test_a_point_that_fails_leaves_the_others_alone(
 ) -> None:
     file.write_text(LEAST.replace("[grid]", '"train.clip_norm" = 1e30\n[grid]\n"train.lr" = [1e-3, 1e30]'))
     line = ["sweep", file, "--cache", tiny_cache, "--out", tmp_path / "out", "--only", "=student", "--json"]
+    running.address()  # the file is there once the scheduler has started
     result = gdist(*line, "--cluster", running.file)
     found = json.loads(result.stdout)
     assert result.exit_code == 1 and counts(found) == (4, 2, 2, 2, 0)
