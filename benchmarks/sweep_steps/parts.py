@@ -94,13 +94,20 @@ def apart(setting: Setting, found: dict[str, Any]) -> None:
             configs = [
                 setting.config(student, f"student.frontend={frontend}", number=number) for number in range(MANY)
             ]
-            reading, students = _apart(setting, configs)
-            both = setting.together(configs)
+            reading = students = both = Seconds(0.0, 0.0)
+            rounds: list[float] = []
+            for _ in range(setting.options.rounds):
+                read, learned = _apart(setting, configs)
+                shared = setting.together(configs)
+                rounds.append(shared.over(read + learned).wall)
+                reading, students, both = reading + read, students + learned, both + shared
             ratio = both.over(reading + students)
             say(f"{student}, front-end {frontend}, {MANY} together", ratio, LIMITS["apart"])
+            print(f"    each round: {', '.join(f'{each:.3f}' for each in rounds)}", flush=True)
             print(f"    reading {reading.wall / students.wall:.2%} of {MANY} students", flush=True)
             found.setdefault("apart", {}).setdefault(student, {})[frontend] = {
-                "ratio": ratio.wall, "ratio_cpu": ratio.cpu, "reading_of_students": reading.wall / students.wall
+                "ratio": ratio.wall, "ratio_cpu": ratio.cpu, "rounds": rounds,
+                "reading_of_students": reading.wall / students.wall,
             }  # fmt: skip
 
 
