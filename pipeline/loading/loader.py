@@ -27,6 +27,7 @@ from gdist.pipeline.cache.wanted import samples_of
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError
 from gdist.pipeline.loading.ahead import Window, look_ahead
+from gdist.pipeline.loading.alone import compute_alone
 from gdist.pipeline.loading.batch import Batch, Choose, Selection
 from gdist.pipeline.loading.fetching import Fetching, Sources
 from gdist.pipeline.loading.in_memory import InMemory
@@ -131,7 +132,9 @@ class Loader:
         left = math.inf if count is None else count
         fetching = self._sources.fetching()
         upcoming = self._upcoming(fetching, left)
-        pool = ThreadPoolExecutor(READERS if self.caches.in_folders else BUCKET_READERS, "gdist-reader")
+        readers = READERS if self.caches.in_folders else BUCKET_READERS
+        on_cpu = torch.device(self.device).type == "cpu"
+        pool = ThreadPoolExecutor(readers, "gdist-reader", initializer=compute_alone if on_cpu else None)
         side = self._side
         ahead: deque[Future[tuple[Batch | None, Any]]] = deque()
         lost = 0

@@ -265,6 +265,23 @@ class TestTheReaderThread:
         stream.close()
         assert threading.active_count() <= before
 
+    def test_it_computes_without_helpers(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Or training would be slower: OpenMP's threads sleep at once where there are more of them than cores."""
+        seen: list[int] = []
+        read = Loader.read
+
+        def noted(self: Loader, *arguments: Any) -> Batch:
+            seen.append(torch.get_num_threads())
+            return read(self, *arguments)
+
+        monkeypatch.setattr(Loader, "read", noted)
+        torch.set_num_threads(2)
+        try:
+            next(iter(make(cache)))
+            assert set(seen) == {1} and torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(1)
+
     def test_nothing_to_read_does_not_wait_forever(self, cache: Cache) -> None:
         with pytest.raises(AssertionError):
             next(iter(Loader(cache, [], READ, 5.0)))
