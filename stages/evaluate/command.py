@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     "caches",
     multiple=True,
     metavar="[NAME=]URI",
-    help="Evaluate on this cache; of a student of several teachers, one of each. [default: those of each run]",
+    help="Evaluate on this cache of the runs' teacher; of a student of several teachers, one of each. [default: "
+    "those of each run]",
 )
 @click.option(
     "--probes",

@@ -101,6 +101,21 @@ def _of_each_teacher(run: Run, student: Student, bench: Bench, first: list[dict[
     return {"teachers": found, "mean_cosine_of_all": of_all}
 
 
+def require_its_teachers(run: Run, caches: Joined) -> None:
+    """Raise CacheError where a cache is of another teacher than the run's: cosines to its states say nothing."""
+    origin = run.provenance()
+    own = list(origin["teachers"].values()) if "teachers" in origin else [origin["teacher"]]
+    for wanted, taught in zip(own, caches.teachers, strict=False):
+        found = taught.cache.identity["teacher"]["fingerprint"]
+        if found != wanted["fingerprint"]:
+            raise CacheError(
+                f"cannot evaluate {run.folder} on {taught.cache.uri}: it is a student of {wanted['name']} "
+                f"({wanted['fingerprint'][:12]}), and the cache is of {taught.cache.gdist['about']['teacher']} "
+                f"({found[:12]}), by their fingerprints",
+                f"give a cache of its own teacher; it learned from{run.cache_options}",
+            )
+
+
 def require_teachers(run: Run, student: Student, caches: Joined) -> None:
     """Raise CacheError where the caches are not of as many teachers as the student has, in their shapes."""
     wanted = [(own.config.num_teacher_layers, own.config.hidden_size) for own in student.teachers]
@@ -138,6 +153,7 @@ def eval_command(
             require_loadable(run)  # before the cache is read
             data = data_config(run.tables())
             caches = newest(uri, local) if uri else of_run(run, local)
+            require_its_teachers(run, caches)
             key = caches.checksum, data
             if key not in benches:
                 benches[key] = Bench(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
+from conftest import contents, extracted, make_teacher
 from framings import FRAMINGS
 from test_train import run, short
 
@@ -239,3 +240,18 @@ def test_an_unfinished_run_has_no_student(tiny_cache: Path, tmp_path: Path, gdis
     result = gdist("eval", tmp_path / "run")
     assert result.exit_code == 1
     assert "no finished student" in result.stderr and f"gdist train --cache {tiny_cache}" in result.stderr
+
+
+@pytest.mark.parametrize("fields", [{}, {"hidden_size": 48, "num_hidden_layers": 2}])
+def test_a_cache_of_another_teacher_is_refused(
+    trained: dict[str, Run], speech: Path, tmp_path: Path, gdist: Callable[..., Result], fields: dict[str, int]
+) -> None:
+    """Of the same shapes, too: cosines to another teacher's states are about zero, and say nothing."""
+    other = make_teacher(tmp_path / "other", seed=1, **fields)
+    extracted(other, speech, tmp_path / "cache")
+    mine = trained["gendistiller"]
+    before = contents(mine.folder)
+    result = gdist("eval", mine.folder, "--probes", "none", "--cache", tmp_path / "cache")
+    assert result.exit_code == 1 and "it is a student of tiny-wavlm" in result.stderr
+    assert "the cache is of other" in result.stderr and f"it learned from{mine.cache_options}" in result.stderr
+    assert contents(mine.folder) == before
