@@ -126,5 +126,6 @@ def _end_with_the_sweep() -> None:
 
 
 def one_signal() -> AbstractContextManager[list[int]]:
-    """The list gets an item at Ctrl-C or SIGTERM; a second one ends this process, and with it all others."""
+    """The list gets an item when the sweep is asked to stop; a second signal ends this process, and with it all
+    others."""
     return stop_on_signal(lambda: os._exit(EXIT_INTERRUPTED))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED
 from gdist.stages.sweep.jobs import POLL_SECONDS, Job, server, start
+from gdist.stages.train.stopping import ASKED
 
 SERVE = "from gdist.stages.sweep.station import serve; serve()"
 STOP_SECONDS = 600.0  # that a job may take to stop, before it is killed
@@ -69,7 +70,7 @@ class Station:
 
 def serve() -> None:
     """What the process of a station does."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal and Slurm send them to every process
+    for number in ASKED:  # a terminal and Slurm send them to every process
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked in local workers, and inherited by jobs
     context = server()

@@ -1,4 +1,4 @@
-"""Ctrl-C: what is in hand is finished first."""
+"""Ctrl-C, and what schedulers send before they end a job: what is in hand is finished first."""
 
 import contextlib
 import signal
@@ -9,10 +9,13 @@ from typing import NoReturn
 
 from gdist.pipeline import console
 
+# Ctrl-C; `kill`, and the end of a job; a terminal that is lost; what Slurm's --signal=USR1@120 sends before the end.
+ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 
 @contextlib.contextmanager
 def stop_on_signal(again: Callable[[], object], words: str = "") -> Iterator[list[int]]:
-    """The list gets an item at Ctrl-C or SIGTERM.
+    """The list gets an item at each signal of :data:`ASKED`; a hang-up that `nohup` has switched off stays so.
 
     Args:
         again: called at a second signal, to stop at once.
@@ -30,7 +33,9 @@ def stop_on_signal(again: Callable[[], object], words: str = "") -> Iterator[lis
     if threading.current_thread() is not threading.main_thread():
         yield received  # signals reach the main thread only
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    asked = [number for number in ASKED if not (nohup and number == signal.SIGHUP)]
+    before = {number: signal.signal(number, note) for number in asked}
     try:
         yield received
     finally:
@@ -39,7 +44,7 @@ def stop_on_signal(again: Callable[[], object], words: str = "") -> Iterator[lis
 
 
 def finish_step() -> contextlib.AbstractContextManager[list[int]]:
-    """Ctrl-C and SIGTERM let the step finish; a second signal stops at once."""
+    """The first signal lets the step finish; a second one stops at once."""
     return stop_on_signal(interrupt, "stopping after this step (a second signal stops at once)")
 
 

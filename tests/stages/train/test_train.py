@@ -24,6 +24,8 @@ from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.run import Run
 from gdist.stages.train.config import OptimConfig, TrainConfig, load_config
 from gdist.stages.train.learner import Learner, forced_share
+from gdist.stages.train.member import Member
+from gdist.stages.train.stopping import ASKED, finish_step
 from gdist.stages.train.student_store import build_student, require_layers
 from gdist.stages.train.train import train
 
@@ -164,6 +166,37 @@ def test_a_real_process_killed_and_interrupted(tiny_cache: Path, tmp_path: Path)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0 and f"resuming {out} after step {stopped}" in stderr
     assert contents(tmp_path / "whole" / "student") == contents(out / "student")
+
+
+@pytest.mark.parametrize("number", ASKED)
+def test_asked_to_stop(number: int, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a person, a scheduler or a lost terminal: the step is kept, and the same command goes on from there."""
+    settings = short(train__log_every=1)
+    run(tiny_cache, tmp_path / "whole", settings)
+    report = Member.report_steps
+
+    def ask(self: Member) -> None:
+        report(self)
+        if self.step == 3:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, "report_steps", ask)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_cache, tmp_path / "run", settings)
+    assert Run(tmp_path / "run").steps()[-1] == 4, "a step looks for signals when it begins"
+    run(tiny_cache, tmp_path / "run", settings)
+    assert contents(tmp_path / "whole" / "student") == contents(tmp_path / "run" / "student")
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with finish_step() as stopping:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stopping
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_student_learns_only_from_its_split(tiny_cache: Path, tmp_path: Path) -> None:
