@@ -16,7 +16,7 @@ A checkpoint is written to a temporary folder, which is then renamed: one that h
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,16 @@ class Run(OwnFolder):
             )
         return cls(folder)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has its student."""
+        return (self.student / "config.json").exists()
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether its student was evaluated on the test split."""
+        return (self.folder / EVALUATIONS["test"]).exists()
+
     def tables(self) -> TomlTables:
         """Read the resolved config."""
         return read_toml(self.folder / "config.toml")
@@ -248,6 +258,20 @@ class Run(OwnFolder):
             except json.JSONDecodeError:
                 break
         return rows
+
+
+def only_ready(folders: Sequence[Path], ready: Callable[[Run], bool], why: str) -> list[Path]:
+    """Of several runs, those that are ready; it is said which are left out, and ``why``. If none is, all of them.
+
+    Raises:
+        RunError: a folder contains no run.
+    """
+    runs = [Run.open(folder) for folder in folders]
+    kept = [run.folder for run in runs if ready(run)]
+    for run in runs:
+        if kept and run.folder not in kept:
+            say(f"left out: {run.folder} {why}", style="yellow")
+    return kept or list(folders)
 
 
 def given_caches(provenance: Mapping[str, Any]) -> list[str]:

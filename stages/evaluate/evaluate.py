@@ -15,7 +15,7 @@ from gdist.pipeline.errors import CacheError, UsageError
 from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.local.folder import LocalFolder
-from gdist.pipeline.run import EVALUATIONS, Run
+from gdist.pipeline.run import EVALUATIONS, Run, only_ready
 from gdist.stages.device import choose_device, enough_memory
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
@@ -140,11 +140,15 @@ def eval_command(
     split: Literal["test", "valid"] = "test",
     minutes: float = 0.0,
 ) -> int:
-    """Evaluate runs one after another; what they share is computed once per cache. For ``minutes``, 0 is all."""
+    """Evaluate runs one after another; what they share is computed once per cache. For ``minutes``, 0 is all.
+
+    Of several runs, those that have no finished student are left out with a message.
+    """
     if not (minutes == 0 or 0 < minutes < math.inf):
         raise UsageError(f"--minutes {minutes}: must be a number above 0, or left out for all speech")
     device = choose_device(device, "--device ")
     chosen = None if probes == "all" else probes_named(probes)
+    folders = only_ready(folders, lambda run: run.is_finished, "has no finished student")
     benches: dict[tuple[str, DataConfig], Bench] = {}
     results = []
     with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:

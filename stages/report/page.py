@@ -13,7 +13,7 @@ from gdist.pipeline import console
 from gdist.pipeline.config import to_toml
 from gdist.pipeline.errors import EXIT_OK, GdistError, UsageError
 from gdist.pipeline.files import write_atomically
-from gdist.pipeline.run import EVALUATIONS
+from gdist.pipeline.run import Run, only_ready
 from gdist.stages.report import figures as report_figures
 from gdist.stages.report import probes as report_probes
 from gdist.stages.report.heat import heatmap, strips
@@ -141,7 +141,7 @@ def report_command(
     out = out or Path(f"report.{form}")
     is_whole = len(paths) == 1 and is_sweep(paths[0])
     folders = [] if is_whole else list(dict.fromkeys(folder for path in paths for folder in _runs_in(path)))
-    only_trained = len(folders) > 1 and not any((folder / EVALUATIONS["test"]).exists() for folder in folders)
+    only_trained = len(folders) > 1 and not any(Run(folder).is_evaluated for folder in folders)
     like_a_sweep = is_whole or only_trained or form == "md"
     _require_use({"--metric": metric, "--split": split, "--extraction": extraction}, like_a_sweep, "a sweep's folder")
     _require_use({"--title": title}, form == "md", "--format md")
@@ -156,7 +156,8 @@ def report_command(
                 evaluated = _of_one_depth(board.evaluated)
                 write_report(evaluated, out, _about_cache(evaluated) if evaluated else {}, section)
         else:
-            evaluated = [RunSummary.read(folder) for folder in folders]
+            ready = only_ready(folders, lambda run: run.is_evaluated, "has not been evaluated (gdist eval)")
+            evaluated = [RunSummary.read(folder) for folder in ready]
             count = len(evaluated)
             write_report(evaluated, out, _about_cache(evaluated))
     except OSError as error:

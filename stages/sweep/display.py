@@ -69,5 +69,6 @@ class Display:
         known = [each for each in seconds if each is not None]
         whole = known and len(known) == len(seconds)
         jobs = self.plan.config.jobs
-        self.left = f"; about {console.duration(sum(known) / jobs)} left for all" if whole else ""
+        those = "those proposed so far" if self.plan.runs_to_come else "all"
+        self.left = f"; about {console.duration(sum(known) / jobs)} left for {those}" if whole else ""
         return sum(standing.state in SETTLED for standing in standings)

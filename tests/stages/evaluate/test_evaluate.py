@@ -240,6 +240,11 @@ def test_an_unfinished_run_has_no_student(tiny_cache: Path, tmp_path: Path, gdis
     result = gdist("eval", tmp_path / "run")
     assert result.exit_code == 1
     assert "no finished student" in result.stderr and f"gdist train --cache {tiny_cache}" in result.stderr
+    # It does not block others.
+    done = run(tiny_cache, tmp_path / "done", short(train__steps=2))
+    result = gdist("eval", tmp_path / "run", tmp_path / "done", "--probes", "none", "--json")
+    assert result.exit_code == 0 and f"left out: {tmp_path / 'run'} has no finished student" in result.stderr
+    assert json.loads(result.stdout)["run"] == "done" and done["steps"] == 2
 
 
 @pytest.mark.parametrize("fields", [{}, {"hidden_size": 48, "num_hidden_layers": 2}])

@@ -225,6 +225,18 @@ def test_a_run_without_eval_is_refused_with_the_command_to_type(tmp_path: Path) 
     assert caught.value.hint == f"gdist eval {folder}"
 
 
+def test_one_that_is_not_evaluated_does_not_block_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_run(tmp_path / name, GENDISTILLER) for name in ("one", "other")]
+    (runs[0] / "eval.json").unlink()
+    report_command(runs, tmp_path / "report.html")
+    assert f"left out: {runs[0]} has not been evaluated" in capsys.readouterr().err
+    assert "other" in (tmp_path / "report.html").read_text()
+    with pytest.raises(RunError, match="no run at"):
+        report_command([runs[1], tmp_path / "nothing"], tmp_path / "report.html")
+
+
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run at"):
         report_command([tmp_path], tmp_path / "report.html")

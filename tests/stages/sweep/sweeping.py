@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -86,7 +87,10 @@ def send(process: ForkServerProcess, number: int) -> int | None:
     """Send a signal, and wait for the end. Returns the exit code."""
     os.kill(process.pid or 0, number)
     process.join(120)
-    return process.exitcode
+    # A client that is killed while it asks the server for a process takes the server along (EOFError in its loop),
+    # which then cannot tell how it ended. A sweep of users has a server of its own.
+    lost = process.exitcode == 255 and number == signal.SIGKILL
+    return -number if lost else process.exitcode
 
 
 def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
