@@ -148,7 +148,7 @@ def eval_command(
         raise UsageError(f"--minutes {minutes}: must be a number above 0, or left out for all speech")
     device = choose_device(device, "--device ")
     chosen = None if probes == "all" else probes_named(probes)
-    folders = only_ready(folders, lambda run: run.is_finished, "has no finished student")
+    asked, folders = len(folders), only_ready(folders, lambda run: run.is_finished, "has no finished student")
     benches: dict[tuple[str, DataConfig], Bench] = {}
     results = []
     with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:
@@ -166,7 +166,7 @@ def eval_command(
             results.append(evaluate(run, benches[key]))
             advance(1)
     if as_json:
-        console.emit(results[0] if len(results) == 1 else results)
+        console.emit(results[0] if asked == 1 else results)
     else:
         show(results)
     return 0
