@@ -3,6 +3,7 @@
 Axes: B batch, L layers, T frames, D features, S samples.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class InMemory:
         self.cache = cache
         self._buffers = Buffers(buffers)
         self._resident: dict[tuple[str, int], Tensor] | None = {} if resident else None
+        self._reading = threading.Lock()  # what another thread is just reading is not read, and fetched, once more
 
     def read(
         self, spans: Sequence[Span], selection: Selection, num_frames: Sequence[int], num_samples: Sequence[int]
@@ -62,9 +64,9 @@ class InMemory:
         if self._resident is None:
             self.cache.hidden(layer, spans, "cpu", out)
             return
-        absent = [entry for entry, _, _ in spans if (entry.id, layer) not in self._resident]
-        if absent:
-            whole = self.cache.hidden(layer, [(entry, 0, entry.num_frames) for entry in absent])
+        with self._reading:
+            absent = [entry for entry, _, _ in spans if (entry.id, layer) not in self._resident]
+            whole = self.cache.hidden(layer, [(entry, 0, entry.num_frames) for entry in absent]) if absent else []
             self._resident |= {(entry.id, layer): hidden.clone() for entry, hidden in zip(absent, whole, strict=True)}
         for (entry, first, frames), hidden_TD in zip(spans, out, strict=True):
             hidden_TD.copy_(self._resident[entry.id, layer][first : first + frames])

@@ -1,8 +1,10 @@
 """Batches from the cache: an order that can be computed, saved, shared among ranks and resumed."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -21,6 +23,7 @@ from gdist.pipeline.cache.standing import Standing
 from gdist.pipeline.errors import CacheDamagedError, CacheError, ConfigError
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Batch, Buffers, Selection
+from gdist.pipeline.loading.in_memory import InMemory
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.order import crops, group
 from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
@@ -281,6 +284,27 @@ class TestTheReaderThread:
             assert set(seen) == {1} and torch.get_num_threads() == 2
         finally:
             torch.set_num_threads(1)
+
+    def test_what_stays_in_memory_is_read_once_by_all_of_them(
+        self, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reader = InMemory(cache, resident=True, buffers=3)
+        spans = [(entry, 0, entry.num_frames) for entry in cache.entries[:3]]
+        lengths = [frames for _, _, frames in spans]
+        calls, hidden = 0, Cache.hidden
+
+        def slow(self: Cache, *arguments: Any) -> list[torch.Tensor]:
+            nonlocal calls
+            calls += 1
+            time.sleep(0.1)
+            return hidden(self, *arguments)
+
+        monkeypatch.setattr(Cache, "hidden", slow)
+        selection = Selection((1, 2), waveforms=False)
+        with ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(reader.read, spans, selection, lengths, lengths) for _ in range(3)]
+            states = [future.result().hidden_BLTD for future in futures]
+        assert calls == 2 and torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
 
     def test_nothing_to_read_does_not_wait_forever(self, cache: Cache) -> None:
         with pytest.raises(AssertionError):
