@@ -159,7 +159,7 @@ class Run(OwnFolder):
     @property
     def is_finished(self) -> bool:
         """Whether it has its student."""
-        return (self.student / "config.json").exists()
+        return (self.student / "model.safetensors").exists()
 
     @property
     def is_evaluated(self) -> bool:

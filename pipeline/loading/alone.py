@@ -1,5 +1,7 @@
 """Threads that compute beside the one that trains, each of them without helpers."""
 
+from collections.abc import Callable
+
 import torch
 from threadpoolctl import ThreadpoolController
 
@@ -12,3 +14,8 @@ def compute_alone() -> None:
     """
     torch.get_num_threads()  # torch gives each thread its number when it is first asked for, and not again
     ThreadpoolController().limit(limits=1, user_api="openmp")
+
+
+def beside(device: str) -> Callable[[], None] | None:
+    """What a thread calls when it starts that computes beside a training on this device; a GPU's leaves all cores."""
+    return compute_alone if torch.device(device).type == "cpu" else None

@@ -27,7 +27,7 @@ from gdist.pipeline.cache.wanted import samples_of
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError
 from gdist.pipeline.loading.ahead import Window, look_ahead
-from gdist.pipeline.loading.alone import compute_alone
+from gdist.pipeline.loading.alone import beside
 from gdist.pipeline.loading.batch import Batch, Choose, Selection
 from gdist.pipeline.loading.fetching import Fetching, Sources
 from gdist.pipeline.loading.in_memory import InMemory
@@ -133,8 +133,7 @@ class Loader:
         fetching = self._sources.fetching()
         upcoming = self._upcoming(fetching, left)
         readers = READERS if self.caches.in_folders else BUCKET_READERS
-        on_cpu = torch.device(self.device).type == "cpu"
-        pool = ThreadPoolExecutor(readers, "gdist-reader", initializer=compute_alone if on_cpu else None)
+        pool = ThreadPoolExecutor(readers, "gdist-reader", initializer=beside(self.device))
         side = self._side
         ahead: deque[Future[tuple[Batch | None, Any]]] = deque()
         lost = 0

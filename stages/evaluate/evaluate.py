@@ -41,7 +41,6 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
 
 def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     student = load_student(run.folder).to(bench.device).eval()
-    require_teachers(run, student, bench.caches)
     layers = list(range(1, bench.num_layers + 1))
     fidelity, copies = Fidelity(layers, bench.device), Fidelity(layers, bench.device)
     collected = bench.collector()
@@ -101,11 +100,16 @@ def _of_each_teacher(run: Run, student: Student, bench: Bench, first: list[dict[
     return {"teachers": found, "mean_cosine_of_all": of_all}
 
 
-def require_its_teachers(run: Run, caches: Joined) -> None:
-    """Raise CacheError where a cache is of another teacher than the run's: cosines to its states say nothing."""
+def require_teachers(run: Run, caches: Joined) -> None:
+    """Raise CacheError where the caches are not of the run's teachers, in their order: cosines would say nothing."""
     origin = run.provenance()
     own = list(origin["teachers"].values()) if "teachers" in origin else [origin["teacher"]]
-    for wanted, taught in zip(own, caches.teachers, strict=False):
+    if len(own) != len(caches.teachers):
+        raise CacheError(
+            f"{run.folder} has {len(own)} teachers, and the caches given are of {len(caches.teachers)}",
+            f"give a cache of each, in this order:{run.cache_options}",
+        )
+    for wanted, taught in zip(own, caches.teachers, strict=True):
         found = taught.cache.identity["teacher"]["fingerprint"]
         if found != wanted["fingerprint"]:
             raise CacheError(
@@ -114,19 +118,6 @@ def require_its_teachers(run: Run, caches: Joined) -> None:
                 f"({found[:12]}), by their fingerprints",
                 f"give a cache of its own teacher; it learned from{run.cache_options}",
             )
-
-
-def require_teachers(run: Run, student: Student, caches: Joined) -> None:
-    """Raise CacheError where the caches are not of as many teachers as the student has, in their shapes."""
-    wanted = [(own.config.num_teacher_layers, own.config.hidden_size) for own in student.teachers]
-    found = [(taught.num_layers, taught.dim) for taught in caches.teachers]
-    if len(wanted) != len(found) or (len(wanted) > 1 and wanted != found):
-        raise CacheError(
-            f"{run.folder} has {len(wanted)} teachers, and the caches given are of {len(found)}"
-            if len(wanted) != len(found)
-            else f"the caches given are not of the teachers of {run.folder}, in their order",
-            f"give a cache of each, in this order:{run.cache_options}",
-        )
 
 
 def eval_command(
@@ -157,7 +148,7 @@ def eval_command(
             require_loadable(run)  # before the cache is read
             data = data_config(run.tables())
             caches = newest(uri, local) if uri else of_run(run, local)
-            require_its_teachers(run, caches)
+            require_teachers(run, caches)
             key = caches.checksum, data
             if key not in benches:
                 benches[key] = Bench(

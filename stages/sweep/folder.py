@@ -142,7 +142,7 @@ class SweepFolder(OwnFolder):
     def standing(self, point: Point) -> Standing:
         """Where a point stands."""
         run = Run(self.run(point))
-        if (run.student / "model.safetensors").exists():
+        if run.is_finished:
             value = self.value(point)
             return Standing("trained" if value is None else "done", point.config.train.steps, value)
         steps = run.steps()

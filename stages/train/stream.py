@@ -99,7 +99,7 @@ class Stream:
         with contextlib.closing(loader.stream(end - number)) as stream:
             numbered = enumerate(stream, number)
             if any(member.learner.objective.augments for member in self._takers):
-                yield from one_ahead(numbered, self._parts)
+                yield from one_ahead(numbered, self._parts, loader.device)
             else:
                 yield from map(self._parts, numbered)
 

@@ -216,7 +216,7 @@ def show(out: Path, result: dict[str, Any]) -> None:
         style="green",
     )
     run = Run(out)
-    if not (run.student / "model.safetensors").exists():
+    if not run.is_finished:
         console.say(f"  paused after step {result['steps']}; run it again without --until to finish")
         return
     origin = run.provenance()
