@@ -158,7 +158,7 @@ class Run(OwnFolder):
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has its student."""
+        """Whether it has its student: its weights. What else is missing is said when it is loaded."""
         return (self.student / "model.safetensors").exists()
 
     @property

@@ -251,7 +251,7 @@ def load_student(folder: str | Path) -> Student:
 
 def require_loadable(run: Run) -> None:
     """Raise what :func:`load_student` would raise for an unfinished run or an unnamed file; no weights are read."""
-    if not run.is_finished:
+    if not (run.student / "config.json").exists():
         done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
         raise RunError(
             f"{run.folder} has no finished student (step {done} of {total})",
