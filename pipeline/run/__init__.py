@@ -1,35 +1,29 @@
 """A training run's directory: its config, where it came from, its checkpoints and its curves.
 
-    RUN/
-      config.toml                the resolved config; `gdist train --recipe RUN/config.toml` repeats the run
-      run.json                   provenance: signature, cache, versions, sizes
-      metrics.jsonl              one JSON object per report, in order of step
-      tensorboard/               the same numbers as curves
-      checkpoints/step-0000100/  model, optimizer and, where weights are averaged, average.safetensors; state.json
-      student/                   the finished student, in Hugging Face's format
-      extensions/                unchanged copies of the user's own files that the run uses
-      training.json              while a training is running: which process it is
-
-A checkpoint is written to a temporary folder, which is then renamed: one that has its final name is complete.
+RUN/
+  config.toml                the resolved config; `gdist train --recipe RUN/config.toml` repeats the run
+  run.json                   provenance: signature, cache, versions, sizes
+  metrics.jsonl              one JSON object per report, in order of step
+  tensorboard/               the same numbers as curves
+  checkpoints/step-0000100/  model, optimizer and, where weights are averaged, average.safetensors; state.json
+  student/                   the finished student, in Hugging Face's format
+  extensions/                unchanged copies of the user's own files that the run uses
+  training.json              while a training is running: which process it is
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from torch import Tensor
-
 from gdist.pipeline.config import TomlTables, differences, read_toml, signature, to_toml
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.extensions import Extension
-from gdist.pipeline.files import write_atomically
-from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.owner import OWNER
+from gdist.pipeline.run.checkpoints import Checkpoints
+from gdist.pipeline.run.metrics import Metrics
 from gdist.pipeline.storage.locations import in_shell
 
 # Fields that may change when a run is resumed, without changing what is computed (the device: except the last bits).
@@ -45,22 +39,18 @@ FREE_FIELDS = {
     }
 }
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
-CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
-STEP = re.compile(r"step-(\d{7,})")
 EVALUATIONS = {"test": "eval.json", "valid": "eval-valid.json"}  # by the split they are measured on
 WRITTEN = ("config.toml", "run.json", *EVALUATIONS.values(), "tensorboard", "student.tmp", "extensions", OWNER)
 # Files that gdist writes before config.toml. Where a process was killed that early, the folder is not yet a run.
 BEGUN = re.compile(rf"run\.json|extensions|{re.escape(OWNER)}|\.(run\.json|config\.toml)\.\d+\.tmp")
 
 
-class Run(OwnFolder):
+class Run(Checkpoints, Metrics):
     """The directory of one training run."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.checkpoints = folder / "checkpoints"
         self.student = folder / "student"
-        self.metrics = folder / "metrics.jsonl"
         self.extensions = folder / "extensions"
 
     def begin(self, tables: TomlTables, provenance: dict[str, Any], extensions: Sequence[Extension] = ()) -> bool:
@@ -179,86 +169,6 @@ class Run(OwnFolder):
         """Add what is known at the end of a run to its provenance."""
         self.write("run.json", json.dumps(self.provenance() | dict(fields), indent=2))
 
-    # --- checkpoints --------------------------------------------------------------------------------------------
-
-    def steps(self) -> list[int]:
-        """List the steps that have a complete checkpoint, ascending."""
-        if not self.checkpoints.is_dir():
-            return []
-        found = (STEP.fullmatch(path.name) for path in self.checkpoints.iterdir() if path.is_dir())
-        return sorted(int(match[1]) for match in found if match)
-
-    def save(
-        self, step: int, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], keep: int, every: int = 0
-    ) -> None:
-        """Write a checkpoint whole or not at all, then delete all except the newest ``keep`` and every ``every``-th
-        step. A checkpoint that contains other people's files is not deleted.
-
-        Args:
-            files: name → tensors; each becomes ``name.safetensors``.
-            state: what else :meth:`load` returns; JSON-serializable.
-            keep: how many of the newest checkpoints stay.
-            every: checkpoints at multiples of this step stay too; 0 for none.
-        """
-        with self.replacing(self.checkpoint(step), CHECKPOINT_FILES) as staged:
-            for name, tensors in files.items():
-                ours = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-                safetensors.torch.save_file(ours, staged / f"{name}.safetensors")
-            write_atomically(staged / "state.json", json.dumps(state | {"step": step}, indent=2))
-            for path in staged.iterdir():
-                _sync(path)
-        _sync(self.checkpoints)
-        for old in self.steps()[:-keep]:
-            if not every or old % every:
-                try:
-                    self.remove(self.checkpoint(old), CHECKPOINT_FILES)
-                except RunError as error:
-                    say(f"kept an old checkpoint: {error.message}", style="yellow")
-
-    def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Load (files, state) of the checkpoint at ``step``, as they were saved.
-
-        Raises:
-            RunError: the checkpoint cannot be read.
-        """
-        folder = self.checkpoint(step)
-        try:
-            paths = sorted(folder.glob("*.safetensors"))
-            files = {path.stem: safetensors.torch.load_file(path) for path in paths}
-            return files, json.loads((folder / "state.json").read_text())
-        except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
-            raise RunError(
-                f"cannot read the checkpoint {folder}: {error}", f"delete {folder} to continue from the one before"
-            ) from error
-
-    def checkpoint(self, step: int) -> Path:
-        """Return the folder of a step's checkpoint."""
-        return self.checkpoints / f"step-{step:07d}"
-
-    # --- metrics ------------------------------------------------------------------------------------------------
-
-    def rewind_metrics(self, step: int) -> None:
-        """Drop the rows reported after ``step``: those steps will be repeated."""
-        kept = [row for row in self.read_metrics() if row["step"] <= step]
-        self.write(self.metrics.name, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def report(self, row: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        with self.own(self.metrics).open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """Read every whole line of metrics.jsonl; a torn last line comes from a killed process and is ignored."""
-        if not self.metrics.exists():
-            return []
-        rows = []
-        for line in self.metrics.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
-
 
 def only_ready(folders: Sequence[Path], ready: Callable[[Run], bool], why: str) -> list[Path]:
     """Of several runs, those that are ready; it is said which are left out, and ``why``. If none is, all of them.
@@ -278,14 +188,6 @@ def given_caches(provenance: Mapping[str, Any]) -> list[str]:
     """What is typed after each ``--cache``: the location of the cache, or those of several with their names."""
     several = [f"{each['name']}={each['uri']}" for each in provenance.get("caches", ())]
     return several or [str(provenance["cache"])]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def identifying(tables: TomlTables) -> TomlTables:

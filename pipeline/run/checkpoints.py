@@ -1,0 +1,94 @@
+"""The checkpoints of a run: each is written to a temporary folder, which is then renamed, so that one that has its
+final name is complete."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from gdist.pipeline.console import say
+from gdist.pipeline.errors import RunError
+from gdist.pipeline.files import write_atomically
+from gdist.pipeline.folder import OwnFolder
+
+CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
+STEP = re.compile(r"step-(\d{7,})")
+
+
+class Checkpoints(OwnFolder):
+    """A run's folder, as far as its checkpoints go.
+
+    Attributes:
+        checkpoints: the folder of all of them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.checkpoints = folder / "checkpoints"
+
+    def steps(self) -> list[int]:
+        """List the steps that have a complete checkpoint, ascending."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = (STEP.fullmatch(path.name) for path in self.checkpoints.iterdir() if path.is_dir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def save(
+        self, step: int, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], keep: int, every: int = 0
+    ) -> None:
+        """Write a checkpoint whole or not at all, then delete all except the newest ``keep`` and every ``every``-th
+        step. A checkpoint that contains other people's files is not deleted.
+
+        Args:
+            files: name → tensors; each becomes ``name.safetensors``.
+            state: what else :meth:`load` returns; JSON-serializable.
+            keep: how many of the newest checkpoints stay.
+            every: checkpoints at multiples of this step stay too; 0 for none.
+        """
+        with self.replacing(self.checkpoint(step), CHECKPOINT_FILES) as staged:
+            for name, tensors in files.items():
+                ours = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+                safetensors.torch.save_file(ours, staged / f"{name}.safetensors")
+            write_atomically(staged / "state.json", json.dumps(state | {"step": step}, indent=2))
+            for path in staged.iterdir():
+                _sync(path)
+        _sync(self.checkpoints)
+        for old in self.steps()[:-keep]:
+            if not every or old % every:
+                try:
+                    self.remove(self.checkpoint(old), CHECKPOINT_FILES)
+                except RunError as error:
+                    say(f"kept an old checkpoint: {error.message}", style="yellow")
+
+    def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Load (files, state) of the checkpoint at ``step``, as they were saved.
+
+        Raises:
+            RunError: the checkpoint cannot be read.
+        """
+        folder = self.checkpoint(step)
+        try:
+            paths = sorted(folder.glob("*.safetensors"))
+            files = {path.stem: safetensors.torch.load_file(path) for path in paths}
+            return files, json.loads((folder / "state.json").read_text())
+        except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+            raise RunError(
+                f"cannot read the checkpoint {folder}: {error}", f"delete {folder} to continue from the one before"
+            ) from error
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.checkpoints / f"step-{step:07d}"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
