@@ -2,7 +2,7 @@
 
 import fnmatch
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from gdist.pipeline.cache.entries import Entries, Entry, Numbers, ids, label, na
 from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
 from gdist.pipeline.config import TomlTables, build, require
+from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.loading.joined import Source, joined
 from gdist.pipeline.loading.matching import common
@@ -111,9 +112,36 @@ def _usable(cache: Cache, skip_missing: bool, layers: Sequence[int] | None, othe
     return cache.entries.take(np.flatnonzero(keep & ~named(cache.entries, now.quarantine())))
 
 
-def choose_splits(entries: Sequence[Entry], config: DataConfig) -> dict[str, Sequence[Entry]]:
+class Splits(dict[str, Sequence[Entry]]):
+    """The utterances by split: ``train``, ``valid`` and ``test``.
+
+    Attributes:
+        also_trained_on: how many utterances of another split are training utterances too; a split without any is
+            absent. What is measured on these says how well they are remembered, and nothing about other speech.
+    """
+
+    def __init__(self, splits: Mapping[str, Sequence[Entry]], also_trained_on: Mapping[str, int]) -> None:
+        super().__init__(splits)
+        self.also_trained_on = dict(also_trained_on)
+
+    def warn(self, names: Iterable[str] = ("valid", "test")) -> None:
+        """Say which of these splits have training utterances."""
+        for name in names:
+            if count := self.also_trained_on.get(name):
+                say(
+                    f"{count} of the {len(self[name])} utterances of the split {name} are trained on, too: what is "
+                    "measured on them says nothing about other speech. More utterances, or "
+                    f"--set data.{name}_split=…, keep them apart",
+                    style="yellow",
+                )
+
+
+def choose_splits(entries: Sequence[Entry], config: DataConfig) -> Splits:
     """Choose the ``train``, ``valid`` and ``test`` utterances. Without a ``split`` column, all are for training
-    except the held-out fraction."""
+    except the held-out fraction.
+
+    Splits overlap where the patterns do, and where there is a single utterance, which is then held out as well.
+    """
 
     codes, found = label(entries, "split")
 
@@ -135,7 +163,11 @@ def choose_splits(entries: Sequence[Entry], config: DataConfig) -> dict[str, Seq
     if not valid.any():
         valid = _held_out(entries, train, config.valid_fraction)
         train = train & ~valid if (train & ~valid).any() else train
-    return {name: subset(entries, keep) for name, keep in (("train", train), ("valid", valid), ("test", test))}
+    shared = {name: int((keep & train).sum()) for name, keep in (("valid", valid), ("test", test))}
+    return Splits(
+        {name: subset(entries, keep) for name, keep in (("train", train), ("valid", valid), ("test", test))},
+        {name: count for name, count in shared.items() if count},
+    )
 
 
 def _held_out(entries: Sequence[Entry], train: Numbers, fraction: float) -> Numbers:

@@ -119,6 +119,11 @@ def folder_of(uri: str) -> Path:
     return local_path(uri).absolute()
 
 
+def lasting(uri: str) -> str:
+    """Return a location as it can be recorded: a relative path would mean another place in another folder."""
+    return uri if scheme_of(uri) != "file" else str(folder_of(uri))
+
+
 def in_shell(location: object) -> str:
     """Return a location as it is typed in a command: with quotes where a shell would interpret a part of it."""
     return shlex.quote(str(location))

@@ -74,7 +74,8 @@ class Bench:
                     f"eval compares every layer, but {taught.cache.uri} lacks {absent}", "extract with --layers all"
                 )
         entries = usable_entries(caches, data.skip_missing, otherwise="")
-        self.splits = {name: list(found) for name, found in choose_splits(entries, data).items()}
+        chosen = choose_splits(entries, data)
+        self.splits = {name: list(found) for name, found in chosen.items()}
         self.minutes = minutes
         if minutes:
             most = minutes * 60 * caches.framing.frames_per_second
@@ -85,6 +86,8 @@ class Bench:
         self._loader = Loader(caches, read, self._full, BATCH_SECONDS, device=device)
         self.on_valid = split == "valid"
         self.split = split if self.splits[split] else "valid"
+        chosen.warn([self.split])
+        self.also_trained_on = chosen.also_trained_on.get(self.split, 0)
         self._mean_frame_rows: dict[Taught, list[dict[str, float]]] = {}
         self.probes = dict(PROBES if probes is None else probes)
         self.tasks = self._tasks(named=probes is not None)

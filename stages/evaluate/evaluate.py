@@ -63,6 +63,7 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "split": bench.split,
         "minutes": bench.minutes,
         "utterances": len(bench.splits[bench.split]),
+        "also_trained_on": bench.also_trained_on,
         "frames": fidelity.frames,
         "mean_cosine": mean_cosine(rows),
         "layers": rows,

@@ -98,7 +98,7 @@ def _outcome(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Mar
     )
     if len(groups) > 1:
         text += Markup(", against {} for <b>{}</b>").format(groups[1].cosine.text("{:.3f}".format), groups[1].label)
-    return text + f", on {result['utterances']:,} unseen utterances."
+    return text + f", on {result['utterances']:,} {'' if result.get('also_trained_on') else 'unseen '}utterances."
 
 
 def verdict(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> list[Markup]:
@@ -155,6 +155,14 @@ def caveats(groups: Sequence[Configuration]) -> list[Markup]:
         sentences.append(Markup("These runs were evaluated on different speech or caches: compare them with care."))
     if len({run.training().get("steps") for run in runs}) > 1:
         sentences.append(Markup("These runs were trained for different numbers of steps."))
+    remembered = [
+        run.name
+        for run in runs
+        if run.eval.get("also_trained_on") or (run.provenance.get("also_trained_on") or {}).get("valid")
+    ]
+    if remembered:
+        text = "Some of the speech that these were validated or evaluated on, they have trained on, too: {}."
+        sentences.append(Markup(text).format(listed(remembered)))
     frozen = [
         group
         for group in groups

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from gdist.pipeline.cache.cache import Cache
@@ -10,6 +11,7 @@ from gdist.pipeline.errors import CacheError
 from gdist.pipeline.loading.joined import Joined, named_locations
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run, given_caches
+from gdist.pipeline.storage.locations import folder_of, in_shell, scheme_of
 
 
 def bound_to(run: Run) -> str | None:
@@ -49,7 +51,20 @@ def newest(given: str | Sequence[str], local: LocalFolder | None = None) -> Join
 
 def of_run(run: Run, local: LocalFolder | None = None) -> Joined:
     """Open the caches that a run was trained from, where it found them."""
-    return open_caches(run, given_caches(run.provenance()), local)
+    given = given_caches(run.provenance())
+    try:
+        return open_caches(run, given, local)
+    except CacheError as error:
+        lost = [uri for _, uri in named_locations(given) if scheme_of(uri) == "file" and not folder_of(uri).exists()]
+        if not lost:
+            raise
+        relative = ", which is relative to the folder that training was started in" * (
+            not Path(lost[0]).is_absolute()
+        )
+        raise CacheError(
+            f"the cache that {run.folder} was trained from is not where it was: at {lost[0]}{relative}",
+            f"say where it is now: gdist eval {in_shell(run.folder)} --cache URI{run.use_options}",
+        ) from error
 
 
 def _open(run: Run, uri: str, bound: str | None, local: LocalFolder | None) -> Cache:

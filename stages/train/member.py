@@ -1,18 +1,18 @@
 """One of the students that a process trains: its run, its learner, and how far it has come."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gdist.pipeline import console
-from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.config import to_tables
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.loader import Loader
+from gdist.pipeline.loading.splits import Splits
 from gdist.pipeline.run import Run
 from gdist.stages.device import enough_memory
 from gdist.stages.train.config import TrainConfig
@@ -55,7 +55,7 @@ class Member:
 
     learner: Learner
     layers: list[int]
-    splits: Mapping[str, Sequence[Entry]]
+    splits: Splits
 
     def __init__(
         self, request: Request, ranks: Ranks, failed: Callable[[Request, Exception], None] | None = None

@@ -1,28 +1,26 @@
 """Where a run comes from: what its run.json says of it, and the user's own files that it uses."""
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS
-from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.extensions import Extension
 from gdist.pipeline.loading.joined import Joined, Source, joined
+from gdist.pipeline.loading.splits import Splits
+from gdist.pipeline.storage.locations import lasting
 from gdist.stages.students import STUDENTS, Student
 from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.losses import LOSSES
 from gdist.stages.train.ranks import Ranks
 
 
-def provenance(
-    source: Source, student: Student, config: TrainConfig, splits: Mapping[str, Sequence[Entry]], ranks: Ranks
-) -> dict[str, Any]:
+def provenance(source: Source, student: Student, config: TrainConfig, splits: Splits, ranks: Ranks) -> dict[str, Any]:
     """Where a run comes from, for run.json. Where it has several caches, the first one and its teacher come first."""
     caches = joined(source)
     cache, first = caches.first, caches.teachers[0]
     return {
-        "cache": cache.uri,
+        "cache": lasting(cache.uri),
         "cache_checksum": caches.checksum,
         "encoding": cache.identity["encoding"],
         "layers": list(first.layers),
@@ -33,6 +31,7 @@ def provenance(
         **_several(caches),
         "ranks": ranks.world,
         "utterances": {name: len(entries) for name, entries in splits.items()},
+        "also_trained_on": splits.also_trained_on,
         "packages": {
             name: record
             for name, record in (
@@ -65,7 +64,7 @@ def _several(caches: Joined) -> dict[str, Any]:
         found["caches"] = [
             {
                 "name": caches.teacher_of(min(part.layers)).name,
-                "uri": part.cache.uri,
+                "uri": lasting(part.cache.uri),
                 "checksum": part.cache.gdist["checksum"],
                 "encoding": part.cache.identity["encoding"],
                 "layers": list(part.layers.values()),

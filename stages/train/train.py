@@ -18,7 +18,7 @@ from gdist.pipeline import console
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.framing import Framing
 from gdist.pipeline.loading.loader import Loader
-from gdist.pipeline.loading.splits import choose_splits, usable_entries
+from gdist.pipeline.loading.splits import Splits, choose_splits, usable_entries
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.locations import in_shell
@@ -81,8 +81,11 @@ def train_members(
             caches = open_caches(first.run, uri, local)
 
             @functools.cache
-            def splits(*layers: int) -> dict[str, Sequence[Entry]]:
-                return choose_splits(usable_entries(caches, data.skip_missing, layers), data)
+            def splits(*layers: int) -> Splits:
+                found = choose_splits(usable_entries(caches, data.skip_missing, layers), data)
+                if ranks.first:
+                    found.warn()
+                return found
 
             for member in members:
                 with member.attempt():
@@ -197,7 +200,8 @@ def _validate(members: Sequence[Member], held_out: Callable[[float], Loader], li
         line.divide(meters)
         for member in going(validations):
             with member.attempt():
-                member.report("valid", validations[member].means())
+                seen = member.splits.also_trained_on.get("valid")
+                member.report("valid", validations[member].means() | ({"also_trained_on": seen} if seen else {}))
 
 
 def at_most(entries: Sequence[Entry], seconds: float, framing: Framing) -> list[Entry]:

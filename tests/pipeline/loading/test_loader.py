@@ -468,9 +468,21 @@ class TestSplits:
         assert len(splits["valid"]) == 1 and len(splits["train"]) == 9 and len(splits["test"]) == 10
         assert splits["valid"][0].labels["split"] == "train"
 
-    def test_a_single_utterance_serves_both(self) -> None:
+    def test_a_single_utterance_serves_both(self, capsys: pytest.CaptureFixture[str]) -> None:
         splits = choose_splits(self.entries("train"), DataConfig())
         assert self.names(splits) == {"train": ["u0"], "valid": ["u0"], "test": []}
+        assert splits.also_trained_on == {"valid": 1}
+        splits.warn()
+        assert "1 of the 1 utterances of the split valid are trained on, too" in capsys.readouterr().err
+
+    def test_patterns_that_overlap_are_counted(self, capsys: pytest.CaptureFixture[str]) -> None:
+        entries = self.entries("train-a", "train-b", "dev", "test")
+        assert choose_splits(entries, DataConfig()).also_trained_on == {}
+        splits = choose_splits(entries, DataConfig(valid_split="*-a,dev", test_split="*"))
+        assert splits.also_trained_on == {"valid": 1, "test": 2}
+        splits.warn(["test"])
+        said = capsys.readouterr().err
+        assert "2 of the 4 utterances of the split test" in said and "split valid" not in said
 
     def test_nothing_to_train_on(self) -> None:
         with pytest.raises(CacheError, match=r"in the training split 'train\*' \(splits: dev, test\)") as caught:

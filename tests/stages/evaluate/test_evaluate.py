@@ -247,6 +247,26 @@ def test_an_unfinished_run_has_no_student(tiny_cache: Path, tmp_path: Path, gdis
     assert [found["run"] for found in json.loads(result.stdout)] == ["done"] and done["steps"] == 2
 
 
+def test_a_relative_cache_is_found_from_any_folder(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gdist: Callable[..., Result]
+) -> None:
+    monkeypatch.chdir(own_cache.parent)
+    run(Path(own_cache.name), tmp_path / "run", short(train__steps=2))
+    assert Run(tmp_path / "run").provenance()["cache"] == str(own_cache)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert gdist("eval", tmp_path / "run", "--probes", "none").exit_code == 0
+    # One that has moved is named on the command line, as the hint says; so is one whose recorded path is relative.
+    moved = own_cache.rename(tmp_path / "moved")
+    for recorded, why in ((str(own_cache), ""), ("cache", ", which is relative to the folder that training")):
+        document = json.loads((tmp_path / "run" / "run.json").read_text()) | {"cache": recorded}
+        (tmp_path / "run" / "run.json").write_text(json.dumps(document))
+        result = gdist("eval", tmp_path / "run", "--probes", "none")
+        assert result.exit_code == 1 and f"is not where it was: at {recorded}{why}" in result.stderr
+        assert f"gdist eval {tmp_path / 'run'} --cache URI" in result.stderr
+        assert gdist("eval", tmp_path / "run", "--probes", "none", "--cache", moved).exit_code == 0
+
+
 @pytest.mark.parametrize("fields", [{}, {"hidden_size": 48, "num_hidden_layers": 2}])
 def test_a_cache_of_another_teacher_is_refused(
     trained: dict[str, Run], speech: Path, tmp_path: Path, gdist: Callable[..., Result], fields: dict[str, int]
