@@ -12,7 +12,10 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from gdist.pipeline.framing import Framing
+from gdist.pipeline.framing import SAMPLE_RATE, Framing
+from gdist.stages.frontend.padding import is_symbolic
+
+NAMED_ROWS = 3  # of a batch, in a message
 
 
 class Config(Protocol):
@@ -53,6 +56,27 @@ class AudioFrontend(nn.Module):
         """Frames of each utterance; 0 when it is too short."""
         frames_B: Tensor = self.framing.num_frames(num_samples_B)
         return frames_B
+
+    def enough(self, num_samples_B: Tensor) -> Tensor:
+        """``num_samples_B``, on the CPU, where later steps read it without waiting for a device.
+
+        While compiling or exporting, nothing is read, and it is returned as it is.
+
+        Raises:
+            ValueError: an utterance is too short for a single frame; the message says which rows, and what is needed.
+        """
+        if is_symbolic():
+            return num_samples_B
+        num_samples_B, fewest = num_samples_B.cpu(), self.framing.fewest
+        counts = [int(samples) for samples in num_samples_B.tolist()]
+        if short := [row for row, samples in enumerate(counts) if samples < fewest]:
+            found = [f"{counts[row]} in row {row}" for row in short[:NAMED_ROWS]]
+            found += [f"too few in {more} more rows"] if (more := len(short) - NAMED_ROWS) > 0 else []
+            raise ValueError(
+                f"the model needs at least {fewest} samples of each utterance ({1000 * fewest / SAMPLE_RATE:g} ms at "
+                f"16 kHz), and input_values has {', '.join(found)}; what attention_mask excludes does not count"
+            )
+        return num_samples_B
 
     def forward(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
         """The input of the first Transformer layer, ``[B, T, D]``; frames of padding are zero.

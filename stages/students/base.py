@@ -210,11 +210,15 @@ class Student(PreTrainedModel):  # type: ignore[misc]
                 from. The latter's layer 0 is treated as one that is not predicted.
             **kwargs: accepted because the teacher accepts them, and ignored, such as ``output_attentions``.
 
+        Raises:
+            ValueError: an utterance is shorter than ``frontend.framing.fewest`` samples.
+
         A layer that is not predicted gets the prediction of the nearest predicted layer, and of the lower one in a
         tie.
         """
         batch, samples = input_values.shape
         num_samples_B = torch.full((batch,), samples) if attention_mask is None else attention_mask.sum(-1)
+        num_samples_B = self.frontend.enough(num_samples_B)
         h0_BTD = self.frontend(input_values, num_samples_B)
         num_frames_B = self.frontend.num_frames(num_samples_B)
         _, offset, config = self.teacher(teacher)

@@ -142,6 +142,17 @@ class StudentSuite(Suite):
             quiet, loud = (model.predict(hidden_BTD, frames_B) for hidden_BTD in (h0_BTD, louder_BTD))
         torch.testing.assert_close(loud, quiet, atol=1e-5, rtol=1e-5)
 
+    def test_too_few_samples_are_refused_in_words(self, teacher: str) -> None:
+        model = self.make(teacher)
+        fewest = model.frontend.framing.fewest
+        with torch.no_grad(), refused(ValueError, f"at least {fewest} samples .* has {fewest - 1} in row 0;"):
+            model(torch.zeros(1, fewest - 1))
+        mask_BS = (torch.arange(2000) < torch.tensor([2000, fewest - 1, fewest, 0])[:, None]).long()
+        with torch.no_grad(), refused(ValueError, f"has {fewest - 1} in row 1, 0 in row 3;"):
+            model(torch.zeros(4, 2000), mask_BS)
+        with torch.no_grad():
+            assert model(torch.zeros(1, fewest)).last_hidden_state.shape[1] == 1
+
     def test_comes_back_from_disk_bit_for_bit(self, teacher: str, tmp_path: Path) -> None:
         model = self.make(teacher, dropout=0.3)
         save_student_to(tmp_path, model)
