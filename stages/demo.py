@@ -16,8 +16,9 @@ from gdist.pipeline.errors import GdistError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
-from gdist.stages.evaluate.evaluate import evaluate, show
+from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.evaluate.probes import probes_named
+from gdist.stages.evaluate.tables import show
 from gdist.stages.extract.extract import extract
 from gdist.stages.extract.plan import ExtractConfig
 from gdist.stages.report.page import RunSummary, write_report

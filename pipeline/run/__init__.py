@@ -8,6 +8,8 @@ RUN/
   checkpoints/step-0000100/  model, optimizer and, where weights are averaged, average.safetensors; state.json
   student/                   the finished student, in Hugging Face's format
   extensions/                unchanged copies of the user's own files that the run uses
+  eval.json                  the evaluation that stands for the student; eval-valid.json: on the validation split
+  evaluations/               every evaluation: on each cache, split and amount of speech (see evaluations.py)
   training.json              while a training is running: which process it is
 """
 
@@ -40,7 +42,10 @@ FREE_FIELDS = {
 }
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
 EVALUATIONS = {"test": "eval.json", "valid": "eval-valid.json"}  # by the split they are measured on
-WRITTEN = ("config.toml", "run.json", *EVALUATIONS.values(), "tensorboard", "student.tmp", "extensions", OWNER)
+WRITTEN = (
+    *("config.toml", "run.json", *EVALUATIONS.values(), "evaluations", "tensorboard", "student.tmp", "extensions"),
+    OWNER,
+)
 # Files that gdist writes before config.toml. Where a process was killed that early, the folder is not yet a run.
 BEGUN = re.compile(rf"run\.json|extensions|{re.escape(OWNER)}|\.(run\.json|config\.toml)\.\d+\.tmp")
 
@@ -150,11 +155,6 @@ class Run(Checkpoints, Metrics):
     def is_finished(self) -> bool:
         """Whether it has its student: its weights. What else is missing is said when it is loaded."""
         return (self.student / "model.safetensors").exists()
-
-    @property
-    def is_evaluated(self) -> bool:
-        """Whether its student was evaluated on the test split."""
-        return (self.folder / EVALUATIONS["test"]).exists()
 
     def tables(self) -> TomlTables:
         """Read the resolved config."""

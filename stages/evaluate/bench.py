@@ -62,6 +62,7 @@ class Bench:
             CacheError: the cache lacks a layer.
             GdistError: a probe in ``probes`` is not possible.
         """
+        self.data = data
         self.caches = caches = joined(cache)
         self.cache = caches.first
         self.control = control

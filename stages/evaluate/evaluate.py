@@ -4,9 +4,9 @@ Students generate freely: each layer from the one they generated before, as in u
 from the cache, so it is not run here either.
 """
 
-import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,28 +15,35 @@ from gdist.pipeline.errors import CacheError, UsageError
 from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.local.folder import LocalFolder
-from gdist.pipeline.run import EVALUATIONS, Run, only_ready
+from gdist.pipeline.run import Run, only_ready
+from gdist.pipeline.run.evaluations import Evaluations, weights_in
 from gdist.stages.device import choose_device, enough_memory
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
-from gdist.stages.evaluate.layers import answered_alike, layer_read
 from gdist.stages.evaluate.probes import PROBES, probes_named
+from gdist.stages.evaluate.tables import say_kept, show
 from gdist.stages.evaluate.upstreams import hidden_states
 from gdist.stages.students import Student, load_student, require_loadable
 from gdist.stages.train.caches import newest, of_run
 
-MAX_COLUMNS = 4  # with more runs than this, columns are headed by numbers instead of names
+OF_TRAINING = ("crop_seconds", "seed")  # fields of the data config that an evaluation does not read
 
 
 def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
-    """Evaluate one run's student and write RUN/eval.json, or RUN/eval-valid.json on the validation split.
+    """Evaluate one run's student, and keep what is found next to its other evaluations.
+
+    Returns:
+        what was found now, without what is kept of earlier evaluations.
 
     Raises:
         DeviceMemoryError: the device's memory does not suffice.
     """
     hint = "--device cpu, where there is more" if bench.device.type == "cuda" else "a machine with more memory"
     with enough_memory(f"evaluating {run.folder} on {bench.cache.uri}", bench.device, hint):
-        return _evaluate(run, bench)
+        result = _evaluate(run, bench)
+    split = "valid" if bench.on_valid else "test"
+    say_kept(run, split, result, Evaluations(run).keep(split, result))
+    return result
 
 
 def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
@@ -52,14 +59,19 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         copies.add(states_BKTD[:, :1], target_BLTD, mask_BT)
         collected.add(states_BKTD, batch)
     rows = fidelity.rows()
-    result = {
+    return {
         "run": run.name,
         "student": run.tables()["student"]["name"],
+        "step": run.tables()["train"]["steps"],
+        "finished": True,
+        "weights": weights_in(run.student / "model.safetensors"),
         "params": student.num_parameters(),
         "params_with_heads": student.num_parameters_with_heads(),
         "predicted_layers": list(student.first_layers),
         "layer_0": "teacher" if bench.is_teachers(student.frontend) else "own",
         "cache": bench.cache.uri,
+        "cache_checksum": bench.caches.checksum,
+        "data": {key: value for key, value in asdict(bench.data).items() if key not in OF_TRAINING},
         "split": bench.split,
         "minutes": bench.minutes,
         "utterances": len(bench.splits[bench.split]),
@@ -74,8 +86,6 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "extensions": {name: own.record for name in bench.tasks if (own := PROBES.extension(name))},
         "packages": {name: record for name in bench.tasks if (record := PROBES.package(name))},
     }
-    run.write(EVALUATIONS["valid" if bench.on_valid else "test"], json.dumps(result, indent=2))
-    return result
 
 
 def _of_each_teacher(run: Run, student: Student, bench: Bench, first: list[dict[str, float]]) -> dict[str, Any]:
@@ -162,79 +172,3 @@ def eval_command(
     else:
         show(results)
     return 0
-
-
-def show(results: list[dict[str, Any]]) -> None:
-    """Print the fidelity by layer, one column per run; then the probes, one row per run."""
-    names = [result["run"] for result in results]
-    first = results[0]
-    heads = names if len(names) <= MAX_COLUMNS else [str(number + 1) for number in range(len(names))]
-    columns = ["layer", *heads, "copy of h_0", "mean frame"]
-    rows = [
-        [str(layer["layer"])]
-        + [f"{result['layers'][place]['cosine']:.3f}" for result in results]
-        + [f"{first['references'][name][place]['cosine']:.3f}" for name in ("copy_h0", "mean_frame")]
-        for place, layer in enumerate(first["layers"])
-    ]
-    rows.append(["mean", *(f"{result['mean_cosine']:.3f}" for result in results)])
-    title = f"cosine to the teacher on {first['utterances']} {first['split']} utterances"
-    if heads != names:
-        title += "".join(f"\n  {head}: {name}" for head, name in zip(heads, names, strict=True))
-    console.print_table(title, columns, rows)
-    _show_teachers(results)
-    if first["probes"]:
-        _show_probes(names, results)
-
-
-def _show_teachers(results: list[dict[str, Any]]) -> None:
-    """Print the fidelity to each teacher of the students that have several: one row per teacher of a run."""
-    rows = [
-        [result["run"], name, f"{found['mean_cosine']:.3f}", str(len(found["layers"]))]
-        for result in results
-        for name, found in result.get("teachers", {}).items()
-    ]
-    if rows:
-        title = "students of several teachers: mean cosine to each (above, and in the probes, the first one)"
-        console.print_table(title, ["run", "teacher", "mean cosine", "layers"], rows)
-
-
-def _show_probes(names: list[str], results: list[dict[str, Any]]) -> None:
-    """Print each system's scores with their intervals below; then the scores of guessing and the numbers of items.
-
-    Where a probe chose one layer, it is next to the score. Scores from the teacher's layer 0 are one result that is
-    shown several times: they have no intervals, because there is nothing to compare.
-    """
-    first = results[0]
-    probes = first["teacher"]["probes"]
-    runs = list(zip(names, results, strict=True))
-    systems = [("teacher", first["teacher"]), *runs, ("log-mel", first["log_mel"])]
-    # By number, since runs in different folders may share a name.
-    places = {str(place): [result] for place, result in enumerate(results)}
-    alike = {probe: answered_alike(probe, places) for probe in probes}
-    columns = ["", *(f"{name} {'↑' if info['higher_is_better'] else '↓'}" for name, info in probes.items())]
-    rows = []
-    for at, (system, result) in enumerate(systems):
-        found = [result["probes"][name] for name in probes]
-        same = [one.teacher if at == 0 else str(at - 1) in one for one in alike.values()]
-        rows.append([system, *(_score(r, compared=not is_same) for r, is_same in zip(found, same, strict=True))])
-        if any(r["shuffled"] is not None for r in found):
-            rows.append(["  … labels shuffled", *(f"{r['shuffled']:.3f}" for r in found)])
-    rows.append(["chance", *(f"{info['chance']:.3f}" for info in probes.values())])
-    rows.append(["test items", *(str(info["test_items"]) for info in probes.values())])
-    legend = "probes, with 95 % intervals"
-    for probe, info in probes.items():
-        note = alike[probe].renamed(dict(zip(places, names, strict=True))).note
-        legend += f"\n  {probe}: {info['title']}, {info['metric']}{_use_of_layers(info)}{note and f'; {note}'}"
-    console.print_table(legend, columns, rows)
-
-
-def _score(found: dict[str, Any], compared: bool) -> str:
-    layer = layer_read(found)
-    value = f"{found['value']:.3f}" + ("" if layer is None else f" (layer {layer})")
-    return f"{value}\n{found['low']:.3f}–{found['high']:.3f}" if compared else value
-
-
-def _use_of_layers(found: dict[str, Any]) -> str:
-    if layer_read(found) is not None:
-        return ", from one layer"
-    return ", from a learned sum of layers" if len(found.get("layer_weights") or []) > 1 else ""

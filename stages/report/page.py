@@ -14,6 +14,7 @@ from gdist.pipeline.config import to_toml
 from gdist.pipeline.errors import EXIT_OK, GdistError, UsageError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import Run, only_ready
+from gdist.pipeline.run.evaluations import Evaluations
 from gdist.stages.report import figures as report_figures
 from gdist.stages.report import probes as report_probes
 from gdist.stages.report.heat import heatmap, strips
@@ -141,7 +142,7 @@ def report_command(
     out = out or Path(f"report.{form}")
     is_whole = len(paths) == 1 and is_sweep(paths[0])
     folders = [] if is_whole else list(dict.fromkeys(folder for path in paths for folder in _runs_in(path)))
-    only_trained = len(folders) > 1 and not any(Run(folder).is_evaluated for folder in folders)
+    only_trained = len(folders) > 1 and not any(_is_evaluated(Run(folder)) for folder in folders)
     like_a_sweep = is_whole or only_trained or form == "md"
     _require_use({"--metric": metric, "--split": split, "--extraction": extraction}, like_a_sweep, "a sweep's folder")
     _require_use({"--title": title}, form == "md", "--format md")
@@ -156,7 +157,8 @@ def report_command(
                 evaluated = _of_one_depth(board.evaluated)
                 write_report(evaluated, out, _about_cache(evaluated) if evaluated else {}, section)
         else:
-            ready = only_ready(folders, lambda run: run.is_evaluated, "has not been evaluated (gdist eval)")
+            why = "has not been evaluated, or its student has changed since (gdist eval)"
+            ready = only_ready(folders, _is_evaluated, why)
             evaluated = [RunSummary.read(folder) for folder in ready]
             count = len(evaluated)
             write_report(evaluated, out, _about_cache(evaluated))
@@ -164,6 +166,11 @@ def report_command(
         raise UsageError(f"cannot write {out}: {error.strerror}", "choose another --out") from error
     console.say(f"{out}: {count} run{'s' * (count > 1)}", style="green")
     return EXIT_OK
+
+
+def _is_evaluated(run: Run) -> bool:
+    """Whether there is an evaluation of its student as it is now."""
+    return Evaluations(run).first() is not None
 
 
 def _require_use(options: Mapping[str, object], is_used: bool, where: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from gdist.pipeline.config import TomlTables
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import EVALUATIONS, Run
+from gdist.pipeline.run.evaluations import Evaluations, Speech
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.evaluate.layers import whose_layer_0
 
@@ -23,7 +24,11 @@ SEEDS = {("train", "seed"), ("data", "seed")}  # the second is not in the config
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The files of a run: its resolved config, provenance, curves and the result of ``gdist eval``."""
+    """The files of a run: its resolved config, provenance, curves and the result of ``gdist eval``.
+
+    Attributes:
+        others: what ``gdist eval`` found on other caches, or on another amount of speech.
+    """
 
     folder: str
     name: str
@@ -31,35 +36,36 @@ class RunSummary:
     provenance: dict[str, Any]
     metrics: list[dict[str, Any]]
     eval: dict[str, Any]
+    others: tuple[dict[str, Any], ...] = ()
 
     @classmethod
-    def read(cls, folder: Path, split: str = "test", evaluated: bool = True) -> "RunSummary":
+    def read(
+        cls, folder: Path, split: str = "test", evaluated: bool = True, speech: Speech | None = None
+    ) -> "RunSummary":
         """Read a run.
 
         Args:
-            split: whose evaluation to read.
+            split, speech: whose evaluation to read; by default, the one that stands for the student.
             evaluated: whether it must have one; without, ``eval`` may be empty.
 
         Raises:
             RunError: it has not been evaluated, or its files cannot be read; with the command to type.
         """
         run = Run.open(folder)
-        path = folder / EVALUATIONS[split]
+        path, again = folder / EVALUATIONS[split], f"gdist eval {in_shell(folder)}"
         try:
             tables = run.tables()
-            if not evaluated and not path.exists():
-                return cls(str(folder), run.name, tables, run.provenance(), run.read_metrics(), {})
-            result = json.loads(path.read_text(encoding="utf-8"))
-            result |= {"layer_0": whose_layer_0(result, tables)}
-            return cls(str(folder), run.name, tables, run.provenance(), run.read_metrics(), result)
+            result = Evaluations(run).on(split, speech)
+            if result is None and evaluated:
+                why = "its student has changed since" if path.exists() else f"it has no {path.name}"
+                raise RunError(f"{folder} has not been evaluated: {why}", again)
+            others = tuple(other for other in Evaluations(run).every(split) if result and other != result)
+            result = result and result | {"layer_0": whose_layer_0(result, tables)}
+            return cls(str(folder), run.name, tables, run.provenance(), run.read_metrics(), result or {}, others)
         except FileNotFoundError as error:
-            if path.exists():
-                raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
-            raise RunError(
-                f"{folder} has not been evaluated: it has no {path.name}", f"gdist eval {in_shell(folder)}"
-            ) from error
+            raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
         except (OSError, ValueError) as error:
-            raise RunError(f"cannot read the files in {folder}: {error}", f"gdist eval {in_shell(folder)}") from error
+            raise RunError(f"cannot read the files in {folder}: {error}", again) from error
 
     @property
     def cosine(self) -> float:

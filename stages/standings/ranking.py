@@ -3,7 +3,7 @@
 One rule holds everywhere: a difference is clear if it is at least :data:`CLEAR` times its standard error over seeds.
 """
 
-import json
+import contextlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gdist.pipeline.errors import RunError, UsageError
 from gdist.pipeline.run import EVALUATIONS, Run
+from gdist.pipeline.run.evaluations import Evaluations, Speech
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.standings.record import Entry, Sweep
 
@@ -57,6 +58,7 @@ class Ranking:
 
     Attributes:
         split: that ``gdist eval`` measured on; None for metrics of the training.
+        speech: the part of it, and whose; None for what stands for each student.
         left_out: point → why it has no place in the ranking.
     """
 
@@ -65,6 +67,7 @@ class Ranking:
     split: str | None
     candidates: tuple[Candidate, ...]
     left_out: dict[str, str]
+    speech: Speech | None = None
 
     def level(self) -> list[Candidate]:
         """The others that are within the scatter of seeds of the first; none where that is not known."""
@@ -77,10 +80,20 @@ class Ranking:
 def rank(sweep: Sweep, metric: str, split: str) -> Ranking:
     """Rank the points of a sweep by the mean over the seeds that are finished.
 
+    All are ranked by one kind of evaluation: the one that the sweep asks for, or else by those that stand for the
+    students, as far as they have the metric.
+
     Raises:
         RunError: nothing is finished, or an evaluation cannot be read.
         UsageError: no finished run has this metric; the message lists those that there are.
     """
+    if split == sweep.split and metric not in OF_TRAINING:
+        with contextlib.suppress(UsageError):
+            return _rank(sweep, metric, split, sweep.speech)
+    return _rank(sweep, metric, split, None)
+
+
+def _rank(sweep: Sweep, metric: str, split: str, speech: Speech | None) -> Ranking:
     found: dict[str, dict[int, tuple[float, Path]]] = {}
     left_out: dict[str, str] = {}
     higher, known, finished = True, set[str](), 0
@@ -89,25 +102,28 @@ def rank(sweep: Sweep, metric: str, split: str) -> Ranking:
             if entry.state != "finished":
                 continue
             finished += 1
-            metrics = metrics_of(Run(entry.folder), split)
+            metrics = metrics_of(Run(entry.folder), split, speech)
             known |= metrics.keys()
             if metric in metrics:
                 value, higher = metrics[metric]
                 if math.isfinite(value):
                     found.setdefault(name, {})[entry.seed] = (value, entry.folder)
         if name not in found:
-            left_out[name] = _why(entries, metric, split)
+            left_out[name] = _why(entries, metric, split, speech)
     if not finished:
         raise RunError(f"no point of {sweep.folder} is finished", "gdist sweep …, the same command again")
     if not found:
         raise _unknown(sweep, metric, split, known)
     candidates = [Candidate(name, seeds, len(sweep.points[name])) for name, seeds in found.items()]
     ranked = sorted(candidates, key=lambda one: one.mean, reverse=higher)
-    return Ranking(metric, higher, None if metric in OF_TRAINING else split, tuple(ranked), left_out)
+    return Ranking(metric, higher, None if metric in OF_TRAINING else split, tuple(ranked), left_out, speech)
 
 
-def metrics_of(run: Run, split: str) -> dict[str, tuple[float, bool]]:
+def metrics_of(run: Run, split: str, speech: Speech | None = None) -> dict[str, tuple[float, bool]]:
     """Every metric that a run has → its value, and whether higher is better.
+
+    Args:
+        split, speech: that its student was evaluated on; by default, what stands for it on that split.
 
     Raises:
         RunError: its evaluation cannot be read.
@@ -115,16 +131,15 @@ def metrics_of(run: Run, split: str) -> dict[str, tuple[float, bool]]:
     rows = [row for row in run.read_metrics() if row.get("kind") == "valid"]
     last = rows[-1] if rows else {}
     metrics = {name: (float(last[name]), higher) for name, higher in OF_TRAINING.items() if name in last}
-    path = run.folder / EVALUATIONS[split]
+    evaluation = Evaluations(run).on(split, speech)
     try:
-        if path.exists():
-            evaluation = json.loads(path.read_text(encoding="utf-8"))
+        if evaluation is not None:
             metrics[OF_EVAL] = float(evaluation[OF_EVAL]), True
             for name, one in (evaluation.get("probes") or {}).items():
                 metrics[name] = float(one["value"]), bool(one["higher_is_better"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         again = f"gdist eval {in_shell(run.folder)} --split {split}"
-        raise RunError(f"cannot read {path}: {error!r}", again) from error
+        raise RunError(f"cannot read {run.folder / EVALUATIONS[split]}: {error!r}", again) from error
     return metrics
 
 
@@ -149,11 +164,11 @@ def is_clear(difference: float, error: float | None) -> bool:
     return error is not None and difference != 0 and abs(difference) >= CLEAR * error
 
 
-def _why(entries: Sequence[Entry], metric: str, split: str) -> str:
+def _why(entries: Sequence[Entry], metric: str, split: str, speech: Speech | None) -> str:
     """Why none of a point's seeds has a value."""
     finished = [entry for entry in entries if entry.state == "finished"]
     if finished:
-        has_it = any(metric in metrics_of(Run(entry.folder), split) for entry in finished)
+        has_it = any(metric in metrics_of(Run(entry.folder), split, speech) for entry in finished)
         return f"its {metric} is not a finite number" if has_it else f"{metric} was not measured"
     first = next((entry for entry in entries if entry.reason), None)
     states = {entry.state for entry in entries}

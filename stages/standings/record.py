@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import EVALUATIONS
+from gdist.pipeline.run.evaluations import Speech
 
 State = Literal["finished", "stopped", "failed", "begun", "new"]
 
@@ -73,7 +74,7 @@ class Sweep:
     """A sweep: its runs in the order of the file, what they are judged by, and how long its calls took.
 
     Attributes:
-        judge: ``metric``, ``split``, ``probes`` and ``minutes``, as far as they are recorded.
+        judge: ``metric``, ``split``, ``probes``, ``minutes`` and ``cache``, as far as they are recorded.
         wall: seconds of each call of ``gdist sweep``; empty where that is not recorded.
     """
 
@@ -90,6 +91,12 @@ class Sweep:
     @property
     def split(self) -> str:
         return str(self.judge.get("split", "valid"))
+
+    @property
+    def speech(self) -> Speech:
+        """What the sweep evaluates its points on."""
+        cache = self.judge.get("cache")
+        return Speech(float(self.judge.get("minutes") or 0.0), None if cache is None else str(cache))
 
     @cached_property
     def points(self) -> dict[str, tuple[Entry, ...]]:

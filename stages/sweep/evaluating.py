@@ -6,7 +6,7 @@ from gdist.pipeline import console
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.jobs import Job
 from gdist.stages.sweep.options import SweepConfig, Tally
-from gdist.stages.sweep.points import Point, cache_uri
+from gdist.stages.sweep.points import Point
 from gdist.stages.sweep.training import Advance, gpus, stopped_by_hand, threads_each
 
 
@@ -18,14 +18,13 @@ def evaluate_points(
     todo = [point for point in points if folder.standing(point).state == "trained"] if judge.evaluates else []
     shares: dict[str, list[Point]] = {}
     by_cache: dict[str, list[Point]] = {}
-    common = None if judge.cache is None else cache_uri(judge.cache, config.caches)
     for point in todo:
-        by_cache.setdefault(common or point.cache, []).append(point)
+        by_cache.setdefault(judge.cache or point.cache, []).append(point)
     for found in by_cache.values():
         for share in range(min(config.jobs, len(found))):
             shares[f"evaluation {len(shares) + 1}"] = found[share :: config.jobs]
     options = ["--split", judge.split, "--probes", judge.probes, "--minutes", str(judge.minutes)]
-    options += ["--cache", common] if common else []
+    options += ["--cache", judge.cache] if judge.cache else []
     jobs = [
         Job(
             name,

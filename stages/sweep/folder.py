@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.folder import OwnFolder
-from gdist.pipeline.run import EVALUATIONS, Run
+from gdist.pipeline.run import Run
+from gdist.pipeline.run.evaluations import Evaluations, Speech
 from gdist.stages.standings.ranking import metrics_of
 from gdist.stages.sweep.judge import Judge
 from gdist.stages.sweep.points import Point
@@ -102,6 +103,7 @@ class SweepFolder(OwnFolder):
             wall: when each call began, and its seconds so far.
         """
         judge = {name: getattr(self.judge, name) for name in ("metric", "split", "probes", "minutes")}
+        judge |= {} if self.judge.cache is None else {"cache": self.judge.cache}
         record = {"name": self.sweep, "judge": judge, "wall": wall, "points": [self._record(p) for p in points]}
         try:
             self.write("sweep.json", json.dumps(record, indent=2))
@@ -168,15 +170,11 @@ class SweepFolder(OwnFolder):
     def value(self, point: Point) -> float | None:
         """What the point is judged by; None as long as it is not known."""
         run, judge = Run(self.run(point)), self.judge
-        if judge.evaluates and not self._is_evaluated(run):
+        speech = Speech(judge.minutes, judge.cache)
+        if judge.evaluates and Evaluations(run).on(judge.split, speech) is None:
             return None
-        value, _ = metrics_of(run, judge.split).get(judge.metric, (None, True))
+        value, _ = metrics_of(run, judge.split, speech).get(judge.metric, (None, True))
         return value
-
-    def _is_evaluated(self, run: Run) -> bool:
-        """Whether it was evaluated as the file asks for."""
-        path = run.folder / EVALUATIONS[self.judge.split]
-        return path.exists() and json.loads(path.read_text()).get("minutes", 0.0) == self.judge.minutes
 
     def fail(self, point: Point, exit_code: int) -> None:
         """Record that a point failed. Where that cannot be written (a full disk), the next call tries it again."""

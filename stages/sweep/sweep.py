@@ -3,15 +3,17 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gdist.pipeline import console
 from gdist.stages.sweep.display import Display, settled
 from gdist.stages.sweep.evaluating import evaluate_points
 from gdist.stages.sweep.folder import SweepFolder
+from gdist.stages.sweep.judge import Judge
 from gdist.stages.sweep.options import SweepConfig, Tally
 from gdist.stages.sweep.plan import Plan
+from gdist.stages.sweep.points import cache_uri
 from gdist.stages.sweep.spec import read_spec
 from gdist.stages.sweep.table import result
 from gdist.stages.sweep.training import train_points
@@ -32,7 +34,7 @@ def sweep(config: SweepConfig, show_progress: bool = True) -> dict[str, Any]:
     """
     config = config.placed()
     spec = read_spec(config.file)
-    folder = SweepFolder(config.out, spec.name, spec.judge)
+    folder = SweepFolder(config.out, spec.name, _with_cache(spec.judge, config.caches))
     folder.require_place()
     plan = Plan(spec, config, folder)
     plan.decide()
@@ -55,6 +57,11 @@ def sweep(config: SweepConfig, show_progress: bool = True) -> dict[str, Any]:
         _work(plan, folder, tally, advance)
     folder.require_written()
     return result(folder, plan, plan.chosen(), tally)
+
+
+def _with_cache(judge: Judge, caches: Mapping[str, str]) -> Judge:
+    """The same, with the URI of the cache that it names."""
+    return judge if judge.cache is None else dataclasses.replace(judge, cache=cache_uri(judge.cache, caches))
 
 
 def _work(plan: Plan, folder: SweepFolder, tally: Tally, advance: Display) -> None:

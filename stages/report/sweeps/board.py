@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gdist.pipeline.run import EVALUATIONS, identifying
+from gdist.pipeline.run.evaluations import Speech
 from gdist.stages.report.runs import COLORS, Configuration, RunSummary, Spread, configurations, told_apart
 from gdist.stages.standings.ranking import OF_EVAL, OF_TRAINING, Candidate, Ranking, rank
 from gdist.stages.standings.record import Entry, Sweep
@@ -140,7 +141,7 @@ class Board:
         points = []
         for name, entries in sweep.points.items():
             begun = [entry for entry in entries if entry.state != "new" and (entry.folder / "config.toml").exists()]
-            runs = {entry.seed: _summary(entry, read_from) for entry in begun}
+            runs = {entry.seed: _summary(entry, read_from, ranking.speech) for entry in begun}
             points.append(Point(name, styles.get(name, "rest"), entries, runs, standing.get(name)))
         return cls(sweep, ranking, tuple(points))
 
@@ -223,9 +224,9 @@ class Board:
         return sorted(found, key=lambda one: -one.cosine.mean) if evaluated else found
 
 
-def _summary(entry: Entry, split: str) -> RunSummary:
+def _summary(entry: Entry, split: str, speech: Speech | None) -> RunSummary:
     name = f"{entry.name} seed {entry.seed}".strip()
-    return replace(RunSummary.read(entry.folder, split, evaluated=False), name=name)
+    return replace(RunSummary.read(entry.folder, split, evaluated=False, speech=speech), name=name)
 
 
 def _evaluated_split(sweep: Sweep, wanted: str | None) -> str:

@@ -17,8 +17,9 @@ from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.splits import DataConfig
 from gdist.pipeline.run import Run
 from gdist.stages.evaluate.bench import Bench
-from gdist.stages.evaluate.evaluate import evaluate, show
+from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
+from gdist.stages.evaluate.tables import show
 from gdist.stages.evaluate.upstreams import LogMel, StateCollector, hidden_states
 from gdist.stages.students import load_student
 from gdist.stages.testing.teacher import sound

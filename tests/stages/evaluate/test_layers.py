@@ -13,8 +13,9 @@ from gdist.pipeline.loading.splits import DataConfig
 from gdist.pipeline.run import Run
 from gdist.stages.evaluate import layers
 from gdist.stages.evaluate.bench import Bench
-from gdist.stages.evaluate.evaluate import evaluate, show
+from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.evaluate.layers import Alike, answered_alike, layer_read, whose_layer_0
+from gdist.stages.evaluate.tables import show
 
 
 def test_worked_examples() -> None:

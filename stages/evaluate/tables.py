@@ -1,0 +1,108 @@
+"""What `gdist eval` prints: fidelity by layer, the probes, and in words what is kept beside what was run."""
+
+from typing import Any
+
+from gdist.pipeline import console
+from gdist.pipeline.run import EVALUATIONS, Run
+from gdist.pipeline.run.evaluations import Evaluation, Evaluations
+from gdist.stages.evaluate.layers import answered_alike, layer_read
+
+MAX_COLUMNS = 4  # with more runs than this, columns are headed by numbers instead of names
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Print the fidelity by layer, one column per run; then the probes, one row per run."""
+    names = [result["run"] for result in results]
+    first = results[0]
+    heads = names if len(names) <= MAX_COLUMNS else [str(number + 1) for number in range(len(names))]
+    columns = ["layer", *heads, "copy of h_0", "mean frame"]
+    rows = [
+        [str(layer["layer"])]
+        + [f"{result['layers'][place]['cosine']:.3f}" for result in results]
+        + [f"{first['references'][name][place]['cosine']:.3f}" for name in ("copy_h0", "mean_frame")]
+        for place, layer in enumerate(first["layers"])
+    ]
+    rows.append(["mean", *(f"{result['mean_cosine']:.3f}" for result in results)])
+    title = f"cosine to the teacher on {first['utterances']} {first['split']} utterances"
+    if heads != names:
+        title += "".join(f"\n  {head}: {name}" for head, name in zip(heads, names, strict=True))
+    console.print_table(title, columns, rows)
+    _show_teachers(results)
+    if first["probes"]:
+        _show_probes(names, results)
+
+
+def _show_teachers(results: list[dict[str, Any]]) -> None:
+    """Print the fidelity to each teacher of the students that have several: one row per teacher of a run."""
+    rows = [
+        [result["run"], name, f"{found['mean_cosine']:.3f}", str(len(found["layers"]))]
+        for result in results
+        for name, found in result.get("teachers", {}).items()
+    ]
+    if rows:
+        title = "students of several teachers: mean cosine to each (above, and in the probes, the first one)"
+        console.print_table(title, ["run", "teacher", "mean cosine", "layers"], rows)
+
+
+def _show_probes(names: list[str], results: list[dict[str, Any]]) -> None:
+    """Print each system's scores with their intervals below; then the scores of guessing and the numbers of items.
+
+    Where a probe chose one layer, it is next to the score. Scores from the teacher's layer 0 are one result that is
+    shown several times: they have no intervals, because there is nothing to compare.
+    """
+    first = results[0]
+    probes = first["teacher"]["probes"]
+    runs = list(zip(names, results, strict=True))
+    systems = [("teacher", first["teacher"]), *runs, ("log-mel", first["log_mel"])]
+    # By number, since runs in different folders may share a name.
+    places = {str(place): [result] for place, result in enumerate(results)}
+    alike = {probe: answered_alike(probe, places) for probe in probes}
+    columns = ["", *(f"{name} {'↑' if info['higher_is_better'] else '↓'}" for name, info in probes.items())]
+    rows = []
+    for at, (system, result) in enumerate(systems):
+        found = [result["probes"][name] for name in probes]
+        same = [one.teacher if at == 0 else str(at - 1) in one for one in alike.values()]
+        rows.append([system, *(_score(r, compared=not is_same) for r, is_same in zip(found, same, strict=True))])
+        if any(r["shuffled"] is not None for r in found):
+            rows.append(["  … labels shuffled", *(f"{r['shuffled']:.3f}" for r in found)])
+    rows.append(["chance", *(f"{info['chance']:.3f}" for info in probes.values())])
+    rows.append(["test items", *(str(info["test_items"]) for info in probes.values())])
+    legend = "probes, with 95 % intervals"
+    for probe, info in probes.items():
+        note = alike[probe].renamed(dict(zip(places, names, strict=True))).note
+        legend += f"\n  {probe}: {info['title']}, {info['metric']}{_use_of_layers(info)}{note and f'; {note}'}"
+    console.print_table(legend, columns, rows)
+
+
+def _score(found: dict[str, Any], compared: bool) -> str:
+    layer = layer_read(found)
+    value = f"{found['value']:.3f}" + ("" if layer is None else f" (layer {layer})")
+    return f"{value}\n{found['low']:.3f}–{found['high']:.3f}" if compared else value
+
+
+def _use_of_layers(found: dict[str, Any]) -> str:
+    if layer_read(found) is not None:
+        return ", from one layer"
+    return ", from a learned sum of layers" if len(found.get("layer_weights") or []) > 1 else ""
+
+
+def say_kept(run: Run, split: str, result: Evaluation, kept: Evaluation) -> None:
+    """Say which probes were run before, and on what else the student was evaluated.
+
+    Args:
+        split: that was asked for.
+        result: what was run now.
+        kept: the same with what is kept of earlier calls.
+    """
+    if before := [name for name in kept["probes"] if name not in result["probes"]]:
+        console.say(f"{run.name}: kept from before, on the same speech: {', '.join(before)}")
+    for place, other in enumerate(Evaluations(run).every(split)):
+        if other != kept:
+            what = f"{EVALUATIONS[split]} stays" if place == 0 else "kept beside it:"
+            console.say(f"{run.name}: {what} what was found {_where(other)}")
+
+
+def _where(found: Evaluation) -> str:
+    minutes = found.get("minutes")
+    speech = f"{minutes:g} minutes of each voice" if minutes else f"{found['utterances']} utterances"
+    return f"on {found['cache']}, {speech} (mean cosine {found['mean_cosine']:.3f})"
