@@ -17,6 +17,7 @@ from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run, only_ready
 from gdist.pipeline.run.evaluations import Evaluations, weights_in
+from gdist.pipeline.storage.locations import lasting
 from gdist.stages.device import choose_device, enough_memory
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
@@ -69,7 +70,7 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "params_with_heads": student.num_parameters_with_heads(),
         "predicted_layers": list(student.first_layers),
         "layer_0": "teacher" if bench.is_teachers(student.frontend) else "own",
-        "cache": bench.cache.uri,
+        "cache": lasting(bench.cache.uri),
         "cache_checksum": bench.caches.checksum,
         "data": {key: value for key, value in asdict(bench.data).items() if key not in OF_TRAINING},
         "split": bench.split,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gdist.pipeline import console
+from gdist.pipeline.storage.locations import lasting
 from gdist.stages.sweep.display import Display, settled
 from gdist.stages.sweep.evaluating import evaluate_points
 from gdist.stages.sweep.folder import SweepFolder
@@ -61,7 +62,7 @@ def sweep(config: SweepConfig, show_progress: bool = True) -> dict[str, Any]:
 
 def _with_cache(judge: Judge, caches: Mapping[str, str]) -> Judge:
     """The same, with the URI of the cache that it names."""
-    return judge if judge.cache is None else dataclasses.replace(judge, cache=cache_uri(judge.cache, caches))
+    return judge if judge.cache is None else dataclasses.replace(judge, cache=lasting(cache_uri(judge.cache, caches)))
 
 
 def _work(plan: Plan, folder: SweepFolder, tally: Tally, advance: Display) -> None:
