@@ -19,7 +19,7 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests thorough buckets kills shared compiled gpu browser s3prl newest lock clean
+.PHONY: help demo test check lint types tests thorough buckets kills shared ranks compiled gpu browser s3prl newest lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ kills: $(STAMP)  ## kill extractions at random moments, resume them and compare 
 
 shared: $(STAMP)  ## eight trainings on one --local, some killed and resumed, and compare (minutes; SEED=, ROUNDS=)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/shared.py
+
+ranks: $(STAMP)  ## small trainings by torchrun, and how each of their processes ends (10 s each; RUNS=)
+	$(BIN)/python -m pytest -s --no-header tests/campaigns/ranks.py
 
 compiled: $(STAMP)  ## train with torch.compile, and compare (a minute or two; needs a C++ compiler)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/compiled.py

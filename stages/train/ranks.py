@@ -5,6 +5,8 @@ Every rank takes the same steps on its share of each batch's rows. Only the firs
 
 import contextlib
 import os
+import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,10 +19,6 @@ from torch import Tensor
 from gdist.pipeline import console
 from gdist.pipeline.errors import GdistError, RunError
 from gdist.stages.device import choose_device
-
-# DDP's destructor holds the interpreter's lock while it waits for gloo's threads, which wait for that lock. So DDP
-# must not have the last reference to a process group.
-_groups: list[dist.ProcessGroup | None] = []
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def join(device: str, peer_timeout: float) -> Iterator[Ranks]:
         torch.cuda.set_device(place)
     timeout = timedelta(seconds=peer_timeout)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
-    _groups.append(dist.group.WORLD)
+    group = dist.group.WORLD
     try:
         with console.silenced(rank > 0):
             yield Ranks(rank, world, place)
@@ -110,3 +108,15 @@ def join(device: str, peer_timeout: float) -> Iterator[Ranks]:
         raise RunError(f"rank {rank} lost another rank: {str(error).splitlines()[0]}", hint) from error
     finally:
         dist.destroy_process_group()
+        # gloo's threads end with the last reference to the group. Each may still have to free a tensor, for which it
+        # needs the interpreter's lock: once the interpreter ends, that would be an abort. And only this reference
+        # gives up the lock while it waits for them. DDP's does not, so DDP must be gone before, from all frames.
+        _clear_frames(sys.exception())
+        del group
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Drop the local variables of the frames that a failure has come through, and those of what caused it."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

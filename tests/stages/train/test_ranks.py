@@ -1,9 +1,11 @@
 """Training in several processes started by torchrun: they train the same student as a single process."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import psutil
 import pytest
 import safetensors.torch
 import torch
-from conftest import contents
+from conftest import contents, free_port
 from ranked import torchrun
 from test_train import SHORT, wait_for_step
 
@@ -30,6 +32,24 @@ MANY_PARTS = {
     "train.forcing_steps": 5,
     "train.ema_decay": 0.9,
 }
+
+
+LEAVING = """
+import time
+import torch
+import torch.distributed as dist
+from gdist.stages.train.ranks import join
+
+class Slow:  # the interpreter's end takes two seconds
+    def __del__(self, sleep=time.sleep):
+        sleep(2)
+
+slow = Slow()
+with join("cpu", 60) as ranks:
+    time.sleep(ranks.rank)
+    values = torch.zeros(3)
+    dist.all_reduce(values, async_op=True)
+"""
 
 
 def config(settings: dict[str, Any]) -> TrainConfig:
@@ -120,3 +140,20 @@ def test_the_loss_of_two_ranks_is_that_of_one(tiny_cache: Path, tmp_path: Path) 
     for name, one_weight in weights[0].items():
         for weight in weights[1:]:
             torch.testing.assert_close(weight[name], one_weight, atol=5e-4, rtol=1e-3)
+
+
+def test_no_thread_of_gloo_outlives_the_process_group() -> None:
+    """A thread that frees a tensor needs the interpreter's lock. Once the interpreter ends, that would be an abort:
+    exit code 134, and "terminate called without an active exception". `make ranks` is the campaign."""
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEAVING],
+            env=os.environ | where | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        assert finish(rank) == ""
