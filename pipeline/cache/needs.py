@@ -1,4 +1,4 @@
-"""What a repair needs beside the cache, and the command that repairs it with all of that, as it is typed."""
+"""What a repair needs beside the cache, and the commands that repair a cache or add to it, as they are typed."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -52,3 +52,21 @@ def repair_command(
     if manifest or needs.manifest:
         words += ["--manifest", manifest or MANIFEST]
     return shlex.join([*words, *more])
+
+
+def layers_command(uri: str, gdist: Mapping[str, Any]) -> str | None:
+    """Return the command that adds the layers which a cache lacks, quoted for a shell, with ``M.parquet`` for the
+    manifest; None for a copy that no teacher can add to.
+
+    Args:
+        gdist: the description in its root document.
+    """
+    if command_of(uri, gdist):
+        return None
+    identity, (name, _) = gdist["identity"], teacher_of(gdist)
+    words = ["gdist", "extract", "--teacher", name, "--manifest", MANIFEST, "--cache", uri, "--layers", "all"]
+    for option in ("encoding", "compress", "precision", "max_seconds", "batch_seconds", "pack_frames"):
+        words += [f"--{option.replace('_', '-')}", str(identity[option])]
+    if window := identity["teacher"].get("window"):
+        words += ["--window", str(window)]
+    return shlex.join(words + ["--final-norm"] * bool(identity["teacher"].get("final_norm")))

@@ -22,6 +22,7 @@ from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
 from gdist.stages.evaluate.chosen import of_each_voice, within, without_test
 from gdist.stages.evaluate.fidelity import Fidelity
+from gdist.stages.evaluate.layers import by_layer
 from gdist.stages.evaluate.probes import PROBES, Probe
 from gdist.stages.evaluate.probes.base import Examples
 from gdist.stages.evaluate.upstreams import LogMel, StateCollector
@@ -32,8 +33,23 @@ MEAN_FRAME_SECONDS = 3600.0  # at most this much training audio is used for the 
 MAX_FRAMES = {"train": 225_000, "valid": 75_000, "test": 75_000}
 
 
+def judged_layers(taught: Taught) -> list[int]:
+    """The layers of a teacher that fidelity is measured at: of 1 … L, those that are cached."""
+    return [layer for layer in taught.layers if layer > 0]
+
+
+def absent_layers(taught: Taught) -> list[int]:
+    """Of a teacher's layers 0 … L, those that are not cached."""
+    return [layer for layer in range(taught.num_layers + 1) if layer not in taught.layers]
+
+
 class Bench:
-    """What all students of one cache are compared with: utterances, references, and the teacher's probe results."""
+    """What all students of one cache are compared with: utterances, references, and the teacher's probe results.
+
+    Attributes:
+        layers: those of the (first) teacher that fidelity is measured at: of 1 … L, the ones that are cached.
+        probed: the hidden states that probes read, of the teacher and of students: 0 … L, as far as they are cached.
+    """
 
     def __init__(
         self,
@@ -59,7 +75,7 @@ class Bench:
             minutes: of each voice in each split, at most so many minutes of speech; 0 is all.
 
         Raises:
-            CacheError: the cache lacks a layer.
+            CacheError: the cache has nothing that a teacher computed after layer 0.
             GdistError: a probe in ``probes`` is not possible.
         """
         self.data = data
@@ -68,11 +84,13 @@ class Bench:
         self.control = control
         self.notify = notify
         self.device = torch.device(device)
-        self.num_layers = caches.teachers[0].num_layers
+        first = caches.teachers[0]
+        self.num_layers, self.layers, self.probed = first.num_layers, judged_layers(first), list(first.layers)
         for taught in caches.teachers:
-            if absent := [layer for layer in range(taught.num_layers + 1) if layer not in taught.layers]:
+            if not judged_layers(taught):
                 raise CacheError(
-                    f"eval compares every layer, but {taught.cache.uri} lacks {absent}", "extract with --layers all"
+                    f"there is nothing to compare a student with: {taught.cache.uri} has only layer 0",
+                    "run its gdist extract again, with --layers all",
                 )
         entries = usable_entries(caches, data.skip_missing, otherwise="")
         chosen = choose_splits(entries, data)
@@ -83,7 +101,7 @@ class Bench:
             self.splits = {name: of_each_voice(found, most) for name, found in self.splits.items()}
         read = [entry for found in self.splits.values() for entry in found] if minutes else entries
         # One loader for all passes, so that a selection that fits in memory is read only once.
-        self._full = Selection(tuple(range(self.num_layers + 1)))
+        self._full = Selection(first.numbers)
         self._loader = Loader(caches, read, self._full, BATCH_SECONDS, device=device)
         self.on_valid = split == "valid"
         self.split = split if self.splits[split] else "valid"
@@ -94,11 +112,11 @@ class Bench:
         self.tasks = self._tasks(named=probes is not None)
 
     def batches(self, entries: list[Entry], hidden: bool = True) -> Iterable[Batch]:
-        """Whole utterances with their audio and, with ``hidden``, all their layers 0 … L."""
+        """Whole utterances with their audio and, with ``hidden``, the layers that are :attr:`probed`."""
         return self._loader.once(self._full if hidden else Selection(()), entries)
 
     def batches_of(self, taught: Taught, entries: list[Entry]) -> Iterable[Batch]:
-        """Whole utterances with their audio and the layers 1 … L of one of several teachers."""
+        """Whole utterances with their audio and, of one of several teachers, the layers that are judged."""
         selection = Selection(tuple(number for number in taught.numbers if number > taught.offset))
         return Loader(self.caches, entries, selection, BATCH_SECONDS, device=str(self.device)).once(selection)
 
@@ -132,12 +150,16 @@ class Bench:
         }
         return {split: [e for e in found if e.id in chosen[split]] for split, found in examples.items()}
 
+    def targets(self, batch: Batch) -> Tensor:
+        """What students are compared with: the batch's :attr:`layers`, [B, L, T, D]."""
+        return batch.hidden_BLTD[:, -len(self.layers) :]  # layer 0 is before them, where it is cached
+
     @cached_property
     def mean_frame(self) -> Tensor:
-        """The teacher's mean frame [L, D] at each layer 1 … L, over training speech."""
+        """The teacher's mean frame [L, D] at each of :attr:`layers`, over training speech."""
         total_LD, frames = torch.zeros((), device=self.device), 0
         for batch in self.batches(self.splits["train"]):
-            total_LD = total_LD + batch.hidden_BLTD[:, 1:].double().sum((0, 2))  # padding is zero
+            total_LD = total_LD + self.targets(batch).double().sum((0, 2))  # padding is zero
             frames += int(batch.num_frames_B.sum())
             if frames > MEAN_FRAME_SECONDS * self.cache.framing.frames_per_second:
                 break
@@ -152,7 +174,7 @@ class Bench:
                 frames += int(batch.num_frames_B.sum())
                 if frames > MEAN_FRAME_SECONDS * self.caches.framing.frames_per_second:
                     break
-            fidelity = Fidelity(list(range(1, taught.num_layers + 1)), self.device)
+            fidelity = Fidelity(judged_layers(taught), self.device)
             for batch in self.batches_of(taught, self.splits[self.split]):
                 mean_LD = (total_LD / frames).float()
                 fidelity.add(mean_LD[None, :, None, :], batch.hidden_BLTD, batch.mask_BT)
@@ -162,9 +184,9 @@ class Bench:
     @cached_property
     def mean_frame_rows(self) -> list[dict[str, float]]:
         """The fidelity of the mean frame, the minimum that a student must beat."""
-        fidelity = Fidelity(list(range(1, self.num_layers + 1)), self.device)
+        fidelity = Fidelity(self.layers, self.device)
         for batch in self.batches(self.splits[self.split]):
-            fidelity.add(self.mean_frame[None, :, None, :], batch.hidden_BLTD[:, 1:], batch.mask_BT)
+            fidelity.add(self.mean_frame[None, :, None, :], self.targets(batch), batch.mask_BT)
         return fidelity.rows()
 
     def is_teachers(self, frontend: nn.Module) -> bool:
@@ -188,10 +210,22 @@ class Bench:
             "teacher": {
                 "name": about["teacher"],
                 "params": teacher["num_params"],
-                "probes": self.probe("the teacher", lambda batch: batch.hidden_BLTD, hidden=True),
+                "fingerprint": teacher["fingerprint"],
+                "probes": self.probe_layers("the teacher", lambda batch: batch.hidden_BLTD, hidden=True),
             },
             "log_mel": {"probes": self.probe("log-mel", LogMel(self.cache.framing))},
         }
+
+    def probe_layers(
+        self,
+        who: str,
+        upstream: Callable[[Batch], Tensor],
+        hidden: bool = False,
+        states: StateCollector | None = None,
+    ) -> dict[str, Any]:
+        """What :meth:`probe` finds on the states that are :attr:`probed`, by the numbers of the teacher's layers."""
+        found = self.probe(who, upstream, hidden, states)
+        return {name: by_layer(each, self.probed, self.num_layers) for name, each in found.items()}
 
     @torch.no_grad()
     def probe(

@@ -10,20 +10,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from gdist.pipeline import console
 from gdist.pipeline.errors import CacheError, UsageError
+from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run, only_ready
 from gdist.pipeline.run.evaluations import Evaluations, weights_in
-from gdist.pipeline.storage.locations import lasting
+from gdist.pipeline.storage.locations import in_shell, lasting
 from gdist.stages.device import choose_device, enough_memory
-from gdist.stages.evaluate.bench import Bench
+from gdist.stages.evaluate.bench import Bench, absent_layers, judged_layers
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.evaluate.probes import PROBES, probes_named
-from gdist.stages.evaluate.tables import say_kept, show
-from gdist.stages.evaluate.upstreams import hidden_states
+from gdist.stages.evaluate.tables import say_absent, say_kept, show
+from gdist.stages.evaluate.upstreams import hidden_states, of_layers
 from gdist.stages.students import Student, load_student, require_loadable
 from gdist.stages.train.caches import newest, of_run
 
@@ -49,17 +52,20 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
 
 def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     student = load_student(run.folder).to(bench.device).eval()
-    layers = list(range(1, bench.num_layers + 1))
-    fidelity, copies = Fidelity(layers, bench.device), Fidelity(layers, bench.device)
+    fidelity, copies = Fidelity(bench.layers, bench.device), Fidelity(bench.layers, bench.device)
     collected = bench.collector()
     bench.notify(f"{run.name}: fidelity")
     for batch in bench.batches(bench.splits[bench.split]):
         states_BKTD = hidden_states(student, batch)
-        target_BLTD, mask_BT = batch.hidden_BLTD[:, 1:], batch.mask_BT
-        fidelity.add(states_BKTD[:, 1:], target_BLTD, mask_BT)
+        target_BLTD, mask_BT = bench.targets(batch), batch.mask_BT
+        fidelity.add(of_layers(states_BKTD, bench.layers), target_BLTD, mask_BT)
         copies.add(states_BKTD[:, :1], target_BLTD, mask_BT)
-        collected.add(states_BKTD, batch)
-    rows = fidelity.rows()
+        collected.add(of_layers(states_BKTD, bench.probed), batch)
+
+    def again(batch: Batch) -> Tensor:
+        return of_layers(hidden_states(student, batch), bench.probed)
+
+    rows, first = fidelity.rows(), bench.caches.teachers[0]
     return {
         "run": run.name,
         "student": run.tables()["student"]["name"],
@@ -80,9 +86,11 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
         "frames": fidelity.frames,
         "mean_cosine": mean_cosine(rows),
         "layers": rows,
+        "absent_layers": absent_layers(first),
+        "probed_layers": bench.probed,
         **_of_each_teacher(run, student, bench, rows),
         "references": {"mean_frame": bench.mean_frame_rows, "copy_h0": copies.rows()},
-        "probes": bench.probe(run.name, lambda batch: hidden_states(student, batch), states=collected),
+        "probes": bench.probe_layers(run.name, again, states=collected),
         **bench.baselines,
         "extensions": {name: own.record for name in bench.tasks if (own := PROBES.extension(name))},
         "packages": {name: record for name in bench.tasks if (record := PROBES.package(name))},
@@ -97,16 +105,22 @@ def _of_each_teacher(run: Run, student: Student, bench: Bench, first: list[dict[
     found: dict[str, dict[str, Any]] = {taught[0].name: {"mean_cosine": mean_cosine(first), "layers": first}}
     for other, own in zip(taught[1:], student.teachers[1:], strict=True):
         bench.notify(f"{run.name}: fidelity to {other.name}")
-        fidelity = Fidelity(list(range(1, other.num_layers + 1)), bench.device)
+        fidelity = Fidelity(judged_layers(other), bench.device)
         for batch in bench.batches_of(other, bench.splits[bench.split]):
             states_BKTD = hidden_states(student, batch, own.name)
-            fidelity.add(states_BKTD[:, 1:], batch.hidden_BLTD, batch.mask_BT)
+            fidelity.add(of_layers(states_BKTD, judged_layers(other)), batch.hidden_BLTD, batch.mask_BT)
         rows, mean_frame = fidelity.rows(), bench.mean_frame_rows_of(other)
         found[other.name] = {
             "mean_cosine": mean_cosine(rows),
             "predicted_layers": own.config.predict_layers,
             "layers": rows,
             "references": {"mean_frame": mean_frame},
+        }
+    for each in taught:
+        found[each.name] |= {
+            "name": each.cache.gdist["about"]["teacher"],
+            "fingerprint": each.cache.identity["teacher"]["fingerprint"],
+            "absent_layers": absent_layers(each),
         }
     of_all = sum(each["mean_cosine"] for each in found.values()) / len(found)
     return {"teachers": found, "mean_cosine_of_all": of_all}
@@ -149,7 +163,7 @@ def eval_command(
     """
     if not (minutes == 0 or 0 < minutes < math.inf):
         raise UsageError(f"--minutes {minutes}: must be a number above 0, or left out for all speech")
-    device = choose_device(device, "--device ")
+    device, given = choose_device(device, "--device "), [uri] if isinstance(uri, str) else list(uri or ())
     chosen = None if probes == "all" else probes_named(probes)
     asked, folders = len(folders), only_ready(folders, lambda run: run.is_finished, "has no finished student")
     benches: dict[tuple[str, DataConfig], Bench] = {}
@@ -159,10 +173,12 @@ def eval_command(
             run = Run.open(folder)
             require_loadable(run)  # before the cache is read
             data = data_config(run.tables())
-            caches = newest(uri, local) if uri else of_run(run, local)
+            caches = newest(given, local) if given else of_run(run, local)
             require_teachers(run, caches)
             key = caches.checksum, data
             if key not in benches:
+                options = "".join(f" --cache {in_shell(each)}" for each in given) or run.cache_options
+                say_absent(run, caches, options)
                 benches[key] = Bench(
                     caches, data, chosen, control, lambda note: advance(0, note), device, split, minutes
                 )

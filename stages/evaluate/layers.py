@@ -7,6 +7,7 @@ student has learned, and it is no comparison with the teacher or with other such
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 Evaluation = Mapping[str, Any]
@@ -14,6 +15,16 @@ Evaluation = Mapping[str, Any]
 
 NOT_COMPARED = "not a comparison"
 MAX_NAMED = 3  # systems that a note names before it counts the rest
+
+
+def ranges(layers: Sequence[float]) -> str:
+    """Format ascending layer numbers, with ranges for consecutive ones.
+
+    >>> ranges([1, 2, 3, 7, 9, 10])
+    '1–3, 7, 9–10'
+    """
+    runs = [[layer for _, layer in group] for _, group in groupby(enumerate(layers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]:g}–{run[-1]:g}" if len(run) > 1 else f"{run[0]:g}" for run in runs)
 
 
 def layer_read(result: Mapping[str, Any]) -> int | None:
@@ -31,6 +42,19 @@ def layer_read(result: Mapping[str, Any]) -> int | None:
         layer: int | None = result["layer"]
         return layer
     return weights.index(1.0) if 1.0 in weights else None
+
+
+def by_layer(found: dict[str, Any], layers: Sequence[int], num_layers: int) -> dict[str, Any]:
+    """What a probe found on some hidden states, by the numbers of the layers that they are; others have no weight.
+
+    >>> by_layer({"layer": 1, "layer_weights": [0.0, 1.0]}, [2, 3], 4)
+    {'layer': 3, 'layer_weights': [0.0, 0.0, 0.0, 1.0, 0.0]}
+    """
+    if len(layers) == num_layers + 1:
+        return found
+    weights = dict(zip(layers, found["layer_weights"], strict=False))
+    every = [weights.get(layer, 0.0) for layer in range(num_layers + 1)] if weights else []
+    return found | {"layer": None if found["layer"] is None else layers[found["layer"]], "layer_weights": every}
 
 
 def whose_layer_0(evaluation: Evaluation, config: Mapping[str, Mapping[str, Any]]) -> Literal["teacher", "own"]:

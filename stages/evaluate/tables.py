@@ -1,17 +1,35 @@
 """What `gdist eval` prints: fidelity by layer, the probes, and in words what is kept beside what was run."""
 
+import json
 from typing import Any
 
 from gdist.pipeline import console
+from gdist.pipeline.cache.needs import layers_command
+from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.run import EVALUATIONS, Run
 from gdist.pipeline.run.evaluations import Evaluation, Evaluations
-from gdist.stages.evaluate.layers import answered_alike, layer_read
+from gdist.pipeline.storage.locations import in_shell
+from gdist.stages.evaluate.bench import absent_layers
+from gdist.stages.evaluate.layers import answered_alike, layer_read, ranges
 
 MAX_COLUMNS = 4  # with more runs than this, columns are headed by numbers instead of names
 
 
 def show(results: list[dict[str, Any]]) -> None:
-    """Print the fidelity by layer, one column per run; then the probes, one row per run."""
+    """Print the fidelity by layer, one column per run; then the probes, one row per run.
+
+    Runs that were measured on different speech, such as those of different teachers, have tables of their own.
+    """
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        read = [result.get(name) for name in ("cache_checksum", "data", "split", "minutes")]
+        alike.setdefault(json.dumps(read), []).append(result)
+    for some in alike.values():
+        _show(some, "the teacher" if len(alike) == 1 else some[0]["teacher"]["name"])
+
+
+def _show(results: list[dict[str, Any]], teacher: str) -> None:
+    """Print what was found on one cache."""
     names = [result["run"] for result in results]
     first = results[0]
     heads = names if len(names) <= MAX_COLUMNS else [str(number + 1) for number in range(len(names))]
@@ -23,7 +41,9 @@ def show(results: list[dict[str, Any]]) -> None:
         for place, layer in enumerate(first["layers"])
     ]
     rows.append(["mean", *(f"{result['mean_cosine']:.3f}" for result in results)])
-    title = f"cosine to the teacher on {first['utterances']} {first['split']} utterances"
+    title = f"cosine to {teacher} on {first['utterances']} {first['split']} utterances"
+    if absent := [layer for layer in first.get("absent_layers", ()) if layer > 0]:
+        title += f", at the layers in the cache: it lacks {ranges(absent)}"
     if heads != names:
         title += "".join(f"\n  {head}: {name}" for head, name in zip(heads, names, strict=True))
     console.print_table(title, columns, rows)
@@ -84,6 +104,28 @@ def _use_of_layers(found: dict[str, Any]) -> str:
     if layer_read(found) is not None:
         return ", from one layer"
     return ", from a learned sum of layers" if len(found.get("layer_weights") or []) > 1 else ""
+
+
+def say_absent(run: Run, caches: Joined, given: str) -> None:
+    """Say which layers of the caches are judged, where some are lacking, and what to type to judge them all.
+
+    Args:
+        given: the options that name the caches.
+    """
+    for taught in filter(absent_layers, caches.teachers):
+        cache = taught.cache
+        of = "" if len(caches.teachers) == 1 else f" of {taught.name}"
+        console.say(
+            f"layers{of} that are judged and probed: {ranges(taught.layers)}, those in the cache; it lacks "
+            f"{ranges(absent_layers(taught))}",
+            style="yellow",
+        )
+        again = f"gdist eval {in_shell(run.folder)}{run.use_options}"
+        if command := layers_command(cache.uri, cache.gdist):
+            console.say(f"  to add them: {command}\n  then: {again}{given}")
+        elif len(caches.parts) == 1:
+            source = in_shell(cache.gdist["about"].get("copied_from", "URI"))
+            console.say(f"  what it was copied from may have them: {again} --cache {source}")
 
 
 def say_kept(run: Run, split: str, result: Evaluation, kept: Evaluation) -> None:

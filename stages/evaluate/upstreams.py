@@ -56,6 +56,13 @@ def hidden_states(student: Student, batch: Batch, teacher: str | None = None) ->
     return torch.stack(student(waveform_BS, attention_mask=samples_BS.long(), teacher=teacher).hidden_states, dim=1)
 
 
+def of_layers(states_BKTD: Tensor, layers: Sequence[int]) -> Tensor:
+    """Some of all hidden states 0 … L, by their numbers, ascending; a view where none between them is left out."""
+    if len(layers) == layers[-1] - layers[0] + 1:
+        return states_BKTD[:, layers[0] : layers[-1] + 1]
+    return states_BKTD[:, list(layers)]
+
+
 class StateCollector:
     """An upstream's states of the utterances that were added so far, in the CPU's memory, where probes run.
 

@@ -6,7 +6,7 @@ not shrink.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -104,8 +104,10 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
     for at in sorted(range(len(lines)), key=lambda at: (lines[at].style[1:].isdigit(), lines[at].strong is not None)):
         line = lines[at]
         spots = [place(x, y) for x, y in line.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-        parts.append(f'<g class="{line.style}"><title>{escape(line.name)}</title><polyline points="{path}"/>')
+        parts.append(f'<g class="{line.style}"><title>{escape(line.name)}</title>')
+        for piece, is_gap in _pieces(line.points, spots, 1.0 if integers else math.inf):
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
+            parts.append(f'<polyline{" class='gap'" * is_gap} points="{path}"/>')
         for (x, y), spot in zip(line.points, spots, strict=True):
             if line.strong is not None:
                 tip = f"{line.name}, {x_label} {x:g}: {y:.3f}"
@@ -124,6 +126,20 @@ def _draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], integer
         f'<svg class="{size}" viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(title)}: '
         f'{escape(y_label)} against {escape(x_label)}">{"".join(parts)}</svg>'
     )
+
+
+def _pieces(
+    points: Sequence[tuple[float, float]], spots: Sequence[tuple[float, float]], step: float
+) -> Iterator[tuple[list[tuple[float, float]], bool]]:
+    """The pieces of a line, as places on the drawing; each with whether it crosses a gap, wider than ``step``."""
+    piece = [spots[0]]
+    for (before, at), spot in zip(pairwise(points), spots[1:], strict=True):
+        if at[0] - before[0] > step:
+            yield piece, False
+            yield [piece[-1], spot], True
+            piece = []
+        piece.append(spot)
+    yield piece, False
 
 
 def _labels(lines: Sequence[Line]) -> list[str]:

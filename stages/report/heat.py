@@ -18,10 +18,11 @@ MIN_ERROR = 1e-4  # values of 1 − cosine below this all have the same shade
 def heatmap(groups: Sequence[Configuration], references: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
     """Cosine by layer and run, with one column per run if there are few runs, else one row per run."""
     pairs = ranked(groups)
-    layers = [f"{row['layer']:g}" for row in pairs[0][0].eval["layers"]] + ["mean"]
-    values = [[*(row["cosine"] for row in run.eval["layers"]), run.cosine] for run, _ in pairs]
+    numbers = sorted({row["layer"] for run, _ in pairs for row in run.eval["layers"]})
+    layers = [*(f"{layer:g}" for layer in numbers), "mean"]
+    values = [[*_by_layer(run.eval["layers"], numbers), run.cosine] for run, _ in pairs]
     low, high = _error_span(values)
-    best = [max(column) for column in zip(*values, strict=True)]
+    best = [max(value for value in column if value is not None) for column in zip(*values, strict=True)]
     cells = [
         tuple(_heat(v, low, high, len(pairs) > 1 and v == top) for v, top in zip(row, best, strict=True))
         for row in values
@@ -29,8 +30,8 @@ def heatmap(groups: Sequence[Configuration], references: Mapping[str, Sequence[M
     rows = [TableRow(run.name, group.style, row) for (run, group), row in zip(pairs, cells, strict=True)]
     trivial = []
     for name, found in references.items():
-        cosines = [row["cosine"] for row in found]
-        drawn = tuple(_heat(value, low, high, False) for value in (*cosines, sum(cosines) / len(cosines)))
+        mean = sum(row["cosine"] for row in found) / len(found)
+        drawn = tuple(_heat(value, low, high, False) for value in (*_by_layer(found, numbers), mean))
         trivial.append(TableRow(name, "ref", drawn))
     if len(rows) + len(trivial) > MAX_COLUMNS:
         columns = (*(Column(layer) for layer in layers[:-1]), Column("mean", is_sorted=True))
@@ -42,18 +43,26 @@ def heatmap(groups: Sequence[Configuration], references: Mapping[str, Sequence[M
     return Table("Cosine by layer and run", "layer", columns, down, (), "heat by-layer")
 
 
-def _error_span(values: Sequence[Sequence[float]]) -> tuple[float, float]:
+def _by_layer(rows: Sequence[Mapping[str, float]], layers: Sequence[float]) -> list[float | None]:
+    """The cosine at each layer; None where it was not judged, because the cache lacks the layer."""
+    found = {row["layer"]: row["cosine"] for row in rows}
+    return [found.get(layer) for layer in layers]
+
+
+def _error_span(values: Sequence[Sequence[float | None]]) -> tuple[float, float]:
     """The logarithms of the largest and the smallest error 1 − cosine of the runs: the ends of the color scale."""
-    errors = [math.log(max(1 - value, MIN_ERROR)) for row in values for value in row]
+    errors = [math.log(max(1 - value, MIN_ERROR)) for row in values for value in row if value is not None]
     return max(errors), min(errors)
 
 
-def _heat(cosine: float, low: float, high: float, best: bool) -> Cell:
+def _heat(cosine: float | None, low: float, high: float, best: bool) -> Cell:
     """A cell that is darker the smaller its error is, on a logarithmic scale, because good runs differ very little.
 
     >>> [_heat(cosine, math.log(0.4), math.log(0.1), False).shade for cosine in (0.2, 0.6, 0.8, 0.9)]
     ['0.000', '0.000', '0.500', '1.000']
     """
+    if cosine is None:
+        return Cell()
     error = math.log(max(1 - cosine, MIN_ERROR))
     share = (low - error) / (low - high) if low > high else 0.5
     return Cell(f"{cosine:.3f}", cosine, "best" if best else "", f"{min(max(share, 0.0), 1.0):.3f}")

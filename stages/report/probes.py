@@ -11,9 +11,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from gdist.stages.evaluate.layers import NOT_COMPARED, Alike, answered_alike, layer_read
+from gdist.stages.evaluate.layers import NOT_COMPARED, Alike, answered_alike, layer_read, ranges
 from gdist.stages.report.runs import Configuration, RunSummary, Spread
-from gdist.stages.report.story import listed, ranges
+from gdist.stages.report.story import listed
 
 LAYER_0 = "the teacher's layer 0"
 SHORT = LAYER_0.removeprefix("the ")  # in tables and charts

@@ -1,13 +1,13 @@
 """The report's sentences. They are generated from the numbers, so they always name the actual winners."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
 
 from gdist.pipeline import console
+from gdist.stages.evaluate.layers import ranges
 from gdist.stages.report.runs import Configuration
 
 TIE = 0.002  # cosines that differ by less than this count as equal
@@ -33,16 +33,6 @@ def size(num_bytes: float) -> str:
 def millions(count: float) -> str:
     """Format a number of parameters: ``1.07 M``."""
     return f"{count / 1e6:.2f}\N{NO-BREAK SPACE}M"
-
-
-def ranges(layers: Sequence[float]) -> str:
-    """Format ascending layer numbers, with ranges for consecutive ones.
-
-    >>> ranges([1, 2, 3, 7, 9, 10])
-    '1–3, 7, 9–10'
-    """
-    runs = [[layer for _, layer in group] for _, group in groupby(enumerate(layers), lambda pair: pair[1] - pair[0])]
-    return ", ".join(f"{run[0]:g}–{run[-1]:g}" if len(run) > 1 else f"{run[0]:g}" for run in runs)
 
 
 def reduction(params: float, teacher_params: float | None) -> str:
@@ -102,10 +92,14 @@ def _outcome(groups: Sequence[Configuration], teacher: Mapping[str, Any]) -> Mar
 
 
 def verdict(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> list[Markup]:
-    """Which student is closest to the teacher at which layers, and where a trivial prediction is just as good."""
+    """Which student is closest to the teacher at which layers, and where a trivial prediction is just as good.
+
+    Students are compared at the layers at which all were judged.
+    """
     sentences = []
-    layers = [row["layer"] for row in groups[0].layers]
-    cosines = {group.name: [row["cosine"] for row in group.layers] for group in groups}
+    by_layer = {group.name: {row["layer"]: row["cosine"] for row in group.layers} for group in groups}
+    layers = sorted(set.intersection(*(set(rows) for rows in by_layer.values())))
+    cosines = {name: [rows[layer] for layer in layers] for name, rows in by_layer.items()}
     if len(groups) > 1:
         tied = [
             layer
@@ -131,8 +125,8 @@ def verdict(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> 
     beaten = False
     for reference, rows in references.items():
         lost = {
-            name: [row["layer"] for row, value in zip(rows, values, strict=False) if value <= row["cosine"]]
-            for name, values in cosines.items()
+            name: [row["layer"] for row in rows if found.get(row["layer"], 1.0) <= row["cosine"]]
+            for name, found in by_layer.items()
         }
         places = [Markup("<b>{}</b> at {}").format(name, _layers(at)) for name, at in lost.items() if at]
         if places:
@@ -143,7 +137,8 @@ def verdict(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> 
             )
     if references and not beaten:
         which = "Every student beats" if len(groups) > 1 else "The student beats"
-        sentences.append(Markup("{} both trivial predictions at every layer.").format(which))
+        judged = " that was judged" if any(map(absent_from, groups)) else ""
+        sentences.append(Markup("{} both trivial predictions at every layer{}.").format(which, judged))
     return sentences
 
 
@@ -153,6 +148,7 @@ def caveats(groups: Sequence[Configuration]) -> list[Markup]:
     runs = [run for group in groups for run in group.runs]
     if len({(run.eval.get("split"), run.eval.get("utterances"), run.provenance.get("cache")) for run in runs}) > 1:
         sentences.append(Markup("These runs were evaluated on different speech or caches: compare them with care."))
+    sentences += _not_judged(groups)
     if len({run.training().get("steps") for run in runs}) > 1:
         sentences.append(Markup("These runs were trained for different numbers of steps."))
     remembered = [
@@ -176,7 +172,7 @@ def caveats(groups: Sequence[Configuration]) -> list[Markup]:
                 "{} trained with a frozen front-end, from the teacher's cached layer 0, so that h₀ is the teacher's."
             ).format(whom)
         )
-    partial = [group for group in groups if 0 < len(_predicted_layers(group)) < len(group.layers)]
+    partial = [group for group in groups if 0 < len(_predicted_layers(group)) < _depth(group)]
     if partial:
         names = listed([group.name for group in partial], [ranges(_predicted_layers(group)) for group in partial])
         sentences.append(
@@ -197,8 +193,29 @@ def listed(names: Sequence[str], remarks: Sequence[str] = ()) -> Markup:
     return Markup(", ").join(shown) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
+def absent_from(group: Configuration) -> list[float]:
+    """The layers after layer 0 that the cache lacks, so that a configuration was not judged there."""
+    return [layer for layer in group.first.eval.get("absent_layers") or [] if layer > 0]
+
+
+def _not_judged(groups: Sequence[Configuration]) -> list[Markup]:
+    """At which layers students were not judged, if there are any."""
+    absent = {group.name: _layers(absent_from(group)) for group in groups if absent_from(group)}
+    if not absent:
+        return []
+    if len(absent) == len(groups) and len(set(absent.values())) == 1:
+        return [Markup("Not in the cache, and so not judged: {}.").format(next(iter(absent.values())))]
+    which = listed(list(absent), list(absent.values()))
+    text = "Not in the cache of these, and so not judged: {}. A mean is over the layers that were judged."
+    return [Markup(text).format(which)]
+
+
 def _predicted_layers(group: Configuration) -> Sequence[float]:
     return group.first.eval.get("predicted_layers") or []
+
+
+def _depth(group: Configuration) -> int:
+    return len(group.layers) + len(absent_from(group))
 
 
 def _lead(ranked: Sequence[float]) -> float:

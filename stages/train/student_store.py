@@ -10,6 +10,7 @@ import torch
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.needs import layers_command
 from gdist.pipeline.errors import CacheError, ConfigError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.loading.joined import Joined, Source, joined
@@ -164,10 +165,21 @@ def layers_to_read(source: Source, student: Student, config: TrainConfig) -> lis
             lacking, there = (", ".join(map(caches.layer_name, some)) for some in (absent, caches.layers))
         holders = f"cache at {caches.uri} contains" if len(caches.parts) == 1 else f"caches at {caches.uri} contain"
         raise CacheError(
-            f"this student needs layers {lacking}, but the {holders} only {there}",
-            "gdist extract … --layers all, into another cache",
+            f"this student needs layers {lacking}, but the {holders} only {there}", _or_extract(caches, absent)
         )
     return layers
+
+
+def _or_extract(caches: Joined, absent: Sequence[int]) -> str:
+    """What to type where layers are lacking: the settings that need none of them, or the command that adds them."""
+    own = [caches.teacher_of(number) for number in absent]
+    settings = ["student.frontend=trained"] * (0 in absent)
+    if any(number > taught.offset for number, taught in zip(absent, own, strict=True)):
+        cached = [number for number in caches.layers if number > caches.teacher_of(number).offset]
+        settings.append(f"student.predict_layers={','.join(map(caches.layer_name, cached))}")
+    hint = f"add {' '.join(f'--set {each}' for each in settings)}"
+    commands = dict.fromkeys(layers_command(taught.cache.uri, taught.cache.gdist) for taught in own)
+    return "; or add the layers to the cache: ".join([hint, *filter(None, commands)])
 
 
 def save_student(run: Run, student: Student) -> None:

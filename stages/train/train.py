@@ -223,13 +223,4 @@ def show(out: Path, result: dict[str, Any]) -> None:
     if not run.is_finished:
         console.say(f"  paused after step {result['steps']}; run it again without --until to finish")
         return
-    origin = run.provenance()
-    every = range(origin["teacher"]["num_layers"] + 1)
-    absent: list[Any] = sorted(set(every) - set(origin.get("layers", every)))
-    for name, teacher in origin.get("teachers", {}).items():
-        absent = absent or [f"{name}:{n}" for n in range(teacher["num_layers"] + 1) if n not in teacher["layers"]]
-    if absent:
-        console.say(f"  gdist eval compares every layer, and the cache lacks {absent}")
-        console.say(f"  next: gdist export {in_shell(out)} --format hf --out FOLDER{run.use_options}")
-    else:
-        console.say(f"  next: gdist eval {in_shell(out)}{run.use_options}")
+    console.say(f"  next: gdist eval {in_shell(out)}{run.use_options}")

@@ -1,14 +1,11 @@
 """The model card that an export ships: what the student is, where it comes from, its figures, and how to use it."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from gdist.pipeline.framing import Framing
-from gdist.pipeline.storage.locations import in_shell
-from gdist.stages.evaluate.layers import answered_alike
 from gdist.stages.export.formats.base import Export
+from gdist.stages.export.formats.card_figures import figures
 
 SAMPLE = """speech = [torch.randn(16000).numpy(), torch.randn(11111).numpy()]  # yours: 16 kHz, mono, any lengths
 """
@@ -95,7 +92,7 @@ def card(export: Export, name: str) -> str:
         *_teachers(export, name, provenance),
         "## Figures",
         "",
-        *_figures(export.run.folder),
+        *figures(export.run, provenance),
         "",
         "## Where it comes from",
         "",
@@ -163,41 +160,6 @@ def _heads(export: Export) -> str:
         f" The heads have another {extra / 1e6:.2f} M and are included: they were needed for distillation, and the "
         "hidden states above layer 0 are their outputs."
     )
-
-
-def _figures(folder: Path) -> list[str]:
-    if not (folder / "eval.json").exists():
-        return [f"It has not been evaluated. Run `gdist eval {in_shell(folder)}`, then export again."]
-    found = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
-    lines = [
-        f"On {found['utterances']} utterances of the split {found['split']}, generating freely. Cosine to the "
-        f"teacher's hidden states, mean {found['mean_cosine']:.3f}:",
-        "",
-        "| layer | cosine | relative error |",
-        "|---|---|---|",
-        *(f"| {row['layer']} | {row['cosine']:.3f} | {row['relative_error']:.3f} |" for row in found["layers"]),
-    ]
-    if found.get("teachers"):
-        each = (f"{name} {fidelity['mean_cosine']:.3f}" for name, fidelity in found["teachers"].items())
-        lines += ["", f"Mean cosine to the layers of each of its teachers: {', '.join(each)}."]
-    if found["probes"]:
-        of_teacher = found.get("teacher", {}).get("probes", {})
-        lines += ["", "| probe | metric | student | teacher |", "|---|---|---|---|"]
-        for name, probe in found["probes"].items():
-            lines.append(f"| {name} | {probe['metric']} | {_value(probe)} | {_value(of_teacher.get(name))} |")
-        notes = [f"{name}: {note}." for name in found["probes"] if (note := _not_compared(found, name))]
-        lines += ["", *notes] if notes else []
-    return lines
-
-
-def _not_compared(found: dict[str, Any], probe: str) -> str:
-    return answered_alike(probe, {"the student": [found]}).note
-
-
-def _value(probe: dict[str, Any] | None) -> str:
-    if probe is None:
-        return "–"
-    return f"{probe['value']:.3f} ({probe['low']:.3f}–{probe['high']:.3f})"
 
 
 def _provenance(export: Export, provenance: dict[str, Any]) -> list[str]:

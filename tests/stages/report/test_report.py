@@ -17,7 +17,6 @@ from gdist.stages.report import heat as report_heat
 from gdist.stages.report import plots as report_plots
 from gdist.stages.report import probes as report_probes
 from gdist.stages.report import runs as report_runs
-from gdist.stages.report import story as report_story
 from gdist.stages.report.page import RunSummary, report_command, write_report
 
 SECTIONS = ["ranking", "fidelity", "probes", "quality", "training", "cost", "provenance"]
@@ -122,7 +121,7 @@ def runs(tmp_path: Path) -> list[RunSummary]:
 
 @pytest.mark.parametrize(
     "module",
-    [report_charts, report_figures, report_heat, report_plots, report_runs, report_story],
+    [report_charts, report_figures, report_heat, report_plots, report_runs],
 )
 def test_worked_examples(module: Any) -> None:
     result = doctest.testmod(module)
