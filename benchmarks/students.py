@@ -59,7 +59,7 @@ def prepare(source: str, folder: Path) -> None:
     """Write every student as files for PyTorch and ONNX."""
     import onnx
 
-    from gdist.stages.export.formats.onnx import graph_of
+    from gdist.stages.export.formats.onnx_graph import graph_of
     from gdist.stages.export.formats.onnx_quantize import quantize
     from gdist.stages.train.student_store import save_student_to
 
@@ -88,7 +88,7 @@ def load(form: str, source: str, folder: Path, threads: int, device: str) -> Mod
     """Load the form, ready to run on waveforms in main memory. Forms in ONNX Runtime always run on the CPU."""
     name, *kind = form.split()
     if "onnx" in kind:
-        from gdist.stages.export.formats.onnx import open_session
+        from gdist.stages.export.formats.onnx_library import open_session
 
         session = open_session(files(form, source, folder), threads)
 

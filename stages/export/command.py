@@ -22,6 +22,17 @@ from gdist.stages.export.formats import FORMATS
 @click.option(
     "--quantize", type=click.Choice(["none", "int8"]), help="onnx: int8 weights and products. [default: none]"
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    help="onnx: what weights are stored and multiplied in; inputs and outputs stay fp32. [default: fp32]",
+)
+@click.option(
+    "--opset",
+    type=int,
+    metavar="N",
+    help="onnx: the version of ONNX's operators, from 17 on, for other runtimes. [default: the exporter's own]",
+)
 @use_option
 @json_option
 def export_command(run: Path, name: str, out: Path, uses: tuple[str, ...], as_json: bool, **options: Any) -> int:

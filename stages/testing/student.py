@@ -17,7 +17,7 @@ from transformers import Data2VecAudioConfig, HubertConfig, WavLMConfig
 from gdist.pipeline.config import TomlTables
 from gdist.pipeline.run import Run
 from gdist.stages.export.export import write_and_compare
-from gdist.stages.export.formats import format_named, onnx
+from gdist.stages.export.formats import format_named, onnx_library
 from gdist.stages.export.formats.base import Export
 from gdist.stages.students import STUDENTS, Student, load_student, student_config
 from gdist.stages.students.layer import TransformerLayer
@@ -260,7 +260,7 @@ class StudentSuite(Suite):
 
     def test_exports(self, form: str, tmp_path: Path) -> None:
         """The export is written, loaded back, and compared utterance by utterance, as in `gdist export`."""
-        if form == "onnx" and not onnx.available():
+        if form == "onnx" and not onnx_library.available():
             skip('pip install "gdist[onnx]"')
         run = self.run_of(tmp_path / "run")
         out = tmp_path / "out"

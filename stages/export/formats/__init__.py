@@ -15,7 +15,7 @@ __all__ = ["FORMATS", "format_named"]
 FORMATS: dict[str, str] = {
     "hf": "a folder for transformers' AutoModel.from_pretrained, with its code and a model card",
     "s3prl": "an upstream for s3prl and torch.hub, which needs no transformers",
-    "onnx": "a file for ONNX Runtime, without torch, in float32 or int8",
+    "onnx": "a file for ONNX Runtime, without torch, in float32, float16 or int8",
 }
 
 

@@ -1,23 +1,57 @@
-"""Real speech to evaluate a quantized student on: held-out utterances of its cache, or the bundled sentences.
+"""What int8 or float16 costs a student, on held-out utterances of its cache, or on the bundled sentences.
 
-Axes: S samples, T frames, D features.
+Axes: B batch, S samples, L teacher layers, T frames, D features.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gdist.data_manifests import demo_folder
-from gdist.pipeline import audio, framing
+from gdist.pipeline import audio, console, framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.errors import GdistError
 from gdist.pipeline.loading.splits import choose_splits, data_config, usable_entries
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.run import Run
+from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
+from gdist.stages.export.formats.base import Export
+from gdist.stages.export.formats.onnx_graph import INPUTS
 from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import Student
 
 UTTERANCES = 16
 MIN_SAMPLES, MAX_SAMPLES = framing.SAMPLE_RATE, 15 * framing.SAMPLE_RATE
+
+
+def fidelity(session: Any, export: Export, form: str) -> dict[str, Any]:
+    """Compare the student in a session, in ``form``, with itself in float32, on real speech, each utterance alone."""
+    speech, source = speech_of(export.run)
+    layers = list(range(1, export.student.config.num_teacher_layers + 1))
+    sums, worst_L = Fidelity(layers), torch.ones(len(layers))
+    for waveform_1S in speech:
+        mask_1S = torch.ones(waveform_1S.shape, dtype=torch.int64)
+        states = session.run(None, dict(zip(INPUTS, (waveform_1S.numpy(), mask_1S.numpy()), strict=True)))[:-1]
+        own_BLTD = torch.stack(as_recorded(export.student, waveform_1S), dim=1)[:, 1:]
+        form_BLTD = torch.stack([torch.from_numpy(state) for state in states], dim=1)[:, 1:]
+        sums.add(form_BLTD, own_BLTD, torch.ones(own_BLTD.shape[0], own_BLTD.shape[2], dtype=torch.bool))
+        cosine_LT = torch.nn.functional.cosine_similarity(form_BLTD, own_BLTD, dim=-1)[0]
+        worst_L = torch.minimum(worst_L, cosine_LT.amin(1))
+    rows = [
+        {
+            "layer": row["layer"],
+            "cosine": row["cosine"],
+            "lowest": float(worst),
+            "relative_error": row["relative_error"],
+        }
+        for row, worst in zip(sums.rows(), worst_L, strict=True)
+    ]
+    mean = mean_cosine(rows)
+    console.say(f"{form} compared with float32: mean cosine {mean:.4f} over {len(speech)} utterances of {source}:")
+    for row in rows:
+        console.say(f"  layer {row['layer']:2}: mean {row['cosine']:.4f}, lowest frame {row['lowest']:.4f}")
+    return {"mean_cosine": mean, "utterances": len(speech), "speech": source, "layers": rows}
 
 
 def speech_of(run: Run) -> tuple[list[Tensor], str]:

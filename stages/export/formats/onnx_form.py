@@ -32,27 +32,31 @@ PADDING_SCORE = -1e4  # the attention score of padding: exp of it is zero in flo
 class GraphStudent(nn.Module):
     """``(input_values, attention_mask)`` → layers 0 … L, and the frames of each utterance."""
 
-    def __init__(self, student: Student, for_integers: bool = False) -> None:
+    def __init__(self, student: Student, for_integers: bool = False, half: bool = False) -> None:
         super().__init__()
-        self.student = in_graph_form(student, for_integers)
+        self.student = in_graph_form(student, for_integers, half)
 
     def forward(self, input_values: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         num_samples_B = attention_mask.sum(-1)
         if self.student.config.do_normalize:
             input_values = normalize(input_values, num_samples_B)
         hidden_states = self.student(input_values, attention_mask).hidden_states
-        return *hidden_states, self.student.frontend.num_frames(num_samples_B)
+        return *(hidden_BTD.float() for hidden_BTD in hidden_states), self.student.frontend.num_frames(num_samples_B)
 
 
-def in_graph_form(student: Student, for_integers: bool = False) -> Student:
+def in_graph_form(student: Student, for_integers: bool = False, half: bool = False) -> Student:
     """Return a copy of the student in eval mode, with its parts replaced by forms that suit a graph.
 
     Args:
         for_integers: use forms for ONNX Runtime only, which an int8 graph requires anyway: positional convolutions
             also as products, which is only worthwhile with windows of bytes, and attention by its own operator, which
             never allocates [T, T].
+        half: in float16, as ``from_pretrained(…, dtype=torch.float16)`` loads it: spectra and the statistics of
+            norms over time keep their precision.
     """
     student = copy.deepcopy(student).eval().requires_grad_(False)
+    if half:
+        student = student.half()
     frontend: AudioFrontend = student.frontend
     if form := FORMS.get(type(frontend)):
         frontend.__class__ = form
@@ -183,7 +187,7 @@ def windows(hidden_BTC: Tensor, kernel: int, stride: int) -> Tensor:
 
 def hiding_padding(query: Tensor, key: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Add a feature to queries and keys whose product hides the keys outside ``mask``, which is broadcast."""
-    score = torch.where(mask, 0.0, PADDING_SCORE).expand_as(key[..., :1])
+    score = torch.where(mask, 0.0, PADDING_SCORE).to(key.dtype).expand_as(key[..., :1])
     return torch.cat([query, torch.ones_like(query[..., :1])], -1), torch.cat([key, score], -1)
 
 

@@ -38,7 +38,7 @@ def quantize(model: ModelProto) -> ModelProto:
     quantized.CopyFrom(model)
     graph = quantized.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    work = _Integers(graph)
+    work = _Integers(graph, opset=max(each.version for each in model.opset_import if not each.domain))
     for node in graph.node:
         weight = weights.get(node.input[1]) if node.op_type == "MatMul" else None
         if weight is None or not _worthwhile(weight):
@@ -81,7 +81,8 @@ def _alive(nodes: list[NodeProto], wanted: set[str]) -> tuple[list[NodeProto], s
 class _Integers:
     """The nodes of the resulting graph. Each weight is quantized once, even if several products use it."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
+        self.opset = opset
         self.makers = {name: node for node in graph.node for name in node.output}
         self.tensors: dict[str, TensorProto] = {}
         self.nodes: list[NodeProto] = []
@@ -131,13 +132,18 @@ class _Integers:
 
     def _quantized(self, rows_NK: str, name: str, shape: str) -> tuple[str, str]:
         """Return the scales of rows, reshaped to ``shape``, and the rows as uint8 centered on 128."""
-        top = self._node("ReduceMax", [rows_NK, "int8.last"], f"{name}.top", keepdims=0)
-        bottom = self._node("ReduceMin", [rows_NK, "int8.last"], f"{name}.bottom", keepdims=0)
+        top = self._reduced("ReduceMax", rows_NK, f"{name}.top")
+        bottom = self._reduced("ReduceMin", rows_NK, f"{name}.bottom")
         size = self._node("Max", [top, self._node("Neg", [bottom], f"{name}.depth"), "int8.least"], f"{name}.size")
         scale_N = self._node("Div", [size, "int8.largest"], f"{name}.scale")
         zeros = self._node("Expand", ["int8.zeros", self._node("Shape", [scale_N], f"{name}.count")], f"{name}.zeros")
         integer_NK = self._node("QuantizeLinear", [rows_NK, scale_N, zeros], f"{name}.uint8", axis=0)
         return self._node("Reshape", [scale_N, shape], f"{name}.shaped"), integer_NK
+
+    def _reduced(self, kind: str, rows_NK: str, output: str) -> str:
+        if self.opset < 18:
+            return self._node(kind, [rows_NK], output, axes=[-1], keepdims=0)
+        return self._node(kind, [rows_NK, "int8.last"], output, keepdims=0)
 
     def _scaled(self, integer: str, weight: str, scale: str, output: str) -> str:
         inputs = [integer, f"{weight}.int8", "int8.one", f"{weight}.scale", "int8.zero", f"{weight}.zero"]
