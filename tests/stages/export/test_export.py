@@ -1,6 +1,7 @@
 """Exports: without gdist, they return the same hidden states as the student."""
 
 import ast
+import functools
 import json
 import shutil
 import subprocess
@@ -182,6 +183,51 @@ def test_fine_tuning_with_hugging_face(
     assert gdist("export", nano, "--format", "hf", "--out", tmp_path / "hf").exit_code == 0
     found = process(sys.executable, HERE / "fine_tune.py", tmp_path / "hf", digits, tmp_path / "tuned")
     assert found["accuracy"] > 0.4
+
+
+@pytest.fixture(scope="module")
+def tools(
+    runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, gdist: Callable[..., Result]
+) -> Callable[[str], dict[str, Any]]:
+    """What usual ways to load and to change a model made of a student's export, in a process without gdist."""
+
+    @functools.cache
+    def used(name: str) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("tools")
+        assert gdist("export", runs[name], "--format", "hf", "--out", folder / "hf").exit_code == 0
+        return process(sys.executable, HERE / "other_tools.py", folder / "hf", folder / "lora")
+
+    return used
+
+
+EVERY_STUDENT = pytest.mark.parametrize(
+    "name", [name if name == "gendistiller" else pytest.param(name, marks=pytest.mark.thorough) for name in STUDENTS]
+)
+
+
+@EVERY_STUDENT
+def test_half_precision_compile_and_export(tools: Callable[[str], dict[str, Any]], name: str) -> None:
+    """`from_pretrained(dtype=…)`, `torch.compile` of the whole model as one graph, and `torch.export`, whose batches
+    and lengths are free."""
+    found = tools(name)
+    assert found["bfloat16"] > 0.99 and found["float16"] > 0.9999
+    assert found["compile"] < 1e-5 and found["export"] < 1e-5
+
+
+@EVERY_STUDENT
+def test_low_rank_adapters(tools: Callable[[str], dict[str, Any]], name: str) -> None:
+    """PEFT's LoRA learns on a frozen student with a head, comes back from disk, and can be merged."""
+    if (found := tools(name).get("lora")) is None:
+        pytest.skip("pip install peft, to test that it takes an exported student")
+    assert found["changed"] > 1e-3 and found["losses"][-1] < found["losses"][0] and found["share"] < 0.6
+    assert found["reloaded"] < 1e-5 and found["merged"] < 1e-5 and found["front_end_is_as_it_was"]
+
+
+@EVERY_STUDENT
+def test_device_map(tools: Callable[[str], dict[str, Any]], name: str) -> None:
+    if (found := tools(name).get("device_map")) is None:
+        pytest.skip("pip install accelerate, to test that device_map='auto' takes an exported student")
+    assert found < 1e-5
 
 
 @pytest.mark.skipif(not S3PRL.exists(), reason="s3prl is set up by `make s3prl`")
