@@ -4,6 +4,7 @@ The folder itself may be reached through links (a cache on a big disk). A link b
 other people's files: gdist reads through such a link, but never writes or deletes through it.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -45,6 +46,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to a temporary file in the same folder, then rename it to ``path``; text becomes UTF-8."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_to_all(folder: Path) -> None:

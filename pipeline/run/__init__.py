@@ -21,10 +21,12 @@ from typing import Any
 
 from gdist.pipeline.config import TomlTables, differences, read_toml, signature, to_toml
 from gdist.pipeline.console import say
-from gdist.pipeline.errors import RunError
+from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.extensions import Extension
+from gdist.pipeline.files import sha256_of
 from gdist.pipeline.owner import OWNER
 from gdist.pipeline.run.checkpoints import Checkpoints
+from gdist.pipeline.run.documents import Needs, mismatch, read_document
 from gdist.pipeline.run.metrics import Metrics
 from gdist.pipeline.storage.locations import in_shell
 
@@ -41,6 +43,8 @@ FREE_FIELDS = {
     }
 }
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
+ONCE_MORE = ", which saves the student once more"
+RECORDED = {"cache": str, "cache_checksum": str, "teacher": dict, "signature": str}  # what run.json must have
 EVALUATIONS = {"test": "eval.json", "valid": "eval-valid.json"}  # by the split they are measured on
 WRITTEN = (
     *("config.toml", "run.json", *EVALUATIONS.values(), "evaluations", "tensorboard", "student.tmp", "extensions"),
@@ -73,10 +77,11 @@ class Run(Checkpoints, Metrics):
         self.require_place()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            known = (self.folder / "config.toml").exists()
+            provenance |= {"signature": signature(marked)}
+            known = self.has_begun
             if known:
                 self._require_same(tables, provenance)
-            self.write("run.json", json.dumps(provenance | {"signature": signature(marked)}, indent=2))
+            self.write("run.json", json.dumps(provenance, indent=2))
             for each in extensions:
                 self.own(self.extensions).mkdir(exist_ok=True)
                 self.write(f"extensions/{each.file_name}", each.source)
@@ -94,15 +99,26 @@ class Run(Checkpoints, Metrics):
         except OSError as error:
             raise self.unwritable(error) from error
         begun = all(map(BEGUN.fullmatch, names)) and ("run.json" in names or "extensions" not in names)
-        if "config.toml" not in names and not begun:
+        if "config.toml" not in names and not begun and not self.has_begun:
             raise RunError(f"{self.folder} is not empty and contains no run", "choose another --out")
         parts = (self.student, self.checkpoints, self.metrics, *map(self.folder.joinpath, WRITTEN))
         for part in parts:  # now, not after hours of work, when the results are to be written
             self.own(part)
 
     def _require_same(self, tables: TomlTables, provenance: dict[str, Any]) -> None:
-        changed = differences(identifying(self.tables()), identifying(tables))
-        before = self.provenance()
+        if (self.folder / "run.json").exists():
+            before = self.provenance()
+        else:
+            say(f"{self.folder / 'run.json'} is missing; it is written anew, from the cache as it is", style="yellow")
+            before = provenance
+        try:
+            own = self.tables()
+        except RunError as error:
+            if before["signature"] != provenance["signature"] or before is provenance:
+                raise RunError(error.message, f"{error.hint}, if it is typed as it was") from error
+            say(f"{error.message}; it is written anew, as run.json knows it", style="yellow")
+            own = tables
+        changed = differences(identifying(own), identifying(tables))
         if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move without changing
             was, now = (" and ".join(given_caches(each)) for each in (before, provenance))
             changed.append(f"cache: {was} → {now} (not the same content)")
@@ -133,14 +149,23 @@ class Run(Checkpoints, Metrics):
         """What a command line about this run has to say, for people to type: ``" --use …"`` for each of its files."""
         try:
             names = self.provenance().get("extensions", {})
-        except (OSError, ValueError):
+        except RunError:
             return ""
         return "".join(f" --use {in_shell(self.extensions / name)}" for name in names)
 
     @property
     def cache_options(self) -> str:
         """What a command line says to train from the same caches, for people to type: ``" --cache …"`` for each."""
-        return "".join(f" --cache {in_shell(each)}" for each in given_caches(self.provenance()))
+        try:
+            return "".join(f" --cache {in_shell(each)}" for each in given_caches(self.provenance()))
+        except RunError:
+            return " --cache URI"
+
+    @property
+    def training(self) -> str:
+        """The command that goes on with its training, or finishes it once more, for people to type."""
+        recipe = in_shell(self.folder / "config.toml")
+        return f"gdist train{self.cache_options} --out {in_shell(self.folder)} --recipe {recipe}{self.use_options}"
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -157,17 +182,58 @@ class Run(Checkpoints, Metrics):
         return (self.student / "model.safetensors").exists()
 
     def tables(self) -> TomlTables:
-        """Read the resolved config."""
-        return read_toml(self.folder / "config.toml")
+        """Read the resolved config.
 
-    def provenance(self) -> dict[str, Any]:
-        """Read what :meth:`begin` recorded."""
-        document: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
-        return document
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        path = self.folder / "config.toml"
+        hint = "the `gdist train` that the run was begun with, once more, writes it anew"
+        try:
+            tables = read_toml(path)
+        except ConfigError as error:
+            raise RunError(error.message, hint) from error
+        if wrong := mismatch(tables, {"student": dict, "train": dict}):
+            raise RunError(f"{path} is damaged: {wrong}", hint)
+        return tables
+
+    def provenance(self, needs: Needs = RECORDED) -> dict[str, Any]:
+        """Read what :meth:`begin` recorded.
+
+        Args:
+            needs: what it must have.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        path = self.folder / "run.json"
+        hint = f"rm -f {in_shell(path)}; then the `gdist train` of this run writes it anew, from its cache as it is"
+        return read_document(path, needs, hint)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a run: its config, or, where that is lost, its run.json and checkpoints."""
+        if (self.folder / "config.toml").exists():
+            return True
+        try:
+            return self.checkpoints.is_dir() and bool(self.provenance())
+        except RunError:
+            return False
 
     def note(self, fields: Mapping[str, Any]) -> None:
         """Add what is known at the end of a run to its provenance."""
         self.write("run.json", json.dumps(self.provenance() | dict(fields), indent=2))
+
+    def note_weights(self) -> None:
+        """Add the digest of the finished student's weights to the run's provenance."""
+        self.note({"weights": sha256_of(self.student / "model.safetensors")})
+
+    def require_weights(self) -> None:
+        """Raise RunError where the finished student's weights are not those that were saved, as far as is known."""
+        path, known = self.student / "model.safetensors", self.provenance().get("weights")
+        if known is not None and path.exists() and sha256_of(path) != known:
+            hint = f"{self.training}{ONCE_MORE}"
+            raise RunError(f"{path} is damaged: its bytes are not those that were saved", hint)
 
 
 def only_ready(folders: Sequence[Path], ready: Callable[[Run], bool], why: str) -> list[Path]:

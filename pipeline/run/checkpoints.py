@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.files import write_atomically
+from gdist.pipeline.files import sha256_of, write_atomically
 from gdist.pipeline.folder import OwnFolder
 
 CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
@@ -54,11 +54,14 @@ class Checkpoints(OwnFolder):
             for name, tensors in files.items():
                 ours = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
                 safetensors.torch.save_file(ours, staged / f"{name}.safetensors")
-            write_atomically(staged / "state.json", json.dumps(state | {"step": step}, indent=2))
+            digests = {f"{name}.safetensors": sha256_of(staged / f"{name}.safetensors") for name in files}
+            known = state | {"step": step, "sha256": digests}
+            write_atomically(staged / "state.json", json.dumps(known, indent=2))
             for path in staged.iterdir():
                 _sync(path)
         _sync(self.checkpoints)
-        for old in self.steps()[:-keep]:
+        # Of a later step, there is one only if it is damaged: this run comes from one before it.
+        for old in [other for other in self.steps() if other <= step][:-keep]:
             if not every or old % every:
                 try:
                     self.remove(self.checkpoint(old), CHECKPOINT_FILES)
@@ -73,13 +76,19 @@ class Checkpoints(OwnFolder):
         """
         folder = self.checkpoint(step)
         try:
-            paths = sorted(folder.glob("*.safetensors"))
-            files = {path.stem: safetensors.torch.load_file(path) for path in paths}
-            return files, json.loads((folder / "state.json").read_text())
-        except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
-            raise RunError(
-                f"cannot read the checkpoint {folder}: {error}", f"delete {folder} to continue from the one before"
-            ) from error
+            files = {}
+            for path in sorted(folder.glob("*.safetensors")):
+                files[path.stem] = safetensors.torch.load_file(path)
+            path = folder / "state.json"
+            state = json.loads(path.read_text())
+            known = state.pop("sha256", {}) if isinstance(state, dict) else {}  # older ones have none
+            for name, digest in known.items():
+                path = folder / name
+                if path.exists() and sha256_of(path) != digest:
+                    raise ValueError("its bytes are not those that were saved")
+            return files, state
+        except (OSError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+            raise RunError(f"cannot read the checkpoint {folder}: {path.name}: {error}") from error
 
     def checkpoint(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""

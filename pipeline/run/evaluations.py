@@ -10,7 +10,6 @@ with the probes of both. One of other weights, such as those from before a stude
 is and is no longer said to be the student's.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -21,9 +20,12 @@ from typing import Any
 from gdist.pipeline.config import signature
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
+from gdist.pipeline.files import sha256_of
 from gdist.pipeline.run import EVALUATIONS, Run
+from gdist.pipeline.run.documents import Needs, read_document
 from gdist.pipeline.storage.locations import in_shell
 
+EVALUATED: Needs = {"mean_cosine": (int, float), "layers": list}  # what each of them must have
 SAME = 1e-3  # by which the cosines of one student on the same speech may differ between devices
 Evaluation = dict[str, Any]
 """What `gdist eval --json` prints, with the probes that were run before. Older ones do not say of which weights."""
@@ -58,11 +60,8 @@ class Evaluations:
         path = self.run.folder / EVALUATIONS[split]
         if not path.exists():
             return None
-        try:
-            found = _read(path)
-        except (OSError, ValueError) as error:
-            again = f"gdist eval {in_shell(self.run.folder)}{'' if split == 'test' else f' --split {split}'}"
-            raise RunError(f"cannot read {path}: {error}", again) from error
+        again = f"gdist eval {in_shell(self.run.folder)}{'' if split == 'test' else f' --split {split}'}"
+        found = read_document(path, EVALUATED, again)
         return found if self._is_current(found) else None
 
     def every(self, split: str = "test") -> Iterator[Evaluation]:
@@ -117,7 +116,7 @@ class Evaluations:
 
     def is_own(self, evaluation: Mapping[str, Any]) -> bool:
         """Whether it was made on the caches that the run was trained from, as they were, wherever they are now."""
-        origin = self.run.provenance()
+        origin = self.run.provenance({})
         known = "cache_checksum" if "cache_checksum" in evaluation else "cache"
         return bool(evaluation.get(known) == origin.get(known))
 
@@ -130,7 +129,7 @@ class Evaluations:
         if known["bytes"] != stat.st_size:
             return False
         # A file that was not touched is the same, and need not be read, which takes long for hundreds of students.
-        return bool(known["modified"] == stat.st_mtime_ns or known["sha256"] == _sha256(path))
+        return bool(known["modified"] == stat.st_mtime_ns or known["sha256"] == sha256_of(path))
 
     def _rank(self, evaluation: Evaluation) -> tuple[bool, bool, float, int]:
         """What stands for a student: itself once finished, on its own cache, on as much speech as possible."""
@@ -158,7 +157,7 @@ def weights_file(run: Run, evaluation: Mapping[str, Any]) -> Path:
 def weights_in(path: Path) -> dict[str, Any]:
     """What an evaluation says of the weights that it is of: their digest, and how to see that nobody touched them."""
     stat = path.stat()
-    return {"sha256": _sha256(path), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+    return {"sha256": sha256_of(path), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
 
 
 def _key(evaluation: Evaluation) -> str:
@@ -199,21 +198,9 @@ def _probes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
     return found
 
 
-def _read(path: Path) -> Evaluation:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError("it is no table")
-    return found
-
-
 def _read_or_say(path: Path, what: str) -> Evaluation | None:
     try:
-        return _read(path)
-    except (OSError, ValueError) as error:
-        say(f"{what}: {path} cannot be read: {error}", style="yellow")
+        return read_document(path, EVALUATED)
+    except RunError as error:
+        say(f"{what}: {error.message}", style="yellow")
         return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,18 @@
 """What a run reports: metrics.jsonl, one JSON object per report, in order of step."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gdist.pipeline.console import say
+from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.folder import OwnFolder
+from gdist.pipeline.run.documents import mismatch
+
+NEEDED = {"step": int, "kind": str}
+LISTED = 5  # damaged lines whose numbers a message gives
+_said: set[tuple[Path, tuple[int, ...]]] = set()  # damage that was reported: the file is read often
 
 
 class Metrics(OwnFolder):
@@ -21,7 +29,15 @@ class Metrics(OwnFolder):
     def rewind_metrics(self, step: int) -> None:
         """Drop the rows reported after ``step``: those steps will be repeated."""
         kept = [row for row in self.read_metrics() if row["step"] <= step]
+        self.say_lost(kept, step)
         self.write(self.metrics.name, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def say_lost(self, rows: Sequence[dict[str, Any]], step: int) -> None:
+        """Say so, where ``rows`` end before ``step``: a step is reported before its checkpoint is saved."""
+        last = max((row["step"] for row in rows), default=0)
+        if last < step:
+            where = f"ends at step {last}" if rows else "has no rows"
+            say(f"{self.metrics} {where}: what was reported up to step {step} is lost", style="yellow")
 
     def report(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -29,13 +45,33 @@ class Metrics(OwnFolder):
             file.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Read every whole line of metrics.jsonl; a torn last line comes from a killed process and is ignored."""
-        if not self.metrics.exists():
+        """Read every whole row of metrics.jsonl, and say which lines are damaged. Of a last line without its end,
+        which comes from a killed process, nothing is said.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        try:
+            content = self.metrics.read_bytes()
+        except FileNotFoundError:
             return []
-        rows = []
-        for line in self.metrics.read_text().splitlines():
+        except OSError as error:
+            hint = f"fix its permissions, and {AGAIN}"
+            raise RunError(f"cannot read {self.metrics}: {error.strerror or error}", hint) from error
+        *lines, torn = content.split(b"\n")
+        rows, damaged = [], []
+        for number, line in enumerate([*lines, torn], 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                row = json.loads(line.decode())
+            except (ValueError, RecursionError):
+                row = None
+            if not mismatch(row, NEEDED):
+                rows.append(row)
+            elif number <= len(lines):
+                damaged.append(number)
+        if damaged and (self.metrics, tuple(damaged)) not in _said:
+            _said.add((self.metrics, tuple(damaged)))
+            which = ", ".join(map(str, damaged[:LISTED])) + ", …" * (len(damaged) > LISTED)
+            some = f"line {which} is damaged and is" if len(damaged) == 1 else f"lines {which} are damaged and are"
+            say(f"{self.metrics}: {some} left out; {len(rows)} rows are whole", style="yellow")
         return rows

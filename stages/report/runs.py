@@ -61,7 +61,10 @@ class RunSummary:
                 raise RunError(f"{folder} has not been evaluated: {why}", again)
             others = tuple(other for other in Evaluations(run).every(split) if result and other != result)
             result = result and result | {"layer_0": whose_layer_0(result, tables)}
-            return cls(str(folder), run.name, tables, run.provenance(), run.read_metrics(), result or {}, others)
+            rows = run.read_metrics()
+            if run.is_finished:
+                run.say_lost(rows, tables["train"]["steps"])
+            return cls(str(folder), run.name, tables, run.provenance({}), rows, result or {}, others)
         except FileNotFoundError as error:
             raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
         except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, PreTrainedConfig, WavLMConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
@@ -20,7 +21,7 @@ from transformers.utils import logging as hf_logging
 from gdist.pipeline.config import coerce, did_you_mean
 from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.extensions import Registry, extension_behind
-from gdist.pipeline.run import Run
+from gdist.pipeline.run import ONCE_MORE, Run
 from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.kinds import frontend_of
 from gdist.stages.students.armhubert import ArmHubertModel
@@ -228,10 +229,11 @@ def load_student(folder: str | Path) -> Student:
         RunError: there is no finished student; for an unfinished run, the hint is the command that finishes it.
         ConfigError: the class is in a file that was not named.
     """
-    folder = Path(folder)
+    folder, again = Path(folder), ""
     if (folder / "config.toml").exists():
         require_loadable(run := Run(folder))
-        folder = run.student
+        run.require_weights()
+        folder, again = run.student, run.training
     if not (folder / "config.json").exists():
         raise RunError(
             f"no student at {folder}: it is neither a run nor an exported student",
@@ -242,10 +244,10 @@ def load_student(folder: str | Path) -> Student:
         if not isinstance(config, StudentConfig):
             raise RunError(f"{folder} does not contain a student of gdist: its model_type is {config.model_type}")
         student: Student = in_own_memory(AutoModel.from_pretrained(folder, config=config, trust_remote_code=False))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"cannot load the student at {folder}: {error}", "export it as `--format hf`, or train it again"
-        ) from error
+    # transformers says in many ways that a file is damaged.
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        hint = f"{again}{ONCE_MORE}" if again else "export it as `--format hf`, or train it again"
+        raise RunError(f"cannot load the student at {folder}: {error}", hint) from error
     return student
 
 
@@ -255,8 +257,7 @@ def require_loadable(run: Run) -> None:
         done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
         raise RunError(
             f"{run.folder} has no finished student (step {done} of {total})",
-            f"gdist train{run.cache_options} --out {run.folder} --recipe {run.folder / 'config.toml'}"
-            f"{run.use_options}",
+            run.training,
         )
     name = run.tables()["student"]["name"]
     STUDENTS.find(name, f"{run.folder} has the student {name}", str(run.extensions))

@@ -21,7 +21,7 @@ def bound_to(run: Run) -> str | None:
 
 def recorded(run: Run) -> dict[str, Any]:
     """The provenance of a run; empty where it has not begun."""
-    return run.provenance() if (run.folder / "run.json").exists() else {}
+    return run.provenance() if run.has_begun and (run.folder / "run.json").exists() else {}
 
 
 def open_caches(run: Run, given: str | Sequence[str], local: LocalFolder | None = None) -> Joined:

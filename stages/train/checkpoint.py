@@ -58,10 +58,7 @@ def require_match(
                 f"loader.position in state.json is {position}, but epoch {epoch} has only {batches(epoch)} batches"
             )
     except MismatchError as mismatch:
-        raise RunError(
-            f"the checkpoint {folder} does not belong to this run: {mismatch}",
-            f"delete {folder} to continue from the one before",
-        ) from mismatch
+        raise RunError(f"the checkpoint {folder} does not belong to this run: {mismatch}") from mismatch
 
 
 def _check_names(where: str, found: Any, wanted: Any) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.loader import Loader
@@ -223,12 +224,29 @@ class Learner:
         run.save(step, files, state, optim.keep_checkpoints, optim.keep_every)
 
     def restore(self, run: Run, loader: Loader) -> tuple[int, dict[str, int], float]:
-        """Restore the newest checkpoint. Returns (step, the loader's position, seconds trained so far).
+        """Restore the newest checkpoint that is whole; what is wrong with a newer one is said.
+
+        Returns:
+            (step, the loader's position, seconds trained so far).
 
         Raises:
-            RunError: the checkpoint is damaged, or does not belong to this run.
+            RunError: all of them are damaged, or do not belong to this run.
         """
-        step = run.steps()[-1]
+        *earlier, step = run.steps()
+        while True:
+            try:
+                state = self._restore(run, step, loader)
+            except RunError as error:
+                if not earlier:
+                    hint = f"delete {run.checkpoints} to begin anew, or choose another --out"
+                    raise RunError(error.message, hint) from error
+                step = earlier.pop()
+                say(f"{error.message}; continuing from the one before it, of step {step}", style="yellow")
+            else:
+                return step, state["loader"], float(state["seconds"])
+
+    def _restore(self, run: Run, step: int, loader: Loader) -> dict[str, Any]:
+        """Restore one checkpoint; RunError before anything is changed where that is not possible."""
         files, state = run.load(step)
         wanted = {"model": self.student.state_dict()}
         if self.average is not None:
@@ -246,7 +264,7 @@ class Learner:
                 self.optimizer.state[parameter] = {
                     kind: files["optimizer"][f"{name}.{kind}"].to(self.ranks.device) for kind in MOMENTS
                 }
-        return step, state["loader"], float(state["seconds"])
+        return state
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:

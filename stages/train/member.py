@@ -113,9 +113,12 @@ class Member:
         with self.ranks.together():
             if self.ranks.first and self.step == self.optim.steps:
                 save_student(self.run, self.learner.result)
+                self.run.note_weights()
         if self.ranks.first:
-            result = summarize(self.run)
-            self.run.note({name: result[name] for name in ("bytes_fetched", "bytes_local", "data_wait_fraction")})
+            result = summarize(self.run, self.step)
+            if result["loss"] is not None:
+                noted = ("bytes_fetched", "bytes_local", "data_wait_fraction")
+                self.run.note({name: result[name] for name in noted})
             self.result = result
         self.close()
 

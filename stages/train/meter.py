@@ -9,7 +9,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gdist.pipeline import console
 from gdist.pipeline.cache.near import Traffic
-from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import Run
 
 Spent = Literal["step", "waiting", "other"]
@@ -166,20 +165,20 @@ class MetricsWriter:
         self.curves.close()
 
 
-def summarize(run: Run) -> dict[str, Any]:
-    """What ``gdist train`` reports when it ends, computed from the run's metrics.
+def summarize(run: Run, step: int) -> dict[str, Any]:
+    """What ``gdist train`` reports when it ends after ``step``, computed from the run's metrics.
 
-    Raises:
-        RunError: the run has no metrics.
+    Where these are lost, there is None in their place.
     """
     every = run.read_metrics()
     rows = [row for row in every if row["kind"] == "train"]
     if not rows:
-        raise RunError(f"{run.folder} has no metrics", "delete the folder and train again")
+        told = ("loss", "step_seconds", "step_cpu_seconds", "data_wait_fraction", "audio_seconds_per_second")
+        return {"steps": step, **dict.fromkeys(told), "bytes_fetched": 0, "bytes_local": 0}
     seconds = sum(row["step_seconds"] * row["steps"] for row in rows)
     steps = sum(row["steps"] for row in rows)
     return {
-        "steps": rows[-1]["step"],
+        "steps": step,
         "loss": rows[-1]["loss"],
         "step_seconds": seconds / steps,
         "step_cpu_seconds": sum(row.get("step_cpu_seconds", 0) * row["steps"] for row in rows) / steps,

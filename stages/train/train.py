@@ -214,11 +214,11 @@ def at_most(entries: Sequence[Entry], seconds: float, framing: Framing) -> list[
 
 def show(out: Path, result: dict[str, Any]) -> None:
     """Print the result for people."""
-    console.say(
-        f"{out}: {result['steps']} steps, loss {result['loss']:.3f}; {result['step_seconds']:.2f} s per step, "
-        f"{result['audio_seconds_per_second']:.0f}× real time, waiting for data {result['data_wait_fraction']:.1%}",
-        style="green",
-    )
+    figures = "whose figures are lost"
+    if result["loss"] is not None:
+        speed = f"{result['step_seconds']:.2f} s per step, {result['audio_seconds_per_second']:.0f}× real time"
+        figures = f"loss {result['loss']:.3f}; {speed}, waiting for data {result['data_wait_fraction']:.1%}"
+    console.say(f"{out}: {result['steps']} steps, {figures}", style="green")
     run = Run(out)
     if not run.is_finished:
         console.say(f"  paused after step {result['steps']}; run it again without --until to finish")

@@ -140,7 +140,11 @@ class Board:
         standing = {one.name: one for one in ranking.candidates}
         points = []
         for name, entries in sweep.points.items():
-            begun = [entry for entry in entries if entry.state != "new" and (entry.folder / "config.toml").exists()]
+            begun = [
+                entry
+                for entry in entries
+                if entry.state == "finished" or (entry.state != "new" and (entry.folder / "config.toml").exists())
+            ]
             runs = {entry.seed: _summary(entry, read_from, ranking.speech) for entry in begun}
             points.append(Point(name, styles.get(name, "rest"), entries, runs, standing.get(name)))
         return cls(sweep, ranking, tuple(points))

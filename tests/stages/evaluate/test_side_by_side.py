@@ -125,6 +125,7 @@ def test_other_weights_are_another_student(judged: Run, tiny_cache: Path, gdist:
     was = path.read_bytes()
     weights = load_file(path)
     save_file({name: 1.5 * tensor for name, tensor in weights.items()}, path, {"format": "pt"})
+    judged.note_weights()
     assert Evaluations(judged).first() is None and not list(Evaluations(judged).every())
     result = gdist("report", judged.folder, "--out", tmp_path / "report.html")
     assert result.exit_code == 1 and "has not been evaluated: its student has changed since" in result.stderr
@@ -132,6 +133,7 @@ def test_other_weights_are_another_student(judged: Run, tiny_cache: Path, gdist:
     now = found(gdist, judged, "--probes", "none")
     assert standing(judged) == now and not now["probes"] and now["mean_cosine"] != before["mean_cosine"]
     path.write_bytes(was)  # at another time: it is the content that counts
+    judged.note_weights()
     assert list(Evaluations(judged).every()) == [before]
 
 

@@ -35,18 +35,24 @@ def stopped(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory, config: 
 
 @pytest.fixture
 def folder(stopped: Path, tmp_path: Path) -> Path:
-    """The newest checkpoint of a run that the test may damage."""
-    return Path(shutil.copytree(stopped, tmp_path / "run")) / "checkpoints" / STEP
+    """The only checkpoint of a run that the test may damage: with others, it continues from the one before it. It has
+    no digests, which would say less of what is wrong."""
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints" / "step-0000003")
+    state = json.loads((run / "checkpoints" / STEP / "state.json").read_text())
+    assert set(state.pop("sha256")) == {f"{name}.safetensors" for name in ("model", "optimizer", "average")}
+    (run / "checkpoints" / STEP / "state.json").write_text(json.dumps(state))
+    return run / "checkpoints" / STEP
 
 
 def refused(cache: Path, folder: Path, config: TrainConfig, *words: str) -> None:
-    """Training refuses the checkpoint with a message that contains ``words``, and a hint to delete it."""
+    """Training refuses the checkpoint with a message that contains ``words``, and says what to do."""
     with pytest.raises(RunError) as caught:
         run(cache, folder.parent.parent, config)
     for word in words:
         assert word in caught.value.message
     assert str(folder) in caught.value.message
-    assert caught.value.hint == f"delete {folder} to continue from the one before"
+    assert caught.value.hint == f"delete {folder.parent} to begin anew, or choose another --out"
     assert not (folder.parent.parent / "student").exists()
 
 
