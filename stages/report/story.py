@@ -65,7 +65,9 @@ def _stage_two(groups: Sequence[Configuration], extras: Mapping[str, Any]) -> Ma
     text = Markup("<b>{} student{}</b>").format(count, "s" * (count > 1))
     if count > len(groups):
         text += f" ({len(groups)} configuration{'s' * (len(groups) > 1)}, some with several seeds)"
-    text += f" {'were' if count > 1 else 'was'} trained on this cache"
+    caches = len({run.provenance.get("cache_checksum") for group in groups for run in group.runs})
+    where = "on this cache" if caches == 1 else f"on {caches} caches of this teacher"
+    text += f" {'were' if count > 1 else 'was'} trained {where}"
     if "steps" in passes:
         text += f" for {passes['steps']:,} steps without the teacher"
     if "audio_seconds_trained" in passes:
@@ -101,6 +103,9 @@ def verdict(groups: Sequence[Configuration], references: Mapping[str, Rows]) -> 
     layers = sorted(set.intersection(*(set(rows) for rows in by_layer.values())))
     cosines = {name: [rows[layer] for layer in layers] for name, rows in by_layer.items()}
     if len(groups) > 1:
+        if any(len(rows) > len(layers) for rows in by_layer.values()):
+            common = f"They are compared at {_layers(layers)}, where all were judged."
+            sentences.append(Markup("{}").format(common if layers else "There is no layer at which all were judged."))
         tied = [
             layer
             for place, layer in enumerate(layers)

@@ -6,11 +6,15 @@ from gdist.stages.report.runs import Configuration, RunSummary
 from gdist.stages.report.tables import Cell, Column, Table, TableRow, ranked
 
 
-def by_teacher(groups: Sequence[Configuration]) -> Table | None:
-    """A table with one row per run and one column per teacher; None if no run has several teachers."""
-    pairs = ranked(groups)
+def by_teacher(groups: Sequence[Configuration], every: Sequence[Configuration]) -> Table | None:
+    """A table with one row per run and one column per teacher; None if no run of ``groups`` has several teachers.
+
+    Args:
+        every: those of the whole page: students of a second teacher alone are in another part of it.
+    """
+    pairs = ranked(every)
     heads: dict[str, str] = {}  # teacher's fingerprint → its name in the first run that has it
-    for run, _ in pairs:
+    for run, _ in ranked(groups):
         for name, teacher in _several(run).items():
             heads.setdefault(teacher["fingerprint"], name)
     if not heads:
@@ -22,7 +26,7 @@ def by_teacher(groups: Sequence[Configuration]) -> Table | None:
             continue
         cells = [_cell(found.get(key)) for key in heads]
         of_all = run.eval.get("mean_cosine_of_all")
-        rows.append(TableRow(run.name, group.style, (*cells, _cell(of_all))))
+        rows.append(TableRow(run.name, group.style if group in groups else "rest", (*cells, _cell(of_all))))
     columns = (*(Column(name, "mean cosine") for name in heads.values()), Column("mean", "of its teachers"))
     return Table("Fidelity to each teacher", "run", columns, tuple(rows), (), "teachers")
 

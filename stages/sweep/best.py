@@ -4,15 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from gdist.pipeline import console
+from gdist.pipeline.errors import RunError, UsageError
 from gdist.pipeline.storage.locations import in_shell
-from gdist.stages.standings.ranking import Ranking, is_clear, rank, scatter
+from gdist.stages.standings.ranking import OF_EVAL, OF_TRAINING, Ranking, is_clear, rank, scatter
 from gdist.stages.standings.record import read_sweep
+from gdist.stages.standings.teachers import by_teacher
 
 MAX_NAMED = 5  # points that a line names before it counts the rest
 
 
 def best(folder: Path, metric: str | None = None, split: str | None = None) -> dict[str, Any]:
     """The best point of a sweep, and its best run.
+
+    How close students are to different teachers cannot be compared: there is one for each teacher. Probes can be.
 
     Args:
         metric, split: by default, those by which the sweep itself judges its points.
@@ -25,7 +29,23 @@ def best(folder: Path, metric: str | None = None, split: str | None = None) -> d
         UsageError: no finished run has this metric.
     """
     sweep = read_sweep(folder)
-    return _answer(rank(sweep, metric or sweep.metric, split or sweep.split))
+    metric, split = metric or sweep.metric, split or sweep.split
+    apart = by_teacher(sweep)
+    if metric not in OF_TRAINING and metric != OF_EVAL:
+        whose = {entry.folder: name for name, own in apart for entry in own.entries}
+        answer = _answer(rank(sweep, metric, split))
+        return answer | {"teacher": whose[Path(answer["run"])], "other_teachers": []}
+    answers, failed = [], None
+    for name, own in apart:
+        try:
+            answers.append(_answer(rank(own, metric, split)) | {"teacher": name, "other_teachers": []})
+        except (RunError, UsageError) as error:
+            failed = failed or error
+            if len(apart) > 1:
+                console.say(f"left out: the students of {name}: {error.message}", style="yellow")
+    if not answers and failed is not None:
+        raise failed
+    return answers[0] | {"other_teachers": answers[1:]}
 
 
 def _answer(ranking: Ranking) -> dict[str, Any]:
@@ -58,7 +78,19 @@ def _answer(ranking: Ranking) -> dict[str, Any]:
 
 
 def show(answer: dict[str, Any]) -> None:
-    """Print the answer for people."""
+    """Print the answer for people; of several teachers, one after another."""
+    others = answer["other_teachers"]
+    for one in (answer, *others):
+        if others:
+            console.say(f"students of {one['teacher']}:")
+        _show(one)
+    if others:
+        console.say(
+            "a cosine to one teacher says nothing beside a cosine to another; probes can be compared: --metric"
+        )
+
+
+def _show(answer: dict[str, Any]) -> None:
     of = f" of {answer['of_seeds']}" if answer["of_seeds"] > answer["seeds"] else ""
     seeds = f"mean of {answer['seeds']}{of} seeds" if answer["seeds"] > 1 else f"one{of} seed{'s' if of else ''}"
     where = f" on the split {answer['split']}" if answer["split"] else ""

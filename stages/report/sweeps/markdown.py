@@ -19,36 +19,53 @@ from gdist.stages.report.sweeps.section import Section
 from gdist.stages.report.tables import Table
 
 BEGIN, END = "<!-- notes -->", "<!-- /notes -->"
+APART = (
+    "A cosine to one teacher says nothing beside a cosine to another, so the students of each teacher are ranked on "
+    "their own."
+)
 NOTES = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
 
 
-def write_page(section: Section, out: Path, title: str | None = None) -> None:
+def write_page(sections: Sequence[tuple[str, Section]], out: Path, title: str | None = None) -> None:
     """Write the page and its figures. The same inputs give the same bytes.
+
+    Args:
+        sections: teacher → the sweep of its students, each a part of the page where there are several.
 
     Raises:
         UsageError: there is a file at ``out`` that gdist did not write: it has no notes.
     """
-    notes = _notes(out)
-    drawn = {f"{out.stem}-{_slug(name)}.svg": (name, drawing) for name, drawing in _figures(section)}
-    links = {name: f"![{name}]({file})" for file, (name, _) in drawn.items()}
+    notes, several = _notes(out), len(sections) > 1
+    name = sections[0][1].name if not several else f"{sections[0][1].name}, students of {len(sections)} teachers"
+    parts = [
+        f"# {title or name[:1].upper() + name[1:]}",
+        "Written by `gdist report … --format md`; only the notes are written by hand.",
+        notes,
+    ]
+    if several:
+        parts.append(APART)
     out.parent.mkdir(parents=True, exist_ok=True)
-    for file, (_, drawing) in drawn.items():
-        write_atomically(out.parent / file, figures.standalone(drawing))
-    write_atomically(out, page(section, notes, links, title))
+    for teacher, section in sections:
+        stem = f"{out.stem}-{_slug(teacher)}" if several else out.stem
+        drawn = {f"{stem}-{_slug(name)}.svg": (name, drawing) for name, drawing in _figures(section)}
+        for file, (_, drawing) in drawn.items():
+            write_atomically(out.parent / file, figures.standalone(drawing))
+        text = body(section, {name: f"![{name}]({file})" for file, (name, _) in drawn.items()})
+        if several:
+            parts.append(f"## Students of {short_name(teacher)}")
+            text = re.sub(r"^#", "##", text, flags=re.MULTILINE)
+        parts.append(text)
+    write_atomically(out, "\n\n".join(parts) + "\n")
 
 
-def page(section: Section, notes: str, links: dict[str, str], title: str | None = None) -> str:
-    """The text of the page.
+def body(section: Section, links: dict[str, str]) -> str:
+    """The text about the students of one teacher.
 
     Args:
-        notes: with their marks.
         links: name of a figure → its link.
     """
     board = section.board
     parts = [
-        f"# {title or section.name[:1].upper() + section.name[1:]}",
-        "Written by `gdist report … --format md`; only the notes are written by hand.",
-        notes,
         "## Which student to take",
         _sentences([*section.take, *section.others, *section.gaps]),
         "## What was run",
@@ -62,7 +79,7 @@ def page(section: Section, notes: str, links: dict[str, str], title: str | None 
         "## What it cost",
         _sentences(section.cost),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in parts if part)
 
 
 def _fidelity(section: Section, links: dict[str, str]) -> list[str]:
