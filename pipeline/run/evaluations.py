@@ -181,7 +181,7 @@ def _are_one(earlier: Evaluation, now: Evaluation) -> bool:
 
 def _with_probes_of(earlier: Evaluation, now: Evaluation) -> Evaluation:
     """An evaluation, and the probes that only an earlier one of the same student on the same utterances has."""
-    merged = now | {"probes": _probes(earlier, now)}
+    merged = now | {"probes": _probes(earlier, now), "weights": earlier.get("weights", now["weights"])}
     for who in ("teacher", "log_mel"):
         merged[who] = now[who] | {"probes": _probes(earlier.get(who) or {}, now[who])}
     for code in ("extensions", "packages"):
