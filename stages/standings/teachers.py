@@ -1,12 +1,12 @@
 """Whose students runs are. A cosine to one teacher says nothing beside a cosine to another: they are ranked apart."""
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import Run
 from gdist.stages.standings.record import Entry, Sweep
 
@@ -71,6 +71,6 @@ def _teacher(entries: Sequence[Entry]) -> TeacherOf | None:
 
 def _provenance(folder: Path) -> dict[str, Any]:
     try:
-        return Run(folder).provenance() if (folder / "run.json").exists() else {}
-    except (OSError, ValueError, json.JSONDecodeError):  # said where the run is read as a whole
+        return Run(folder).provenance({}) if (folder / "run.json").exists() else {}
+    except RunError:  # said where the run is read as a whole
         return {}

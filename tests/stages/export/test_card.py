@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_several import WIDE
 from test_train import run, short
 
+from gdist.pipeline.run import Run
 from gdist.stages.train.train import train
 
 Gdist = Callable[..., Result]
@@ -60,6 +61,7 @@ def test_its_own_cache_comes_first(
 def test_other_weights_have_not_been_evaluated(mine: Path, gdist: Gdist) -> None:
     path = mine / "student" / "model.safetensors"
     save_file({name: 1.5 * tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    Run(mine).note_weights()
     text = card(gdist, mine)
     assert "It has not been evaluated" in text and "| layer | cosine |" not in text
 

@@ -124,10 +124,10 @@ def test_the_judge_of_the_sweep_is_the_default(tmp_path: Path) -> None:
     runs = sorted((sweep / "runs").iterdir())
     for run, value in zip(runs, (0.9, 0.6), strict=True):
         probe = {"value": value, "higher_is_better": True}
-        (run / "eval.json").write_text(json.dumps({"mean_cosine": 0.5, "probes": {"ks": probe}}))
+        (run / "eval.json").write_text(json.dumps({"mean_cosine": 0.5, "layers": [], "probes": {"ks": probe}}))
     assert (best(sweep)["point"], best(sweep)["metric"], best(sweep)["split"]) == ("a", "ks", "test")
     assert best(sweep, "cosine")["point"] == "b"
-    (runs[0] / "eval.json").write_text('{"mean_cosine": 0.5, "probes": {"ks": {}}}')
+    (runs[0] / "eval.json").write_text('{"mean_cosine": 0.5, "layers": [], "probes": {"ks": {}}}')
     with pytest.raises(RunError, match=r"cannot read .*eval\.json") as caught:
         best(sweep)
     assert caught.value.hint and caught.value.hint.startswith("gdist eval ")
@@ -147,3 +147,25 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     (made / "sweep.json").write_text(json.dumps(record))
     with pytest.raises(RunError, match="not the name of a folder"):
         best(made)
+
+
+def test_all_points_are_ranked_by_one_kind_of_evaluation(tmp_path: Path) -> None:
+    """By what the sweep asks for, whatever else some of them were evaluated on by hand."""
+    judge = {"metric": "mean_cosine", "split": "valid", "probes": "none", "minutes": 5.0}
+    points = [{"name": name, "cosines": [0.5]} for name in ("first", "second")]
+    sweep = make_sweep(tmp_path / "judged", points, judge=judge)
+    for name, value in (("first", 0.6), ("second", 0.7)):
+        (folder,) = (sweep / "runs").glob(f"{name}-*")
+        whole = {"mean_cosine": value, "layers": [], "cache": "demo/cache", "minutes": 5.0, "probes": {}}
+        (folder / "eval-valid.json").write_text(json.dumps(whole))
+    assert best(sweep)["point"] == "second"
+    (folder,) = (sweep / "runs").glob("first-*")
+    (folder / "evaluations").mkdir()
+    (folder / "eval-valid.json").rename(folder / "evaluations" / "valid-5.json")
+    probe = {"value": 0.3, "higher_is_better": True}
+    whole |= {"mean_cosine": 0.9, "minutes": 0.0, "probes": {"ks": probe}}
+    (folder / "eval-valid.json").write_text(json.dumps(whole))
+    found = best(sweep)
+    assert found["point"] == "second" and found["margin"] == pytest.approx(0.1)
+    by_hand = best(sweep, "ks")
+    assert by_hand["point"] == "first" and by_hand["left_out"] == {"second": "ks was not measured"}
