@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     "caches",
     multiple=True,
     metavar="[NAME=]URI",
-    help="Evaluate on this cache of the runs' teacher; of a student of several teachers, one of each. [default: "
-    "those of each run]",
+    help="Evaluate on this cache of the runs' teacher; of a student of several teachers, one of each. What was found "
+    "on other caches is kept. [default: those of each run]",
 )
 @click.option(
     "--probes",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     type=float,
     default=0.0,
     show_default="all",
-    help="Read at most this much speech of each voice in each split, always the same.",
+    help="Read at most this much speech of each voice in each split, always the same. What was found on all is kept.",
 )
 @click.option("--control", is_flag=True, help="Also run every probe with shuffled labels: it should score at chance.")
 @click.option(
@@ -66,6 +66,9 @@ def eval_command(
 ) -> int:
     """Evaluate students on held-out speech, generating freely: fidelity to each of the teacher's layers, and
     SUPERB-style probes of the students, the teacher (from the cache) and log-mel.
+
+    Nothing is overwritten: RUN/eval.json is what was found on the run's own cache, with every probe that was run, and
+    RUN/evaluations has the rest. Of a cache that lacks layers, those that it has are judged.
 
     \b
     Example:  gdist eval runs/first runs/second

@@ -69,7 +69,8 @@ def _heading(found: Sequence[Mapping[str, Any]]) -> str:
     """The title of the page."""
     of = f"{len(found)} teachers"
     if sweep := found[0]["sweep"]:
-        return f"{sweep.name}: students of {of}" if found[1:] else f"{sweep.name}: take {sweep.board.first.title}"
+        name = f"{sweep.name[:1].upper()}{sweep.name[1:]}"
+        return f"{name}: students of {of}" if found[1:] else f"{sweep.name}: take {sweep.board.first.title}"
     names = [run.name for part in found for run in part["runs"]]
     if len(names) < 3:
         return " and ".join(names)

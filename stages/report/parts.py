@@ -107,7 +107,7 @@ def _tile(part: Mapping[str, Any]) -> Tile:
     """The best student of a teacher."""
     if part["sweep"] is not None:
         best: Tile = part["sweep"].tiles[0]
-        return replace(best, more=(f"{part['sweep'].board.metric}, of {part['whose']}", *best.more))
+        return replace(best, more=(f"{part['sweep'].board.metric}, student of {part['whose']}", *best.more))
     group = part["groups"][0]
     params, teacher = group.first.eval["params"], part["teacher"]["params"]
     smaller = reduction(params, teacher)

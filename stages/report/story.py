@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from gdist.pipeline import console
 from gdist.stages.evaluate.layers import ranges
-from gdist.stages.report.runs import Configuration
+from gdist.stages.report.runs import Configuration, RunSummary
 
 TIE = 0.002  # cosines that differ by less than this count as equal
 MAX_NAMED = 4  # systems that a sentence names before it counts the rest
@@ -151,7 +151,11 @@ def caveats(groups: Sequence[Configuration]) -> list[Markup]:
     """What readers must know before they compare two columns of this report."""
     sentences = []
     runs = [run for group in groups for run in group.runs]
-    if len({(run.eval.get("split"), run.eval.get("utterances"), run.provenance.get("cache")) for run in runs}) > 1:
+    elsewhere = {run.name: _other_cache(run) for run in runs if _other_cache(run)}
+    if elsewhere:
+        text = "Not evaluated on the cache that it was trained from: {}."
+        sentences.append(Markup(text).format(listed(list(elsewhere), [f"on {uri}" for uri in elsewhere.values()])))
+    if len({tuple(map(_read_from(run).get, ("split", "utterances", "minutes", "cache"))) for run in runs}) > 1:
         sentences.append(Markup("These runs were evaluated on different speech or caches: compare them with care."))
     sentences += _not_judged(groups)
     if len({run.training().get("steps") for run in runs}) > 1:
@@ -196,6 +200,17 @@ def listed(names: Sequence[str], remarks: Sequence[str] = ()) -> Markup:
     for place, remark in enumerate(remarks[:MAX_NAMED]):
         shown[place] += f" ({remark})"
     return Markup(", ").join(shown) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
+
+
+def _other_cache(run: RunSummary) -> str:
+    """The cache that a run was evaluated on, if that is not the one that it was trained from."""
+    known, own = run.eval.get("cache_checksum"), run.provenance.get("cache_checksum")
+    return str(run.eval["cache"]) if known and own and known != own else ""
+
+
+def _read_from(run: RunSummary) -> dict[str, object]:
+    """What an evaluation read; older ones do not say from which cache, and took the run's own."""
+    return run.eval | {"cache": run.eval.get("cache_checksum", run.provenance.get("cache"))}
 
 
 def absent_from(group: Configuration) -> list[float]:

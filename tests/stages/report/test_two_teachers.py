@@ -174,3 +174,17 @@ def test_a_gap_is_drawn_where_a_layer_was_not_judged(tmp_path: Path) -> None:
     assert page.count("class='gap'") == 2 * 2 * 2  # between three layers; in two charts, wide and narrow
     column = re.findall(r'<th scope="row"[^>]*>(\d+)</th>\s*<td[^>]*>(.*?)</td>', page.split('class="heat')[1])
     assert [text for layer, text in column if int(layer) % 4] == ["–"] * 9
+
+
+def test_an_evaluation_on_another_cache_is_said_to_be_one(tmp_path: Path) -> None:
+    origin = {"cache_checksum": "mine"}
+    own = make_run(tmp_path / "own", GENDISTILLER, origin=origin, cache="demo/cache", cache_checksum="mine")
+    other = make_run(tmp_path / "other", DISTILHUBERT, origin=origin, cache="demo/int8", cache_checksum="another")
+    pages = []
+    for folders in ([own], [own, other]):
+        report_command(folders, tmp_path / "report.html")
+        pages.append((tmp_path / "report.html").read_text())
+    told = "Not evaluated on the cache that it was trained from: <b>other</b> (on demo/int8)."
+    assert told not in pages[0] and told in pages[1]
+    assert "evaluated on different speech or caches" not in pages[0]
+    assert "evaluated on different speech or caches" in pages[1]
