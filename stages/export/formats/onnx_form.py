@@ -196,11 +196,12 @@ class GraphAttention(Attention):
 
     def fuse(self) -> None:
         parts = (self.q_proj, self.k_proj, self.v_proj)
+        self.width = self.q_proj.out_features  # of all heads together; less than D where some were left out
         self.qkv = Product(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
         del self.q_proj, self.k_proj, self.v_proj
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        query_BTD, key_BTD, value_BTD = self.qkv(hidden_BTD).split(hidden_BTD.shape[-1], -1)
+        query_BTD, key_BTD, value_BTD = self.qkv(hidden_BTD).split(self.width, -1)
         return self._attend(self._heads(query_BTD), self._heads(key_BTD), self._heads(value_BTD), mask_BT)
 
     def _attend(self, query_BHTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask_BS: Tensor | None) -> Tensor:
@@ -216,7 +217,7 @@ class RuntimeAttention(GraphAttention):
     """The same with ONNX Runtime's operator, tile by tile: a third faster for 15 s, and without memory for [T, T]."""
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        query_BTD, key_BTD, value_BTD = self.qkv(hidden_BTD).split(hidden_BTD.shape[-1], -1)
+        query_BTD, key_BTD, value_BTD = self.qkv(hidden_BTD).split(self.width, -1)
         query_BTHE = query_BTD.unflatten(-1, (self.num_heads, -1))
         key_BTHE = key_BTD.unflatten(-1, (self.num_heads, -1))
         query_BTHE = query_BTHE * query_BTHE.shape[-1] ** -0.5
