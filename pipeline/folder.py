@@ -1,16 +1,22 @@
 """A folder that gdist owns. One process writes there, never through links, and deletes only what gdist wrote."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import safetensors
 
+from gdist.pipeline.console import size
 from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
 from gdist.pipeline.owner import Owner
 
 TEMPORARY = r"|\..+\.tmp|\.tmp\w+"  # files of gdist and of safetensors, left behind when a process was killed
+
+ELSEWHERE = "choose another --out"
+ROOM = f"free some space, or fix its permissions, and {AGAIN}"
 
 
 class OwnFolder:
@@ -49,7 +55,17 @@ class OwnFolder:
 
     def unwritable(self, error: OSError) -> RunError:
         """Return the error to raise where the folder cannot be written."""
-        return RunError(f"cannot write the run {self.folder}: {error.strerror or error}", "choose another --out")
+        return RunError(f"cannot write the run {self.folder}: {error.strerror or error}", f"{ELSEWHERE}; or {ROOM}")
+
+    def require_room(self, needed: int, what: str) -> None:
+        """Raise RunError where the folder cannot be written, or its disk lacks the bytes that ``what`` needs."""
+        try:
+            with tempfile.TemporaryFile(dir=self.folder):
+                free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise self.unwritable(error) from error
+        if free < needed:
+            raise RunError(f"{self.folder} has {size(free)} of disk left, and {what} needs {size(needed)}", ROOM)
 
     def own(self, path: Path) -> Path:
         """Return ``path``, to be written or deleted; RunError where a link is on the way to it from the folder."""
@@ -89,8 +105,9 @@ class OwnFolder:
                 self.remove(final, ours)
                 staged.rename(final)
         except (OSError, safetensors.SafetensorError) as error:
-            hint = f"free some space, or fix its permissions, and {AGAIN}"
-            raise RunError(f"cannot write {final}: {getattr(error, 'strerror', None) or error}", hint) from error
+            with suppress(OSError, RunError):  # the disk may be full: what is unfinished takes none of it
+                self.remove(staged, ours + TEMPORARY)
+            raise RunError(f"cannot write {final}: {getattr(error, 'strerror', None) or error}", ROOM) from error
 
     def remove(self, folder: Path, ours: str) -> None:
         """Delete one of the run's folders, with the files that gdist wrote there.

@@ -16,11 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gdist.pipeline.errors import RunError
+from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.heartbeat import BEAT_SECONDS, Heartbeat, wait_for_silence
 from gdist.pipeline.machine import is_here, myself
 
 OWNER = "training.json"
+UNWRITABLE = f"choose another --out; or free some space, or fix its permissions, and {AGAIN}"
 REFUSED = "another process of gdist is using"
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # errors of file systems without locks
 
@@ -45,10 +46,15 @@ class Owner:
         try:
             self._file, locked = self._lock()
         except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror or error}", "choose another --out") from error
+            raise self._unwritable(error) from error
         try:
             self._wait_for_silence(locked)
             self._write(0)
+        except OSError as error:
+            if locked:
+                self.path.unlink(missing_ok=True)
+            os.close(self._file)
+            raise self._unwritable(error) from error
         except BaseException:
             os.close(self._file)
             raise
@@ -77,6 +83,9 @@ class Owner:
                 f"{self.path.name} was deleted",
                 "let the other process finish, or run the same command again; the checkpoints up to here are kept",
             )
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(f"cannot write {self.path}: {error.strerror or error}", UNWRITABLE)
 
     def _lock(self) -> tuple[int, bool]:
         """Return the open file, and whether the kernel locked it for us (if not, this file system has no locks)."""

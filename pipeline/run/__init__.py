@@ -220,6 +220,13 @@ class Run(Checkpoints, Metrics):
         except RunError:
             return False
 
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write one of the run's own documents, whole or not at all; RunError where that is not possible."""
+        try:
+            super().write(name, content)
+        except OSError as error:
+            raise self.unwritable(error) from error
+
     def note(self, fields: Mapping[str, Any]) -> None:
         """Add what is known at the end of a run to its provenance."""
         self.write("run.json", json.dumps(self.provenance() | dict(fields), indent=2))

@@ -50,6 +50,7 @@ class Checkpoints(OwnFolder):
             keep: how many of the newest checkpoints stay.
             every: checkpoints at multiples of this step stay too; 0 for none.
         """
+        self.require_room(nbytes(*files.values()), f"the checkpoint of step {step}")
         with self.replacing(self.checkpoint(step), CHECKPOINT_FILES) as staged:
             for name, tensors in files.items():
                 ours = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
@@ -93,6 +94,11 @@ class Checkpoints(OwnFolder):
     def checkpoint(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
         return self.checkpoints / f"step-{step:07d}"
+
+
+def nbytes(*files: Mapping[str, Tensor]) -> int:
+    """How many bytes the tensors have."""
+    return sum(tensor.nbytes for tensors in files for tensor in tensors.values())
 
 
 def _sync(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import AGAIN, RunError
-from gdist.pipeline.folder import OwnFolder
+from gdist.pipeline.folder import ROOM, OwnFolder
 from gdist.pipeline.run.documents import mismatch
 
 NEEDED = {"step": int, "kind": str}
@@ -40,9 +40,12 @@ class Metrics(OwnFolder):
             say(f"{self.metrics} {where}: what was reported up to step {step} is lost", style="yellow")
 
     def report(self, row: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        with self.own(self.metrics).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Append one line to metrics.jsonl; RunError where that is not possible."""
+        try:
+            with self.own(self.metrics).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self.metrics}: {error.strerror or error}", ROOM) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Read every whole row of metrics.jsonl, and say which lines are damaged. Of a last line without its end,

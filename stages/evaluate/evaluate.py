@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from gdist.pipeline import console
-from gdist.pipeline.errors import CacheError, UsageError
+from gdist.pipeline.errors import CacheError, RunError, UsageError
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.splits import DataConfig, data_config
@@ -30,11 +30,15 @@ from gdist.stages.evaluate.upstreams import hidden_states, of_layers
 from gdist.stages.students import Student, load_student, require_loadable
 from gdist.stages.train.caches import newest, of_run
 
+ROOM_FOR_RESULTS = 1 << 20  # bytes: more than any evaluation takes
 OF_TRAINING = ("crop_seconds", "seed")  # fields of the data config that an evaluation does not read
 
 
-def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
+def evaluate(run: Run, bench: Bench, failed: list[RunError] | None = None) -> dict[str, Any]:
     """Evaluate one run's student, and keep what is found next to its other evaluations.
+
+    Args:
+        failed: gets the error, where it cannot be kept; without a list, it is raised.
 
     Returns:
         what was found now, without what is kept of earlier evaluations.
@@ -46,7 +50,13 @@ def evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     with enough_memory(f"evaluating {run.folder} on {bench.cache.uri}", bench.device, hint):
         result = _evaluate(run, bench)
     split = "valid" if bench.on_valid else "test"
-    say_kept(run, split, result, Evaluations(run).keep(split, result))
+    try:
+        say_kept(run, split, result, Evaluations(run).keep(split, result))
+    except (OSError, RunError) as error:  # it took long: it is printed, and the command fails
+        found = error if isinstance(error, RunError) else run.unwritable(error)
+        if failed is None:
+            raise found from error
+        failed.append(found)
     return result
 
 
@@ -167,11 +177,12 @@ def eval_command(
     chosen = None if probes == "all" else probes_named(probes)
     asked, folders = len(folders), only_ready(folders, lambda run: run.is_finished, "has no finished student")
     benches: dict[tuple[str, DataConfig], Bench] = {}
-    results = []
+    results, failed = [], list[RunError]()
     with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:
         for folder in folders:
             run = Run.open(folder)
             require_loadable(run)  # before the cache is read
+            run.require_room(ROOM_FOR_RESULTS, "its evaluation")
             data = data_config(run.tables())
             caches = newest(given, local) if given else of_run(run, local)
             require_teachers(run, caches)
@@ -182,10 +193,12 @@ def eval_command(
                 benches[key] = Bench(
                     caches, data, chosen, control, lambda note: advance(0, note), device, split, minutes
                 )
-            results.append(evaluate(run, benches[key]))
+            results.append(evaluate(run, benches[key], failed))
             advance(1)
     if as_json:
         console.emit(results[0] if asked == 1 else results)
     else:
         show(results)
+    if failed:
+        raise failed[0]
     return 0

@@ -22,6 +22,7 @@ from gdist.pipeline.errors import RunError
 from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.checkpoints import nbytes
 from gdist.stages.device import Arriving, to_device
 from gdist.stages.students import Student
 from gdist.stages.train.checkpoint import MOMENTS, require_match
@@ -211,7 +212,7 @@ class Learner:
 
     def save(self, run: Run, step: int, position: dict[str, int], seconds: float) -> None:
         """Save a checkpoint: weights, their average, the optimizer's state and the loader's position."""
-        optimizer = {
+        optimizer: dict[str, Tensor] = {
             f"{name}.{kind}": value
             for name, parameter in self.params.items()
             for kind, value in self.optimizer.state.get(parameter, {}).items()
@@ -222,6 +223,12 @@ class Learner:
         optim = self.config.train
         state = {"loader": position, "seconds": seconds}
         run.save(step, files, state, optim.keep_checkpoints, optim.keep_every)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """How much a checkpoint takes on disk: weights, two moments of each that is trained, and averaged weights."""
+        weights = nbytes(self.student.state_dict())
+        return weights * (1 if self.average is None else 2) + 2 * nbytes(self.params)
 
     def restore(self, run: Run, loader: Loader) -> tuple[int, dict[str, int], float]:
         """Restore the newest checkpoint that is whole; what is wrong with a newer one is said.

@@ -106,7 +106,16 @@ class Member:
             console.say(f"resuming {self.run.folder} after step {self.step}")
         with self.ranks.together():
             if self.ranks.first:
+                self._require_room()
                 self._metrics = self._open.enter_context(contextlib.closing(MetricsWriter(self.run, self.step)))
+
+    def _require_room(self) -> None:
+        """Raise RunError where the disk has no room for the checkpoints to come, now and not after hours of work."""
+        left = -(-(self.end - self.step) // self.optim.checkpoint_every)
+        kept = self.optim.keep_checkpoints
+        more = min(left, max(kept + 1 - len(self.run.steps()), 1))  # an old one is deleted once the new one is there
+        what = f"a run that keeps {kept} checkpoint{'s' * (kept != 1)} (train.keep_checkpoints)"
+        self.run.require_room(more * self.learner.checkpoint_bytes, what)
 
     def complete(self) -> None:
         """Save the student, if this is its last step, and let the run go."""

@@ -146,11 +146,23 @@ class MetricsWriter:
     def __init__(self, run: Run, step: int) -> None:
         run.rewind_metrics(step)
         self.run = run
-        self.curves = SummaryWriter(str(run.own(run.folder / "tensorboard")), purge_step=step + 1)
+        try:
+            self.curves = SummaryWriter(str(run.own(run.folder / "tensorboard")), purge_step=step + 1)
+        except OSError as error:
+            raise run.unwritable(error) from error
+        self._draws = True
 
     def report(self, row: dict[str, Any]) -> None:
         """Write one row, which has a ``kind`` and a ``step``."""
         self.run.report(row)
+        if self._draws:
+            try:
+                self._draw(row)
+            except OSError as error:  # metrics.jsonl has the same numbers
+                self._draws = False
+                console.say(f"cannot write {self.curves.log_dir}: {error}; its curves end here", style="yellow")
+
+    def _draw(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "step":
                 self.curves.add_scalar(f"{row['kind']}/{name}", value, row["step"])
@@ -162,7 +174,8 @@ class MetricsWriter:
             self.curves.add_scalar(f"valid_cosine/{teacher}", cosine, row["step"])
 
     def close(self) -> None:
-        self.curves.close()
+        with contextlib.suppress(OSError):
+            self.curves.close()
 
 
 def summarize(run: Run, step: int) -> dict[str, Any]:
