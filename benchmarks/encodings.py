@@ -21,7 +21,7 @@ from timing import add_device
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS
-from gdist.pipeline.run import Run
+from gdist.pipeline.run.snapshot import snapshot
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.extract.extract import extract
@@ -62,7 +62,7 @@ def student(encoding: str, seed: int, folder: Path, bench: Bench, device: str) -
         "demo-gendistiller", None, (f"train.seed={seed}", "train.checkpoint_every=1000", f"train.device={device}")
     )
     train(str(folder / encoding), out, config, show_progress=False)
-    return float(evaluate(Run.open(out), bench)["mean_cosine"])
+    return float(evaluate(snapshot(out), bench)["mean_cosine"])
 
 
 def main() -> None:

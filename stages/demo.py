@@ -15,6 +15,7 @@ from gdist.pipeline.cache.verify import verify
 from gdist.pipeline.errors import GdistError
 from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.snapshot import snapshot
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.evaluate.probes import probes_named
@@ -64,7 +65,7 @@ def demo(out: Path, as_json: bool) -> int:
     with console.progress("evaluate", len(runs), "students", enabled=not as_json) as advance:
         bench = Bench(cache, recipe.data, probes_named(PROBES), notify=lambda note: advance(0, note))
         for run in runs:
-            results.append(evaluate(run, bench))
+            results.append(evaluate(snapshot(run.folder), bench))
             advance(1)
 
     _headline(5, "report")

@@ -38,7 +38,7 @@ from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 
 from gdist.pipeline import extensions
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.errors import ConfigError
+from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.run import Run
 from gdist.stages.students import STUDENTS, load_student
@@ -345,8 +345,9 @@ class TestTheSameFile:
         kept = f"{cut}/extensions/own_student.py:LSTMStudent"
         said = refused(*train_words(tiny_cache, cut, "--student", mine))
         assert "own_student.py is not the file" in said and "it has changed since" in said and kept in said
-        said = refused("eval", cut, "--use", kept)
-        assert "no finished student (step 2 of 4)" in said and f"--use {kept}" in said
+        with pytest.raises(RunError, match=r"no finished student \(step 2 of 4\)") as caught:
+            load_student(cut)
+        assert caught.value.hint and f"--use {kept}" in caught.value.hint
         for words in (["--student", kept], ["--recipe", cut / "config.toml", "--use", kept]):
             done(*train_words(tiny_cache, cut, *words))
             assert contents(cut / "student") == contents(whole / "student")

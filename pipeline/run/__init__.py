@@ -7,6 +7,7 @@ RUN/
   tensorboard/               the same numbers as curves
   checkpoints/step-0000100/  model, optimizer and, where weights are averaged, average.safetensors; state.json
   student/                   the finished student, in Hugging Face's format
+  student-step-0000100/      the student of a run that was finished after this step, and then went on to more
   extensions/                unchanged copies of the user's own files that the run uses
   eval.json                  the evaluation that stands for the student; eval-valid.json: on the validation split
   evaluations/               every evaluation: on each cache, split and amount of speech (see evaluations.py)
@@ -15,7 +16,7 @@ RUN/
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +26,12 @@ from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.extensions import Extension
 from gdist.pipeline.files import sha256_of
 from gdist.pipeline.owner import OWNER
-from gdist.pipeline.run.checkpoints import Checkpoints
+from gdist.pipeline.run.checkpoints import STEP, Checkpoints
 from gdist.pipeline.run.documents import Needs, mismatch, read_document
+from gdist.pipeline.run.identity import began_with, given_caches, identifying
 from gdist.pipeline.run.metrics import Metrics
 from gdist.pipeline.storage.locations import in_shell
 
-# Fields that may change when a run is resumed, without changing what is computed (the device: except the last bits).
-FREE_FIELDS = {
-    "train": {
-        "checkpoint_every",
-        "deterministic",
-        "device",
-        "keep_checkpoints",
-        "keep_every",
-        "log_every",
-        "peer_timeout",
-    }
-}
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
 ONCE_MORE = ", which saves the student once more"
 RECORDED = {"cache": str, "cache_checksum": str, "teacher": dict, "signature": str}  # what run.json must have
@@ -62,11 +52,19 @@ class Run(Checkpoints, Metrics):
         self.student = folder / "student"
         self.extensions = folder / "extensions"
 
-    def begin(self, tables: TomlTables, provenance: dict[str, Any], extensions: Sequence[Extension] = ()) -> bool:
+    def begin(
+        self,
+        tables: TomlTables,
+        provenance: dict[str, Any],
+        extensions: Sequence[Extension] = (),
+        may_change: Collection[str] = (),
+    ) -> bool:
         """Claim the folder for a config. Returns whether an earlier run of the same config is there to resume.
 
         Args:
             extensions: the files that the user named, whose objects the run uses; copies are kept in the folder.
+            may_change: fields of [train] in which the earlier run's config may differ. Where its number of steps
+                does, its student is set aside.
 
         Raises:
             RunError: the folder contains a run of another config (the differences are printed) or something else.
@@ -74,13 +72,17 @@ class Run(Checkpoints, Metrics):
         provenance = provenance | {"extensions": {each.name: each.record for each in extensions}}
         digests = {each.name: each.sha256 for each in extensions}
         marked = tables | {"extensions": digests} if digests else tables  # another file makes it another run
+        if start := provenance.get("start"):
+            marked = marked | {"start": {"sha256": start["sha256"]}}  # and so do other weights to begin with
         self.require_place()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             provenance |= {"signature": signature(marked)}
             known = self.has_begun
             if known:
-                self._require_same(tables, provenance)
+                before = self._require_same(tables, provenance, may_change)
+                if (steps := int(before["train"]["steps"])) != tables["train"]["steps"]:
+                    self.set_aside(steps)
             self.write("run.json", json.dumps(provenance, indent=2))
             for each in extensions:
                 self.own(self.extensions).mkdir(exist_ok=True)
@@ -105,7 +107,10 @@ class Run(Checkpoints, Metrics):
         for part in parts:  # now, not after hours of work, when the results are to be written
             self.own(part)
 
-    def _require_same(self, tables: TomlTables, provenance: dict[str, Any]) -> None:
+    def _require_same(
+        self, tables: TomlTables, provenance: dict[str, Any], may_change: Collection[str]
+    ) -> TomlTables:
+        """Raise RunError unless it is this run; return its config as it was."""
         if (self.folder / "run.json").exists():
             before = self.provenance()
         else:
@@ -118,11 +123,15 @@ class Run(Checkpoints, Metrics):
                 raise RunError(error.message, f"{error.hint}, if it is typed as it was") from error
             say(f"{error.message}; it is written anew, as run.json knows it", style="yellow")
             own = tables
-        changed = differences(identifying(own), identifying(tables))
+        changed = differences(identifying(own, may_change), identifying(tables, may_change))
         if before.get("cache_checksum") != provenance.get("cache_checksum"):  # a cache may move without changing
             was, now = (" and ".join(given_caches(each)) for each in (before, provenance))
             changed.append(f"cache: {was} → {now} (not the same content)")
         hint = "choose another --out"
+        if (start := before.get("start", {})).get("sha256") != provenance.get("start", {}).get("sha256"):
+            was, now = (began_with(each) or "none" for each in (before, provenance))
+            changed.append(f"--start-from: {was} → {now}{' (other weights)' * (was == now)}")
+            hint = f"--start-from {in_shell(began_with(before))} goes on with it; or {hint}" if start else hint
         for name, record in provenance["extensions"].items():
             if name in before.get("extensions", {}):  # where it is not, the config says so
                 try:
@@ -133,6 +142,7 @@ class Run(Checkpoints, Metrics):
         if changed:
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunError(f"{self.folder} contains a run of another config:\n{lines}", hint)
+        return own
 
     def require_same_file(self, name: str, sha256: str | None) -> None:
         """Raise RunError unless ``name`` refers to the same file that the run used; the run's folder has a copy."""
@@ -154,6 +164,16 @@ class Run(Checkpoints, Metrics):
         return "".join(f" --use {in_shell(self.extensions / name)}" for name in names)
 
     @property
+    def start_options(self) -> str:
+        """What a command line says to begin with the same weights: ``" --start-from …"`` if it began with another
+        student's."""
+        try:
+            start = began_with(self.provenance())
+        except RunError:
+            return ""
+        return f" --start-from {in_shell(start)}" if start else ""
+
+    @property
     def cache_options(self) -> str:
         """What a command line says to train from the same caches, for people to type: ``" --cache …"`` for each."""
         try:
@@ -165,7 +185,8 @@ class Run(Checkpoints, Metrics):
     def training(self) -> str:
         """The command that goes on with its training, or finishes it once more, for people to type."""
         recipe = in_shell(self.folder / "config.toml")
-        return f"gdist train{self.cache_options} --out {in_shell(self.folder)} --recipe {recipe}{self.use_options}"
+        options = f"{self.start_options}{self.use_options}"
+        return f"gdist train{self.cache_options} --out {in_shell(self.folder)} --recipe {recipe}{options}"
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -180,6 +201,35 @@ class Run(Checkpoints, Metrics):
     def is_finished(self) -> bool:
         """Whether it has its student: its weights. What else is missing is said when it is loaded."""
         return (self.student / "model.safetensors").exists()
+
+    @property
+    def has_student(self) -> bool:
+        """Whether it has its student, or what is left of it."""
+        return (self.student / "config.json").exists() or self.is_finished
+
+    def students_aside(self) -> list[int]:
+        """The steps after which it was finished before it went on to more, ascending."""
+        found = (STEP.fullmatch(path.name.removeprefix("student-")) for path in self.folder.glob("student-step-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    @property
+    def total(self) -> int:
+        """How many steps it has when it is finished."""
+        return int(self.tables()["train"]["steps"])
+
+    def student_at(self, step: int) -> Path:
+        """The folder of a student that was finished after ``step``, before the run went on to more steps."""
+        return self.folder / f"student-{self.checkpoint(step).name}"
+
+    def set_aside(self, step: int) -> None:
+        """Keep the student that was finished after ``step``, and what was found of it, under names that say so."""
+        from gdist.pipeline.run.evaluations import Evaluations  # which knows runs
+
+        Evaluations(self, step).retire()
+        if self.own(self.student).exists():
+            self.remove(self.student_at(step), STUDENT_FILES)
+            self.student.replace(self.own(self.student_at(step)))
+            say(f"its student after step {step} is now {in_shell(f'{self.folder}@{step}')}")
 
     def tables(self) -> TomlTables:
         """Read the resolved config.
@@ -241,31 +291,3 @@ class Run(Checkpoints, Metrics):
         if known is not None and path.exists() and sha256_of(path) != known:
             hint = f"{self.training}{ONCE_MORE}"
             raise RunError(f"{path} is damaged: its bytes are not those that were saved", hint)
-
-
-def only_ready(folders: Sequence[Path], ready: Callable[[Run], bool], why: str) -> list[Path]:
-    """Of several runs, those that are ready; it is said which are left out, and ``why``. If none is, all of them.
-
-    Raises:
-        RunError: a folder contains no run.
-    """
-    runs = [Run.open(folder) for folder in folders]
-    kept = [run.folder for run in runs if ready(run)]
-    for run in runs:
-        if kept and run.folder not in kept:
-            say(f"left out: {run.folder} {why}", style="yellow")
-    return kept or list(folders)
-
-
-def given_caches(provenance: Mapping[str, Any]) -> list[str]:
-    """What is typed after each ``--cache``: the location of the cache, or those of several with their names."""
-    several = [f"{each['name']}={each['uri']}" for each in provenance.get("caches", ())]
-    return several or [str(provenance["cache"])]
-
-
-def identifying(tables: TomlTables) -> TomlTables:
-    """The fields of a resolved config that change what is computed: all but :data:`FREE_FIELDS`."""
-    return {
-        table: {key: value for key, value in fields.items() if key not in FREE_FIELDS.get(table, set())}
-        for table, fields in tables.items()
-    }

@@ -7,7 +7,7 @@ RUN/
 KEY follows from what was read (the state of the caches, the run's choice of utterances, the minutes of each voice)
 and from the weights. Two evaluations with one key are of one student on the same utterances: they are one evaluation,
 with the probes of both. One of other weights, such as those from before a student was trained again, stays where it
-is and is no longer said to be the student's.
+is and is no longer said to be the student's. One of an unfinished student has its step, and is in evaluations/ alone.
 """
 
 import json
@@ -23,6 +23,7 @@ from gdist.pipeline.errors import RunError
 from gdist.pipeline.files import sha256_of
 from gdist.pipeline.run import EVALUATIONS, Run
 from gdist.pipeline.run.documents import Needs, read_document
+from gdist.pipeline.run.snapshot import at_step
 from gdist.pipeline.storage.locations import in_shell
 
 EVALUATED: Needs = {"mean_cosine": (int, float), "layers": list}  # what each of them must have
@@ -45,10 +46,15 @@ class Speech:
 
 
 class Evaluations:
-    """The evaluations of one run's student, as it is now."""
+    """The evaluations of one run's student, as it is now.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        step: after which the student was taken; None for the finished one. It alone has one that stands for it.
+    """
+
+    def __init__(self, run: Run, step: int | None = None) -> None:
         self.run = run
+        self.step = step
         self.folder = run.folder / "evaluations"
 
     def first(self, split: str = "test") -> Evaluation | None:
@@ -57,6 +63,8 @@ class Evaluations:
         Raises:
             RunError: it cannot be read.
         """
+        if self.step is not None:
+            return max(self._beside(split), key=self._rank, default=None)
         path = self.run.folder / EVALUATIONS[split]
         if not path.exists():
             return None
@@ -73,11 +81,13 @@ class Evaluations:
         first = self.first(split)
         if first is not None:
             yield first
+        yield from (other for other in self._beside(split) if first is None or _key(other) != _key(first))
+
+    def _beside(self, split: str) -> Iterator[Evaluation]:
         for path in sorted(self.folder.glob(f"{split}-*.json")):
-            if first is None or path != self._place(split, first):
-                other = _read_or_say(path, "left out")
-                if other is not None and self._is_current(other):
-                    yield other
+            other = _read_or_say(path, "left out")
+            if other is not None and self._is_current(other):
+                yield other
 
     def on(self, split: str, speech: "Speech | None") -> Evaluation | None:
         """The one on this speech; with None, the one that stands for the student."""
@@ -110,9 +120,24 @@ class Evaluations:
             if before is not None and _are_one(before, result):
                 result = _with_probes_of(before, result)
         self._write(place, result)
+        if self.step is not None:
+            return result
         if first is None or not self._is_current(first) or self._rank(result) >= self._rank(first):
             self._write(standing, result)
         return result
+
+    def retire(self) -> None:
+        """Keep what stood for the finished student as what was found of the one after ``step``: the run goes on."""
+        assert self.step is not None
+        for split, name in EVALUATIONS.items():
+            standing = self.run.own(self.run.folder / name)
+            if standing.exists():
+                found = _read_or_say(standing, "set aside")
+                place = self.folder / f"{split}-step-{self.step}.json" if found is None else self._place(split, found)
+                if found is not None and not place.exists():
+                    self._write(place, found | {"step": self.step})
+                self.run.own(self.folder).mkdir(exist_ok=True)
+                standing.unlink() if place.exists() else standing.replace(self.run.own(place))
 
     def is_own(self, evaluation: Mapping[str, Any]) -> bool:
         """Whether it was made on the caches that the run was trained from, as they were, wherever they are now."""
@@ -122,8 +147,13 @@ class Evaluations:
 
     def _is_current(self, evaluation: Evaluation) -> bool:
         """Whether it is of the weights that are there now; also where there are none, or it says nothing of them."""
-        path, known = weights_file(self.run, evaluation), evaluation.get("weights")
-        if not known or not path.exists():
+        step = evaluation.get("step")
+        if self.step is not None and step != self.step:
+            return False
+        if self.step is None and step is not None and self._is_of_another_step(step):
+            return False
+        path, known = self._weights_file(), evaluation.get("weights")
+        if not known or path is None or not path.exists():
             return True
         stat = path.stat()
         if known["bytes"] != stat.st_size:
@@ -131,11 +161,23 @@ class Evaluations:
         # A file that was not touched is the same, and need not be read, which takes long for hundreds of students.
         return bool(known["modified"] == stat.st_mtime_ns or known["sha256"] == sha256_of(path))
 
-    def _rank(self, evaluation: Evaluation) -> tuple[bool, bool, float, int]:
-        """What stands for a student: itself once finished, on its own cache, on as much speech as possible."""
-        minutes = float(evaluation.get("minutes", 0.0)) or math.inf
-        step = int(evaluation.get("step") or 0)
-        return bool(evaluation.get("finished", True)), self.is_own(evaluation), minutes, step
+    def _is_of_another_step(self, step: int) -> bool:
+        try:
+            return step != self.run.total
+        except RunError:  # its config is damaged, which those say that need it
+            return False
+
+    def _weights_file(self) -> Path | None:
+        if self.step is None:
+            return self.run.student / "model.safetensors"
+        try:
+            return at_step(self.run, self.step).weights_file
+        except RunError:  # it is not kept any more
+            return None
+
+    def _rank(self, evaluation: Evaluation) -> tuple[bool, float]:
+        """What stands for a student: on its own cache, on as much speech as possible."""
+        return self.is_own(evaluation), float(evaluation.get("minutes", 0.0)) or math.inf
 
     def _place(self, split: str, evaluation: Evaluation) -> Path:
         return self.folder / f"{split}-{_key(evaluation)}.json"
@@ -145,13 +187,10 @@ class Evaluations:
         self.run.write(path.relative_to(self.run.folder).as_posix(), json.dumps(evaluation, indent=2))
 
 
-def weights_file(run: Run, evaluation: Mapping[str, Any]) -> Path:
-    """The file of the weights that an evaluation is of: the student's, or those of a checkpoint at its ``step``."""
-    if evaluation.get("finished", True):
-        return run.student / "model.safetensors"
-    folder = run.checkpoint(int(evaluation["step"]))
-    average = folder / "average.safetensors"
-    return average if average.exists() else folder / "model.safetensors"
+def evaluated_steps(run: Run, split: str = "test") -> list[int]:
+    """The steps of the unfinished students of a run that were evaluated, ascending."""
+    found = (_read_or_say(path, "left out") for path in Evaluations(run).folder.glob(f"{split}-*.json"))
+    return sorted({int(each["step"]) for each in found if each and each.get("step") not in (None, run.total)})
 
 
 def weights_in(path: Path) -> dict[str, Any]:

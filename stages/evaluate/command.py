@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @command("eval", short_help="Fidelity by layer and probes of trained students.")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=LocalPath())
+@click.argument("runs", nargs=-1, required=True, metavar="RUN[@STEP]…", type=LocalPath())
 @click.option(
     "--cache",
     "caches",
@@ -70,8 +70,12 @@ def eval_command(
     Nothing is overwritten: RUN/eval.json is what was found on the run's own cache, with every probe that was run, and
     RUN/evaluations has the rest. Of a cache that lacks layers, those that it has are judged.
 
+    RUN@STEP is the student of a checkpoint that is kept; so is a single run that is not finished: that of its newest
+    one. The result says that it is unfinished, and never takes the place of the finished student's.
+
     \b
     Example:  gdist eval runs/first runs/second
+              gdist eval runs/first@4000
               gdist eval runs/first --probes ks,asv --control
               gdist eval runs/* --split valid --minutes 5
     """

@@ -18,8 +18,9 @@ from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.local.folder import LocalFolder
-from gdist.pipeline.run import Run, only_ready
+from gdist.pipeline.run import Run
 from gdist.pipeline.run.evaluations import Evaluations, weights_in
+from gdist.pipeline.run.snapshot import Snapshot, snapshots
 from gdist.pipeline.storage.locations import in_shell, lasting
 from gdist.stages.device import choose_device, enough_memory
 from gdist.stages.evaluate.bench import Bench, absent_layers, judged_layers
@@ -34,8 +35,8 @@ ROOM_FOR_RESULTS = 1 << 20  # bytes: more than any evaluation takes
 OF_TRAINING = ("crop_seconds", "seed")  # fields of the data config that an evaluation does not read
 
 
-def evaluate(run: Run, bench: Bench, failed: list[RunError] | None = None) -> dict[str, Any]:
-    """Evaluate one run's student, and keep what is found next to its other evaluations.
+def evaluate(at: Snapshot, bench: Bench, failed: list[RunError] | None = None) -> dict[str, Any]:
+    """Evaluate one student of a run, and keep what is found next to its other evaluations.
 
     Args:
         failed: gets the error, where it cannot be kept; without a list, it is raised.
@@ -47,24 +48,24 @@ def evaluate(run: Run, bench: Bench, failed: list[RunError] | None = None) -> di
         DeviceMemoryError: the device's memory does not suffice.
     """
     hint = "--device cpu, where there is more" if bench.device.type == "cuda" else "a machine with more memory"
-    with enough_memory(f"evaluating {run.folder} on {bench.cache.uri}", bench.device, hint):
-        result = _evaluate(run, bench)
+    with enough_memory(f"evaluating {at.typed} on {bench.cache.uri}", bench.device, hint):
+        result = _evaluate(at, bench)
     split = "valid" if bench.on_valid else "test"
     try:
-        say_kept(run, split, result, Evaluations(run).keep(split, result))
+        say_kept(at, split, result, Evaluations(at.run, at.evaluated_as).keep(split, result))
     except (OSError, RunError) as error:  # it took long: it is printed, and the command fails
-        found = error if isinstance(error, RunError) else run.unwritable(error)
+        found = error if isinstance(error, RunError) else at.run.unwritable(error)
         if failed is None:
             raise found from error
         failed.append(found)
     return result
 
 
-def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
-    student = load_student(run.folder).to(bench.device).eval()
+def _evaluate(at: Snapshot, bench: Bench) -> dict[str, Any]:
+    run, student = at.run, load_student(at).to(bench.device).eval()
     fidelity, copies = Fidelity(bench.layers, bench.device), Fidelity(bench.layers, bench.device)
     collected = bench.collector()
-    bench.notify(f"{run.name}: fidelity")
+    bench.notify(f"{at.name}: fidelity")
     for batch in bench.batches(bench.splits[bench.split]):
         states_BKTD = hidden_states(student, batch)
         target_BLTD, mask_BT = bench.targets(batch), batch.mask_BT
@@ -79,9 +80,8 @@ def _evaluate(run: Run, bench: Bench) -> dict[str, Any]:
     return {
         "run": run.name,
         "student": run.tables()["student"]["name"],
-        "step": run.tables()["train"]["steps"],
-        "finished": True,
-        "weights": weights_in(run.student / "model.safetensors"),
+        **at.progress,
+        "weights": weights_in(at.weights_file),
         "params": student.num_parameters(),
         "params_with_heads": student.num_parameters_with_heads(),
         "predicted_layers": list(student.first_layers),
@@ -157,7 +157,7 @@ def require_teachers(run: Run, caches: Joined) -> None:
 
 
 def eval_command(
-    folders: list[Path],
+    locations: list[Path],
     uri: str | Sequence[str] | None,
     probes: str,
     control: bool,
@@ -169,19 +169,21 @@ def eval_command(
 ) -> int:
     """Evaluate runs one after another; what they share is computed once per cache. For ``minutes``, 0 is all.
 
-    Of several runs, those that have no finished student are left out with a message.
+    ``RUN@STEP`` is the student of a checkpoint, and so is a single unfinished run: that of its newest one. Of several
+    runs, those that have no finished student are left out with a message.
     """
     if not (minutes == 0 or 0 < minutes < math.inf):
         raise UsageError(f"--minutes {minutes}: must be a number above 0, or left out for all speech")
     device, given = choose_device(device, "--device "), [uri] if isinstance(uri, str) else list(uri or ())
     chosen = None if probes == "all" else probes_named(probes)
-    asked, folders = len(folders), only_ready(folders, lambda run: run.is_finished, "has no finished student")
+    students = snapshots(locations)
     benches: dict[tuple[str, DataConfig], Bench] = {}
     results, failed = [], list[RunError]()
-    with console.progress("eval", len(folders), "runs", enabled=not as_json) as advance:
-        for folder in folders:
-            run = Run.open(folder)
-            require_loadable(run)  # before the cache is read
+    with console.progress("eval", len(students), "runs", enabled=not as_json) as advance:
+        for at in students:
+            at.say_unfinished()
+            require_loadable(at)  # before the cache is read
+            run = at.run
             run.require_room(ROOM_FOR_RESULTS, "its evaluation")
             data = data_config(run.tables())
             caches = newest(given, local) if given else of_run(run, local)
@@ -189,14 +191,14 @@ def eval_command(
             key = caches.checksum, data
             if key not in benches:
                 options = "".join(f" --cache {in_shell(each)}" for each in given) or run.cache_options
-                say_absent(run, caches, options)
+                say_absent(at, caches, options)
                 benches[key] = Bench(
                     caches, data, chosen, control, lambda note: advance(0, note), device, split, minutes
                 )
-            results.append(evaluate(run, benches[key], failed))
+            results.append(evaluate(at, benches[key], failed))
             advance(1)
     if as_json:
-        console.emit(results[0] if asked == 1 else results)
+        console.emit(results[0] if len(locations) == 1 else results)
     else:
         show(results)
     if failed:

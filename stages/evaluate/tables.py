@@ -6,8 +6,9 @@ from typing import Any
 from gdist.pipeline import console
 from gdist.pipeline.cache.needs import layers_command
 from gdist.pipeline.loading.joined import Joined
-from gdist.pipeline.run import EVALUATIONS, Run
+from gdist.pipeline.run import EVALUATIONS
 from gdist.pipeline.run.evaluations import Evaluation, Evaluations
+from gdist.pipeline.run.snapshot import Snapshot
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.evaluate.bench import absent_layers
 from gdist.stages.evaluate.layers import answered_alike, layer_read, ranges
@@ -30,7 +31,7 @@ def show(results: list[dict[str, Any]]) -> None:
 
 def _show(results: list[dict[str, Any]], teacher: str) -> None:
     """Print what was found on one cache."""
-    names = [result["run"] for result in results]
+    names = [name_of(result) for result in results]
     first = results[0]
     heads = names if len(names) <= MAX_COLUMNS else [str(number + 1) for number in range(len(names))]
     columns = ["layer", *heads, "copy of h_0", "mean frame"]
@@ -46,16 +47,24 @@ def _show(results: list[dict[str, Any]], teacher: str) -> None:
         title += f", at the layers in the cache: it lacks {ranges(absent)}"
     if heads != names:
         title += "".join(f"\n  {head}: {name}" for head, name in zip(heads, names, strict=True))
+    for name, result in zip(names, results, strict=True):
+        if not result.get("finished", True):
+            title += f"\n  {name} is unfinished: step {result['step']} of {result['steps']}"
     console.print_table(title, columns, rows)
     _show_teachers(results)
     if first["probes"]:
         _show_probes(names, results)
 
 
+def name_of(result: Evaluation) -> str:
+    """What a student is called in tables: after its run, with its step if it is unfinished."""
+    return str(result["run"]) if result.get("finished", True) else f"{result['run']}@{result['step']}"
+
+
 def _show_teachers(results: list[dict[str, Any]]) -> None:
     """Print the fidelity to each teacher of the students that have several: one row per teacher of a run."""
     rows = [
-        [result["run"], name, f"{found['mean_cosine']:.3f}", str(len(found["layers"]))]
+        [name_of(result), name, f"{found['mean_cosine']:.3f}", str(len(found["layers"]))]
         for result in results
         for name, found in result.get("teachers", {}).items()
     ]
@@ -106,7 +115,7 @@ def _use_of_layers(found: dict[str, Any]) -> str:
     return ", from a learned sum of layers" if len(found.get("layer_weights") or []) > 1 else ""
 
 
-def say_absent(run: Run, caches: Joined, given: str) -> None:
+def say_absent(at: Snapshot, caches: Joined, given: str) -> None:
     """Say which layers of the caches are judged, where some are lacking, and what to type to judge them all.
 
     Args:
@@ -120,7 +129,7 @@ def say_absent(run: Run, caches: Joined, given: str) -> None:
             f"{ranges(absent_layers(taught))}",
             style="yellow",
         )
-        again = f"gdist eval {in_shell(run.folder)}{run.use_options}"
+        again = f"gdist eval {at.typed}{at.run.use_options}"
         if command := layers_command(cache.uri, cache.gdist):
             console.say(f"  to add them: {command}\n  then: {again}{given}")
         elif len(caches.parts) == 1:
@@ -128,7 +137,7 @@ def say_absent(run: Run, caches: Joined, given: str) -> None:
             console.say(f"  what it was copied from may have them: {again} --cache {source}")
 
 
-def say_kept(run: Run, split: str, result: Evaluation, kept: Evaluation) -> None:
+def say_kept(at: Snapshot, split: str, result: Evaluation, kept: Evaluation) -> None:
     """Say which probes were run before, and on what else the student was evaluated.
 
     Args:
@@ -137,11 +146,12 @@ def say_kept(run: Run, split: str, result: Evaluation, kept: Evaluation) -> None
         kept: the same with what is kept of earlier calls.
     """
     if before := [name for name in kept["probes"] if name not in result["probes"]]:
-        console.say(f"{run.name}: kept from before, on the same speech: {', '.join(before)}")
-    for place, other in enumerate(Evaluations(run).every(split)):
+        console.say(f"{at.name}: kept from before, on the same speech: {', '.join(before)}")
+    for place, other in enumerate(Evaluations(at.run, at.evaluated_as).every(split)):
         if other != kept:
-            what = f"{EVALUATIONS[split]} stays" if place == 0 else "kept beside it:"
-            console.say(f"{run.name}: {what} what was found {_where(other)}")
+            stays = place == 0 and at.is_finished
+            what = f"{EVALUATIONS[split]} stays" if stays else "kept beside it:"
+            console.say(f"{at.name}: {what} what was found {_where(other)}")
 
 
 def _where(found: Evaluation) -> str:

@@ -9,8 +9,8 @@ from gdist.stages.commandline import LocalPath, command, json_option, use_option
 from gdist.stages.export.formats import FORMATS
 
 
-@command("export", short_help="A finished student in another tool's format.")
-@click.argument("run", type=LocalPath())
+@command("export", short_help="A student in another tool's format.")
+@click.argument("run", type=LocalPath(), metavar="RUN[@STEP]")
 @click.option(
     "--format",
     "name",
@@ -36,12 +36,16 @@ from gdist.stages.export.formats import FORMATS
 @use_option
 @json_option
 def export_command(run: Path, name: str, out: Path, uses: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Write the finished student of RUN in another tool's format, load it back and compare every hidden state.
+    """Write the student of RUN in another tool's format, load it back and compare every hidden state.
+
+    RUN@STEP is the student of a checkpoint that is kept; so is RUN alone where it is not finished: that of the newest
+    one. The export then says that it is unfinished.
 
     The export does not need gdist. An earlier export at DIR is replaced, either completely or not at all.
 
     \b
     Example:  gdist export runs/first --format hf --out exports/first
+              gdist export runs/first@4000 --format hf --out exports/first-4000
     """
     from gdist.pipeline.cache.encodings import ENCODINGS
     from gdist.pipeline.extensions import use

@@ -21,7 +21,7 @@ from gdist.pipeline import console
 from gdist.pipeline.errors import ExportError, RunError, UsageError
 from gdist.pipeline.files import foreign, open_to_all, write_atomically
 from gdist.pipeline.framing import SAMPLE_RATE
-from gdist.pipeline.run import Run
+from gdist.pipeline.run.snapshot import snapshot
 from gdist.stages.export.formats import FORMATS, format_named
 from gdist.stages.export.formats.base import Export, Format
 from gdist.stages.frontend.padding import normalize
@@ -33,11 +33,13 @@ TRIAL_SAMPLES = (SAMPLE_RATE, SAMPLE_RATE // 2 + 479)
 ROUNDING = 4  # an export may be this much further from the student than PyTorch's rounding is
 
 
-def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Export the student of the run at ``folder`` in the format ``name`` to ``out``.
+def export(location: Path, name: str, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Export the student of a run, ``RUN`` or ``RUN@STEP``, in the format ``name`` to ``out``.
+
+    Of an unfinished run, that is the student of its newest checkpoint, and the export says that it is unfinished.
 
     Raises:
-        RunError: there is no run, it has no finished student, or ``out`` contains something other than an export.
+        RunError: there is no run, it has no student yet, or ``out`` contains something other than an export.
         UsageError: an option was given that the format does not take.
         ExportError: the export, loaded back, differs from the student; nothing is left behind.
     """
@@ -50,8 +52,10 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
                 f"--format {name} has no option --{key}", f"it belongs to --format {' or '.join(takers)}"
             )
     chosen = {**form.OPTIONS, **given}
-    run = Run.open(folder)
-    what = Export(load_student(folder).float().eval(), run, chosen)
+    at = snapshot(location)
+    at.say_unfinished()
+    run, what = at.run, Export(load_student(at).float().eval(), at, chosen)
+    what.student.config.gdist = {"run": run.name, **at.progress}  # in config.json, wherever it is copied to
     place = out.resolve()  # if ``out`` is a link, it stays and points to the export
     _require_ours(place, out, name)
     workshop: Path | None = None
@@ -66,6 +70,7 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
             "format": name,
             "out": str(out),
             "run": run.name,
+            **at.progress,
             "student": run.tables()["student"]["name"],
             "params": what.student.num_parameters(),
             "params_with_heads": what.student.num_parameters_with_heads(),
@@ -77,7 +82,8 @@ def export(folder: Path, name: str, out: Path, options: Mapping[str, Any]) -> di
             shutil.rmtree(cache)
         files = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
         result["files"] = sorted([*files, MARK])
-        mark = {key: result[key] for key in ("format", "run", "student", "files")} | {"provenance": provenance}
+        told = ("format", "run", *at.progress, "student", "files")
+        mark = {key: result[key] for key in told} | {"provenance": provenance}
         write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
         result["bytes"] = sum((staged / name).stat().st_size for name in result["files"])
         open_to_all(staged)
@@ -198,9 +204,9 @@ def _require_ours(place: Path, out: Path, name: str) -> None:
         )
 
 
-def export_command(folder: Path, name: str, out: Path, options: Mapping[str, Any], as_json: bool) -> int:
+def export_command(location: Path, name: str, out: Path, options: Mapping[str, Any], as_json: bool) -> int:
     """Export, and print what was written and what to type next."""
-    result = export(folder, name, out, options)
+    result = export(location, name, out, options)
     if as_json:
         console.emit(result)
         return 0

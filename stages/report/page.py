@@ -13,10 +13,12 @@ from gdist.pipeline import console
 from gdist.pipeline.config import to_toml
 from gdist.pipeline.errors import EXIT_OK, GdistError, RunError, UsageError
 from gdist.pipeline.files import write_atomically
-from gdist.pipeline.run import Run, only_ready
+from gdist.pipeline.run import Run
 from gdist.pipeline.run.evaluations import Evaluations
+from gdist.pipeline.run.identity import began_with
+from gdist.pipeline.run.snapshot import only_ready, run_and_step
 from gdist.stages.report.parts import About, Extras, overview, parts
-from gdist.stages.report.runs import RunSummary, told_apart
+from gdist.stages.report.runs import RunSummary, evaluated_at, told_apart
 from gdist.stages.report.story import duration, millions, reduction, short_name, size
 from gdist.stages.report.sweeps.board import Board, sweep_of
 from gdist.stages.report.sweeps.markdown import write_page
@@ -88,6 +90,7 @@ def _environment() -> jinja2.Environment:
         "millions": millions,
         "toml": to_toml,
         "quoted": shlex.quote,
+        "began_with": began_with,
         "short": short_name,
     }
     environment.filters |= filters
@@ -111,7 +114,7 @@ def report_command(
     out = out or Path(f"report.{form}")
     is_whole = len(paths) == 1 and is_sweep(paths[0])
     folders = [] if is_whole else list(dict.fromkeys(folder for path in paths for folder in _runs_in(path)))
-    only_trained = len(folders) > 1 and not any(_is_evaluated(Run(folder)) for folder in folders)
+    only_trained = len(folders) > 1 and not any(map(_is_evaluated, folders))
     like_a_sweep = is_whole or only_trained or form == "md"
     _require_use({"--metric": metric, "--split": split, "--extraction": extraction}, like_a_sweep, "a sweep's folder")
     _require_use({"--title": title}, form == "md", "--format md")
@@ -156,9 +159,9 @@ def _sections(
     return found
 
 
-def _is_evaluated(run: Run) -> bool:
-    """Whether there is an evaluation of its student as it is now."""
-    return Evaluations(run).first() is not None
+def _is_evaluated(location: Path) -> bool:
+    """Whether there is an evaluation of its student as it is now, or of an unfinished one."""
+    return Evaluations(Run(run_and_step(location)[0]), evaluated_at(location)).first() is not None
 
 
 def _require_use(options: Mapping[str, object], is_used: bool, where: str) -> None:

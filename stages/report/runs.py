@@ -14,7 +14,8 @@ from typing import Any
 from gdist.pipeline.config import TomlTables
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import EVALUATIONS, Run
-from gdist.pipeline.run.evaluations import Evaluations, Speech
+from gdist.pipeline.run.evaluations import Evaluations, Speech, evaluated_steps
+from gdist.pipeline.run.snapshot import run_and_step
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.evaluate.layers import whose_layer_0
 
@@ -40,9 +41,10 @@ class RunSummary:
 
     @classmethod
     def read(
-        cls, folder: Path, split: str = "test", evaluated: bool = True, speech: Speech | None = None
+        cls, location: Path, split: str = "test", evaluated: bool = True, speech: Speech | None = None
     ) -> "RunSummary":
-        """Read a run.
+        """Read a run, or what there was of it at ``RUN@STEP``. An unfinished one is read at the last step that was
+        evaluated, if any.
 
         Args:
             split, speech: whose evaluation to read; by default, the one that stands for the student.
@@ -51,20 +53,25 @@ class RunSummary:
         Raises:
             RunError: it has not been evaluated, or its files cannot be read; with the command to type.
         """
+        folder, _ = run_and_step(location)
         run = Run.open(folder)
-        path, again = folder / EVALUATIONS[split], f"gdist eval {in_shell(folder)}"
+        path, again = folder / EVALUATIONS[split], f"gdist eval {in_shell(location)}"
         try:
             tables = run.tables()
-            result = Evaluations(run).on(split, speech)
+            found = Evaluations(run, evaluated_at(location, split))
+            result = found.on(split, speech)
             if result is None and evaluated:
                 why = "its student has changed since" if path.exists() else f"it has no {path.name}"
-                raise RunError(f"{folder} has not been evaluated: {why}", again)
-            others = tuple(other for other in Evaluations(run).every(split) if result and other != result)
+                raise RunError(f"{location} has not been evaluated: {why}", again)
+            others = tuple(other for other in found.every(split) if result and other != result)
             result = result and result | {"layer_0": whose_layer_0(result, tables)}
-            rows = run.read_metrics()
-            if run.is_finished:
+            name, rows = run.name, run.read_metrics()
+            if found.step is not None:
+                name, rows = f"{name}@{found.step}", [row for row in rows if row["step"] <= found.step]
+                result = result and result | {"steps": run.total, "finished": False}
+            elif run.is_finished:
                 run.say_lost(rows, tables["train"]["steps"])
-            return cls(str(folder), run.name, tables, run.provenance({}), rows, result or {}, others)
+            return cls(str(folder), name, tables, run.provenance({}), rows, result or {}, others)
         except FileNotFoundError as error:
             raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
         except (OSError, ValueError) as error:
@@ -185,6 +192,15 @@ class Configuration:
         return self.name if len(self.runs) == 1 else f"{self.name} ({len(self.runs)} seeds)"
 
 
+def evaluated_at(location: Path, split: str = "test") -> int | None:
+    """The step of the unfinished student that is meant; None for the finished one."""
+    folder, step = run_and_step(location)
+    run = Run(folder)
+    if step is None and not run.is_finished and Evaluations(run).first(split) is None:
+        return max(evaluated_steps(run, split), default=None)
+    return None if step == run.total else step
+
+
 def configurations(runs: Sequence[RunSummary]) -> list[Configuration]:
     """Group runs that differ only in their seed. The best configurations come first.
 
@@ -243,6 +259,8 @@ def _identity(run: RunSummary) -> str:
         for table, fields in run.config.items()
     }
     about = [run.provenance.get(key) for key in ("cache", "cache_checksum")]
+    about += [(run.provenance.get("start") or {}).get("sha256")]
+    about += [] if run.eval.get("finished", True) else [run.eval["step"]]
     return json.dumps([tables, about], sort_keys=True, default=str)
 
 

@@ -160,6 +160,10 @@ def caveats(groups: Sequence[Configuration]) -> list[Markup]:
     sentences += _not_judged(groups)
     if len({run.training().get("steps") for run in runs}) > 1:
         sentences.append(Markup("These runs were trained for different numbers of steps."))
+    if unfinished := [run for run in runs if not run.eval.get("finished", True)]:
+        steps = [f"step {run.eval['step']} of {run.eval['steps']}" for run in unfinished]
+        names = listed([run.name for run in unfinished], steps)
+        sentences.append(Markup("Unfinished students, taken from checkpoints: {}.").format(names))
     remembered = [
         run.name
         for run in runs

@@ -7,6 +7,7 @@ in a file that you name: ``--student FILE.py:CLASS``.
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ from transformers.utils import logging as hf_logging
 from gdist.pipeline.config import coerce, did_you_mean
 from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.extensions import Registry, extension_behind
-from gdist.pipeline.run import ONCE_MORE, Run
+from gdist.pipeline.run import ONCE_MORE
+from gdist.pipeline.run.snapshot import Snapshot, run_and_step, snapshot
 from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.kinds import frontend_of
 from gdist.stages.students.armhubert import ArmHubertModel
@@ -220,8 +222,11 @@ def student_sizes(
     return rows
 
 
-def load_student(folder: str | Path) -> Student:
+def load_student(location: str | Path | Snapshot) -> Student:
     """Load the student of a run (``runs/first``), its ``student`` folder, or an export for Hugging Face or s3prl.
+
+    ``runs/first@4000`` is the student after step 4000, from a checkpoint that is kept: the averaged one, where
+    weights are averaged, as the finished student would be.
 
     No code in the folder is run: the class comes from gdist, an installed package, or a file that was already named.
 
@@ -229,11 +234,19 @@ def load_student(folder: str | Path) -> Student:
         RunError: there is no finished student; for an unfinished run, the hint is the command that finishes it.
         ConfigError: the class is in a file that was not named.
     """
-    folder, again = Path(folder), ""
-    if (folder / "config.toml").exists():
-        require_loadable(run := Run(folder))
-        run.require_weights()
-        folder, again = run.student, run.training
+    again = ""
+    if not isinstance(location, Snapshot):
+        folder, step = run_and_step(location)
+        if step is not None or (folder / "config.toml").exists():
+            location = snapshot(location, unfinished=False)
+    if isinstance(location, Snapshot):
+        require_loadable(location)
+        if location.is_checkpoint:
+            return _at_checkpoint(location)
+        folder = location.folder
+        if location.is_finished:
+            location.run.require_weights()
+            again = location.run.training
     if not (folder / "config.json").exists():
         raise RunError(
             f"no student at {folder}: it is neither a run nor an exported student",
@@ -251,14 +264,25 @@ def load_student(folder: str | Path) -> Student:
     return student
 
 
-def require_loadable(run: Run) -> None:
-    """Raise what :func:`load_student` would raise for an unfinished run or an unnamed file; no weights are read."""
-    if not (run.student / "config.json").exists():
-        done, total = (run.steps() or [0])[-1], run.tables()["train"]["steps"]
-        raise RunError(
-            f"{run.folder} has no finished student (step {done} of {total})",
-            run.training,
-        )
+def _at_checkpoint(at: Snapshot) -> Student:
+    """The student of a checkpoint, whose folder has its weights alone: its config is in the run."""
+    run, name = at.run, at.run.tables()["student"]["name"]
+    recorded = run.provenance().get("student_config")
+    try:
+        if recorded is None:  # a run of an earlier gdist, which may be finished
+            recorded = json.loads((run.student / "config.json").read_text(encoding="utf-8"))
+        with torch.random.fork_rng(devices=[]):  # initializing what is then loaded draws from it
+            student: Student = STUDENTS[name](STUDENTS[name].config_class.from_dict(recorded))
+        student.load_state_dict(at.weights())
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise RunError(f"cannot load the student of {at.folder}: {error}", run.training) from error
+    student.eval()
+    return student
+
+
+def require_loadable(at: Snapshot) -> None:
+    """Raise what :func:`load_student` would raise for a file that was not named; no weights are read."""
+    run = at.run
     name = run.tables()["student"]["name"]
     STUDENTS.find(name, f"{run.folder} has the student {name}", str(run.extensions))
     if extension := STUDENTS.extension(name):

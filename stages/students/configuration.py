@@ -34,6 +34,8 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
     attribute_map = {"num_hidden_layers": "num_teacher_layers"}  # noqa: RUF012  as Hugging Face declares it
     # Fields that keep this student's own defaults even if the teacher's config has a corresponding field.
     own_fields: ClassVar[frozenset[str]] = frozenset()
+    # Fields that change how it is trained or begun, and not what it computes in use.
+    of_training: ClassVar[frozenset[str]] = frozenset({"dropout", "initializer_range"})
 
     frontend: dict[str, Any] = dataclasses.field(default_factory=dict)
     hidden_size: int = 768
@@ -101,6 +103,10 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
             config = type(self)(**(own | differs))
             found.append(OfTeacher(name, last.offset + last.config.num_teacher_layers + 1, config))
         return found
+
+    def in_use(self) -> dict[str, Any]:
+        """Return the fields that determine what the student computes in use: without those of training alone."""
+        return {key: getattr(self, key) for key in self._student_fields() if key not in self.of_training}
 
     def learn_from(self, others: Mapping[str, "StudentConfig"]) -> None:
         """Add further teachers: the name of each → the config of a student of it alone."""

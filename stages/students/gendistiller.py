@@ -58,6 +58,7 @@ class GenDistillerConfig(StudentConfig):
     """
 
     model_type = "gendistiller"
+    of_training = StudentConfig.of_training | {"fed_by", "rollout", "mixed_teacher_ratio", "output_init"}
 
     history: Literal["student", "teacher", "mixed", "all"] = "student"
     fed_by: FedBy = "teacher"
@@ -105,6 +106,10 @@ class GenDistillerConfig(StudentConfig):
     @property
     def layer_width(self) -> int:
         return self.hidden_size if self.width is None else self.width
+
+    def in_use(self) -> dict[str, Any]:
+        # Whose layers a step sees in training makes no difference in use; how many of them it sees does.
+        return super().in_use() | {"history": "all" if self.history == "all" else "the layer before"}
 
 
 class GenDistillerModel(Chain, Student):

@@ -20,7 +20,8 @@ import torch
 from gdist.pipeline import console
 from gdist.pipeline.config import did_you_mean, signature, to_tables
 from gdist.pipeline.errors import ConfigError, RunError
-from gdist.pipeline.run import Run, identifying
+from gdist.pipeline.run import Run
+from gdist.pipeline.run.identity import identifying
 from gdist.stages.sweep.fields import Settings
 from gdist.stages.sweep.jobs import Job
 from gdist.stages.sweep.options import SweepConfig

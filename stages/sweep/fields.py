@@ -1,4 +1,5 @@
-"""How the fields of a run are written in a sweep's file: `"train.lr"`, or `lr` in a table `train`; or `cache`."""
+"""How the fields of a run are written in a sweep's file: `"train.lr"`, or `lr` in a table `train`; or `cache`, or
+`start_from`."""
 
 import re
 from collections.abc import Mapping
@@ -6,8 +7,9 @@ from typing import Any
 
 from gdist.pipeline.config import require
 
+ALONE = ("cache", "start_from")  # fields that are in no table
 Settings = dict[str, Any]
-"""``table.field``, or ``cache`` → value"""
+"""``table.field``, ``cache`` or ``start_from`` → value"""
 
 
 def settings(table: Mapping[str, Any], where: str) -> Settings:
@@ -20,8 +22,8 @@ def settings(table: Mapping[str, Any], where: str) -> Settings:
     for name, value in table.items():
         inner = {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
         for full, one in inner.items():
-            right = full == "cache" or re.fullmatch(r"[^.\s]+\.[^.\s]+", full)
-            require(bool(right), f"{where}: `{full}` is not a field", 'for example "train.lr", or cache')
+            right = full in ALONE or re.fullmatch(r"[^.\s]+\.[^.\s]+", full)
+            require(bool(right), f"{where}: `{full}` is not a field", 'for example "train.lr", cache or start_from')
             require(full not in found, f"{where}: `{full}` is there twice")
             found[full] = one
     return found

@@ -79,7 +79,7 @@ class Plan:
         how = {"random": (), "tpe": (search.at_once, search.startup)}[search.sampler]
         judge = (self.spec.judge.metric, self.spec.judge.split)
         ranges = {field: dataclasses.asdict(one) for field, one in space.items()}
-        about = [signature_of(base.cache, base.config), ranges, search.sampler, search.seed, how, judge]
+        about = [signature_of(base.cache, base.config, base.start), ranges, search.sampler, search.seed, how, judge]
         return signature({"search": about})
 
     def open(self, writes: bool) -> None:

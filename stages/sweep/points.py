@@ -15,15 +15,16 @@ from typing import Any
 import torch
 
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.config import signature, to_tables
+from gdist.pipeline.config import require, signature, to_tables
 from gdist.pipeline.errors import ConfigError, GdistError
-from gdist.pipeline.run import identifying
+from gdist.pipeline.run.identity import identifying
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import STUDENTS
 from gdist.stages.sweep.fields import Settings
 from gdist.stages.sweep.spec import Alternative, Spec
 from gdist.stages.train.config import TrainConfig, load_config
 from gdist.stages.train.origin import extensions_of
+from gdist.stages.train.start import Start, require_alike, start_of
 from gdist.stages.train.student_store import configured, layers_to_read
 
 DEFAULT_CACHE = ""
@@ -41,6 +42,7 @@ class Point:
         signature: of the resolved config, the cache's content and the user's own files.
         alternative: the name of its table in the file.
         trial: its number in a search.
+        start_from: the student whose weights it begins with, as after ``gdist train --start-from``.
         equal: whose cost its steps match; ``pending`` as long as that is not measured.
     """
 
@@ -56,6 +58,7 @@ class Point:
     trial: int | None = None
     equal: str | None = None
     pending: bool = False
+    start_from: str | None = None
 
     @property
     def label(self) -> str:
@@ -70,7 +73,8 @@ class Point:
         """What comes after ``gdist``, to run this point by hand."""
         recipe = ["--recipe", self.recipe] if self.recipe else []
         sets = [part for setting in self.settings for part in ("--set", setting)]
-        return ["train", "--cache", self.cache, "--out", str(out), *recipe, *sets]
+        start = ["--start-from", self.start_from] if self.start_from else []
+        return ["train", "--cache", self.cache, "--out", str(out), *recipe, *start, *sets]
 
     def command(self, out: Path) -> str:
         return " ".join(["gdist", *map(in_shell, self.arguments(out))])
@@ -85,6 +89,8 @@ class Resolved:
     recipe: str | None
     settings: tuple[str, ...]
     config: TrainConfig
+    start_from: str | None = None
+    start: Start | None = None
 
 
 class Points:
@@ -98,6 +104,7 @@ class Points:
     def __init__(self, spec: Spec, caches: Mapping[str, str], beside: Path) -> None:
         self.spec, self.caches, self.beside = spec, caches, beside
         self._opened: dict[str, Cache] = {}
+        self._starts: dict[str, Start] = {}
         if spec.judge.cache is not None:
             cache_uri(spec.judge.cache, caches)  # raises now what evaluating would raise
 
@@ -125,11 +132,23 @@ class Points:
             if uri not in self._opened:
                 self._opened[uri] = Cache.open(uri)
             cache = self._opened[uri]
+            start_from = self._start_from(fields.pop("start_from", None))
             recipe = _recipe(alternative.recipe or self.spec.recipe, self.beside)
             sets = tuple(f"{key}={typed(value)}" for key, value in fields.items())
             config = load_config(recipe, None, sets)
-            _require_possible(cache, config)
-            return Resolved(cache, uri, recipe, sets, config)
+            start = self._starts[start_from] if start_from else None
+            _require_possible(cache, config, start)
+            return Resolved(cache, uri, recipe, sets, config, start_from, start)
+
+    def _start_from(self, wanted: Any) -> str | None:
+        """What points begin with, as an absolute path: it is read once."""
+        require(wanted is None or isinstance(wanted, str), f"start_from = {wanted!r}: must be text")
+        if not wanted:
+            return None
+        place = str(Path(wanted).absolute())
+        if place not in self._starts:
+            self._starts[place] = start_of(None, Path(place))
+        return place
 
     def of(
         self,
@@ -156,7 +175,11 @@ class Points:
             settings = (*found.settings, f"train.seed={seed}")
             seeded = load_config(found.recipe, None, settings)
             # Without its steps it is no run yet, and must not be taken for one that differs in the steps alone.
-            known = signature({"to be measured": [name, seed]}) if pending else signature_of(found.cache, seeded)
+            known = (
+                signature({"to be measured": [name, seed]})
+                if pending
+                else signature_of(found.cache, seeded, found.start)
+            )
             point = Point(
                 name=name,
                 varied=alternative.settings | chosen | (more or {}),
@@ -170,6 +193,7 @@ class Points:
                 trial=trial,
                 equal=self.spec.equal.get(alternative.name),
                 pending=pending,
+                start_from=found.start_from,
             )
             points.append(point)
         return points
@@ -223,16 +247,20 @@ def _recipe(name: str | None, beside: Path) -> str | None:
     return name
 
 
-def _require_possible(cache: Cache, config: TrainConfig) -> None:
+def _require_possible(cache: Cache, config: TrainConfig, start: Start | None) -> None:
     """Raise now what the training would raise: about the student, and about the layers that it needs."""
     with torch.device("meta"):
         student = STUDENTS[config.student["name"]](configured(cache, config))
     layers_to_read(cache, student, config)
+    if start is not None:
+        require_alike(student.config, start)
 
 
-def signature_of(cache: Cache, config: TrainConfig) -> str:
+def signature_of(cache: Cache, config: TrainConfig, start: Start | None = None) -> str:
     own = {each.name: each.sha256 for each in extensions_of(cache, config)}
-    return signature({"config": identifying(to_tables(config)), "cache": cache.gdist["checksum"], "extensions": own})
+    begun = {} if start is None else {"start": start.record["sha256"]}
+    about = {"config": identifying(to_tables(config)), "cache": cache.gdist["checksum"], "extensions": own}
+    return signature(about | begun)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from gdist.pipeline.config import build, did_you_mean, require
 from gdist.pipeline.errors import ConfigError
-from gdist.stages.sweep.fields import Settings, settings
+from gdist.stages.sweep.fields import ALONE, Settings, settings
 
 BATCH = 4
 RANGE_FIELDS = {"low", "high", "step", "log"}
@@ -114,9 +114,9 @@ def read_space(table: Mapping[str, Any], where: str) -> Space:
     """
     written: Settings = {}
     for name, value in table.items():
-        if "." not in name and name != "cache" and not isinstance(value, dict):
+        if "." not in name and name not in ALONE and not isinstance(value, dict):
             raise ConfigError(f"{where}: unknown field `{name}`", did_you_mean(name, OPTIONS))
-        is_table = "." not in name and name != "cache"
+        is_table = "." not in name and name not in ALONE
         for full, one in (settings({name: value}, where) if is_table else {name: value}).items():
             require(full not in written, f"{where}: `{full}` is there twice")
             written[full] = one

@@ -22,7 +22,7 @@
     metric = "cosine"
 
 A field is ``table.field``, in quotes or as a table of its own, or ``cache``: the name of one that the command line
-gives (``--cache int8=URI``), or a URI.
+gives (``--cache int8=URI``), or a URI; or ``start_from``: whose weights it begins with (RUN, RUN@STEP or an export).
 """
 
 import itertools

@@ -93,7 +93,7 @@ def together_command(file: Path, local: "LocalFolder | None", uses: tuple[str, .
         given = train_command.make_context("train", member["arguments"][1:]).params
         config = load_config(given["recipe"], given["student"], given["settings"])
         caches = given["caches"]  # the same for all
-        requests.append(Request(given["out"], config, given["until"]))
+        requests.append(Request(given["out"], config, given["until"], given["start_from"]))
         by_folder[given["out"]] = member
 
     def failed(request: "Request", error: Exception) -> None:

@@ -16,6 +16,7 @@ from transformers import Data2VecAudioConfig, HubertConfig, WavLMConfig
 
 from gdist.pipeline.config import TomlTables
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.snapshot import Snapshot
 from gdist.stages.export.export import write_and_compare
 from gdist.stages.export.formats import format_named, onnx_library
 from gdist.stages.export.formats.base import Export
@@ -265,7 +266,8 @@ class StudentSuite(Suite):
         run = self.run_of(tmp_path / "run")
         out = tmp_path / "out"
         out.mkdir()
-        what = Export(self.make(next(iter(self.teachers))), run, format_named(form).OPTIONS)
+        at = Snapshot(run, 0, 0, run.student)
+        what = Export(self.make(next(iter(self.teachers))), at, format_named(form).OPTIONS)
         write_and_compare(form, what, out)
 
     def run_of(self, folder: Path) -> Run:

@@ -10,7 +10,8 @@ from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError
 from gdist.pipeline.loading.joined import Joined, named_locations
 from gdist.pipeline.local.folder import LocalFolder
-from gdist.pipeline.run import Run, given_caches
+from gdist.pipeline.run import Run
+from gdist.pipeline.run.identity import given_caches
 from gdist.pipeline.storage.locations import folder_of, in_shell, scheme_of
 
 

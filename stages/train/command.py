@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     metavar="STEP",
     help="Pause after this step, with a validation and a checkpoint.",
 )
+@click.option(
+    "--start-from",
+    metavar="RUN[@STEP]|DIR",
+    type=LocalPath(),
+    help="Begin with the weights of this student, of the same shape: a run's, that of a checkpoint, or an export for "
+    "hf or s3prl. The optimizer and the schedule begin anew.",
+)
 @local_options
 @use_option
 @json_option
@@ -45,6 +52,7 @@ def train_command(
     student: str | None,
     settings: tuple[str, ...],
     until: int | None,
+    start_from: Path | None,
     local: "LocalFolder | None",
     uses: tuple[str, ...],
     as_json: bool,
@@ -52,13 +60,16 @@ def train_command(
     """Train a student from the cache alone: no teacher, no audio files.
 
     Interrupted? Run the same command again: it continues from the last checkpoint, and the result is the same to the
-    last bit. For several GPUs, torchrun starts one process per GPU; a run may be resumed on another number of GPUs.
+    last bit. With another train.steps (or train.schedule) it goes on where no step that it has taken would have had
+    another rate: always with train.schedule=constant. For several GPUs, torchrun starts one process per GPU; a run
+    may be resumed on another number of GPUs.
 
     Several caches over the same utterances are trained from together. A student of two teachers has a chain, or
     heads, for each of them; its front-end is that of the first cache's teacher.
 
     \b
     Example:  gdist train --cache s3://bucket/libri --out runs/first --set train.steps=50000
+              gdist train --cache s3://bucket/libri --out runs/more --start-from runs/first@40000
               gdist train --cache s3://bucket/libri --out runs/first --local /nvme --local-limit 500GB
               gdist train --cache wavlm=s3://bucket/a --cache hubert=s3://bucket/b --out runs/two
               torchrun --nproc-per-node 4 --no-python gdist train --cache s3://bucket/libri --out runs/first
@@ -75,7 +86,8 @@ def train_command(
     from gdist.stages.train.losses import LOSSES
 
     use(uses, STUDENTS, ENCODINGS, LOSSES)
-    result = train.train(caches, out, load_config(recipe, student, settings), local=local, until=until)
+    config = load_config(recipe, student, settings)
+    result = train.train(caches, out, config, local=local, until=until, start_from=start_from)
     if result is not None and as_json:
         console.emit(result)
     elif result is not None:

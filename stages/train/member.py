@@ -16,10 +16,12 @@ from gdist.pipeline.loading.splits import Splits
 from gdist.pipeline.run import Run
 from gdist.stages.device import enough_memory
 from gdist.stages.train.config import TrainConfig
+from gdist.stages.train.going_on import may_change
 from gdist.stages.train.learner import Learner
 from gdist.stages.train.meter import Meter, MetricsWriter, Spent, spent, summarize
 from gdist.stages.train.origin import extensions_of, provenance
 from gdist.stages.train.ranks import Ranks
+from gdist.stages.train.start import Start, begin_with, start_of
 from gdist.stages.train.student_store import build_student, layers_to_read, save_student
 
 
@@ -30,11 +32,13 @@ class Request:
     Attributes:
         out: the run's folder.
         until: pause after this step; None trains to the end.
+        start_from: the student whose weights it begins with: a run, RUN@STEP or an export.
     """
 
     out: Path
     config: TrainConfig
     until: int | None = None
+    start_from: Path | None = None
 
 
 class Member:
@@ -44,6 +48,7 @@ class Member:
         failed: called if it fails, and the others go on. None for a student that trains alone: its failure is raised.
 
     Attributes:
+        start: what it begins with, where that is another student's weights.
         layers: the cached layers that it needs.
         splits: the utterances, by split.
         step: the last step that it has taken; ``position``: the loader's after it.
@@ -54,6 +59,7 @@ class Member:
     """
 
     learner: Learner
+    start: Start | None
     layers: list[int]
     splits: Splits
 
@@ -80,6 +86,10 @@ class Member:
     def build(self, caches: Joined) -> None:
         """Build the student; nothing is written yet."""
         student = build_student(caches, self.config)
+        given = self.request.start_from
+        self.start = None if given is None else start_of(self.run, given)
+        if self.start is not None:
+            begin_with(student, self.start, self.config.student["frontend"] == "frozen")
         self.layers = layers_to_read(caches, student, self.config)
         names = [taught.name for taught in caches.teachers]
         self.learner = Learner(student, self.config, self.ranks, names)
@@ -90,7 +100,9 @@ class Member:
             return
         self._open.enter_context(self.run.owned())
         origin = provenance(caches, self.learner.student, self.config, self.splits, self.ranks)
-        self.run.begin(to_tables(self.config), origin, extensions_of(caches, self.config))
+        origin |= {} if self.start is None else {"start": self.start.record}
+        changes = may_change(self.run, self.config)
+        self.run.begin(to_tables(self.config), origin, extensions_of(caches, self.config), changes)
 
     def require_same(self, caches: Joined) -> None:
         """Raise CacheError where this rank has opened another state of the caches than the first one."""

@@ -1,6 +1,7 @@
 """Where a run comes from: what its run.json says of it, and the user's own files that it uses."""
 
 import importlib.metadata
+import json
 from typing import Any
 
 from gdist.pipeline.cache.cache import Cache
@@ -25,6 +26,7 @@ def provenance(source: Source, student: Student, config: TrainConfig, splits: Sp
         "encoding": cache.identity["encoding"],
         "layers": list(first.layers),
         "student": config.student["name"],
+        "student_config": json.loads(student.config.to_json_string()),
         "params": student.num_parameters(),
         "params_with_heads": student.num_parameters_with_heads(),
         "teacher": _teacher(cache),

@@ -41,6 +41,7 @@ def train(
     show_progress: bool = True,
     local: LocalFolder | None = None,
     until: int | None = None,
+    start_from: Path | None = None,
 ) -> dict[str, Any] | None:
     """Train a student from the cache at ``uri`` into the folder ``out``, or continue where an earlier run stopped.
 
@@ -51,6 +52,8 @@ def train(
         local: where the shards of a cache in a bucket are kept, once they are fetched.
         until: pause after this step, with a validation and a checkpoint; a later call goes on from there, to the same
             student as if it had never paused.
+        start_from: begin with the weights of this student: a run, ``RUN@STEP`` or an export. It is part of what the
+            run is, so a later call names it again.
 
     Returns:
         the fields of ``gdist train --json`` (see docs/commands.md); None on every rank except the first.
@@ -62,7 +65,7 @@ def train(
         DeviceMemoryError: a batch does not fit into memory. In all cases, what is already written is kept.
     """
     with join(config.train.device, config.train.peer_timeout) as ranks:
-        member = Member(Request(out, config, until), ranks)
+        member = Member(Request(out, config, until, start_from), ranks)
         train_members(uri, [member], show_progress, local)
         return member.result
 

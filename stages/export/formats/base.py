@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.snapshot import Snapshot
 from gdist.stages.students import Student
 
 
@@ -19,14 +20,25 @@ class Export:
     """What is exported.
 
     Attributes:
-        student: a finished student, in float32, on the CPU and in eval mode.
-        run: the run that it comes from.
+        student: in float32, on the CPU and in eval mode.
+        at: the run that it comes from, and after which step.
         options: the values of the format's own options, by name; see :attr:`Format.OPTIONS`.
     """
 
     student: Student
-    run: Run
+    at: Snapshot
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def run(self) -> Run:
+        return self.at.run
+
+    @property
+    def unfinished(self) -> str:
+        """A sentence for readers about a student that is not finished; else empty."""
+        if self.at.is_finished:
+            return ""
+        return f"**This student is unfinished**: it was taken after step {self.at.step} of {self.at.total}."
 
 
 class Format(Protocol):

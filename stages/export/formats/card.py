@@ -79,6 +79,7 @@ def card(export: Export, name: str) -> str:
         *_metadata(teacher["name"], name),
         f"# {title}",
         "",
+        *([export.unfinished, ""] if export.unfinished else []),
         f"A small student of the speech model {teacher['name']}, distilled from its hidden states by gdist. It "
         f"returns {config.num_teacher_layers + 1} hidden states in the teacher's shapes, {config.hidden_size} wide, "
         + frames_sentence(export.student.frontend.framing),
@@ -92,7 +93,7 @@ def card(export: Export, name: str) -> str:
         *_teachers(export, name, provenance),
         "## Figures",
         "",
-        *figures(export.run, provenance),
+        *figures(export.at, provenance),
         "",
         "## Where it comes from",
         "",
@@ -162,13 +163,24 @@ def _heads(export: Export) -> str:
     )
 
 
+def _start(start: Mapping[str, Any]) -> str:
+    told = start.get("exported", start)
+    step = f", step {told['step']} of {told['steps']}" if "step" in told else ""
+    return f"the weights of {told.get('run', 'another student')}{step}, SHA-256 `{start['sha256'][:12]}`"
+
+
+def _steps(export: Export) -> str:
+    return f"{export.at.total}" if export.at.is_finished else f"{export.at.step} of {export.at.total}"
+
+
 def _provenance(export: Export, provenance: dict[str, Any]) -> list[str]:
     teacher, tables = provenance["teacher"], export.run.tables()
     rows = {
         "teacher": f"{teacher['name']} ({teacher['family']}), fingerprint `{teacher['fingerprint']}`",
         "cache": f"`{provenance['cache_checksum']}`, {provenance['encoding']}",
         "utterances": ", ".join(f"{split} {count}" for split, count in provenance["utterances"].items()),
-        "run": f"{export.run.name}, config `{provenance['signature']}`, {tables['train']['steps']} steps",
+        "run": f"{export.run.name}, config `{provenance['signature']}`, {_steps(export)} steps",
+        **({"begun with": _start(provenance["start"])} if provenance.get("start") else {}),
         "loss": tables["loss"]["name"],
         "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
     }

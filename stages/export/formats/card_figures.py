@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gdist.pipeline.run import Run
 from gdist.pipeline.run.evaluations import Evaluations
-from gdist.pipeline.storage.locations import in_shell
+from gdist.pipeline.run.snapshot import Snapshot
 from gdist.stages.evaluate.layers import answered_alike, ranges
 
 
-def figures(run: Run, provenance: Mapping[str, Any]) -> list[str]:
+def figures(at: Snapshot, provenance: Mapping[str, Any]) -> list[str]:
     """What was found about these very weights, on caches of their own teachers; the run's own cache comes first."""
-    found = [each for each in Evaluations(run).every() if _is_of_teachers(each, provenance)]
+    found = [each for each in Evaluations(at.run, at.evaluated_as).every() if _is_of_teachers(each, provenance)]
     if not found:
-        return [f"It has not been evaluated. Run `gdist eval {in_shell(run.folder)}`, then export again."]
+        return [f"It has not been evaluated. Run `gdist eval {at.typed}`, then export again."]
     lines = _fidelity(found[0], provenance)
     if found[0]["probes"]:
         lines += ["", *_probes(found[0])]

@@ -7,7 +7,7 @@ from gdist.stages.export.formats.onnx_graph import TOO_SHORT
 FORMS = {"fp32": "", "fp16": ", with weights and products in float16", "int8": ", with its matrix products in int8"}
 README = """\
 # {name}
-
+{unfinished}
 A `{student}` speech student that predicts the {layers} hidden states of its teacher, {teacher}, in ONNX{form}.
 It runs in ONNX Runtime without torch: `pip install onnxruntime numpy`.
 
@@ -49,6 +49,7 @@ def readme(export: Export, form: str, opset: int) -> str:
     config, frames = export.student.config, export.student.frontend.framing
     return README.format(
         name=export.run.name,
+        unfinished=f"\n{export.unfinished}\n" if export.unfinished else "",
         student=export.run.tables()["student"]["name"],
         teacher=export.run.provenance()["teacher"]["name"],
         layers=config.num_teacher_layers + 1,

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gdist.pipeline.run import EVALUATIONS, identifying
+from gdist.pipeline.run import EVALUATIONS
 from gdist.pipeline.run.evaluations import Speech
+from gdist.pipeline.run.identity import identifying
 from gdist.stages.report.runs import COLORS, Configuration, RunSummary, Spread, configurations, told_apart
 from gdist.stages.standings.ranking import OF_EVAL, OF_TRAINING, Candidate, Ranking, rank
 from gdist.stages.standings.record import Entry, Sweep
@@ -77,7 +78,7 @@ class Point:
             return varied
         tables = identifying(self.any.config)
         flat: Fields = {f"{table}.{key}": value for table, fields in tables.items() for key, value in fields.items()}
-        flat["cache"] = varied.get("cache", "")
+        flat |= {name: varied.get(name, "") for name in ("cache", "start_from")}
         return {key: value for key, value in flat.items() if key not in SEEDS}
 
     @cached_property

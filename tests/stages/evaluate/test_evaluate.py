@@ -1,6 +1,7 @@
 """Evaluation: worked examples, correct references, and a teacher that agrees with itself."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.splits import DataConfig
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.snapshot import snapshot
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
@@ -87,7 +89,7 @@ def trained(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.mark.parametrize("name", ["gendistiller", "distilhubert"])
 def test_an_evaluation(bench: Bench, trained: dict[str, Run], name: str) -> None:
-    result = evaluate(trained[name], bench)
+    result = evaluate(snapshot(trained[name].folder), bench)
     assert json.loads((trained[name].folder / "eval.json").read_text()) == json.loads(json.dumps(result))
     assert [row["layer"] for row in result["layers"]] == [1, 2, 3]
     assert result["split"] == "test" and result["utterances"] == 8
@@ -161,7 +163,7 @@ def test_many_runs_side_by_side(trained: dict[str, Run], bench: Bench, capsys: p
     """Every name is shown in full, and every probe's interval is below its value."""
     probe = {"title": "keyword spotting", "metric": "accuracy", "higher_is_better": True, "chance": 0.1}
     probe |= {"value": 0.75, "low": 0.6875, "high": 0.8125, "test_items": 540, "shuffled": 0.125}
-    result = evaluate(trained["gendistiller"], bench)
+    result = evaluate(snapshot(trained["gendistiller"].folder), bench)
     found = {"probes": {"ks": probe}}
     result |= found | {name: result[name] | found for name in ("teacher", "log_mel")}
     names = [f"gendistiller-with-a-long-name-{seed}" for seed in range(6)]
@@ -234,17 +236,22 @@ def test_mistakes(trained: dict[str, Run], tmp_path: Path, gdist: Callable[..., 
     assert result.exit_code == 1 and "no word in the split `valid` that two voices say" in result.stderr
 
 
-def test_an_unfinished_run_has_no_student(tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Result]) -> None:
-    run(tiny_cache, tmp_path / "run", short())
-    for path in sorted((tmp_path / "run" / "student").iterdir()):
-        path.unlink()
-    result = gdist("eval", tmp_path / "run")
+def test_a_run_without_a_student_is_refused_and_blocks_no_others(
+    tiny_cache: Path, tmp_path: Path, gdist: Callable[..., Result]
+) -> None:
+    run(tiny_cache, tmp_path / "run", short(train__steps=2))
+    shutil.rmtree(tmp_path / "run" / "student")
+    shutil.copytree(tmp_path / "run", tmp_path / "new", ignore=shutil.ignore_patterns("checkpoints"))
+    result = gdist("eval", tmp_path / "new")
     assert result.exit_code == 1
     assert "no finished student" in result.stderr and f"gdist train --cache {tiny_cache}" in result.stderr
-    # It does not block others.
     done = run(tiny_cache, tmp_path / "done", short(train__steps=2))
-    result = gdist("eval", tmp_path / "run", tmp_path / "done", "--probes", "none", "--json")
-    assert result.exit_code == 0 and f"left out: {tmp_path / 'run'} has no finished student" in result.stderr
+    result = gdist("eval", tmp_path / "run", tmp_path / "new", tmp_path / "done", "--probes", "none", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert (
+        f"left out: {tmp_path / 'run'} has no finished student; {tmp_path / 'run'}@2 is its newest" in result.stderr
+    )
+    assert f"left out: {tmp_path / 'new'} has no finished student\n" in result.stderr
     assert [found["run"] for found in json.loads(result.stdout)] == ["done"] and done["steps"] == 2
 
 

@@ -11,6 +11,7 @@ from test_train import run, short
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading.splits import DataConfig
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.snapshot import snapshot
 from gdist.stages.evaluate import layers
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate
@@ -44,7 +45,7 @@ def test_whose_layer_0_a_student_has(
     """It is told by the weights; of older evaluations, the config says the same."""
     run(tiny_cache, tmp_path / "run", short("distilhubert", **fields))
     trained = Run(tmp_path / "run")
-    found = evaluate(trained, bench)
+    found = evaluate(snapshot(trained.folder), bench)
     assert found["layer_0"] == whose
     assert json.loads((tmp_path / "run" / "eval.json").read_text())["layer_0"] == whose
     older = {key: value for key, value in found.items() if key != "layer_0"}

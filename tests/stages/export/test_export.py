@@ -260,9 +260,12 @@ def test_s3prl_trains_its_own_head(nano: Path, digits: Path, tmp_path: Path, gdi
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
 
-def test_an_unfinished_run_is_refused(runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]) -> None:
+def test_a_run_without_a_student_is_refused(
+    runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]
+) -> None:
     folder = shutil.copytree(runs["gendistiller"], tmp_path / "run")
     shutil.rmtree(folder / "student")
+    shutil.rmtree(folder / "checkpoints")
     result = gdist("export", folder, "--format", "hf", "--out", tmp_path / "out")
     assert result.exit_code == 1 and not (tmp_path / "out").exists()
     assert "no finished student" in result.stderr and "gdist train --cache" in result.stderr

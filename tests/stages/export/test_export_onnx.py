@@ -15,6 +15,7 @@ from test_train import run, short
 from transformers import WhisperConfig
 
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.run.snapshot import Snapshot
 from gdist.stages.export.export import write_and_compare
 from gdist.stages.export.formats import onnx as onnx_format
 from gdist.stages.export.formats.base import Export
@@ -169,7 +170,8 @@ def test_every_student_with_every_front_end(
     student = suite.make(frontend)
     out = tmp_path / "out"
     out.mkdir()
-    what = Export(student, suite.run_of(tmp_path / "run"), {**onnx_format.OPTIONS, **options})
+    run = suite.run_of(tmp_path / "run")
+    what = Export(student, Snapshot(run, 0, 0, run.student), {**onnx_format.OPTIONS, **options})
     own, difference = write_and_compare("onnx", what, out)
     model = onnx.load(out / "model.onnx")
     onnx.checker.check_model(model, full_check=True)

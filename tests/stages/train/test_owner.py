@@ -193,7 +193,8 @@ def test_two_real_trainings(tiny_cache: Path, tmp_path: Path, gdist: Callable[..
     ranks = finish(torchrun(2, tiny_cache, out, SHORT | {"train.steps": steps, "train.log_every": 1}), 1)
     assert ranks.count(f"error: {message}") == 2, "every rank says why"
     assert first.poll() is None
-    assert "no finished student" in gdist("eval", out).stderr
+    said = gdist("eval", out, "--probes", "none").stderr
+    assert "no finished student" in said or "is unfinished: step" in said, "it disturbs nobody"
     first.send_signal(signal.SIGKILL)
     first.wait()
     seen = Run(out).read_metrics()[-1]["step"]
