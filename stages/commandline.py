@@ -4,11 +4,16 @@ Each command's options are in the ``command.py`` of its folder. Everything heavy
 function, so that `gdist --help` does not load torch.
 """
 
+import contextlib
 import functools
 import importlib
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,8 @@ import click
 
 from gdist.pipeline.errors import AGAIN, EXIT_INTERRUPTED, GdistError, UsageError
 from gdist.pipeline.extensions import forget
+
+PATIENCE = 2.0  # seconds for which threads may go on after an interruption
 
 use_option = click.option(
     "--use",
@@ -96,7 +103,8 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
             forget()
             make_warnings_harmless()
             try:
-                code = function(*args, **kwargs)
+                with _ended_by_sigterm():
+                    code = function(*args, **kwargs)
             except GdistError as error:
                 click.secho(f"error: {harmless(error.message)}", fg="red", err=True)
                 if error.hint:
@@ -106,6 +114,7 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
             except KeyboardInterrupt:
                 click.echo(f"\ninterrupted{f'; {AGAIN} to continue from here' if kept else ''}", err=True)
                 code = EXIT_INTERRUPTED
+                _leave_threads(code)
             except BrokenPipeError:
                 sys.stderr.close()  # the reader of our stdout has closed it (`| head`)
                 code = 0
@@ -114,6 +123,31 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
         return click.command(name, click.Command, **settings)(guarded)
 
     return wrap
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """``kill`` ends a command as Ctrl-C does, from its first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_threads(code: int) -> None:
+    """End the process where threads of gdist still wait, such as for a bucket: Python would wait for them."""
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("gdist-")]
+    deadline = time.monotonic() + PATIENCE
+    for thread in ours:
+        thread.join(max(deadline - time.monotonic(), 0))
+    if any(thread.is_alive() for thread in ours):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 class LocalPath(click.Path):

@@ -9,6 +9,7 @@ Axes: B batch, L layers, T frames, D features, S samples.
 """
 
 import math
+import sys
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -155,7 +156,8 @@ class Loader:
                 )
         finally:
             fetching.close()
-            pool.shutdown(cancel_futures=True)
+            # Whoever interrupts it does not wait for what a bucket may never answer.
+            pool.shutdown(wait=not isinstance(sys.exception(), KeyboardInterrupt), cancel_futures=True)
 
     def _upcoming(
         self, fetching: Fetching, left: float

@@ -26,9 +26,11 @@ from gdist.pipeline.run.checkpoints import nbytes
 from gdist.stages.device import Arriving, to_device
 from gdist.stages.students import Student
 from gdist.stages.train.checkpoint import MOMENTS, require_match
-from gdist.stages.train.config import OptimConfig, TrainConfig
+from gdist.stages.train.config import TrainConfig
 from gdist.stages.train.objective import Objective
 from gdist.stages.train.ranks import Ranks
+from gdist.stages.train.schedule import forced_share, learning_rate
+from gdist.stages.train.stopping import Asked
 from gdist.stages.train.validation import Validation
 
 # Offsets between seeds, far enough apart that no two seeds are the same.
@@ -96,23 +98,31 @@ class Learner:
         self.objective.reads_audio = True
         self._distribute()
 
-    def step(self, step: int, batches: list[Batch], stopping: bool = False) -> tuple[float, float, bool]:
+    def step(self, step: int, batches: list[Batch], stopping: Sequence[int] = ()) -> tuple[float, float, bool]:
         """One update from the gradients of all ``batches``: :meth:`begin` and :meth:`finish`."""
         self.begin(step, batches, stopping)
         return self.finish()
 
-    def begin(self, step: int, batches: list[Batch], stopping: bool = False) -> None:
+    def begin(self, step: int, batches: list[Batch], stopping: Sequence[int] = ()) -> None:
         """Compute the gradients of one update. On a GPU, this thread does not wait for them.
 
         Args:
-            stopping: whether this rank was asked to stop.
+            stopping: not empty once this rank was asked to stop.
+
+        Raises:
+            Asked: it was asked to stop between two batches of the step, and trains alone; all is as before the step.
         """
         self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
         device = self.ranks.device
         frames = sum(batch.total_frames for batch in batches)
         losses, cosine = [], torch.zeros((), dtype=torch.float64, device=device)
+        buffers = [buffer.clone() for buffer in self.student.buffers()] if len(batches) > 1 else []
         for place, batch in enumerate(batches):
+            if place and stopping and self.ranks.world == 1:
+                for buffer, before in zip(self.student.buffers(), buffers, strict=True):
+                    buffer.copy_(before)
+                raise Asked
             seed = self._seed(step, place)
             forced_BK = self._draw_forced(step, batch, torch.Generator().manual_seed(seed + FORCING_SEED))
             torch.manual_seed(seed + self.ranks.rank * RANK_STRIDE)
@@ -124,7 +134,7 @@ class Learner:
                 torch.autograd.backward(loss * self.ranks.world)  # DDP averages over ranks
             losses.append(loss.detach().double())
             cosine = cosine + cosine_K.mean().double() * share
-        stops = torch.full_like(cosine, float(stopping))
+        stops = torch.full_like(cosine, float(bool(stopping)))
         norm = nn.utils.clip_grad_norm_(list(self.params.values()), self.config.train.clip_norm)
         sums = self.ranks.add(torch.stack([cosine, stops, *losses]))
         self._begun = step, [batch.all_ids for batch in batches], Arriving(torch.cat([sums, norm.double()[None]]))
@@ -272,23 +282,3 @@ class Learner:
                     kind: files["optimizer"][f"{name}.{kind}"].to(self.ranks.device) for kind in MOMENTS
                 }
         return state
-
-
-def learning_rate(config: OptimConfig, step: int) -> float:
-    """Linear warm-up, then linear decay to zero at the last step (or a constant rate)."""
-    if step <= config.warmup_steps:
-        return config.lr * step / config.warmup_steps
-    if config.schedule == "constant":
-        return config.lr
-    # One more than the number of steps left, so that the last step still changes the weights.
-    return config.lr * (config.steps - step + 1) / (config.steps - config.warmup_steps + 1)
-
-
-def forced_share(config: OptimConfig, step: int, last: float) -> float:
-    """The share of generated layers that start from the teacher's state at ``step``.
-
-    Over ``forcing_steps`` steps it falls from 1 to ``last``, the student's own share.
-    """
-    if step > config.forcing_steps:
-        return last
-    return 1.0 - (1.0 - last) * (step - 1) / config.forcing_steps

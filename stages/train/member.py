@@ -1,7 +1,7 @@
 """One of the students that a process trains: its run, its learner, and how far it has come."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Member:
         end: its last step in this process.
         stop: whether any of its ranks was asked to stop.
         failure: why it does not go on.
+        owes_validation: whether it was ended in the validation after its step, alone.
         result: the fields of ``gdist train --json``, once it has come to its end; None on every rank but the first.
     """
 
@@ -80,6 +81,7 @@ class Member:
         self._batches: list[Batch] = []
         self._metrics: MetricsWriter | None = None
         self._open = contextlib.ExitStack()
+        self.owes_validation = False
 
     # --- its run --------------------------------------------------------------------------------------------------
 
@@ -120,6 +122,10 @@ class Member:
             if self.ranks.first:
                 self._require_room()
                 self._metrics = self._open.enter_context(contextlib.closing(MetricsWriter(self.run, self.step)))
+
+        if self.step and self.ranks.world == 1 and self.validates:
+            told = ((row["kind"], row["step"]) for row in self.run.read_metrics())
+            self.owes_validation = ("valid", self.step) not in told
 
     def _require_room(self) -> None:
         """Raise RunError where the disk has no room for the checkpoints to come, now and not after hours of work."""
@@ -218,7 +224,7 @@ class Member:
         self._batches.append(batch)
         return len(self._batches) == self.optim.accumulate
 
-    def begin(self, stopping: bool) -> None:
+    def begin(self, stopping: Sequence[int]) -> None:
         """Begin the step of the batches that were taken."""
         self.learner.begin(self.step + 1, self._batches, stopping)
 

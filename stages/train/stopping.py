@@ -13,22 +13,58 @@ from gdist.pipeline import console
 ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
+class Asked(KeyboardInterrupt):
+    """Something was left unfinished, because it was asked to stop: what was whole before can be kept."""
+
+
+class Stopping(list[int]):
+    """The signals that have come. In what may take long and changes nothing, the first of them ends it at once."""
+
+    _waits = False
+
+    def note(self, number: int) -> None:
+        self.append(number)
+        if self._waits:
+            raise Asked
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What may be ended at once; Asked where it is, or was asked for before."""
+        if self:
+            raise Asked
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
+    def awaited[T](self, items: Iterator[T]) -> Iterator[T]:
+        """The items; each may be waited for in vain."""
+        while True:
+            with self.waiting():
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+
 @contextlib.contextmanager
-def stop_on_signal(again: Callable[[], object], words: str = "") -> Iterator[list[int]]:
+def stop_on_signal(again: Callable[[], object], words: str = "") -> Iterator[Stopping]:
     """The list gets an item at each signal of :data:`ASKED`; a hang-up that `nohup` has switched off stays so.
 
     Args:
         again: called at a second signal, to stop at once.
         words: said at the first one.
     """
-    received: list[int] = []
+    received = Stopping()
 
     def note(number: int, frame: FrameType | None) -> None:
         if received:
             again()
-        received.append(number)
         if words:
             console.say(words)
+        received.note(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield received  # signals reach the main thread only
@@ -43,7 +79,7 @@ def stop_on_signal(again: Callable[[], object], words: str = "") -> Iterator[lis
             signal.signal(number, handler)
 
 
-def finish_step() -> contextlib.AbstractContextManager[list[int]]:
+def finish_step() -> contextlib.AbstractContextManager[Stopping]:
     """The first signal lets the step finish; a second one stops at once."""
     return stop_on_signal(interrupt, "stopping after this step (a second signal stops at once)")
 

@@ -10,7 +10,7 @@ Axes: B batch, K predicted layers, L teacher layers, T frames, D features, S sam
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from gdist.stages.train.member import Member, Request, going
 from gdist.stages.train.meter import Line, paid_by
 from gdist.stages.train.ranks import join
 from gdist.stages.train.repeatable import repeatable
-from gdist.stages.train.stopping import finish_step
-from gdist.stages.train.stream import Stream, union
+from gdist.stages.train.stopping import Asked, finish_step
+from gdist.stages.train.stream import Parts, Stream, union
 from gdist.stages.train.validation import Validation
 
 
@@ -144,14 +144,20 @@ def _steps(
         bar = console.progress(title, steps, "steps", start=taken, enabled=show_progress)
         advance = stack.enter_context(bar)
         _end(members)
-        batches = stack.enter_context(contextlib.closing(stream.batches(loader)))
-        for parts in paid_by(lambda: [member.meter for member in stream.next_takers], batches):
+        stack.enter_context(_kept_when_asked(members))
+        alone = members[0].ranks.world == 1  # the ranks of several stop after the same step
+        held = stopping.waiting if alone else contextlib.nullcontext
+        with held():
+            _validate([member for member in going(members) if member.owes_validation], held_out, line)
+        batches: Iterator[Parts] = stack.enter_context(contextlib.closing(stream.batches(loader)))
+        awaited = stopping.awaited(batches) if alone else batches
+        for parts in paid_by(lambda: [member.meter for member in stream.next_takers], awaited):
             line.divide([member.meter for member, _ in parts])
             due = [member for member, batch in parts if member.going and member.take(batch)]
             # On a GPU, the gradients of all are on their way before any of them is waited for.
             for member in due:
                 with member.attempt("step"):
-                    member.begin(bool(stopping))
+                    member.begin(stopping)
             for member in going(due):
                 with member.attempt("step"):
                     member.finish()
@@ -160,17 +166,33 @@ def _steps(
             for member in due:
                 with member.attempt():
                     member.report_steps()
-            _validate([member for member in due if member.validates], held_out, line)
+            if validating := [member for member in due if member.validates]:
+                with held():
+                    _validate(validating, held_out, line)
             for member in going(due):
                 with member.attempt():
                     if member.checkpoints:
                         member.save()
             _end(members)
             if any(member.stop for member in members) and (left := going(members)):
-                for member in left:
-                    with member.attempt():
-                        member.pause()
+                _pause(left)
                 raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _kept_when_asked(members: Sequence[Member]) -> Iterator[None]:
+    """Keep the last whole step, where something was ended at once."""
+    try:
+        yield
+    except Asked:
+        _pause(going(members))
+        raise
+
+
+def _pause(members: Sequence[Member]) -> None:
+    for member in members:
+        with member.attempt():
+            member.pause()
 
 
 def _end(members: Sequence[Member]) -> None:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from gdist.stages.testing import LossSuite
 from gdist.stages.train.config import OptimConfig
-from gdist.stages.train.learner import learning_rate
 from gdist.stages.train.losses import LOSSES, cosine, masked_mean
+from gdist.stages.train.schedule import learning_rate
 
 # One utterance, one layer, one frame of two values: prediction (1, 0) for the target (0, 1).
 #   L1 = (1 + 1) / 2 = 1      cos = 0      −log σ(0) = log 2      MSE = (1 + 1) / 2 = 1
