@@ -8,7 +8,7 @@ from gdist.pipeline.run import Run
 from gdist.pipeline.run.identity import identifying
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.train.config import OptimConfig, TrainConfig
-from gdist.stages.train.learner import learning_rate
+from gdist.stages.train.schedule import learning_rate
 
 # Nothing else of a step depends on them: what is forced, thawed or drawn depends on its own number.
 SCHEDULE = frozenset({"steps", "schedule"})
