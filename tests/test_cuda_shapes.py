@@ -37,7 +37,7 @@ from gdist.stages.extract.extract import with_tables
 from gdist.stages.extract.extractor import Extractor
 from gdist.stages.extract.plan import ExtractConfig, make_plan, measure
 from gdist.stages.students import STUDENTS, student_config
-from gdist.stages.students.classification import classifier_of
+from gdist.stages.students.heads import HEADS, head_of
 from gdist.stages.teachers import load_teacher
 from gdist.stages.testing.student import sound as sound_without_padding
 from gdist.stages.testing.teacher import sound
@@ -360,15 +360,16 @@ def test_students_as_models_of_hugging_face_and_s3prl(gpu: Counts, name: str) ->
     waveform_BS, num_samples_B = sound_without_padding([400, 719, 3000])
     mask_BS = (torch.arange(3000) < num_samples_B[:, None]).long()
     with torch.no_grad():
-        expected = reference(waveform_BS, mask_BS).hidden_states
+        expected = reference(waveform_BS, mask_BS, output_hidden_states=True).hidden_states
         for mask in (mask_BS, mask_BS.to("cuda")):
-            found = own(waveform_BS.to("cuda"), mask).hidden_states
+            found = own(waveform_BS.to("cuda"), mask, output_hidden_states=True).hidden_states
             assert max(map(difference, found, expected)) < 1e-4
         waves = [torch.randn(samples) for samples in (300, 5000)]
         expected = Upstream(reference)(waves)["hidden_states"]
         found = Upstream(own)([wave.to("cuda") for wave in waves])["hidden_states"]
         assert max(map(difference, found, expected)) < 1e-4
-    classifier = classifier_of(STUDENTS[name])(student_config(name, TEACHERS["base"])).to("cuda")
+    head = head_of(STUDENTS[name], HEADS["AutoModelForAudioClassification"])
+    classifier = head(student_config(name, TEACHERS["base"])).to("cuda")
     result = classifier(waveform_BS.to("cuda"), mask_BS.to("cuda"), labels=torch.tensor([0, 1, 0]).to("cuda"))
     result.loss.backward()
     assert all(is_cuda(p.grad) for p in classifier.classifier.parameters())

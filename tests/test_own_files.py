@@ -468,7 +468,7 @@ model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 head = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True, num_labels=3).eval()
 given = safetensors.torch.load_file(inputs)
 with torch.no_grad():
-    states = model(given["waveform"], attention_mask=given["mask"]).hidden_states
+    states = model(given["waveform"], attention_mask=given["mask"], output_hidden_states=True).hidden_states
     logits = head(given["waveform"], attention_mask=given["mask"]).logits
     s3prl = torch.hub.load(upstream, "gdist", source="local", verbose=False).eval()
     upstream_states = s3prl([w[: int(m.sum())] for w, m in zip(given["waveform"], given["mask"])])["hidden_states"]
@@ -493,7 +493,7 @@ def assert_exports_work_without_gdist(hf: Path, s3prl: Path, student: Any, folde
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     with torch.no_grad():
-        expected = student.eval()(waveform_BS, attention_mask=mask_BS).hidden_states
+        expected = student.eval()(waveform_BS, attention_mask=mask_BS, output_hidden_states=True).hidden_states
     seen = safetensors.torch.load_file(folder / "states")
     for k, expected_BTD in enumerate(expected):
         torch.testing.assert_close(seen[f"hf{k}"], expected_BTD, atol=1e-5, rtol=0)

@@ -53,7 +53,8 @@ def hidden_states(student: Student, batch: Batch, teacher: str | None = None) ->
     if student.config.do_normalize:
         waveform_BS = normalize(waveform_BS, batch.num_samples_B)
     samples_BS = torch.arange(waveform_BS.shape[1]) < batch.num_samples_B[:, None]
-    return torch.stack(student(waveform_BS, attention_mask=samples_BS.long(), teacher=teacher).hidden_states, dim=1)
+    output = student(waveform_BS, samples_BS.long(), teacher=teacher, output_hidden_states=True)
+    return torch.stack(output.hidden_states, dim=1)
 
 
 def of_layers(states_BKTD: Tensor, layers: Sequence[int]) -> Tensor:

@@ -183,7 +183,7 @@ def own_hidden_states(student: Student, waveform_S: Tensor) -> Tensor:
     waveform_1S = waveform_S[None]
     if student.config.do_normalize:
         waveform_1S = normalize(waveform_1S, torch.tensor([len(waveform_S)]))
-    return torch.cat(student(waveform_1S).hidden_states)
+    return torch.cat(student(waveform_1S, output_hidden_states=True).hidden_states)
 
 
 def _require_ours(place: Path, out: Path, name: str) -> None:

@@ -5,13 +5,14 @@ X features of stacked frames, D features.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gdist.pipeline.framing import Framing
-from gdist.stages.frontend.interface import AudioFrontend
+from gdist.stages.frontend.interface import AudioFrontend, Augment
 from gdist.stages.frontend.limits import require_positive, require_whole
 from gdist.stages.frontend.mel import Spectrum, exact, frames_of, kaldi_filters, povey
 from gdist.stages.frontend.norms import LayerNorm
@@ -99,7 +100,12 @@ class FbankFrontend(AudioFrontend):
         """The dtype of the weights and of the output."""
         return self.feature_norm.weight.dtype
 
-    def with_mask(self, waveform_BS: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor | None]:
+    def feature_encoder(self) -> Iterable[nn.Module]:
+        return ()  # the filter bank has no weights
+
+    def with_mask(
+        self, waveform_BS: Tensor, num_samples_B: Tensor, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if not is_symbolic():
             waveform_BS = waveform_BS[:, : int(num_samples_B.max())]
         stride = self.config.stride
@@ -107,6 +113,8 @@ class FbankFrontend(AudioFrontend):
         hidden_BTX = self.feature_norm(stacked_BTX).to(self.dtype)
         hidden_BTD = self.projection(hidden_BTX).to(self.dtype)
         mask_BT = frame_mask(self.num_frames(num_samples_B), hidden_BTD.shape[1], hidden_BTD.device)
+        if augment is not None:
+            hidden_BTD = augment(hidden_BTD, mask_BT)
         return zero_padding(hidden_BTD, mask_BT), mask_BT
 
     def fbank(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:

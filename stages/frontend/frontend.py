@@ -3,7 +3,7 @@
 Axes: B batch, S samples, C convolution channels, T frames, D features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gdist.stages.frontend.config import ACTIVATIONS, FrontendConfig
 from gdist.stages.frontend.convolutions import PositionConv, StridedConv, strided_conv
-from gdist.stages.frontend.interface import AudioFrontend
+from gdist.stages.frontend.interface import AudioFrontend, Augment
 from gdist.stages.frontend.norms import LayerNorm, Scale, TimeNorm
 from gdist.stages.frontend.padding import frame_mask, is_symbolic, on_device, zero_padding
 
@@ -58,7 +58,12 @@ class Frontend(AudioFrontend):
         dtype that autocast would cast them to (see gdist.stages.teachers.casting), but never those of this layer."""
         return cast(Tensor, self.convs[0].weight).dtype
 
-    def with_mask(self, waveform_BS: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor | None]:
+    def feature_encoder(self) -> Iterable[nn.Module]:
+        return (self.convs, self.norms)
+
+    def with_mask(
+        self, waveform_BS: Tensor, num_samples_B: Tensor, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if not is_symbolic():
             waveform_BS = waveform_BS[:, : int(num_samples_B.max())]
         lengths_NB = self._lengths(num_samples_B)
@@ -70,6 +75,8 @@ class Frontend(AudioFrontend):
             hidden_BTC = self.projection(hidden_BTC)
         hidden_BTD = hidden_BTC.to(self.dtype)  # the residual stream keeps full precision under autocast, everywhere
         inner_BT = frame_mask(lengths_NB[2], hidden_BTD.shape[1], hidden_BTD.device, copied_NB[2])
+        if augment is not None:
+            hidden_BTD = augment(hidden_BTD, inner_BT)
         hidden_BTD, mask_BT = zero_padding(hidden_BTD, inner_BT), inner_BT
         positions_BTD = self._position(hidden_BTD, inner_BT) if self.positions else None
         if (squeeze := self.config.squeeze) > 1:
@@ -131,23 +138,32 @@ class Frontend(AudioFrontend):
     def _encode(self, waveform_BS: Tensor, first_BKC: Tensor, shift_B1C: Tensor, kernels: Sequence[Tensor]) -> Tensor:
         # Channels last throughout: strided convolutions are then matrix products without a copy, and the LayerNorm
         # and projection after them need no copy either. A convolution of one channel is a product with windows.
-        activation = ACTIVATIONS[self.config.activation]
-        windows_BTK = waveform_BS.unfold(1, self.config.conv_kernel[0], self.config.conv_stride[0])
-        hidden_BTC = torch.baddbmm(shift_B1C, windows_BTK, first_BKC)
-        for i, conv in enumerate(self.convs):
-            if i > 0 and self.frozen_convs:
+        def first(first_BKC: Tensor, shift_B1C: Tensor) -> Tensor:
+            windows_BTK = waveform_BS.unfold(1, self.config.conv_kernel[0], self.config.conv_stride[0])
+            return self._activated(0, torch.baddbmm(shift_B1C, windows_BTK, first_BKC))
+
+        def later(i: int, hidden_BTC: Tensor) -> Tensor:
+            bias = cast(nn.Conv1d, self.convs[i]).bias
+            bias = None if bias is None else bias.to(hidden_BTC.dtype)
+            training = torch.is_grad_enabled() and hidden_BTC.device.type == "cpu" and not is_symbolic()
+            convolve = StridedConv.apply if training else strided_conv
+            return self._activated(i, convolve(hidden_BTC, kernels[i - 1], bias, self.config.conv_stride[i]))
+
+        hidden_BTC = self.recomputed(first, first_BKC, shift_B1C)
+        for i in range(1, len(self.convs)):
+            if not self.frozen_convs:
+                hidden_BTC = self.recomputed(later, i, hidden_BTC)
+            elif self.config.conv_norm == "group":  # with its activation
                 hidden_BTC = self.frozen_convs[i - 1](hidden_BTC)
-                if self.config.conv_norm == "group":
-                    continue
-            elif i > 0:
-                bias = None if conv.bias is None else cast(Tensor, conv.bias).to(hidden_BTC.dtype)
-                training = torch.is_grad_enabled() and hidden_BTC.device.type == "cpu" and not is_symbolic()
-                convolve = StridedConv.apply if training else strided_conv
-                hidden_BTC = convolve(hidden_BTC, kernels[i - 1], bias, self.config.conv_stride[i])
-            if self.config.conv_norm == "layer":
-                hidden_BTC = self.norms[i](hidden_BTC)
-            hidden_BTC = activation(hidden_BTC)
+            else:
+                hidden_BTC = self._activated(i, self.frozen_convs[i - 1](hidden_BTC))
         return hidden_BTC
+
+    def _activated(self, i: int, hidden_BTC: Tensor) -> Tensor:
+        """What follows the ``i``-th convolution."""
+        if self.config.conv_norm == "layer":
+            hidden_BTC = self.norms[i](hidden_BTC)
+        return ACTIVATIONS[self.config.activation](hidden_BTC)
 
     def _position(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         activation = ACTIVATIONS[self.config.activation]

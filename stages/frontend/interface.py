@@ -8,6 +8,7 @@ library and gdist's own arithmetic of frames.
 Axes: B batch, S samples, T frames, D features.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -39,7 +40,26 @@ class Config(Protocol):
         """All fields and the kind, in a dictionary that survives JSON."""
 
 
-class AudioFrontend(nn.Module):
+Augment = Callable[[Tensor, Tensor | None], Tensor]
+
+
+class Checkpointed(nn.Module):
+    """A module that can keep its inputs alone in training and compute the rest again when gradients are due.
+
+    ``PreTrainedModel.gradient_checkpointing_enable`` sets both attributes of every module that has the first.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]
+
+    def recomputed(self, compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """``compute(*inputs)``, whose intermediate values are kept only if checkpointing is off."""
+        if self.gradient_checkpointing and self.training:
+            return self._gradient_checkpointing_func(compute, *inputs)
+        return compute(*inputs)
+
+
+class AudioFrontend(Checkpointed):
     """A front-end. The output for each utterance of a batch equals that for the utterance alone.
 
     Attributes:
@@ -78,7 +98,7 @@ class AudioFrontend(nn.Module):
             )
         return num_samples_B
 
-    def forward(self, waveform_BS: Tensor, num_samples_B: Tensor) -> Tensor:
+    def forward(self, waveform_BS: Tensor, num_samples_B: Tensor, augment: Augment | None = None) -> Tensor:
         """The input of the first Transformer layer, ``[B, T, D]``; frames of padding are zero.
 
         It has the dtype of the weights, so it is float32 even under autocast.
@@ -87,9 +107,16 @@ class AudioFrontend(nn.Module):
             waveform_BS: samples at 16 kHz, normalized if the checkpoint requires it (see
                 :func:`gdist.stages.frontend.padding.normalize`).
             num_samples_B: samples of each utterance, at least ``framing.fewest``; best kept on the CPU.
+            augment: changes the features ``[B, T, D]``, with the mask of their frames, before positions are added.
         """
-        return self.with_mask(waveform_BS, num_samples_B)[0]
+        return self.with_mask(waveform_BS, num_samples_B, augment)[0]
 
-    def with_mask(self, waveform_BS: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor | None]:
+    def with_mask(
+        self, waveform_BS: Tensor, num_samples_B: Tensor, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """What :meth:`forward` returns, and the mask of its frames (see :func:`frame_mask`)."""
+        raise NotImplementedError
+
+    def feature_encoder(self) -> Iterable[nn.Module]:
+        """The modules between the waveform and the features, which ``freeze_feature_encoder`` freezes."""
         raise NotImplementedError

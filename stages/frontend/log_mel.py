@@ -5,6 +5,7 @@ Axes: B batch, S samples, N samples of a window, P mel frames (10 ms), T frames 
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdist.pipeline.framing import Framing
-from gdist.stages.frontend.interface import AudioFrontend
+from gdist.stages.frontend.interface import AudioFrontend, Augment
 from gdist.stages.frontend.limits import require_positive, require_whole
 from gdist.stages.frontend.mel import Spectrum, exact, frames_of, hann, slaney_filters
 from gdist.stages.frontend.padding import frame_mask, is_symbolic, on_device, zero_padding
@@ -109,7 +110,12 @@ class LogMelFrontend(AudioFrontend):
         """The dtype of the weights and of the output."""
         return self.positions.dtype
 
-    def with_mask(self, waveform_BS: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor | None]:
+    def feature_encoder(self) -> Iterable[nn.Module]:
+        return (self.conv1, self.conv2)
+
+    def with_mask(
+        self, waveform_BS: Tensor, num_samples_B: Tensor, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if not is_symbolic():
             waveform_BS = waveform_BS[:, : int(num_samples_B.max())]
         frames_B, frames = self.num_frames(num_samples_B), self.framing.num_frames(waveform_BS.shape[1])
@@ -126,8 +132,10 @@ class LogMelFrontend(AudioFrontend):
             )
         mel_BPM, mask_BP = self.log_mel(waveform_BS, num_samples_B)
         hidden_BTD = self._convolve(mel_BPM.to(self.dtype), mask_BP)[:, :frames].to(self.dtype)
-        hidden_BTD = hidden_BTD + self._positions(hidden_BTD.shape[1])
         mask_BT = frame_mask(frames_B, frames, hidden_BTD.device)
+        if augment is not None:
+            hidden_BTD = augment(hidden_BTD, mask_BT)
+        hidden_BTD = hidden_BTD + self._positions(hidden_BTD.shape[1])
         return zero_padding(hidden_BTD, mask_BT), mask_BT
 
     def log_mel(self, waveform_BS: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor | None]:

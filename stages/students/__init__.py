@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, PreTrainedConfig, WavLMConfig
+from transformers import AutoConfig, AutoModel, WavLMConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
@@ -28,10 +29,11 @@ from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.kinds import frontend_of
 from gdist.stages.students.armhubert import ArmHubertModel
 from gdist.stages.students.base import Student, StudentConfig
-from gdist.stages.students.classification import classifier_of
 from gdist.stages.students.distilhubert import DistilHubertModel
+from gdist.stages.students.fine_tuning import FINE_TUNING_FIELDS
 from gdist.stages.students.fithubert import FitHubertModel
 from gdist.stages.students.gendistiller import GenDistillerModel
+from gdist.stages.students.heads import HEADS, head_of
 
 hf_logging.disable_progress_bar()  # its bars for a few megabytes of weights would overwrite ours
 
@@ -66,7 +68,8 @@ def _accept(found: Any) -> type[Student]:
         raise TypeError(f"{config.__name__}.model_type is {model_type!r}, which {known.__name__} already uses")
     AutoConfig.register(model_type, config, exist_ok=True)
     AutoModel.register(config, found, exist_ok=True)
-    AutoModelForAudioClassification.register(config, classifier_of(found), exist_ok=True)
+    for name, head in HEADS.items():
+        getattr(transformers, name).register(config, head_of(found, head), exist_ok=True)
     return found
 
 
@@ -179,11 +182,10 @@ def named_layers(value: Any) -> list[str]:
 
 def student_fields(name: str) -> dict[str, Any]:
     """Return the fields of a student's config that may be set, with their defaults."""
-    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return {
         field.name: field.default
         for field in dataclasses.fields(STUDENTS[name].config_class)
-        if field.name not in inherited and field.name not in _FROM_TEACHER
+        if field.name not in FINE_TUNING_FIELDS and field.name not in _FROM_TEACHER
     }
 
 

@@ -72,7 +72,8 @@ class MapLayer(TransformerLayer):
 
     def __init__(self, config: StudentConfig, makes_map: bool) -> None:
         super().__init__(**config.layer_shape)
-        self.attention = MapAttention(config.layer_width, config.num_attention_heads, config.dropout, makes_map)
+        dropout = config.layer_shape["attention_dropout"]
+        self.attention = MapAttention(config.layer_width, config.num_attention_heads, dropout, makes_map)
 
     def attention_map(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         """Return how much each frame T attends to each frame S, ``[B, H, T, S]``; padding gets no attention."""
@@ -80,6 +81,11 @@ class MapLayer(TransformerLayer):
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None, map_BHTS: Tensor | None = None) -> Tensor:
         """``[B, T, D]`` → the same, with a given map or its own."""
+        if self.is_skipped():
+            return hidden_BTD
+        return self.recomputed(self._with_map, hidden_BTD, mask_BT, map_BHTS)
+
+    def _with_map(self, hidden_BTD: Tensor, mask_BT: Tensor | None, map_BHTS: Tensor | None) -> Tensor:
         if map_BHTS is None:
             map_BHTS = self.attention_map(hidden_BTD, mask_BT)
         return self._finish(hidden_BTD, self.attention.apply_map(self._attention_input(hidden_BTD), map_BHTS))

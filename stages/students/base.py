@@ -1,7 +1,7 @@
 """What every student is: a Hugging Face model that predicts its teacher's hidden states.
 
 Training uses ``frontend``, ``plan`` and ``learn``, and evaluation uses ``predict``. All other code calls the model as
-it would call the teacher. A student must have, in one file:
+it would call the teacher: see :mod:`gdist.stages.students.speech_model`. A student must have, in one file:
 
 - a subclass of :class:`StudentConfig` with a ``model_type`` that no other model uses, and its own fields with types
   and defaults, which ``--set student.FIELD=VALUE`` sets; it becomes a dataclass automatically;
@@ -19,7 +19,7 @@ If an inherited default does not fit, it may also define:
 - ``plan``, ``learn`` and ``teacher_ratio``: for students that step from layer to layer;
 - ``_init_weights(module)``: how weights are initialized.
 
-The class with a head for Hugging Face's ``AutoModelForAudioClassification`` is made for it, and so are its exports.
+The classes with a head for fine-tuning (:mod:`gdist.stages.students.heads`) are made for it, and so are its exports.
 For these, the file imports only torch, transformers and gdist.stages, the last with ``from … import …``. For ONNX,
 ``predict`` must not depend on values in a tensor, because ``torch.export`` could not trace it.
 ``gdist.stages.testing.StudentSuite`` checks all of this.
@@ -33,21 +33,16 @@ Axes: B batch, S samples, T frames, K predicted layers, L teacher layers, D feat
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput
 
-from gdist.stages.frontend.interface import AudioFrontend
-from gdist.stages.frontend.kinds import build_frontend, frontend_config
-from gdist.stages.frontend.padding import is_symbolic
 from gdist.stages.students.configuration import OfTeacher, StudentConfig
 from gdist.stages.students.layer import TransformerLayer, difference, tensors_of
+from gdist.stages.students.speech_model import SpeechModel
 
 __all__ = ["StepPlan", "Student", "StudentConfig"]
 
@@ -71,13 +66,10 @@ class StepPlan:
     parts: tuple["StepPlan | None", ...] = ()
 
 
-class Student(PreTrainedModel):  # type: ignore[misc]
+class Student(SpeechModel):
     """A front-end, and ``predict``: layer 0 → predictions of the teacher's layers."""
 
-    config_class = StudentConfig
-    main_input_name = "input_values"
     several_teachers: ClassVar[bool] = False
-    config: Any
     _initialized: frozenset[str] = frozenset()
 
     def __init__(self, config: StudentConfig) -> None:
@@ -85,7 +77,6 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         self.teachers = config.teachers()
         if len(self.teachers) > 1 and not self.several_teachers:
             raise ValueError(f"other_teachers: {type(self).__name__} learns from one teacher")
-        self.frontend: AudioFrontend = build_frontend(frontend_config(config.frontend))
 
     def post_init(self) -> None:
         """Initialize the weights; the last line of ``__init__``, after every module has been made."""
@@ -189,54 +180,21 @@ class Student(PreTrainedModel):  # type: ignore[misc]
         """Return parameters that only distillation needs, and that do not count as part of the finished student."""
         return ()
 
-    def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        output_hidden_states: bool | None = True,
-        return_dict: bool | None = None,
-        last_layer: int | None = None,
-        teacher: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Return what the teacher's ``forward`` does: ``hidden_states``, L + 1 tensors ``[B, T, D]``, free-running.
-
-        Args:
-            input_values: ``[B, S]`` samples at 16 kHz, normalized when ``config.do_normalize`` is set.
-            attention_mask: ``[B, S]``, 1 for samples and 0 for padding at the end; None when nothing is padded.
-            output_hidden_states, return_dict: as in Hugging Face's models.
-            last_layer: stop there; ``hidden_states`` are then ``last_layer`` + 1 tensors, and no more is computed.
-            teacher: whose layers; None for the first teacher's, a name for those of another one that it has learned
-                from. The latter's layer 0 is treated as one that is not predicted.
-            **kwargs: accepted because the teacher accepts them, and ignored, such as ``output_attentions``.
-
-        Raises:
-            ValueError: an utterance is shorter than ``frontend.framing.fewest`` samples.
-
-        A layer that is not predicted gets the prediction of the nearest predicted layer, and of the lower one in a
-        tie.
-        """
-        batch, samples = input_values.shape
-        num_samples_B = torch.full((batch,), samples) if attention_mask is None else attention_mask.sum(-1)
-        num_samples_B = self.frontend.enough(num_samples_B)
-        h0_BTD = self.frontend(input_values, num_samples_B)
-        num_frames_B = self.frontend.num_frames(num_samples_B)
+    def states(
+        self, h0_BTD: Tensor, num_frames_B: Tensor, layers: Sequence[int], teacher: str | None = None
+    ) -> list[Tensor]:
+        """Hidden states ``[B, T, D]`` of a teacher's layers; of those that are not predicted, the nearest one's."""
         _, offset, config = self.teacher(teacher)
-        hidden_states = [] if offset else [h0_BTD]
-        wanted = range(len(hidden_states), (config.num_teacher_layers if last_layer is None else last_layer) + 1)
-        sources = [min(config.predict_layers or (), key=lambda own: (abs(own - layer), own)) for layer in wanted]
-        layers = sorted(set(sources))
-        if layers:
-            prediction_BKTD = self.predict(h0_BTD, num_frames_B, [offset + layer for layer in layers])
-            hidden_states += [prediction_BKTD[:, layers.index(source)] for source in sources]
-        if attention_mask is not None and not is_symbolic():
-            # A batch padded beyond its longest utterance keeps its length, as the teacher's would.
-            frames = int(self.frontend.num_frames(torch.tensor(samples)))
-            hidden_states = [F.pad(h, (0, 0, 0, frames - h.shape[1])) for h in hidden_states]
-        states = tuple(hidden_states) if output_hidden_states else None
-        if return_dict is False:
-            return (hidden_states[-1],) if states is None else (hidden_states[-1], states)
-        return BaseModelOutput(last_hidden_state=hidden_states[-1], hidden_states=states)
+        own = [] if offset else [0] * (0 in layers)  # of the first teacher, layer 0 is the front-end's output
+        sources = [
+            min(config.predict_layers or (), key=lambda known: (abs(known - layer), known))
+            for layer in layers[len(own) :]
+        ]
+        found = [h0_BTD for _ in own]
+        if wanted := sorted(set(sources)):
+            prediction_BKTD = self.predict(h0_BTD, num_frames_B, [offset + layer for layer in wanted])
+            found += [prediction_BKTD[:, wanted.index(source)] for source in sources]
+        return found
 
     def initialize_from_teacher(
         self, frontend_tensors: dict[str, Tensor], layer_tensors: dict[str, Tensor] | None = None

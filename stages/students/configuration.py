@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from transformers import PreTrainedConfig
-
 from gdist.stages.frontend.kinds import frontend_config
 from gdist.stages.frontend.limits import is_number, listed, require_flags, require_positive, require_whole
+from gdist.stages.students.fine_tuning import FineTuningConfig
 
 
-class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
+class StudentConfig(FineTuningConfig):
     """Fields that every student has; :func:`gdist.stages.students.student_config` fills them in from a teacher.
 
     Args:
@@ -125,8 +124,14 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
 
     def _student_fields(self) -> list[str]:
         """The fields that students have in addition to those of every model of Hugging Face."""
-        inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+        inherited = {field.name for field in dataclasses.fields(FineTuningConfig)}
         return [field.name for field in dataclasses.fields(self) if field.name not in inherited]
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Samples between one frame and the next."""
+        hop: int = frontend_config(self.frontend).framing.hop
+        return hop
 
     @property
     def layer_width(self) -> int:
@@ -141,7 +146,10 @@ class StudentConfig(PreTrainedConfig):  # type: ignore[misc]
             "num_heads": self.num_attention_heads,
             "intermediate_size": self.intermediate_size,
             "eps": self.layer_norm_eps,
-            "dropout": self.dropout,
+            "dropout": self.dropout if self.hidden_dropout is None else self.hidden_dropout,
+            "attention_dropout": self.dropout if self.attention_dropout is None else self.attention_dropout,
+            "activation_dropout": self.dropout if self.activation_dropout is None else self.activation_dropout,
+            "layerdrop": self.layerdrop,
             "pre_norm": self.pre_norm,
         }
 

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdist.stages.frontend.interface import Checkpointed
 from gdist.stages.frontend.norms import LayerNorm
 from gdist.stages.frontend.padding import is_symbolic
 
 
-class TransformerLayer(nn.Module):
+class TransformerLayer(Checkpointed):
     """Self-attention and a GELU feed-forward network, each with its residual and LayerNorm.
 
     Args:
@@ -24,6 +25,8 @@ class TransformerLayer(nn.Module):
         intermediate_size: width of the feed-forward network.
         eps: of the LayerNorms.
         dropout: on attention weights, on the feed-forward network's middle, and on both residual branches.
+        attention_dropout, activation_dropout: on attention weights and on the middle, where they differ from it.
+        layerdrop: the probability that a call skips the layer in training.
         pre_norm: LayerNorm before each branch (Large teachers) instead of after each sum (Base).
     """
 
@@ -35,19 +38,34 @@ class TransformerLayer(nn.Module):
         *,
         eps: float = 1e-5,
         dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        activation_dropout: float | None = None,
+        layerdrop: float = 0.0,
         pre_norm: bool = False,
     ) -> None:
         super().__init__()
         self.dropout = dropout
+        self.layerdrop = layerdrop
         self.pre_norm = pre_norm
-        self.attention = Attention(hidden_size, num_heads, dropout)
+        self.attention = Attention(
+            hidden_size, num_heads, dropout if attention_dropout is None else attention_dropout
+        )
         self.layer_norm = LayerNorm(hidden_size, eps=eps)
-        self.feed_forward = FeedForward(hidden_size, intermediate_size, dropout)
+        self.feed_forward = FeedForward(
+            hidden_size, intermediate_size, dropout if activation_dropout is None else activation_dropout
+        )
         self.final_layer_norm = LayerNorm(hidden_size, eps=eps)
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         """``[B, T, D]`` → the same; frames outside the mask are not attended to, and their output is arbitrary."""
+        return hidden_BTD if self.is_skipped() else self.recomputed(self._whole, hidden_BTD, mask_BT)
+
+    def _whole(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         return self._finish(hidden_BTD, self.attention(self._attention_input(hidden_BTD), mask_BT))
+
+    def is_skipped(self) -> bool:
+        """Draw whether this call skips the layer."""
+        return self.training and self.layerdrop > 0 and float(torch.rand(())) < self.layerdrop
 
     def with_memory(
         self,
@@ -72,8 +90,10 @@ class TransformerLayer(nn.Module):
         memory.remember(places, *self.attention.keys_values(input_NTD))
         rows = [list(places).index(place) for place in wanted]
         kept_NTD = _pick(hidden_NTD, rows, len(places))
+        if self.is_skipped():
+            return kept_NTD
         attended_NTD = self.attention.recall(_pick(input_NTD, rows, len(places)), mask_BT, memory, wanted)
-        return self._finish(kept_NTD, attended_NTD)
+        return self.recomputed(self._finish, kept_NTD, attended_NTD)
 
     def _attention_input(self, hidden_BTD: Tensor) -> Tensor:
         return self.layer_norm(hidden_BTD) if self.pre_norm else hidden_BTD

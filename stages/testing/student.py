@@ -111,9 +111,9 @@ class StudentSuite(Suite):
         model = self.make(teacher)
         waveform_BS, _ = sound([2000, 2000])
         with torch.no_grad():
-            output = model(waveform_BS)
-            last, states = model(waveform_BS, return_dict=False)
-            assert model(waveform_BS, output_hidden_states=False).hidden_states is None
+            output = model(waveform_BS, output_hidden_states=True)
+            last, states = model(waveform_BS, output_hidden_states=True, return_dict=False)
+            assert model(waveform_BS).hidden_states is None
         assert len(output.hidden_states) == self.depth(model) + 1 == model.config.num_hidden_layers + 1
         shape = (2, int(model.frontend.num_frames(torch.tensor(2000))), model.config.hidden_size)
         assert all(h.shape == shape for h in output.hidden_states)
@@ -127,9 +127,9 @@ class StudentSuite(Suite):
         mask_BS = (torch.arange(6000) < num_samples_B[:, None]).long()
         longest = int(model.frontend.num_frames(torch.tensor(6000)))
         with torch.no_grad():
-            together = model(longer_BS, mask_BS).hidden_states
+            together = model(longer_BS, mask_BS, output_hidden_states=True).hidden_states
             for row, samples in enumerate(num_samples_B.tolist()):
-                alone = model(waveform_BS[row : row + 1, :samples]).hidden_states
+                alone = model(waveform_BS[row : row + 1, :samples], output_hidden_states=True).hidden_states
                 for hidden_BTD, alone_1TD in zip(together, alone, strict=True):
                     frames = alone_1TD.shape[1]
                     torch.testing.assert_close(hidden_BTD[row, :frames], alone_1TD[0], atol=1e-5, rtol=1e-5)
@@ -198,9 +198,9 @@ class StudentSuite(Suite):
         model = self.make(teacher)
         waveform_BS, _ = sound([2000])
         with torch.no_grad():
-            every = model(waveform_BS).hidden_states
+            every = model(waveform_BS, output_hidden_states=True).hidden_states
             for last in (0, 1, self.depth(model) - 1):
-                some = model(waveform_BS, last_layer=last).hidden_states
+                some = model(waveform_BS, last_layer=last, output_hidden_states=True).hidden_states
                 assert len(some) == last + 1
                 for one, other in zip(some, every, strict=False):
                     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -194,7 +194,7 @@ class TeacherSuite(Suite):
             torch.manual_seed(0)
             student = model_class(student_config(name, teacher.config))
             with torch.no_grad():
-                found = student.eval()(waveform_BS[:, :2000]).hidden_states
+                found = student.eval()(waveform_BS[:, :2000], output_hidden_states=True).hidden_states
             assert [h.shape for h in found] == [h[:, : int(num_frames_B[0])].shape for h in states.values()]
             h0_BTD = student.train().frontend(waveform_BS, num_samples_B)
             plan = student.plan(0, np.random.default_rng(0))

@@ -20,7 +20,7 @@ model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 
 {sample}inputs = extractor(speech, sampling_rate=16000, padding=True, return_tensors="pt")
 with torch.no_grad():
-    hidden_states = model(**inputs).hidden_states
+    hidden_states = model(**inputs, output_hidden_states=True).hidden_states
 assert len(hidden_states) == {states} and hidden_states[-1].shape == (2, 49, {dim})
 ```
 
@@ -28,7 +28,8 @@ assert len(hidden_states) == {states} and hidden_states[-1].shape == (2, 49, {di
 installed, `import gdist.stages.students` first and leave the option out. `model(…, last_layer=n)` stops after n
 layers.
 
-Fine-tuning, with a trainable head over all hidden states:
+Fine-tuning, with a trainable head over all hidden states; there are heads for `AutoModelForCTC`,
+`AutoModelForAudioFrameClassification` and `AutoModelForAudioXVector`, too:
 
 ```python
 import torch
@@ -40,6 +41,7 @@ model = AutoModelForAudioClassification.from_pretrained(
     num_labels=len(labels),
     id2label=dict(enumerate(labels)),
     label2id={{label: i for i, label in enumerate(labels)}},
+    use_weighted_layer_sum=True,  # of all hidden states; without it, the last one
     trust_remote_code=True,
 )
 model.freeze_base_model()  # or freeze_feature_encoder(), or neither
@@ -146,7 +148,7 @@ def _teachers(export: Export, name: str, provenance: Mapping[str, Any]) -> list[
     for other, each in zip(others, about[1:], strict=True):
         config = other.config
         lines.append(
-            f'- `model(**inputs, teacher="{other.name}").hidden_states`: those of {each["name"]}, '
+            f'- `model(…, teacher="{other.name}").hidden_states`: those of {each["name"]}, '
             f"{config.num_teacher_layers + 1} of them, {config.hidden_size} wide. Its layers {config.predict_layers} "
             "are predicted; each other one is the nearest of these."
         )

@@ -20,37 +20,41 @@ from gdist.stages.export.formats.base import Export
 from gdist.stages.export.formats.card import card
 from gdist.stages.export.formats.source import flat_sources, imported
 from gdist.stages.frontend.padding import normalize
-from gdist.stages.students.classification import StudentForAudioClassification, classifier_name
+from gdist.stages.students.heads import HEADS, StudentWithHead, head_name
 from gdist.stages.train.student_store import save_student_to
 
 OPTIONS: Mapping[str, Any] = {}
-CLASSIFIER = "classifier"
-CLASSIFIER_SOURCE = '''"""The student with a head that classifies utterances."""
+WITH_HEADS = "with_heads"  # the module of the student's classes with heads
+HEADS_SOURCE = '''"""The student with heads for fine-tuning."""
 
-from .classification import StudentForAudioClassification
+from .heads import {heads}
 from .{file} import {student}
+'''
+HEAD_SOURCE = """
 
-
-class {classifier}(StudentForAudioClassification):
+class {name}({head}):
     config_class = {student}.config_class
     student_class = {student}
-'''
+"""
 
 
 def write(export: Export, folder: Path) -> dict[str, Any]:
     save_student_to(folder, export.student)
     model = type(export.student)
-    wanted = [model.__module__, StudentForAudioClassification.__module__]
-    sources, names = flat_sources(wanted, taken=(CLASSIFIER, "__init__"))
-    file, head = names[model.__module__], classifier_name(model)
-    sources[f"{CLASSIFIER}.py"] = CLASSIFIER_SOURCE.format(file=file, student=model.__name__, classifier=head)
+    sources, names = flat_sources([model.__module__, StudentWithHead.__module__], taken=(WITH_HEADS, "__init__"))
+    file, student = names[model.__module__], model.__name__
+    listed = ", ".join(sorted(head.__name__ for head in HEADS.values()))
+    sources[f"{WITH_HEADS}.py"] = HEADS_SOURCE.format(heads=listed, file=file, student=student) + "".join(
+        HEAD_SOURCE.format(name=head_name(model, head), head=head.__name__, student=student)
+        for head in HEADS.values()
+    )
     for name, source in sources.items():
         (folder / name).write_text(source, encoding="utf-8")
     document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     document["auto_map"] = {
         "AutoConfig": f"{names[model.config_class.__module__]}.{model.config_class.__name__}",
-        "AutoModel": f"{file}.{model.__name__}",
-        "AutoModelForAudioClassification": f"{CLASSIFIER}.{head}",
+        "AutoModel": f"{file}.{student}",
+        **{auto: f"{WITH_HEADS}.{head_name(model, head)}" for auto, head in HEADS.items()},
     }
     write_atomically(folder / "config.json", json.dumps(document, indent=2) + "\n")
     (folder / "README.md").write_text(card(export, "hf"), encoding="utf-8")
@@ -67,7 +71,9 @@ def hidden_states(folder: Path, waveforms: Sequence[Tensor]) -> list[Tensor]:
         waveform_BS = normalize(waveform_BS, samples_B)
     with imported(folder, file) as module, torch.no_grad():  # a student may also import while it runs
         model = getattr(module, name).from_pretrained(folder).eval()
-        states_BLTD = torch.stack(model(waveform_BS, attention_mask=mask_BS).hidden_states, dim=1)
+        states_BLTD = torch.stack(
+            model(waveform_BS, attention_mask=mask_BS, output_hidden_states=True).hidden_states, dim=1
+        )
     frames = model.frontend.num_frames(samples_B).tolist()
     return [states_LTD[:, :count] for states_LTD, count in zip(states_BLTD, frames, strict=True)]
 

@@ -84,7 +84,7 @@ def as_recorded(student: Student, waveform_1S: Tensor) -> list[Tensor]:
     """Return the student's own hidden states of an utterance that is not yet normalized."""
     if student.config.do_normalize:
         waveform_1S = normalize(waveform_1S, torch.tensor([waveform_1S.shape[1]]))
-    return list(student(waveform_1S).hidden_states)
+    return list(student(waveform_1S, output_hidden_states=True).hidden_states)
 
 
 def _spread[T](some: list[T]) -> list[T]:

@@ -40,7 +40,7 @@ class GraphStudent(nn.Module):
         num_samples_B = attention_mask.sum(-1)
         if self.student.config.do_normalize:
             input_values = normalize(input_values, num_samples_B)
-        hidden_states = self.student(input_values, attention_mask).hidden_states
+        hidden_states = self.student(input_values, attention_mask, output_hidden_states=True).hidden_states
         return *(hidden_BTD.float() for hidden_BTD in hidden_states), self.student.frontend.num_frames(num_samples_B)
 
 

@@ -17,6 +17,10 @@ from torch import Tensor, nn
 class PreTrainedConfig:
     """A config whose classes are dataclasses, as in transformers 5."""
 
+    output_attentions = False
+    output_hidden_states = False
+    return_dict = True
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(cls)
@@ -64,13 +68,9 @@ class BaseModelOutput:
     hidden_states: "tuple[Tensor, ...] | None" = None
 
 
-@dataclasses.dataclass
-class SequenceClassifierOutput:
-    loss: "Tensor | None"
-    logits: Tensor
-    hidden_states: "tuple[Tensor, ...] | None" = None
-
-
 initialization = SimpleNamespace(
-    zeros_=nn.init.zeros_, normal_=nn.init.normal_, kaiming_normal_=nn.init.kaiming_normal_
+    zeros_=nn.init.zeros_,
+    normal_=nn.init.normal_,
+    uniform_=nn.init.uniform_,
+    kaiming_normal_=nn.init.kaiming_normal_,
 )

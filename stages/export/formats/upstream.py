@@ -40,7 +40,7 @@ class Upstream(nn.Module):
         if self.student.config.do_normalize:
             waveform_BS = normalize(waveform_BS, samples_B)
         mask_BS = torch.arange(waveform_BS.shape[1]) < samples_B[:, None]
-        states = self.student(waveform_BS, attention_mask=mask_BS).hidden_states
+        states = self.student(waveform_BS, attention_mask=mask_BS, output_hidden_states=True).hidden_states
         last_B1 = self.student.frontend.num_frames(samples_B)[:, None] - 1
         frame_BT1 = torch.minimum(torch.arange(states[0].shape[1]), last_B1)[:, :, None].to(waveform_BS.device)
         states = [torch.take_along_dim(state_BTD, frame_BT1, dim=1) for state_BTD in states]

@@ -75,7 +75,7 @@ def any_batch_and_any_length(run: Path, out: Path) -> None:
         assert frames.tolist() == [(n - 400) // 320 + 1 for n in lengths]
         for row, (samples, count) in enumerate(zip(lengths, frames.tolist(), strict=True)):
             with torch.no_grad():
-                alone = student(waveform_BS[row : row + 1, :samples]).hidden_states
+                alone = student(waveform_BS[row : row + 1, :samples], output_hidden_states=True).hidden_states
             for state, expected_1TD in zip(states, alone, strict=True):
                 np.testing.assert_allclose(state[row, :count], expected_1TD[0].numpy(), atol=1e-4)
                 assert not state[row, count:].any(), "padding is zero"

@@ -255,10 +255,12 @@ class TestGenDistiller:
         forms: list[dict[str, Any]] = [{}, {"adapter_rank": 2}, {"history": "all"}, {"width": 16}]
         for fields in forms:
             config = student_config("gendistiller", TEACHERS["base"], **fields)
-            first, *others = STUDENTS["gendistiller"](config).eval()(waveform_BS).hidden_states
+            first, *others = (
+                STUDENTS["gendistiller"](config).eval()(waveform_BS, output_hidden_states=True).hidden_states
+            )
             assert all(torch.equal(first, other) for other in others)
         config = student_config("gendistiller", TEACHERS["base"], output_init="random")
-        first, *others = STUDENTS["gendistiller"](config).eval()(waveform_BS).hidden_states
+        first, *others = STUDENTS["gendistiller"](config).eval()(waveform_BS, output_hidden_states=True).hidden_states
         assert not any(torch.equal(first, other) for other in others)
 
     def test_adapters_have_a_few_thousand_parameters_per_layer(self) -> None:
@@ -303,7 +305,7 @@ class TestDistilHubert:
     def test_the_nearest_head_is_used_and_the_lower_of_two(self) -> None:
         model = make("distilhubert", predict_layers=[1, 3, 6])
         waveform_BS, num_samples_B = sound([2000])
-        states = model(waveform_BS).hidden_states
+        states = model(waveform_BS, output_hidden_states=True).hidden_states
         frames_B = model.frontend.num_frames(num_samples_B)
         prediction_BKTD = model.predict(states[0], frames_B)
         assert model.predicted_layers == (1, 3, 6)

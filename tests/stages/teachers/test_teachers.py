@@ -298,7 +298,7 @@ def test_gendistiller_ends_as_a_pre_norm_teacher_does(tmp_path: Path, final_norm
     waveform_BS, num_samples_B = sound([4000, 3000])
     mask_BS = torch.arange(4000) < num_samples_B[:, None]
     with torch.no_grad():
-        found = student(waveform_BS, attention_mask=mask_BS.long()).hidden_states
+        found = student(waveform_BS, attention_mask=mask_BS.long(), output_hidden_states=True).hidden_states
     for found_BTD, expected_BTD in zip(found, teacher.hidden_states(waveform_BS, num_samples_B), strict=True):
         torch.testing.assert_close(found_BTD, expected_BTD, atol=1e-5, rtol=1e-5)
 

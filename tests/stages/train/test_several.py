@@ -142,7 +142,10 @@ def test_two_teachers_killed_and_resumed(
         assert mean == pytest.approx(sum(own) / len(own))
     model = load_student(tmp_path / "whole").eval()
     with torch.no_grad():
-        states = {name: model(torch.randn(2, 4000), teacher=name).hidden_states for name in (None, "b")}
+        states = {
+            name: model(torch.randn(2, 4000), teacher=name, output_hidden_states=True).hidden_states
+            for name in (None, "b")
+        }
     assert [len(states[None]), len(states["b"])] == [4, 3]
     assert states[None][3].shape == (2, 12, 32) and states["b"][2].shape == (2, 12, 48)
     with pytest.raises(ValueError, match="must be one of b"):
