@@ -37,6 +37,7 @@ class FineTuningConfig(PreTrainedConfig):  # type: ignore[misc]
             alone. Other than WavLM's, the head for CTC obeys it too.
         classifier_proj_size: features of the projection of the heads that classify utterances.
         tdnn_dim, tdnn_kernel, tdnn_dilation, xvector_output_dim: of the head for x-vectors.
+        add_adapter, adapter_attn_dim: refused, since a student has neither.
     """
 
     hidden_dropout: float | int | None = None
@@ -64,13 +65,18 @@ class FineTuningConfig(PreTrainedConfig):  # type: ignore[misc]
     tdnn_kernel: list[int] | tuple[int, ...] = (5, 3, 3, 1, 1)
     tdnn_dilation: list[int] | tuple[int, ...] = (1, 2, 3, 1, 1)
     xvector_output_dim: int = 512
+    add_adapter: bool = False
+    adapter_attn_dim: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.require_fine_tuning()
 
     def require_fine_tuning(self) -> None:
-        """Raise ValueError for a field that has an impossible value, or that no student can honour."""
+        """Raise ValueError for a field that has an impossible value, or that no student can honour.
+
+        A model calls it once more, because ``from_pretrained`` sets fields of a config that has been checked already.
+        """
         for name, why in REFUSED.items():
             if getattr(self, name, None):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; {why}")

@@ -48,6 +48,7 @@ class SpeechModel(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__(config)
+        config.require_fine_tuning()
         self.frontend: AudioFrontend = build_frontend(frontend_config(config.frontend))
         if config.masks:
             self.masked_spec_embed = nn.Parameter(torch.zeros(config.hidden_size))

@@ -183,6 +183,18 @@ class StudentSuite(Suite):
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), f"{name} gets no gradient"
 
+    def test_checkpointing_changes_no_gradient(self, teacher: str) -> None:
+        waveform_BS, _ = sound([2000, 2000])
+        found = []
+        for on in (False, True):
+            model = self.make(teacher, dropout=0.1).train()
+            if on:
+                model.gradient_checkpointing_enable()
+            torch.manual_seed(3)
+            model(waveform_BS).last_hidden_state.square().sum().backward()
+            found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+
     def test_predicting_some_layers_equals_predicting_all(self, teacher: str) -> None:
         model = self.make(teacher)
         with torch.no_grad():
