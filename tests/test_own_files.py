@@ -472,7 +472,7 @@ with torch.no_grad():
     logits = head(given["waveform"], attention_mask=given["mask"]).logits
     s3prl = torch.hub.load(upstream, "gdist", source="local", verbose=False).eval()
     upstream_states = s3prl([w[: int(m.sum())] for w, m in zip(given["waveform"], given["mask"])])["hidden_states"]
-assert logits.shape == (2, 3) and type(head).__name__ == "LSTMStudentForAudioClassification"
+assert logits.shape == (2, 3) and type(head).__name__ == "LSTMStudentForSequenceClassification"
 found = {f"hf{k}": h.contiguous() for k, h in enumerate(states)}
 found |= {f"s3{k}": h.contiguous() for k, h in enumerate(upstream_states)}
 safetensors.torch.save_file(found, out)
@@ -528,7 +528,7 @@ class TestExports:
         [
             ("config.py", ("hf", "s3prl")),
             ("__init__.py", ("hf", "s3prl")),
-            ("classifier.py", ("hf",)),
+            ("with_heads.py", ("hf",)),
             ("standalone.py", ("s3prl",)),
         ],
     )
