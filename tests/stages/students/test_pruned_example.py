@@ -75,7 +75,7 @@ def test_with_everything_kept_it_is_the_teacher(teacher: Teacher, tmp_path: Path
     waveform_BS, samples_B = sound([4000, 2500])
     mask_BS = (torch.arange(4000) < samples_B[:, None]).long()
     with torch.no_grad():
-        found = student(waveform_BS, mask_BS).hidden_states
+        found = student(waveform_BS, mask_BS, output_hidden_states=True).hidden_states
     expected = list(teacher.hidden_states(waveform_BS, samples_B))
     assert len(found) == len(expected) == 4
     for own_BTD, theirs_BTD in zip(found, expected, strict=True):

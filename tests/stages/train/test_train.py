@@ -257,18 +257,6 @@ def test_another_cache_is_refused_and_a_moved_one_is_not(
         run(tmp_path / "fp32", tmp_path / "run", short())
 
 
-def test_a_damaged_checkpoint_is_named(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 8)
-        run(tiny_cache, tmp_path / "run", short())
-    weights = tmp_path / "run" / "checkpoints" / "step-0000006" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(RunError, match="step-0000006"):
-        run(tiny_cache, tmp_path / "run", short())
-    shutil.rmtree(weights.parent)
-    assert run(tiny_cache, tmp_path / "run", short())["steps"] == 9
-
-
 def test_a_frozen_front_end_needs_no_audio(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_audio(self: Cache, spans: Any) -> Any:
         raise AssertionError("audio was read")
