@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--language", default="en")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--accumulate", type=int, default=1, help="the parts of a step's 16 utterances; for memory")
     parser.add_argument("--freeze", action="store_true")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ def main() -> None:
         if not folder:
             tuned = LogMelForCTC(len(processor.tokenizer))
         began = time.perf_counter()
-        settings = {"steps": given.steps, "lr": given.lr, "freeze": given.freeze}
+        settings = {name: getattr(given, name) for name in ("steps", "lr", "accumulate", "freeze")}
         before, after = program.fine_tune(tuned, batch, errors, splits, given.out / name, **settings)
         row = {
             "model": name,

@@ -112,8 +112,11 @@ def classifier(model_folder, splits, out, **fields):
     )
 
 
-def fine_tune(model, batch, errors, splits, out, steps, lr, batch_size=16, freeze=False):
-    """Train, and return the error on the test split before and after."""
+def fine_tune(model, batch, errors, splits, out, steps, lr, batch_size=16, accumulate=1, freeze=False):
+    """Train, and return the error on the test split before and after.
+
+    A step learns from ``batch_size`` utterances, in ``accumulate`` parts one after another, which takes less memory.
+    """
     if freeze:
         model.freeze_base_model()
     else:
@@ -123,7 +126,8 @@ def fine_tune(model, batch, errors, splits, out, steps, lr, batch_size=16, freez
         max_steps=steps,
         learning_rate=lr,
         warmup_steps=steps // 10,
-        per_device_train_batch_size=batch_size,
+        per_device_train_batch_size=batch_size // accumulate,
+        gradient_accumulation_steps=accumulate,
         per_device_eval_batch_size=batch_size,
         remove_unused_columns=False,
         save_strategy="no",
@@ -154,13 +158,15 @@ def main():
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--accumulate", type=int, default=1, help="the parts of a step's 16 utterances; for memory")
     parser.add_argument("--freeze", action="store_true", help="train the head alone")
     given = parser.parse_args()
     torch.manual_seed(0)
     splits = read(given.speech, given.target, dict(each.split("=", 1) for each in given.where))
     make = recognizer if given.target == "text" else classifier
     model, batch, errors, processor = make(given.model, splits, given.out)
-    before, after = fine_tune(model, batch, errors, splits, given.out, given.steps, given.lr, freeze=given.freeze)
+    settings = {"accumulate": given.accumulate, "freeze": given.freeze}
+    before, after = fine_tune(model, batch, errors, splits, given.out, given.steps, given.lr, **settings)
     model.save_pretrained(given.out)  # with its code, so that it loads again anywhere
     processor.save_pretrained(given.out)
     result = {"error_before": before, "error": after, "utterances": len(splits["test"])}

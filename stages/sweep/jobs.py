@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -69,13 +69,19 @@ def run_jobs(
             if stopped and stopped[-1]:
                 stopped[-1] = 0
                 for process in running:
-                    os.kill(process.pid or 0, signal.SIGINT)
+                    interrupt(process)
             for process in [process for process in running if not process.is_alive()]:
                 job, place = running.pop(process)
                 places.append(place)
                 more = ended(job, process.exitcode or 0) and more
             watch([job for job, _ in running.values()])
             time.sleep(POLL_SECONDS)
+
+
+def interrupt(process: ForkServerProcess) -> None:
+    """Ask a process to stop. It may have ended in this moment, and the server that it comes from has seen that."""
+    with suppress(ProcessLookupError):
+        os.kill(process.pid or 0, signal.SIGINT)
 
 
 def server() -> ForkServerContext:

@@ -7,7 +7,6 @@ When it closes that connection, or is gone, the job stops after its step, with a
 
 import contextlib
 import json
-import os
 import select
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED
-from gdist.stages.sweep.jobs import POLL_SECONDS, Job, server, start
+from gdist.stages.sweep.jobs import POLL_SECONDS, Job, interrupt, server, start
 from gdist.stages.train.stopping import ASKED
 
 SERVE = "from gdist.stages.sweep.station import serve; serve()"
@@ -80,7 +79,7 @@ def serve() -> None:
         killed_at = None
         while process.is_alive():
             if killed_at is None and select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
-                os.kill(process.pid or 0, signal.SIGINT)
+                interrupt(process)
                 killed_at = time.monotonic() + STOP_SECONDS
             elif killed_at is not None:
                 process.join(POLL_SECONDS)

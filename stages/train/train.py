@@ -143,12 +143,12 @@ def _steps(
         steps, taken = (sum(each) for each in zip(*((m.optim.steps, m.step) for m in members), strict=True))
         bar = console.progress(title, steps, "steps", start=taken, enabled=show_progress)
         advance = stack.enter_context(bar)
-        _end(members)
         stack.enter_context(_kept_when_asked(members))
         alone = members[0].ranks.world == 1  # the ranks of several stop after the same step
         held = stopping.waiting if alone else contextlib.nullcontext
         with held():
             _validate([member for member in going(members) if member.owes_validation], held_out, line)
+        _end(members)  # also those that had taken their last step, and owed its validation
         batches: Iterator[Parts] = stack.enter_context(contextlib.closing(stream.batches(loader)))
         awaited = stopping.awaited(batches) if alone else batches
         for parts in paid_by(lambda: [member.meter for member in stream.next_takers], awaited):

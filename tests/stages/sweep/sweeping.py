@@ -1,5 +1,6 @@
 """A small sweep, and what is asked of it, shared by the tests of this folder."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -37,7 +38,7 @@ seeds = [0, 1]
 
 def run(gdist: Gdist, file: Path, cache: Path, out: Path, *options: object) -> dict[str, Any]:
     result = gdist("sweep", file, "--cache", cache, "--out", out, "--json", *options)
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 0, f"{result.stderr}\n{result.stdout}\n{result.exception!r}"
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 
@@ -85,7 +86,8 @@ def _sweep(arguments: list[str]) -> None:
 
 def send(process: ForkServerProcess, number: int) -> int | None:
     """Send a signal, and wait for the end. Returns the exit code."""
-    os.kill(process.pid or 0, number)
+    with contextlib.suppress(ProcessLookupError):  # it may have ended in this moment
+        os.kill(process.pid or 0, number)
     process.join(120)
     # A client that is killed while it asks the server for a process takes the server along (EOFError in its loop),
     # which then cannot tell how it ended. A sweep of users has a server of its own.

@@ -1,5 +1,7 @@
 """SIGTERM, wherever a training is: it ends within seconds, with exit code 130 and the last whole step."""
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,3 +75,16 @@ def test_it_ends_within_seconds(tiny_cache: Path, tmp_path: Path, where: str, ti
     assert contents(out / "student") == contents(tmp_path / "whole" / "student")
     told, whole = ([(row["kind"], row["step"]) for row in curves(each)] for each in (out, tmp_path / "whole"))
     assert told == whole, "a validation that was ended is made up for"
+
+
+def test_the_validation_of_the_last_step_is_made_up_for(tiny_cache: Path, tmp_path: Path) -> None:
+    """It was ended in it: the checkpoint is there, and neither the row nor the student."""
+    run(tiny_cache, tmp_path / "run", short())
+    ended = Run(tmp_path / "run")
+    rows = ended.read_metrics()
+    assert (rows[-1]["kind"], rows[-1]["step"]) == ("valid", 9)
+    ended.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    shutil.rmtree(ended.student)
+    run(tiny_cache, tmp_path / "run", short())
+    again = ended.read_metrics()[-1]
+    assert ended.is_finished and again["kind"] == "valid" and again["cosine"] == rows[-1]["cosine"]
