@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
@@ -23,6 +24,7 @@ from gdist.pipeline.machine import is_here, myself
 OWNER = "training.json"
 UNWRITABLE = f"choose another --out; or free some space, or fix its permissions, and {AGAIN}"
 REFUSED = "another process of gdist is using"
+DYING_SECONDS = 1.0  # for which a process that was killed may still have its lock
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # errors of file systems without locks
 
 
@@ -89,6 +91,7 @@ class Owner:
 
     def _lock(self) -> tuple[int, bool]:
         """Return the open file, and whether the kernel locked it for us (if not, this file system has no locks)."""
+        patience = time.monotonic() + DYING_SECONDS
         while True:
             # O_NOFOLLOW: a link of this name would lead elsewhere.
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -96,7 +99,10 @@ class Owner:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(file)
-                raise self._refusal(self._read()) from None
+                if time.monotonic() > patience:
+                    raise self._refusal(self._read()) from None
+                time.sleep(DYING_SECONDS / 20)
+                continue
             except OSError as error:
                 if error.errno in NO_LOCKS:
                     return file, False
