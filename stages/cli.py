@@ -5,8 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gdist.pipeline.errors import EXIT_INTERRUPTED
 from gdist.stages.caches.command import caches_command
-from gdist.stages.commandline import LocalPath, TableOption, command, json_option, local_options, use_option
+from gdist.stages.commandline import (
+    LocalPath,
+    TableOption,
+    command,
+    json_option,
+    leave_threads,
+    local_options,
+    use_option,
+)
 from gdist.stages.copy.command import copy_command
 from gdist.stages.estimate.command import plan_command
 from gdist.stages.evaluate.command import eval_command
@@ -38,7 +47,20 @@ class InOrder(click.Group):
             raise
 
 
-@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Program(InOrder):
+    """`gdist` as a process: what calls it, as the installed command does, ends when it ends."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command line, and end the process with its exit code."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except SystemExit as ended:
+            if ended.code == EXIT_INTERRUPTED:
+                leave_threads(EXIT_INTERRUPTED)
+            raise
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="gdist", prog_name="gdist")
 def main() -> None:
     """Distil speech models offline: run the teacher once, train students from its cache.

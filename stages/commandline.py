@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,6 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
 
             forget()
             make_warnings_harmless()
-            before = threading.enumerate()
             try:
                 with _ended_by_sigterm():
                     code = function(*args, **kwargs)
@@ -115,7 +114,6 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
             except KeyboardInterrupt:
                 click.echo(f"\ninterrupted{f'; {AGAIN} to continue from here' if kept else ''}", err=True)
                 code = EXIT_INTERRUPTED
-                _leave_threads(code, before)
             except BrokenPipeError:
                 sys.stderr.close()  # the reader of our stdout has closed it (`| head`)
                 code = 0
@@ -139,13 +137,12 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _leave_threads(code: int, before: Collection[threading.Thread]) -> None:
+def leave_threads(code: int) -> None:
     """End the process where threads of gdist still wait, such as for a bucket: Python would wait for them.
 
-    Args:
-        before: those that were there before the command, in a process that does other things too.
+    For the end of gdist's own process only: one that calls a command and does other things too would end with it.
     """
-    ours = [each for each in threading.enumerate() if each.name.startswith("gdist-") and each not in before]
+    ours = [each for each in threading.enumerate() if each.name.startswith("gdist-")]
     deadline = time.monotonic() + PATIENCE
     for thread in ours:
         thread.join(max(deadline - time.monotonic(), 0))

@@ -55,8 +55,19 @@ def test_it_is_owned_named_and_released(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_of_many_at_once_one_becomes_the_owner(tmp_path: Path) -> None:
+def test_one_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+    """A process that was killed has its lock until the kernel has cleaned up after it."""
+    owner = Owner(tmp_path)
+    owner.__enter__()
+    threading.Timer(0.2, owner.__exit__, (None, None, None)).start()
+    began = time.monotonic()
+    with Owner(tmp_path):
+        assert time.monotonic() - began > 0.1
+
+
+def test_of_many_at_once_one_becomes_the_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeatedly, so that some open the file while the previous owner is deleting it."""
+    monkeypatch.setattr("gdist.pipeline.owner.DYING_SECONDS", 0.0)  # so that some are refused
     inside, most, refused = 0, 0, 0
     guard = threading.Lock()
 
