@@ -55,7 +55,15 @@ def under(package: str) -> set[str]:
 
 # From the ground up. A package imports from floors below its own, and from itself; never upwards, never sideways.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("pipeline.errors", "pipeline.console", "pipeline.framing", "pipeline.files", "pipeline.ids", "pipeline.machine"),
+    (
+        "pipeline.errors",
+        "pipeline.console",
+        "pipeline.framing",
+        "pipeline.files",
+        "pipeline.ids",
+        "pipeline.machine",
+        "pipeline.schema",
+    ),
     ("pipeline.config", "pipeline.heartbeat"),
     ("pipeline.own_files", "pipeline.owner"),
     ("pipeline.extensions", "pipeline.folder"),
