@@ -3,6 +3,7 @@
 Anything wrong with one file becomes an AudioError with a short reason, which extraction records in the receipt.
 """
 
+from gdist.pipeline.audio.bounds import too_long
 from gdist.pipeline.audio.decoding import Loaded, load, load_utterance, measure, to_float
 from gdist.pipeline.audio.headers import Header, mismatch, read_header
 from gdist.pipeline.audio.levels import FULL_SCALE, PEAK, Signal, decibels
@@ -23,4 +24,5 @@ __all__ = [
     "mismatch",
     "read_header",
     "to_float",
+    "too_long",
 ]

@@ -16,7 +16,9 @@ from math import prod
 from typing import Literal
 
 from gdist.pipeline.audio import flac, mpeg
+from gdist.pipeline.audio.bounds import MAX_CHUNKS, MAX_STREAMS
 from gdist.pipeline.audio.source import RANGE, Source
+from gdist.pipeline.errors import AudioError
 
 _STREAMED = 0x7FFF_0000  # from here on, and 0, a size was written before it was known
 _STREAMINFO = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")  # the first block of metadata, which has 34 bytes
@@ -83,7 +85,9 @@ def _chunks(source: Source) -> Contents:
     order: Literal["little", "big"] = "little" if head[:4] == b"RIFF" else "big"
     data = b"SSND" if head[:4] == b"FORM" else b"data"
     at = 12
-    while at + 8 <= source.size:
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > source.size:
+            break
         chunk = source.at(at, 8)
         size = int.from_bytes(chunk[4:], order)
         if chunk[:4] == data:
@@ -111,12 +115,13 @@ def _sphere(source: Source) -> Contents:
 def _files(source: Source, order: Literal["little", "big"]) -> Contents:
     """Several whole WAV or AIFF files one after another."""
     starts, kind = [0], (source.at(0, 4), source.at(8, 4))
-    while True:
+    while len(starts) <= MAX_STREAMS:
         size = int.from_bytes(source.at(starts[-1] + 4, 4), order)
         following = starts[-1] + 8 + size + size % 2
         if not size or size >= _STREAMED or (source.at(following, 4), source.at(following + 8, 4)) != kind:
             return _cut_at(starts, source.size)
         starts.append(following)
+    raise _too_many(source)
 
 
 def _flac(source: Source, thorough: bool) -> Contents:
@@ -132,6 +137,8 @@ def _flac(source: Source, thorough: bool) -> Contents:
         return WHOLE
     data = data or source.data()
     starts = [at for at in _found(data, b"fLaC") if data[at + 4 : at + 8] in _STREAMINFO]
+    if len(starts) > MAX_STREAMS:
+        raise _too_many(source)
     if len(starts) > 1:
         return _cut_at(starts, len(data))
     if not promised and (length := flac.length_of(data, head)) is not None:
@@ -151,14 +158,14 @@ def _ogg(source: Source, thorough: bool) -> Contents:
         if ending and ending[-1].ends and ending[-1].serial == source.at(14, 4):
             return WHOLE
     data = source.data()
-    pages = list(_pages(data))
-    # Several streams that are played at once begin with consecutive pages.
-    starts = [
-        page.at
-        for page, before in zip(pages, [None, *pages], strict=False)
-        if page.begins and not (before and before.begins)
-    ]
-    last = pages[-1] if pages else None
+    starts, last = list[int](), None
+    for page in _pages(data):
+        # Several streams that are played at once begin with consecutive pages.
+        if page.begins and not (last and last.begins):
+            starts.append(page.at)
+        if len(starts) > MAX_STREAMS:
+            raise _too_many(source)
+        last = page
     cut = "" if last and last.ends else "its last page does not end the stream"
     if last and last.at + last.size > len(data):
         cut = f"its last page lacks {last.at + last.size - len(data)} of its {last.size} bytes"
@@ -201,6 +208,8 @@ def _mp3(source: Source) -> Contents:
         if source.size >= end and mpeg.end_of_tags(source.at(end, 32), source.size - end):
             return WHOLE
     found, junk = mpeg.streams(source.data())
+    if len(found) > MAX_STREAMS:
+        raise _too_many(source)
     note = f"{junk} bytes are not MP3" if junk else ""
     if not found:
         return Contents(note=note)
@@ -230,6 +239,10 @@ def _cut_at(starts: list[int], end: int) -> Contents:
     if len(starts) < 2:
         return WHOLE
     return Contents(tuple(Part(start, stop - start) for start, stop in pairwise([*starts, end])))
+
+
+def _too_many(source: Source) -> AudioError:
+    return AudioError(f"holds more than {MAX_STREAMS:,} streams one after another: {source.name}")
 
 
 def _found(data: bytes, mark: bytes) -> Iterator[int]:

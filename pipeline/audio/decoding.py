@@ -3,18 +3,20 @@
 Axes: S samples, C channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gdist.pipeline.audio.bounds import too_long
 from gdist.pipeline.audio.containers import WHOLE, Contents
 from gdist.pipeline.audio.headers import unlike
 from gdist.pipeline.audio.interface import Audio
-from gdist.pipeline.audio.levels import FULL_SCALE, PEAK, Signal
+from gdist.pipeline.audio.levels import FULL_SCALE, PEAK, Meter, Signal
 from gdist.pipeline.audio.opening import opened
-from gdist.pipeline.audio.resampling import resample
+from gdist.pipeline.audio.resampling import Resampler
 from gdist.pipeline.audio.segment import Segment
 from gdist.pipeline.errors import AudioError
 from gdist.pipeline.framing import SAMPLE_RATE
@@ -55,20 +57,29 @@ def load(segment: Segment) -> Loaded:
         AudioError: something is wrong with the file, with what the manifest says about it, or with its level.
         CacheError: the object store could not be reached.
     """
-    wave_S, signal = _heard(segment)
+    pieces: list[NDArray[np.int16]] = []
+    resampler = Resampler(_rate(segment)) if segment.sample_rate != SAMPLE_RATE else None
+
+    def keep(wave_S: NDArray[Any]) -> None:
+        if wave_S.dtype == np.int16:
+            pieces.append(np.maximum(wave_S, -PEAK))
+        elif resampler is None:
+            pieces.append(_rounded(wave_S))
+        else:
+            pieces.extend(map(_rounded, resampler.push(wave_S)))
+
+    signal = _heard(segment, keep)
     if signal.refusal:
         raise AudioError(f"{signal.refusal}: {segment}")
-    if wave_S.dtype == np.int16:
-        return Loaded(np.maximum(wave_S, -PEAK), signal)
-    if segment.sample_rate != SAMPLE_RATE:
-        assert segment.sample_rate is not None
-        wave_S = resample(wave_S, segment.sample_rate)
-    return Loaded(np.clip(np.rint(wave_S * FULL_SCALE), -PEAK, PEAK).astype(np.int16), signal)
+    if resampler is not None:
+        pieces.extend(map(_rounded, resampler.end()))
+    return Loaded(np.concatenate([np.zeros(0, np.int16), *pieces]), signal)
 
 
 def measure(segment: Segment) -> Signal:
-    """Decode one segment and report its signal, whatever its level is. Raises as :func:`load` does otherwise."""
-    return _heard(segment)[1]
+    """Decode one segment and report its signal, whatever its level is; none of it is kept. Raises as :func:`load`
+    does otherwise."""
+    return _heard(segment, lambda wave_S: None)
 
 
 def to_float(samples_S: NDArray[np.int16]) -> "Tensor":
@@ -78,33 +89,36 @@ def to_float(samples_S: NDArray[np.int16]) -> "Tensor":
     return torch.from_numpy(samples_S).float() / FULL_SCALE
 
 
-def _heard(segment: Segment) -> tuple[NDArray[Any], Signal]:
-    """The segment at the file's own rate, ``[num_samples]``, one channel or the mean of all: float64 where full scale
-    is 1, or int16 where the file has just that; and its signal."""
-    assert segment.num_samples is not None and segment.sample_rate is not None, "measured before"
+def _rounded(wave_S: NDArray[np.float64]) -> NDArray[np.int16]:
+    return np.clip(np.rint(wave_S * FULL_SCALE), -PEAK, PEAK).astype(np.int16)
+
+
+def _rate(segment: Segment) -> int:
+    assert segment.sample_rate is not None, "measured before"
+    return segment.sample_rate
+
+
+def _heard(segment: Segment, keep: Callable[[NDArray[Any]], None]) -> Signal:
+    """Give ``keep`` the segment at the file's own rate, some samples at a time, one channel or the mean of all:
+    float64 where full scale is 1, or int16 where the file has just that. Return its signal."""
+    assert segment.num_samples is not None, "measured before"
+    if (why := too_long(segment.num_samples, _rate(segment))) is not None:
+        raise AudioError(f"{why}: {segment}")
     with opened(segment) as audio:
         if (why := unlike(segment, audio.sample_rate, audio.channels)) is not None:
             raise AudioError(f"{why}: {segment}")
         found = _contents(audio, segment, segment.start + segment.num_samples)
         as_stored = segment.sample_rate == SAMPLE_RATE and not segment.gain_bits and audio.format.endswith(" PCM_16")
         as_stored &= audio.channels == 1 or segment.channel is not None
-        wave_S, mix_energy = _read(audio, found, segment, "int16" if as_stored else "float64")
+        meter = Meter(FULL_SCALE if as_stored else 1)
+        _read(audio, found, segment, "int16" if as_stored else "float64", meter, keep)
         said = tuple(audio.messages)
-    if segment.gain_bits:
-        wave_S = wave_S * 2.0**segment.gain_bits
-    full = FULL_SCALE if as_stored else 1
-    high, low = (float(wave_S.max()), float(wave_S.min())) if len(wave_S) else (0.0, 0.0)  # either is NaN if one is
-    peak = max(high, -low) / full
-    if not np.isfinite(peak):
-        bad = np.flatnonzero(~np.isfinite(wave_S))
-        noun = "sample" if len(bad) == 1 else "samples"
-        raise AudioError(f"{len(bad)} non-finite {noun}, the first at sample {segment.start + bad[0]} of {segment}")
-    clipped = 0.0
-    if peak >= PEAK / FULL_SCALE:
-        limit = PEAK * full / FULL_SCALE
-        clipped = float(np.count_nonzero(wave_S >= limit) + np.count_nonzero(wave_S <= -limit)) / len(wave_S)
+    if meter.bad:
+        noun = "sample" if meter.bad == 1 else "samples"
+        first = segment.start + meter.first_bad
+        raise AudioError(f"{meter.bad} non-finite {noun}, the first at sample {first} of {segment}")
     mixed = audio.channels if segment.channel is None else 1
-    return wave_S, Signal(peak, clipped, mixed, mix_energy, said, segment.gain_bits)
+    return Signal(meter.peak, meter.clipped, mixed, meter.mix_energy, said, segment.gain_bits)
 
 
 def _contents(audio: Audio, segment: Segment, stop: int) -> Contents:
@@ -136,22 +150,32 @@ def _contents(audio: Audio, segment: Segment, stop: int) -> Contents:
     return found
 
 
-def _read(audio: Audio, found: Contents, segment: Segment, dtype: str) -> tuple[NDArray[Any], float]:
-    """Read ``[num_samples]``, and the energy of the mix over the mean of its channels, 1 where nothing is mixed."""
+def _read(
+    audio: Audio,
+    found: Contents,
+    segment: Segment,
+    dtype: str,
+    meter: Meter,
+    keep: Callable[[NDArray[Any]], None],
+) -> None:
+    """Read ``num_samples``, some at a time."""
     import soundfile
 
-    pieces, channel, wanted = [], segment.channel, segment.num_samples or 0
-    missing, of_mix, of_channels = wanted, 0.0, 0.0
+    channel, wanted = segment.channel, segment.num_samples or 0
+    missing = wanted
     blocks = audio.blocks(segment.start, segment.start + wanted, found, dtype)
     try:
         while missing and (block_SC := next(blocks, None)) is not None:
             missing -= len(block_SC)
             if audio.channels == 1 or channel is not None:
-                pieces.append(block_SC[:, channel or 0])
-                continue
-            pieces.append(block_SC.mean(axis=1))
-            of_mix += float(pieces[-1] @ pieces[-1])
-            of_channels += float(np.vdot(block_SC, block_SC)) / audio.channels
+                wave_S = block_SC[:, channel or 0]
+            else:
+                wave_S = block_SC.mean(axis=1)
+                meter.mix(wave_S, block_SC)
+            if segment.gain_bits:
+                wave_S = wave_S * 2.0**segment.gain_bits
+            meter.hear(wave_S)
+            keep(wave_S)
     except soundfile.SoundFileError as error:
         # A FLAC that was cut short keeps its full length in the header and fails only here.
         raise AudioError(f"truncated or damaged: {_reason(error)}: {segment}") from error
@@ -159,8 +183,6 @@ def _read(audio: Audio, found: Contents, segment: Segment, dtype: str) -> tuple[
         blocks.close()
     if missing:
         raise AudioError(f"truncated: {wanted - missing} of {wanted} samples decode: {segment}")
-    wave_S = pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, dtype), *pieces])
-    return wave_S, of_mix / of_channels if of_channels else 1.0
 
 
 def _reason(error: Exception) -> str:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from gdist.pipeline.audio.containers import Contents
 
-BLOCK = 1 << 20  # samples decoded at a time, so that a wrong header cannot cause one huge allocation
-
 
 class Audio(ABC):
     """An open audio file.

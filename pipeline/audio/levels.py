@@ -5,6 +5,10 @@ Axes: S samples, C channels.
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gdist.pipeline.audio.segment import MAX_GAIN_BITS
 
@@ -85,6 +89,57 @@ class Signal:
         if 0 < self.peak < QUIET:
             return min(self.gain_bits - math.ceil(math.log2(self.peak)) - 1, MAX_GAIN_BITS)
         return self.gain_bits
+
+
+class Meter:
+    """Measures a signal as it is decoded, some samples at a time.
+
+    Args:
+        full: full scale.
+
+    Attributes:
+        peak: the largest absolute value, where 1 is full scale.
+        bad, first_bad: how many samples are not finite, and which is the first.
+    """
+
+    def __init__(self, full: int) -> None:
+        self._full, self._limit = full, PEAK * full / FULL_SCALE
+        self._high = self._low = 0.0
+        self._samples = self._clipped = self.bad = self.first_bad = 0
+        self._of_mix = self._of_channels = 0.0
+
+    def hear(self, wave_S: NDArray[Any]) -> None:
+        """Measure some more samples."""
+        if not len(wave_S):
+            return
+        high, low = float(wave_S.max()), float(wave_S.min())  # either is NaN if one is
+        if not (math.isfinite(high) and math.isfinite(low)):
+            found = np.flatnonzero(~np.isfinite(wave_S))
+            self.first_bad = self.first_bad if self.bad else self._samples + int(found[0])
+            self.bad += len(found)
+        elif max(high, -low) >= self._limit:
+            self._clipped += int(np.count_nonzero(wave_S >= self._limit) + np.count_nonzero(wave_S <= -self._limit))
+        self._high, self._low = max(self._high, high), min(self._low, low)
+        self._samples += len(wave_S)
+
+    def mix(self, wave_S: NDArray[np.float64], block_SC: NDArray[np.float64]) -> None:
+        """Measure what is left of the energy of some channels in their mix."""
+        self._of_mix += float(wave_S @ wave_S)
+        self._of_channels += float(np.vdot(block_SC, block_SC)) / block_SC.shape[1]
+
+    @property
+    def peak(self) -> float:
+        return max(self._high, -self._low) / self._full
+
+    @property
+    def clipped(self) -> float:
+        """The share of samples at full scale or beyond it."""
+        return float(self._clipped) / self._samples if self._clipped else 0.0
+
+    @property
+    def mix_energy(self) -> float:
+        """The energy of the mix over the mean of its channels, 1 where nothing is mixed."""
+        return self._of_mix / self._of_channels if self._of_channels else 1.0
 
 
 def decibels(ratio: float, factor: int = 10) -> float:

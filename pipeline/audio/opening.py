@@ -3,7 +3,6 @@
 Axes: S samples, C channels.
 """
 
-import io
 import os
 import threading
 from collections.abc import Generator, Iterator
@@ -14,13 +13,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gdist.pipeline.audio import flac, media, mpeg
+from gdist.pipeline.audio.bounds import BLOCK_VALUES, require_possible
 from gdist.pipeline.audio.containers import Contents, Part, contents, first_file
-from gdist.pipeline.audio.interface import BLOCK, Audio
+from gdist.pipeline.audio.interface import Audio
 from gdist.pipeline.audio.native_messages import messages
 from gdist.pipeline.audio.segment import Segment
-from gdist.pipeline.audio.source import Source, raising_store_failures, source_of
+from gdist.pipeline.audio.source import InMemory, Source, ViaCallbacks, raising_store_failures, source_of
 from gdist.pipeline.errors import AudioError
-from gdist.pipeline.storage.ranged import Ranged
 
 _UNKNOWN_LENGTH = 1 << 48  # libsndfile reports 2**63 − 1 for a FLAC that was streamed without a sample count
 _KNOWN_SCANS = 1024
@@ -89,7 +88,7 @@ class SoundFileAudio(Audio):
         import soundfile
 
         try:
-            with _soundfile(io.BytesIO(self._source.data()), self._source) as file:
+            with _soundfile(self._source.opened(), self._source) as file:
                 return sum(len(block) for block in _blocks(file, 0, _UNKNOWN_LENGTH, "int16"))
         except soundfile.SoundFileError as error:
             raise AudioError(f"of unknown length, and it does not decode: {self._source.name}") from error
@@ -98,10 +97,10 @@ class SoundFileAudio(Audio):
     def _opened(self, part: Part) -> Iterator[Any]:
         """A stream of several, as a file of its own."""
         data = self._source.data()[part.offset : part.offset + part.size]
-        stream: Any = io.BytesIO(data)
+        stream: Any = InMemory(data)
         if part.samples is not None:
             is_flac = self._file.format == "FLAC"
-            stream = io.BytesIO(flac.with_sample_count(data, part.samples)) if is_flac else _Endless(data)
+            stream = InMemory(flac.with_sample_count(data, part.samples)) if is_flac else _Endless(data)
         with _soundfile(stream, self._source) as file:
             if (file.samplerate, file.channels) != (self.sample_rate, self.channels):
                 raise AudioError(
@@ -111,7 +110,7 @@ class SoundFileAudio(Audio):
             yield file
 
 
-class _Endless(Ranged):
+class _Endless(ViaCallbacks):
     """Bytes that claim to be many more, so that libsndfile's estimate of the length of an MP3 is never too short:
     it decodes no further than its estimate."""
 
@@ -143,10 +142,13 @@ def opened(segment: Segment, header_only: bool = False) -> Iterator[Audio]:
         # Only mpg123 prints anything.
         mp3 = head[:3] == b"ID3" or mpeg.frame_at(head, 0) is not None
         said = stack.enter_context(messages()) if mp3 else []
+        audio: Audio
         if media.is_media(segment.path, head):
-            yield stack.enter_context(media.MediaAudio(source))
+            audio = stack.enter_context(media.MediaAudio(source))
         else:
-            yield SoundFileAudio(source, stack.enter_context(_first(source)), said)
+            audio = SoundFileAudio(source, stack.enter_context(_first(source)), said)
+        require_possible(audio.sample_rate, audio.channels, source.name)
+        yield audio
 
 
 def _first(source: Source) -> Any:
@@ -157,7 +159,7 @@ def _first(source: Source) -> Any:
         part = first_file(source)
         if part is None:
             raise
-        return _soundfile(io.BytesIO(source.data()[: part.size]), source)
+        return _soundfile(InMemory(source.data()[: part.size]), source)
 
 
 def _soundfile(file: Any, source: Source) -> Any:
@@ -179,12 +181,13 @@ def _blocks(file: Any, start: int, stop: int, dtype: str) -> Iterator[NDArray[An
         _skip(file, start)
     elif start or not file.subtype.startswith("PCM_"):
         file.seek(start)  # to 0, too: after that mpg123 rounds a little differently, as it always did here
-    left = stop - start
-    while left and len(block_SC := file.read(min(left, BLOCK), dtype=dtype, always_2d=True)):
+    left, most = stop - start, max(BLOCK_VALUES // file.channels, 1)
+    while left and len(block_SC := file.read(min(left, most), dtype=dtype, always_2d=True)):
         left -= len(block_SC)
         yield block_SC
 
 
 def _skip(file: Any, samples: int) -> None:
-    while samples and (read := len(file.read(min(samples, BLOCK), dtype="int16"))):
+    most = max(BLOCK_VALUES // file.channels, 1)
+    while samples and (read := len(file.read(min(samples, most), dtype="int16"))):
         samples -= read

@@ -6,12 +6,14 @@ fails the run (a CacheError), because an outage must not be mistaken for a thous
 
 import io
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+from gdist.pipeline.audio.bounds import MAX_HELD, require_held
 from gdist.pipeline.audio.segment import Segment
 from gdist.pipeline.errors import AudioError, UsageError
 from gdist.pipeline.storage.paths import RemotePath, is_uri
@@ -52,6 +54,27 @@ class Source(ABC):
         """What soundfile opens: a path, or an object with the methods of a file."""
 
 
+class ViaCallbacks(Ranged):
+    """What libsndfile reads through callbacks: it calls from C, where an exception would be printed and lost. A seek
+    to before the beginning, which a damaged header asks for, changes nothing, as it does in a file."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        target = (0, self._position, self.size)[whence] + offset
+        if target >= 0:
+            self._position = target
+        return self._position
+
+
+class InMemory(ViaCallbacks):
+    """Bytes, as a file."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.size = memoryview(data), len(data)
+
+    def at(self, offset: int, length: int) -> memoryview:
+        return self._data[offset : offset + length]
+
+
 class LocalSource(Source):
     """A file on this machine, or a range of its bytes."""
 
@@ -65,8 +88,10 @@ class LocalSource(Source):
             raise AudioError(f"file not found: {self.name}") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise AudioError(f"cannot be read: {getattr(error, 'strerror', None) or error}: {self.name}") from error
-        if os.path.isdir(self._path):  # noqa: PTH112
+        if stat.S_ISDIR(status.st_mode):
             raise AudioError(f"is a directory: {self.name}")
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for somebody who writes to it
+            raise AudioError(f"is no file, but a device, a pipe or a socket: {self.name}")
         self.size = _within(status.st_size, segment)
         self.key = (self._path, self._offset, self.size, status.st_mtime_ns)
         self._head = b""
@@ -88,13 +113,14 @@ class LocalSource(Source):
             raise AudioError(f"cannot be read: {error.strerror}: {self.name}") from error
 
     def data(self) -> bytes:
+        require_held(self.size, self.name)
         return self.at(0, self.size)
 
     def opened(self) -> Any:
-        return io.BytesIO(self.data()) if self._segment.is_member else self._path
+        return InMemory(self.data()) if self._segment.is_member else self._path
 
 
-class RemoteSource(Source, Ranged):
+class RemoteSource(Source, ViaCallbacks):
     """An object, or a range of its bytes, as a file: only the blocks that are read are fetched, each by one
     request."""
 
@@ -126,7 +152,7 @@ class RemoteSource(Source, Ranged):
         return _fetched(self._segment)
 
     def opened(self) -> Any:
-        self.seek(0)
+        self._position = 0
         return self
 
     def readinto(self, buffer: Any) -> int:
@@ -161,7 +187,7 @@ class FetchedSource(Source):
         return self._data
 
     def opened(self) -> Any:
-        return io.BytesIO(self._data)
+        return InMemory(self._data)
 
 
 def source_of(segment: Segment, header_only: bool) -> Source:
@@ -222,10 +248,11 @@ def _fetched(segment: Segment) -> bytes:
 def _fetch(file: Segment) -> bytes:
     try:
         if not file.is_member:
-            data = _object(file.path).read_bytes()
-            _within(len(data), file)
-            return data
+            data, total = _object(file.path).read_part(0, MAX_HELD)
+            require_held(_within(total, file), str(file))
+            return bytes(data)
         size = _within(_size(file.path), file)
+        require_held(size, str(file))
         return bytes(_object(file.path).read_part(file.byte_offset or 0, size)[0])
     except FileNotFoundError as error:
         raise AudioError(f"file not found: {file}") from error

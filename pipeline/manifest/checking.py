@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from gdist.pipeline.audio import FULL_SCALE, Signal, decibels, measure, mismatch
+from gdist.pipeline.audio import FULL_SCALE, Signal, decibels, measure, mismatch, too_long
 from gdist.pipeline.errors import AudioError
 from gdist.pipeline.framing import WAV2VEC2, resampled_length
 from gdist.pipeline.manifest.utterance import Problem, Progress, Utterance, header_of, in_threads
@@ -93,6 +93,8 @@ def examine(manifest: "Manifest", *, audio: bool = False, progress: Progress | N
             return replace(found, problem=why)
         if (samples := resampled_length(length, rate)) < WAV2VEC2.fewest:
             why = f"too short: {samples} samples at 16 kHz, and most teachers need {WAV2VEC2.fewest}"
+            return replace(found, problem=why)
+        if (why := too_long(length, rate)) is not None:
             return replace(found, problem=why)
         try:
             return _with_signal(found, measure(segment)) if audio else found

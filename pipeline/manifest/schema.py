@@ -34,9 +34,10 @@ OPTIONAL = {"channel": pa.int32(), "byte_offset": pa.int64(), "byte_size": pa.in
 
 INTEGERS = tuple(name for name, kind in (COLUMNS | OPTIONAL).items() if pa.types.is_integer(kind))
 
+_LONGEST = 1 << 48  # samples: with 16,000 Hz, still in 64 bits
 _BOUNDS: dict[str, tuple[int, int | None]] = {
-    "start": (0, None),
-    "num_samples": (0, None),
+    "start": (0, _LONGEST),
+    "num_samples": (0, _LONGEST),
     "sample_rate": (1, None),
     "channel": (0, None),
     "byte_offset": (0, None),
