@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+from made_up import ABOUT, NOBODYS
 
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache
@@ -22,7 +23,7 @@ from gdist.pipeline.framing import WAV2VEC2
 from gdist.pipeline.storage.objects import Storage
 
 KEYS_PER_LISTING = 1000  # of S3
-IDENTITY: dict[str, Any] = {
+IDENTITY: dict[str, Any] = NOBODYS | {
     "layers": [*range(13)], "dim": 768, "encoding": "fp16", "compress": COMPRESS, "framing": WAV2VEC2.to_dict(),
     "chunk_frames": 128, "pack_frames": 16_384,
 }  # fmt: skip
@@ -77,7 +78,7 @@ def make_index(sending: Any, uri: str, packs: int, each: int) -> None:
     rows = IDENTITY["pack_frames"] // each // 128 * 128
     lengths = [(f"utterance-{number:09d}", rows * 320 - 400, None) for number in range(packs * each)]
     with Growth(sending):
-        Cache.create(uri, Plan(IDENTITY, {"gdist": "benchmark"}, layout.place(lengths, 10**9)))
+        Cache.create(uri, Plan(IDENTITY, ABOUT, layout.place(lengths, 10**9)))
 
 
 def open_index(sending: Any, uri: str) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from made_up import ABOUT, NOBODYS
 
 from gdist.pipeline.cache import planning, summary
 from gdist.pipeline.cache.cache import Cache
@@ -61,7 +62,7 @@ def labels(count: int) -> pa.Table:
     return pa.table({name: column.cast(pa.string()) for name, column in columns.items()})
 
 
-def receipts(tasks: Tasks, names: list[str]) -> Iterator[tuple[dict[str, Any], int]]:
+def receipts(tasks: Tasks, names: list[str], counts: list[int]) -> Iterator[tuple[dict[str, Any], int]]:
     """Receipts with digests and figures that are as random as real ones."""
     rng = np.random.default_rng(1)
     for task in tasks:
@@ -79,6 +80,7 @@ def receipts(tasks: Tasks, names: list[str]) -> Iterator[tuple[dict[str, Any], i
             "layers": {f"{at:02d}": dict(zip(measures, row, strict=True)) for at, row in enumerate(figures)},
         }
         receipt = {"pack": task.pack, "objects": objects, "quarantine": {}, "statistics": statistics}
+        receipt["utterances"] = counts[task.pack]
         yield receipt | {"checksum": sha256(digests)}, 5_000
 
 
@@ -88,13 +90,14 @@ def make(folder: Path, count: int) -> None:
     placed = place(lengths(count), 60 * 16_000)
     seconds = time.monotonic() - began
     identity = {"layers": LAYERS, "dim": DIM, "encoding": "fp16", "chunk_frames": 128, "pack_frames": 16_384}
-    identity |= {"compress": COMPRESS, "framing": WAV2VEC2.to_dict()}
-    storage, plan = Storage(str(folder), create=True), Plan(identity, {}, placed, labels(count), {})
+    identity = NOBODYS | identity | {"compress": COMPRESS, "framing": WAV2VEC2.to_dict()}
+    storage, plan = Storage(str(folder), create=True), Plan(identity, ABOUT, placed, labels(count), {})
     planning.begin(storage, plan)
     gdist = planning.read_root(storage)
     assert gdist is not None
     names, tasks = list(array_specs(identity)), Tasks(gdist)
-    table, head = summary.encode(gdist["additions"][0], names, receipts(tasks, names))
+    counts = np.bincount(placed.numbers("pack")).tolist()
+    table, head = summary.encode(gdist["additions"][0], names, receipts(tasks, names, counts))
     summary.write(storage, 0, table, head)
     result = {"place_seconds": seconds, "summary_bytes": len(table), "packs": plan.packs}
     print(json.dumps(result | {"make_seconds": time.monotonic() - began, "make_peak_GB": peak() / 1e9}))

@@ -195,7 +195,7 @@ def reading(folder: Path, spec: ArraySpec, entries: list[Entry], packs: list[Row
         files = sorted(path for path in (cache / "rows" / "c").rglob("*") if path.is_file())
         shards.PLAIN_BYTES = 1 << 62 if compress == "old" else 1 << 14
         name = {COMPRESS: "read", "none": "read_none", "old": "read_old"}[compress]
-        one, two, usual = (Reading(cache, ranges, threads) for threads in (1, 2, None))
+        one, two, usual = (Reading(cache, spec, ranges, threads) for threads in (1, 2, None))
         warm = best(partial(on_cores, one, 1), turns, clock=time.process_time)
         figures[f"{name}_warm_GBps"] = size / warm
         figures[f"{name}_two_cores_of_one"] = two_of_one(
@@ -213,8 +213,10 @@ def reading(folder: Path, spec: ArraySpec, entries: list[Entry], packs: list[Row
 class Reading:
     """Reads all ranges, pack after pack, into the same memory."""
 
-    def __init__(self, folder: Path, ranges: list[list[tuple[int, int]]], threads: int | None) -> None:
-        self.reader, self.ranges = Reader(Storage(str(folder)), threads), ranges
+    def __init__(
+        self, folder: Path, spec: ArraySpec, ranges: list[list[tuple[int, int]]], threads: int | None
+    ) -> None:
+        self.reader, self.ranges = Reader(Storage(str(folder)), {"rows": spec}, threads), ranges
         self.memory = np.empty(0, np.uint8)
 
     def __call__(self) -> None:

@@ -4,9 +4,11 @@ The folder itself may be reached through links (a cache on a big disk). A link b
 other people's files: gdist reads through such a link, but never writes or deletes through it.
 """
 
+import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,48 @@ def link_below(root: Path, path: Path) -> Path | None:
     parts = path.relative_to(root).parts
     steps = (root.joinpath(*parts[: depth + 1]) for depth in range(len(parts)))
     return next((step for step in steps if step.is_symlink()), None)
+
+
+class UnreadableError(OSError):
+    """Something that is there, and is not read; its text follows the thing's name: "is a FIFO, …"."""
+
+
+def regular(path: Path) -> BinaryIO:
+    """Open a file for reading, at once: a FIFO would be waited for, and a device may be without end.
+
+    Raises:
+        FileNotFoundError: there is no such file; a folder is none.
+        UnreadableError: it is something else.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb", buffering=0)
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    raise UnreadableError(f"is {'a FIFO' if stat.S_ISFIFO(mode) else 'a device'}, where a file should be")
+
+
+def require_size(size: int, limit: int | None) -> None:
+    """Raise UnreadableError for a document that is larger than any that gdist wrote."""
+    if limit is not None and size > limit:
+        raise UnreadableError(f"has {size:,} bytes; it has {limit:,} at most")
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Yield the relative path of every file and every link below a folder: links count as files, none is followed."""
+    for at, _, names in folder.walk():
+        yield from ((at / name).relative_to(folder).as_posix() for name in names)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # /proc, an unmounted share: the parent exists but accepts no folders
+        raise OSError(errno.EACCES, "no folder can be created there") from error
 
 
 @contextmanager

@@ -1,32 +1,30 @@
-"""The only module that uses zarr: the arrays' metadata, reads of what is stored in other ways, and of damaged shards.
+"""The arrays of a cache: their metadata, for which zarr is used here and nowhere else, and reads of their rows.
 
 An array is [rows, width], sharded by pack and chunked by 128 rows. A shard is encoded in memory (encode.py) and
-written by the caller as one object, so that its digest is known and two writers never share a shard.
+written by the caller as one object, so that its digest is known and two writers never share a shard. What is read is
+decoded as the identity says (shards.py), never as metadata or zarr's other codecs might: those may be anybody's.
 """
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import MemoryStore, ObjectStore
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
-from gdist.pipeline.cache.chunks import CRC_BYTES, INDEX_ENTRY_BYTES, layout_of
-from gdist.pipeline.cache.encode import COMPRESS, level_of
+from gdist.pipeline.cache.chunks import CRC_BYTES, Layout
+from gdist.pipeline.cache.encode import COMPRESS, largest, level_of
 from gdist.pipeline.cache.pieces import Rows
 from gdist.pipeline.cache.place import Whereabouts
-from gdist.pipeline.cache.shards import ShardReader
+from gdist.pipeline.cache.shards import ShardReader, decoded
 from gdist.pipeline.storage.objects import Storage
-
-# Object stores are dominated by latency: many requests in flight, not zarr's default of ten. The fused pipeline
-# decodes chunks without one task per chunk: whole packs are three times as fast as with zarr's default, same bytes.
-zarr.config.set({"async.concurrency": 64, "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})
 
 # On a disk, some threads fetch while another decompresses: twice as fast from a cold disk as one thread. From the
 # page cache it is no faster when the cores are busy, and takes some 7 % more of them. In a bucket, they share the
@@ -51,6 +49,17 @@ class ArraySpec:
     def pack_bytes(self) -> int:
         """Size of one pack's rows, before compression."""
         return self.pack_rows * self.width * np.dtype(self.dtype).itemsize
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How its chunks are stored in its shards."""
+        compressed = level_of(self.compress) is not None
+        return Layout(np.dtype(self.dtype), self.width, self.chunk_rows, self.pack_rows, compressed)
+
+    @property
+    def shard_bytes(self) -> int:
+        """The most bytes that a shard can have."""
+        return self.pack_rows // self.chunk_rows * largest(self.layout.chunk_bytes) + self.layout.index_bytes
 
     def create(self, store: Store, name: str | None, packs: int) -> zarr.Array[Any]:
         """Create the (empty) array of ``packs`` packs in ``store``."""
@@ -101,23 +110,23 @@ def unwritten(rows: np.ndarray[Any, Any], fill_value: float | int) -> np.ndarray
 
 def damaged_rows(spec: ArraySpec, shard: bytes, ranges: Sequence[Rows]) -> list[int]:
     """Return the positions of the row ranges (relative to the pack) that cannot be decoded from a shard's bytes."""
-    array, bad = _array_of(spec, shard), []
-    for position, (start, stop) in enumerate(ranges):
+    bad = []
+    for position, rows in enumerate(ranges):
         try:
-            array[start:stop]
-        # Damage can surface anywhere in the decoder (checksum, zstd, index), as any exception; all mean the same.
-        except Exception:
+            decoded(shard, spec.layout, rows)
+        except ValueError:
             bad.append(position)
     return bad
 
 
 def whole_pack(spec: ArraySpec, shard: bytes) -> np.ndarray[Any, Any]:
-    """Return all rows of a shard, [pack rows, width], from its bytes alone.
+    """Return all rows of a shard, [pack rows, width], from its bytes alone; chunks that are not there are marked as
+    never written.
 
     Raises:
         ValueError: a part of it is damaged, or is not covered by any of its checksums.
     """
-    size = spec.pack_rows // spec.chunk_rows * INDEX_ENTRY_BYTES + CRC_BYTES
+    size = spec.layout.index_bytes
     if len(shard) <= size:
         raise ValueError("it is cut short")
     index = np.frombuffer(shard[-size:-CRC_BYTES], "<u8").reshape(-1, 2)
@@ -125,32 +134,29 @@ def whole_pack(spec: ArraySpec, shard: bytes) -> np.ndarray[Any, Any]:
     if index[:, 0].tolist() != ends[:-1] or ends[-1] != len(shard) - size:
         raise ValueError("its index does not describe it")
     try:
-        return np.asarray(_array_of(spec, shard)[:])
-    except Exception as error:  # as above
+        return decoded(shard, spec.layout, (0, spec.pack_rows))
+    except ValueError as error:
         raise ValueError("it does not match its own checksums") from error
 
 
-def _array_of(spec: ArraySpec, shard: bytes) -> zarr.Array[Any]:
-    objects: dict[str, Buffer] = {}
-    array = spec.create(MemoryStore(objects), None, 1)
-    objects["c/0/0"] = default_buffer_prototype().buffer.from_bytes(shard)
-    return array
-
-
 class Reader:
-    """Reads row ranges of a cache's arrays. Opening reads one object: the consolidated metadata.
+    """Reads row ranges of a cache's arrays.
 
     Args:
+        specs: name → how an array is stored.
         threads: how many threads decompress at a time.
         near: knows which shards are not read in the store; None where all are.
     """
 
-    def __init__(self, storage: Storage, threads: int = THREADS, near: Whereabouts | None = None) -> None:
-        self._storage = storage
-        self._documents: dict[str, Any] = parse(storage.get("zarr.json"))["consolidated_metadata"]["metadata"]
-        self.layouts = {name: layout_of(document) for name, document in self._documents.items()}
+    def __init__(
+        self,
+        storage: Storage,
+        specs: Mapping[str, ArraySpec],
+        threads: int = THREADS,
+        near: Whereabouts | None = None,
+    ) -> None:
+        self._specs = specs
         self._shards = ShardReader(storage, threads, BUCKET_THREADS, near)
-        self._others: dict[str, zarr.Array[Any]] = {}
 
     def read(self, name: str, ranges: Sequence[Rows], empty: Empty = np.empty) -> np.ndarray[Any, Any]:
         """Read rows of array ``name``, the ranges one after another: [sum of lengths, width].
@@ -159,23 +165,13 @@ class Reader:
             empty: allocates the array that is returned, given its shape and type.
 
         Raises:
-            ValueError, zarr's own errors: some of the rows are missing or torn.
+            ValueError: some of the rows are missing or torn.
             CacheError: the store does not answer.
         """
-        layout = self.layouts[name]
-        if layout is None:
-            return self._read_with_zarr(name, ranges)
+        layout = self._specs[name].layout
         rows = empty((sum(stop - start for start, stop in ranges), layout.width), layout.dtype)
         self._shards.read(name, layout, ranges, rows)
         return rows
-
-    def _read_with_zarr(self, name: str, ranges: Sequence[Rows]) -> np.ndarray[Any, Any]:
-        """Read with any codecs, some 0.3 ms per chunk slower."""
-        if name not in self._others:
-            array = zarr.open_array(ObjectStore(self._storage.store, read_only=True), path=name, mode="r")
-            self._others[name] = array
-        rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
-        return np.asarray(self._others[name].oindex[rows])
 
 
 def parse(metadata_json: bytes) -> dict[str, Any]:

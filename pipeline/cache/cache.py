@@ -246,13 +246,11 @@ class Cache(ByName):
         try:
             with self._opening:  # many threads begin to read at once
                 if self._reader is None:
-                    self._reader = arrays.Reader(self.storage, near=self.near)
+                    self._reader = arrays.Reader(self.storage, self.specs, near=self.near)
             return self._reader.read(name, ranges, np.empty if into is None else lambda *_: into)
         except CacheError:  # the store does not answer, which is not damage
             raise
-        # zarr raises ValueError, RuntimeError and its own codec errors; all mean that these rows cannot be read.
-        except Exception as error:
-            self.storage.require_reachable(error, name)
+        except ValueError as error:
             if len(spans) > 1:  # one by one, to find which utterance is torn
                 return np.concatenate(
                     [self._read(name, [rows], [span]) for rows, span in zip(ranges, spans, strict=True)]

@@ -75,7 +75,7 @@ def encoded(rows: np.ndarray[Any, Any], chunk_rows: int, compress: str) -> Itera
     Any number of threads may do this at a time: zstd and the digest leave the interpreter to others.
     """
     chunks = np.ascontiguousarray(rows).reshape(len(rows) // chunk_rows, -1).view(np.uint8)
-    memory = _memory(len(chunks) * (_most(chunks.shape[1]) + INDEX_ENTRY_BYTES) + CRC_BYTES)
+    memory = _memory(len(chunks) * (largest(chunks.shape[1]) + INDEX_ENTRY_BYTES) + CRC_BYTES)
     try:
         data = memoryview(memory)[: _fill(memory, chunks, level_of(compress))]
         yield Shard(data, record(data))
@@ -111,7 +111,7 @@ def _fill(memory: Bytes, chunks: Bytes, level: int | None) -> int:
     return end + len(tail)
 
 
-def _most(size: int) -> int:
+def largest(size: int) -> int:
     """Return the largest number of bytes that a chunk of ``size`` bytes takes: a bound on zstd's own bound."""
     return size + (size >> 8) + 128 + CRC_BYTES
 

@@ -170,6 +170,11 @@ class Entries(Sequence[Entry]):
         places = np.arange(firsts[pack], firsts[pack + 1])
         return self.at(places if order is None else order[places])
 
+    def count_of(self, pack: int) -> int:
+        """Return how many entries one pack has."""
+        _, firsts = self._packs
+        return int(firsts[pack + 1] - firsts[pack]) if 0 <= pack < len(firsts) - 1 else 0
+
     @cached_property
     def _packs(self) -> tuple[Numbers | None, Numbers]:
         """The order of the entries by pack, None where it is theirs; and where in it each pack begins."""

@@ -13,14 +13,17 @@ import numpy as np
 
 from gdist.pipeline.cache import arrays, plan, summary
 from gdist.pipeline.cache.arrays import shard_key
+from gdist.pipeline.cache.coherence import require_receipt
 from gdist.pipeline.cache.encode import encoded
 from gdist.pipeline.cache.entries import Entry
 from gdist.pipeline.cache.index import read
 from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import WAVEFORM, Task, Tasks, encoding_of, framing_of
+from gdist.pipeline.cache.schema import RECEIPT_BYTES
 from gdist.pipeline.cache.standing import Look, Standing, quarantined, read_all
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.machine import cores
+from gdist.pipeline.schema import SchemaError
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, unseal
 
@@ -84,12 +87,11 @@ class Ledger:
                 there are few.
         """
         self._seen = self._look(listed)
-        return Standing(self._seen, self._receipt)
+        return Standing(self._seen, self._receipt, self.checked)
 
     def _look(self, listed: bool | None = None) -> Look:
-        sizes = ((len(range(*a["packs"])), self._arrays(a["layers"], a["waveform"])) for a in self.tasks.additions)
-        objects = sum(packs * (len(names) + 1) for packs, names in sizes)
-        return Look(self.storage, self.tasks, objects, listed)
+        names = [self._arrays(addition["layers"], addition["waveform"]) for addition in self.tasks.additions]
+        return Look(self.storage, self.tasks, names, listed)
 
     def todo(self, listed: bool | None = None) -> list[Task]:
         """Return the tasks without a receipt. This needs some summaries or a listing, and reads no receipt."""
@@ -192,16 +194,22 @@ class Ledger:
     def _receipt(self, task: Task) -> tuple[dict[str, Any], int] | None:
         """Return a receipt and its size in bytes."""
         try:
-            data = self.storage.get(task.receipt)
+            data = self.storage.get(task.receipt, RECEIPT_BYTES)
         except FileNotFoundError:
             return None
         try:
-            receipt = unseal(data)
-        except CacheDamagedError as error:
-            raise self.damaged(task.receipt, error.message) from error
-        if receipt.get("pack") != task.pack:
-            raise self.damaged(task.receipt, f"it is the receipt of pack {receipt.get('pack')}")
-        return receipt, len(data)
+            return self.checked(task, unseal(data)), len(data)
+        except (SchemaError, CacheDamagedError) as error:
+            raise self.damaged(task.receipt, getattr(error, "message", str(error))) from error
+
+    def checked(self, task: Task, receipt: Any) -> dict[str, Any]:
+        """Return what was read as the receipt of a task; SchemaError where it cannot be that."""
+        limits = {shard_key(name, task.pack): self.specs[name].shard_bytes for name in self.arrays_of(task)}
+        return require_receipt(receipt, task.pack, self.entries.count_of(task.pack), task.layers, limits)
+
+    def shard(self, name: str, pack: int) -> bytes:
+        """Read a whole shard; FileNotFoundError where there is none, CacheDamagedError where it is no shard."""
+        return self.storage.get(shard_key(name, pack), self.specs[name].shard_bytes)
 
     def receipts(self) -> Iterator[dict[str, Any]]:
         """Yield the receipts of all tasks that are done."""
@@ -209,7 +217,7 @@ class Ledger:
 
     def receipts_seen(self) -> Iterator[dict[str, Any]]:
         """Yield the receipts of all tasks that were done when somebody last looked."""
-        return Standing(self._seen, self._receipt).receipts()
+        return Standing(self._seen, self._receipt, self.checked).receipts()
 
     def broken_packs(self, names: Sequence[str]) -> dict[int, str]:
         """Return pack → reason for the committed packs of which an object is missing or has another size than its

@@ -5,16 +5,17 @@ process that finds a lock watches whether it changes. An owner that was killed o
 once.
 """
 
-import json
 import uuid
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from gdist.pipeline.cache.planning import LOCK
+from gdist.pipeline.cache.schema import SMALL_BYTES, LockDocument
 from gdist.pipeline.errors import CacheError, CacheLockedError
 from gdist.pipeline.heartbeat import BEAT_SECONDS, Heartbeat, wait_for_silence
 from gdist.pipeline.machine import myself
+from gdist.pipeline.schema import SchemaError, conform, parse
 from gdist.pipeline.storage.objects import Storage, canonical
 
 
@@ -90,9 +91,12 @@ def _work(seen: dict[str, Any]) -> str:
 
 
 def owner(storage: Storage) -> dict[str, Any]:
-    """Read who holds the lock; empty when nobody does."""
+    """Read who holds the lock; empty when nobody does, or when it is no lock of gdist's.
+
+    Raises:
+        CacheError: what has its name cannot be read, or is no file.
+    """
     try:
-        document: dict[str, Any] = json.loads(storage.get(LOCK))
-    except (FileNotFoundError, ValueError):
+        return dict(conform(parse(storage.get(LOCK, SMALL_BYTES)), LockDocument))
+    except (FileNotFoundError, SchemaError):
         return {}
-    return document

@@ -170,10 +170,10 @@ class Tasks(Sequence[Task]):
 
     def __init__(self, gdist: Mapping[str, Any]) -> None:
         self.additions: list[Mapping[str, Any]] = gdist["additions"]
-        self._packs = [range(*addition["packs"]) for addition in self.additions]
+        self.packs = [range(*addition["packs"]) for addition in self.additions]
 
     def __len__(self) -> int:
-        return sum(map(len, self._packs))
+        return sum(map(len, self.packs))
 
     @overload
     def __getitem__(self, place: int) -> Task: ...
@@ -183,22 +183,22 @@ class Tasks(Sequence[Task]):
         places = range(len(self))[place]
         if isinstance(places, range):
             return [self[each] for each in places]
-        for number, packs in enumerate(self._packs):
+        for number, packs in enumerate(self.packs):
             if places < len(packs):
                 return self._task(number, packs[places])
             places -= len(packs)
         raise AssertionError("a range checks its own bounds")
 
     def __iter__(self) -> Iterator[Task]:
-        return (self._task(number, pack) for number, packs in enumerate(self._packs) for pack in packs)
+        return (self._task(number, pack) for number, packs in enumerate(self.packs) for pack in packs)
 
     def of_addition(self, number: int) -> Iterator[Task]:
         """Yield the tasks of one addition."""
-        return (self._task(number, pack) for pack in self._packs[number])
+        return (self._task(number, pack) for pack in self.packs[number])
 
     def of_pack(self, pack: int) -> list[Task]:
         """Return the tasks of one pack: the first, and one for each time that layers were added."""
-        return [self._task(number, pack) for number, packs in enumerate(self._packs) if pack in packs]
+        return [self._task(number, pack) for number, packs in enumerate(self.packs) if pack in packs]
 
     def _task(self, number: int, pack: int) -> Task:
         addition = self.additions[number]
@@ -210,12 +210,9 @@ def encoding_of(identity: Mapping[str, Any], uri: str) -> Encoding:
     """Return the encoding of a cache.
 
     Raises:
-        CacheError: the cache was made by an earlier revision of gdist, before the first release.
         ConfigError: it comes from a file, which the user has to name.
         CacheMismatchError: the named file is not the one that the cache was extracted with.
     """
-    if "compress" not in identity:
-        raise _earlier(uri, "whose receipts this one cannot check")
     name, recorded = identity["encoding"], identity.get("encoding_sha256")
     kept = "path/to" if is_uri(uri) else f"{uri}/teacher"
     found = ENCODINGS.find(name, f"the cache at {uri} is stored in {name}", kept)
@@ -233,18 +230,23 @@ def framing_of(identity: Mapping[str, Any], uri: str) -> Framing:
     """Return how the frames of a cache lie on its samples.
 
     Raises:
-        CacheError: the cache was made by an earlier revision of gdist, before the first release; or it is nonsense.
+        CacheError: it is nonsense.
     """
-    if "framing" not in identity:
-        raise _earlier(uri, "which did not record how its frames lie on its samples")
     try:
         return Framing.from_dict(identity["framing"])
     except ValueError as error:
         raise CacheError(f"the cache at {uri} has a framing that no teacher has: {error}") from error
 
 
-def _earlier(uri: str, which: str) -> CacheError:
-    return CacheError(
+def require_revision(identity: Mapping[str, Any], uri: str) -> None:
+    """Raise CacheError where a cache was made by an earlier revision of gdist, before the first release."""
+    if "compress" not in identity:
+        which = "whose receipts this one cannot check"
+    elif "framing" not in identity:
+        which = "which did not record how its frames lie on its samples"
+    else:
+        return
+    raise CacheError(
         f"the cache at {uri} was made by an earlier revision of gdist, {which}",
         "extract it again: the same `gdist extract` with --restart (deletes the cache), or with another --cache",
     )

@@ -14,19 +14,41 @@ from contextlib import suppress
 from typing import Any
 
 from gdist.pipeline.cache import arrays
+from gdist.pipeline.cache.coherence import PLANNED, require_arrays, require_description
+from gdist.pipeline.cache.encode import compression
 from gdist.pipeline.cache.needs import Needs, repair_command
-from gdist.pipeline.cache.plan import FORMAT, HOLDER, INDEX, ROOT, WAVEFORM, Plan, array_specs, index_key
-from gdist.pipeline.errors import CacheDamagedError, CacheError
+from gdist.pipeline.cache.plan import (
+    FORMAT,
+    HOLDER,
+    INDEX,
+    ROOT,
+    WAVEFORM,
+    Plan,
+    array_specs,
+    encoding_of,
+    framing_of,
+    index_key,
+    require_revision,
+)
+from gdist.pipeline.cache.schema import (
+    CONFIG_BYTES,
+    MAX_WIDTH,
+    METADATA_BYTES,
+    ROOT_BYTES,
+    SMALL_BYTES,
+    TABLE_BYTES,
+    TENSOR_BYTES,
+)
+from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError, ConfigError, UsageError
+from gdist.pipeline.schema import SchemaError
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, sha256, unseal
 
 PLANNING, LOCK = "planning", "extracting.json"
 
 OURS = re.compile(
-    r"zarr\.json|planning|extracting\.json|index\.parquet|plans/\d+\.(json|parquet)"
-    r"|teacher/(config\.json|(frontend|layers|tables-\d+)\.safetensors|[^/]+\.py)"
-    r"|receipts/\d+(-\d+)?\.json|summaries/\d+\.(json|parquet)"
-    r"|((layers|scales)(/\d+)?|waveform)/zarr\.json|((layers|scales)/\d+|waveform)/c/\d+/\d+"
+    rf"{PLANNED.pattern}|zarr\.json|planning|extracting\.json|plans/\d+\.json"
+    r"|receipts/\d+(-\d+)?\.json|summaries/\d+\.(json|parquet)|((layers|scales)/\d+|waveform)/c/\d+/\d+"
 )
 
 FOLDERS = {"layers", "plans", "receipts", "scales", "summaries", "teacher", "waveform"}  # at a cache's top
@@ -40,7 +62,7 @@ def is_ours(key: str) -> bool:
 def require_place(storage: Storage) -> None:
     """Raise CacheError where the place contains something that is neither a cache nor the beginning of one."""
     with suppress(FileNotFoundError):
-        storage.get(ROOT)
+        storage.get(ROOT, ROOT_BYTES)
         return  # without listing what may be millions of objects
     keys = [key for key in storage.found() if key != LOCK]
     if keys and ROOT not in keys and not _planning(storage):
@@ -57,6 +79,7 @@ def begin(storage: Storage, plan: Plan) -> None:
     """
     require_place(storage)
     documents = plan.documents()
+    parse_root(storage.uri, documents[ROOT])  # nothing is written that is not read
     storage.require_no_links(documents)
     _clear(storage, storage.found())  # remains of a killed plan, possibly with other inputs
     for key, data in documents.items():
@@ -68,6 +91,7 @@ def extend(storage: Storage, plan: Plan) -> None:
     """Replace the plan by one that adds to it. Of the old plan's other documents, only the index and the arrays'
     metadata are overwritten, after the root: gdist reads the index's copy in plans/ and the metadata in the root."""
     documents = plan.documents()
+    parse_root(storage.uri, documents[ROOT])
     late = [key for key in documents if key.endswith(f"/{ROOT}") or key == INDEX]
     storage.require_no_links(documents)
     _planning(storage)
@@ -104,7 +128,7 @@ def remove(storage: Storage) -> None:
     """
     keys = [key for key in storage.found() if key != LOCK]
     try:
-        known = _planning(storage) or read_root(storage) is not None
+        known = _planning(storage) or _has_root(storage)
     except CacheDamagedError:
         known = {INDEX, f"{WAVEFORM}/{ROOT}"} <= set(keys)  # its root is damaged, but it was a cache
     if keys and not known:
@@ -137,7 +161,7 @@ def unmark(storage: Storage) -> None:
 def _planning(storage: Storage) -> bool:
     """Whether gdist's marker is there; CacheError where something else has its name, which is left alone."""
     try:
-        mark = storage.get(PLANNING)
+        mark = storage.get(PLANNING, SMALL_BYTES)
     except FileNotFoundError:
         return False
     if mark != _MARK:
@@ -169,7 +193,7 @@ def read_root(storage: Storage, key: str = ROOT) -> dict[str, Any] | None:
         CacheError: it has another cache format.
     """
     try:
-        data = storage.get(key)
+        data = storage.get(key, ROOT_BYTES)
     except FileNotFoundError:
         return None
     return parse_root(storage.uri, data, key)
@@ -177,16 +201,57 @@ def read_root(storage: Storage, key: str = ROOT) -> dict[str, Any] | None:
 
 def parse_root(uri: str, data: bytes, key: str = ROOT) -> dict[str, Any]:
     """Return the gdist description in the bytes of a root document; raises as :func:`read_root` does."""
+    hint = f"gdist verify --repair {in_shell(uri)} (if it was a cache), or extract again with --restart"
     try:
-        gdist: dict[str, Any] = unseal(data, HOLDER)["attributes"]["gdist"]
+        root = _unsealed(uri, data)
+        gdist: dict[str, Any] = root["attributes"]["gdist"]
+        if isinstance(identity := gdist.get("identity"), dict):
+            require_revision(identity, uri)
+        _require_sense(require_description(gdist), root, uri)
     except CacheDamagedError as error:
-        raise CacheDamagedError(
-            f"{uri}/{key} does not describe a cache: {error.message}",
-            f"gdist verify --repair {in_shell(uri)} (if it was a cache), or extract again with --restart",
-        ) from error
-    if gdist["format"] != FORMAT:
-        raise CacheError(f"{uri} has cache format {gdist['format']}; this gdist reads format {FORMAT}")
+        raise CacheDamagedError(f"{uri}/{key} does not describe a cache: {error.message}", hint) from error
+    except SchemaError as error:
+        raise CacheDamagedError(f"{uri}/{key} does not describe a cache: {error}", hint) from error
     return gdist
+
+
+def _unsealed(uri: str, data: bytes) -> dict[str, Any]:
+    """Return a root document of this format, whatever else it says.
+
+    Raises:
+        CacheDamagedError: it is none.
+        CacheError: it has another cache format.
+    """
+    root = unseal(data, HOLDER)
+    if (found := root["attributes"]["gdist"].get("format")) != FORMAT and type(found) is int:
+        raise CacheError(f"{uri} has cache format {found}; this gdist reads format {FORMAT}")
+    return root
+
+
+def _has_root(storage: Storage) -> bool:
+    """Whether there is a root document; raises as :func:`_unsealed`."""
+    try:
+        _unsealed(storage.uri, storage.get(ROOT, ROOT_BYTES))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _require_sense(gdist: Mapping[str, Any], root: Mapping[str, Any], uri: str) -> None:
+    """Check what follows from the identity; SchemaError where it contradicts the rest."""
+    identity = gdist["identity"]
+    if framing_of(identity, uri).hop > MAX_WIDTH:
+        raise SchemaError(f"its identity.framing.hop is more than {MAX_WIDTH}")
+    try:
+        if compression(identity["compress"]) != identity["compress"]:
+            raise UsageError("another form of it")
+    except UsageError as error:
+        raise SchemaError(
+            f"its identity.compress is {identity['compress']!r:.40}, which is nothing that gdist writes"
+        ) from error
+    with suppress(ConfigError, CacheMismatchError):  # a file of the user's own, which this command was not told of
+        encoding_of(identity, uri)
+        require_arrays(array_specs(identity), gdist["packs"], root.get("consolidated_metadata"))
 
 
 def read_index(storage: Storage, gdist: Mapping[str, Any]) -> bytes:
@@ -203,10 +268,18 @@ def read_document(storage: Storage, gdist: Mapping[str, Any], key: str) -> bytes
     """Return one of the planned documents; CacheDamagedError unless it matches its digest in the root."""
     why = "does not match its checksum"
     try:
-        data = storage.get(key)
+        data = storage.get(key, _limit(key))
         if sha256(data) == gdist["objects"].get(key):
             return data
     except FileNotFoundError:
         why = "is missing"
     needs = Needs(teacher=key.startswith("teacher/"), manifest=key in (INDEX, index_key(gdist["generation"])))
     raise CacheDamagedError(f"{storage.uri}/{key} {why}", repair_command(storage.uri, gdist, needs))
+
+
+def _limit(key: str) -> int:
+    """The most bytes that a planned document may have."""
+    name = key.rpartition("/")[2]
+    if name == ROOT:
+        return METADATA_BYTES
+    return TABLE_BYTES if name.endswith(".parquet") else TENSOR_BYTES if name.endswith("tensors") else CONFIG_BYTES

@@ -20,6 +20,7 @@ from gdist.pipeline.cache.needs import Needs
 from gdist.pipeline.cache.plan import WAVEFORM, Task
 from gdist.pipeline.cache.summary import Receipt
 from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.schema import SchemaError
 from gdist.pipeline.storage.objects import unseal
 
 Array = np.ndarray[Any, Any]
@@ -71,11 +72,8 @@ def kept_receipts(cache: Cache, tasks: Iterable[Task]) -> dict[Task, Receipt]:
     for number, by_pack in wanted.items():
         for pack, text in summary.salvaged(cache.storage, number, by_pack):
             task = by_pack[pack]
-            with suppress(CacheDamagedError, ValueError, KeyError, TypeError, AttributeError):
-                receipt = unseal(text)
-                expected = {shard_key(name, pack) for name in cache.arrays_of(task)}
-                if receipt["pack"] == pack and receipt["objects"].keys() == expected:
-                    found[task] = receipt
+            with suppress(CacheDamagedError, SchemaError):
+                found[task] = cache.checked(task, unseal(text))
     return found
 
 
@@ -94,13 +92,15 @@ def remains(cache: Cache, task: Task, kept: Receipt | None, known: Mapping[str, 
     for name in cache.arrays_of(task):
         key = shard_key(name, task.pack)
         try:
-            shard = cache.storage.get(key)
+            shard = cache.shard(name, task.pack)
             if kept is None:
                 stored[name] = _stored(cache, name, whole_pack(cache.specs[name], shard), entries)
             elif digest(shard) != kept["objects"][key]["xxh3_128"]:
                 bad[name] = "its bytes do not match its receipt"
         except FileNotFoundError:
             bad[name] = "it is missing"
+        except CacheDamagedError as error:  # it is no file, or larger than a shard can be
+            bad[name] = f"it {error.message.removeprefix(f'{cache.uri}/{key} ')}"
         except ValueError as error:
             bad[name] = str(error)
     if kept is not None:

@@ -1,10 +1,10 @@
 """Rows of a shard straight from its bytes: what zarr reads, without zarr's Python code between two chunks.
 
-What a shard is, and how it is written: encode.py. Where its bytes are: in a store, or near (near.py). zarr itself
-reads whatever is stored in another way. On a disk, a chunk in which nothing could be compressed (most of them, at
-zstd's negative levels) is read straight into its place.
+What a shard is, and how it is written: encode.py. Where its bytes are: in a store, or near (near.py). On a disk, a
+chunk in which nothing could be compressed (most of them, at zstd's negative levels) is read straight into its place.
 
-Nothing that is missing or torn reads as zeros: it always raises ValueError.
+Nothing that is missing or torn reads as zeros: it always raises ValueError. No chunk is decompressed to more bytes
+than the array's chunks have, whatever it says of itself.
 """
 
 import math
@@ -22,6 +22,7 @@ from google_crc32c import value as crc32c
 from numcodecs.zstd import Zstd
 
 from gdist.pipeline.cache.chunks import CRC_BYTES, Layout, content_size
+from gdist.pipeline.cache.encode import largest
 from gdist.pipeline.cache.pieces import Piece, Rows, join, range_of, runs_of
 from gdist.pipeline.cache.place import Bytes, Place, Whereabouts
 from gdist.pipeline.errors import CacheError
@@ -36,6 +37,20 @@ RUN_BYTES = 1 << 19  # bytes read at a time from a disk, so that they are still 
 PLAIN_BYTES = 1 << 14  # smaller chunks are not read straight into their places: it takes longer than a copy
 ABSENT = 2**64 - 1  # offset and length of a chunk that was never written
 zstd = Zstd()
+_own = threading.local()  # memory of each thread, see _memory
+
+
+def decoded(shard: bytes, layout: Layout, rows: Rows) -> np.ndarray[Any, Any]:
+    """Return rows [start, stop) of a shard, from its bytes.
+
+    Raises:
+        ValueError: some of them are missing or torn.
+    """
+    start, stop = rows
+    out = np.empty((stop - start, layout.width), layout.dtype)
+    index = _parse_index(shard[-layout.index_bytes :], len(shard), layout)
+    _read_memory(np.frombuffer(shard, np.uint8), _pieces(index, layout, [(start, stop, 0)]), layout, out)
+    return out
 
 
 class ShardReader:
@@ -53,7 +68,6 @@ class ShardReader:
         self._pool = ThreadPoolExecutor(threads, "gdist-read") if threads > 1 else None
         self._requests = ThreadPoolExecutor(requests, "gdist-request") if storage.folder is None else None
         self._index = lru_cache(INDICES)(self._read_index)
-        self._own = threading.local()
 
     def read(self, name: str, layout: Layout, ranges: Sequence[Rows], rows: np.ndarray[Any, Any]) -> None:
         """Fill ``rows`` with the ranges of array ``name``, one after another.
@@ -86,7 +100,8 @@ class ShardReader:
         def shard(item: tuple[int, list[tuple[int, int, int]]]) -> list[tuple[Place, list[Piece]]]:
             pack, wanted = item
             place = self.near.place(name, pack) if self.near else Place(self.storage, f"{name}/c/{pack}/0")
-            pieces = self._pieces(place, layout, wanted)
+            local = place.data is None and place.storage.folder is not None and layout.chunk_bytes >= PLAIN_BYTES
+            pieces = _pieces(self._index_of(place, layout), layout, wanted, local)
             if self.near and not place.counted:
                 self.near.count(place, sum(piece.stop - piece.start for piece in pieces))
             # A bucket gets one call per shard; on a disk that saves nothing, and threads can share a shard.
@@ -97,7 +112,7 @@ class ShardReader:
             place, pieces = item
             try:
                 if place.data is not None:
-                    self._read_memory(place.data, pieces, layout, rows)
+                    _read_memory(place.data, pieces, layout, rows)
                 elif place.storage.folder is not None:
                     self._read_local(place, pieces, layout, rows)
                 else:
@@ -122,48 +137,21 @@ class ShardReader:
         wait(futures)  # for all, even if one fails: none may still write into the rows afterwards
         return [future.result() for future in futures]
 
-    def _read_index(self, storage: Storage, key: str, size: int) -> Index:
+    def _index_of(self, place: Place, layout: Layout) -> Index:
+        if (data := place.data) is None:
+            return self._index(place.storage, place.key, layout)
+        return _parse_index(data[-layout.index_bytes :].tobytes(), len(data), layout)
+
+    def _read_index(self, storage: Storage, key: str, layout: Layout) -> Index:
         """Read and check a shard's index: offsets and lengths, [chunks, 2]."""
         try:
-            return self._parse_index(*storage.get_tail(key, size), size)
+            return _parse_index(*storage.get_tail(key, layout.index_bytes), layout)
         except FileNotFoundError as error:
             raise ValueError("its shard is missing") from error
         except CacheError as error:
             if storage is self.storage:
                 raise
             raise ValueError(f"its local copy cannot be read: {error.message}") from error
-
-    @staticmethod
-    def _parse_index(tail: bytes, shard_size: int, size: int) -> Index:
-        if len(tail) < size or crc32c(tail[:-CRC_BYTES]) != int.from_bytes(tail[-CRC_BYTES:], "little"):
-            raise ValueError("the shard's index does not match its checksum")
-        index = np.frombuffer(tail[:-CRC_BYTES], "<u8").reshape(-1, 2)
-        there = index[index[:, 0] != ABSENT]
-        if (there > shard_size).any() or (there.sum(axis=1) > shard_size - size).any():
-            raise ValueError("the shard's index points past its end")
-        if (there[:, 1] <= CRC_BYTES).any():
-            raise ValueError("the shard's index has an empty chunk")
-        return index
-
-    def _pieces(self, place: Place, layout: Layout, wanted: Iterable[tuple[int, int, int]]) -> list[Piece]:
-        """Return the pieces of one shard, in the order of their bytes."""
-        if (data := place.data) is None:
-            index = self._index(place.storage, place.key, layout.index_bytes)
-        else:
-            index = self._parse_index(data[-layout.index_bytes :].tobytes(), len(data), layout.index_bytes)
-        local = data is None and place.storage.folder is not None and layout.chunk_bytes >= PLAIN_BYTES
-        pieces = []
-        for first, last, row in wanted:
-            chunk = first // layout.chunk_rows
-            for offset, length in index[chunk : -(-last // layout.chunk_rows)].tolist():
-                if offset == ABSENT:
-                    raise ValueError(f"chunk {chunk} was never written")
-                begin = chunk * layout.chunk_rows
-                low, high = max(first - begin, 0), min(last - begin, layout.chunk_rows)
-                plain = local and length == layout.plain_bytes and high - low == layout.chunk_rows
-                pieces.append(Piece(offset, offset + length, low, high, row, plain))
-                row, chunk = row + high - low, chunk + 1
-        return sorted(pieces, key=lambda piece: piece.start)
 
     def _read(self, place: Place, pieces: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
         runs = runs_of(pieces, math.inf)
@@ -174,12 +162,7 @@ class ShardReader:
         starts = [start for start, _ in joined]
         for run, (start, stop) in zip(runs, ranges, strict=True):
             around = joined[bisect_right(starts, start) - 1]
-            self._decode(parts[around][start - around[0] : stop - around[0]], run, layout, rows)
-
-    def _read_memory(self, data: Bytes, pieces: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
-        for run in runs_of(pieces, math.inf):
-            start, stop = range_of(run)
-            self._decode(data[start:stop], run, layout, rows)
+            _decode(parts[around][start - around[0] : stop - around[0]], run, layout, rows)
 
     def _read_local(self, place: Place, pieces: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
         with place.storage.filling(place.key) as fill:
@@ -187,8 +170,8 @@ class ShardReader:
                 if run[0].plain and self._fill_plain(fill, run, layout, rows):
                     continue
                 start, stop = range_of(run)
-                data = self._memory("run", stop - start)
-                self._decode(data[: fill([data], start)], run, layout, rows)
+                data = _memory("run", stop - start)
+                _decode(data[: fill([data], start)], run, layout, rows)
 
     def _fill_plain(self, fill: Filler, run: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> bool:
         """Read chunks straight into their places. Returns whether they have the expected length, heads and checksums;
@@ -196,7 +179,7 @@ class ShardReader:
         values = rows.reshape(-1).view(np.uint8)
         row_bytes = layout.chunk_bytes // layout.chunk_rows
         between = len(layout.plain_heads) + CRC_BYTES  # bytes of a chunk that are not its own values
-        around = self._memory("around", len(run) * between)
+        around = _memory("around", len(run) * between)
         parts: list[Bytes] = []
         for number, piece in enumerate(run):
             at, place = number * between, piece.row * row_bytes
@@ -218,37 +201,82 @@ class ShardReader:
                 return False
         return True
 
-    def _decode(self, data: Bytes, run: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
-        """Decode the chunks of a run from its bytes."""
+
+def _parse_index(tail: bytes, shard_size: int, layout: Layout) -> Index:
+    """Check a shard's index, which is at the end of ``tail``: offsets and lengths, [chunks, 2]."""
+    size = layout.index_bytes
+    if len(tail) < size or crc32c(tail[:-CRC_BYTES]) != int.from_bytes(tail[-CRC_BYTES:], "little"):
+        raise ValueError("the shard's index does not match its checksum")
+    index = np.frombuffer(tail[:-CRC_BYTES], "<u8").reshape(-1, 2)
+    there = index[index[:, 0] != ABSENT]
+    if (there > shard_size).any() or (there.sum(axis=1) > shard_size - size).any():
+        raise ValueError("the shard's index points past its end")
+    if (there[:, 1] <= CRC_BYTES).any():
+        raise ValueError("the shard's index has an empty chunk")
+    if (there[:, 1] > largest(layout.chunk_bytes)).any():
+        raise ValueError("the shard's index has a chunk that is larger than chunks are")
+    return index
+
+
+def _pieces(index: Index, layout: Layout, wanted: Iterable[tuple[int, int, int]], local: bool = False) -> list[Piece]:
+    """Return the pieces of one shard, in the order of their bytes.
+
+    Args:
+        local: whether chunks as they are may be read straight into their places.
+    """
+    pieces = []
+    for first, last, row in wanted:
+        chunk = first // layout.chunk_rows
+        for offset, length in index[chunk : -(-last // layout.chunk_rows)].tolist():
+            if offset == ABSENT:
+                raise ValueError(f"chunk {chunk} was never written")
+            begin = chunk * layout.chunk_rows
+            low, high = max(first - begin, 0), min(last - begin, layout.chunk_rows)
+            plain = local and length == layout.plain_bytes and high - low == layout.chunk_rows
+            pieces.append(Piece(offset, offset + length, low, high, row, plain))
+            row, chunk = row + high - low, chunk + 1
+    return sorted(pieces, key=lambda piece: piece.start)
+
+
+def _read_memory(data: Bytes, pieces: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+    for run in runs_of(pieces, math.inf):
         start, stop = range_of(run)
-        if len(data) < stop - start:
-            raise ValueError("the shard is cut short")
-        for piece in run:
-            self._chunk(data[piece.start - start : piece.stop - start], piece, layout, rows)
+        _decode(data[start:stop], run, layout, rows)
 
-    def _chunk(self, data: Bytes, piece: Piece, layout: Layout, rows: np.ndarray[Any, Any]) -> None:
-        packed = data[:-CRC_BYTES]
-        if crc32c(packed) != int.from_bytes(data[-CRC_BYTES:].tobytes(), "little"):
-            raise ValueError("a chunk does not match its checksum")
-        size = content_size(packed[:14].tobytes()) if layout.compressed else len(packed)
-        if size != layout.chunk_bytes:  # the decoder would leave the rest as it was
-            raise ValueError(f"a chunk does not have {layout.chunk_bytes} bytes")
-        place = rows[piece.row : piece.row + piece.last - piece.first]
-        whole = packed
-        if layout.compressed:
-            whole = place if len(place) == layout.chunk_rows else self._memory("chunk", layout.chunk_bytes)
-            try:
-                zstd.decode(packed, whole)
-            except RuntimeError as error:
-                raise ValueError(f"a chunk cannot be decompressed: {error}") from error
-        if whole is not place:
-            place[:] = whole.view(layout.dtype).reshape(layout.chunk_rows, -1)[piece.first : piece.last]
 
-    def _memory(self, what: str, size: int) -> Bytes:
-        """Return memory of this thread. It is reused: having the kernel provide new pages takes longer than reading
-        cached ones."""
-        memory: Bytes | None = getattr(self._own, what, None)
-        if memory is None or len(memory) < size:
-            memory = np.empty(size, np.uint8)
-            setattr(self._own, what, memory)
-        return memory[:size]
+def _decode(data: Bytes, run: list[Piece], layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+    """Decode the chunks of a run from its bytes."""
+    start, stop = range_of(run)
+    if len(data) < stop - start:
+        raise ValueError("the shard is cut short")
+    for piece in run:
+        _chunk(data[piece.start - start : piece.stop - start], piece, layout, rows)
+
+
+def _chunk(data: Bytes, piece: Piece, layout: Layout, rows: np.ndarray[Any, Any]) -> None:
+    packed = data[:-CRC_BYTES]
+    if crc32c(packed) != int.from_bytes(data[-CRC_BYTES:].tobytes(), "little"):
+        raise ValueError("a chunk does not match its checksum")
+    size = content_size(packed[:14].tobytes()) if layout.compressed else len(packed)
+    if size != layout.chunk_bytes:  # the decoder would leave the rest as it was
+        raise ValueError(f"a chunk does not have {layout.chunk_bytes} bytes")
+    place = rows[piece.row : piece.row + piece.last - piece.first]
+    whole = packed
+    if layout.compressed:
+        whole = place if len(place) == layout.chunk_rows else _memory("chunk", layout.chunk_bytes)
+        try:
+            zstd.decode(packed, whole)
+        except RuntimeError as error:
+            raise ValueError(f"a chunk cannot be decompressed: {error}") from error
+    if whole is not place:
+        place[:] = whole.view(layout.dtype).reshape(layout.chunk_rows, -1)[piece.first : piece.last]
+
+
+def _memory(what: str, size: int) -> Bytes:
+    """Return memory of this thread. It is reused: having the kernel provide new pages takes longer than reading
+    cached ones."""
+    memory: Bytes | None = getattr(_own, what, None)
+    if memory is None or len(memory) < size:
+        memory = np.empty(size, np.uint8)
+        setattr(_own, what, memory)
+    return memory[:size]

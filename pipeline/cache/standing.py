@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from itertools import batched
+from typing import Any
 
 from gdist.pipeline.cache import summary
 from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.plan import Task, Tasks
 from gdist.pipeline.cache.summary import Receipt, Summary, name_of
 from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.schema import SchemaError
 from gdist.pipeline.storage.hub import require_lists
 from gdist.pipeline.storage.objects import Storage
 
@@ -30,15 +32,18 @@ class Look:
     """Which summaries and receipts are there. Each is requested once, when it is asked for.
 
     Args:
-        objects: how many shards and receipts there will be.
-        listed: whether to list them; None where the number of objects decides.
+        names: of each addition, the arrays that its shards belong to.
+        listed: whether to list shards and receipts; None where their number decides.
 
     Attributes:
         receipts: number of an addition → those that were read, where they are few and a request each.
     """
 
-    def __init__(self, storage: Storage, tasks: Tasks, objects: int, listed: bool | None = None) -> None:
-        self.storage, self.tasks = storage, tasks
+    def __init__(
+        self, storage: Storage, tasks: Tasks, names: Sequence[Sequence[str]], listed: bool | None = None
+    ) -> None:
+        self.storage, self.tasks, self.names = storage, tasks, names
+        objects = sum(len(tasks.packs[number]) * (len(own) + 1) for number, own in enumerate(names))
         few = objects <= (BUCKET_LISTED if storage.folder is None else LISTED) and not storage.read_only
         self.listed = (few if listed is None else listed) and not storage.read_only
         self._few_in_bucket = few and storage.folder is None
@@ -70,7 +75,7 @@ class Look:
         """Number of an addition → its summary, where it can be trusted: not if one of its receipts is gone."""
         found = {}
         for number, addition in enumerate(self.tasks.additions):
-            trusted = summary.read(self.storage, number, addition)
+            trusted = summary.read(self.storage, number, addition, self.names[number])
             if trusted and not (self.listed and self.absent(number)):
                 found[number] = trusted
         return found
@@ -89,10 +94,11 @@ class Standing:
 
     Args:
         look: what is there. It may be kept for longer than this object, and the receipts that are read with it.
+        check: returns what was read from a summary as the receipt of a task; SchemaError where it cannot be that.
     """
 
-    def __init__(self, look: Look, read: ReadReceipt) -> None:
-        self.look, self.storage, self.tasks, self.read = look, look.storage, look.tasks, read
+    def __init__(self, look: Look, read: ReadReceipt, check: Callable[[Task, Any], Receipt]) -> None:
+        self.look, self.storage, self.tasks, self.read, self.check = look, look.storage, look.tasks, read, check
         self.absent = look.absent
         self._receipts = {} if look.receipts is None else look.receipts
 
@@ -186,11 +192,19 @@ class Standing:
     def _receipts_of(self, number: int) -> Iterable[Receipt]:
         if number in self.summaries:
             with suppress(CacheDamagedError):
-                return self.summaries[number].receipts()
+                return self._checked(number, self.summaries[number].receipts())
         if number not in self._receipts:
             done = (task for task in self.tasks.of_addition(number) if task.receipt in self.look.keys)
             self._receipts[number] = [receipt for receipt, _ in read_all(self.read, done)]
         return self._receipts[number]
+
+    def _checked(self, number: int, receipts: Iterable[Any]) -> Iterator[Receipt]:
+        for task, receipt in zip(self.tasks.of_addition(number), receipts, strict=True):
+            try:
+                yield self.check(task, receipt)
+            except SchemaError as error:
+                key = summary.table_key(number)
+                raise CacheDamagedError(f"{self.storage.uri}/{key}, receipt of pack {task.pack}: {error}") from error
 
 
 def read_all(read: ReadReceipt, tasks: Iterable[Task]) -> Iterator[tuple[Receipt, int]]:

@@ -10,7 +10,7 @@ first. What does not match its seal is not a summary, and the receipts are read 
 import hashlib
 import io
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gdist.pipeline.cache.coherence import require_head
 from gdist.pipeline.cache.entries import Numbers
+from gdist.pipeline.cache.schema import RECEIPT_BYTES, TABLE_BYTES
 from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.schema import SchemaError, parse
 from gdist.pipeline.storage.objects import Storage, canonical, seal, sha256, unseal
 
 ROWS = 1024  # per row group: what is in memory as Python objects at a time
@@ -61,7 +64,7 @@ class Summary:
     def _read(self) -> bytes:
         key = table_key(self.number)
         try:
-            data = self.storage.get(key)
+            data = self.storage.get(key, TABLE_BYTES)
         except FileNotFoundError as error:
             raise CacheDamagedError(f"{self.storage.uri}/{key} is missing") from error
         if {"bytes": len(data), "sha256": sha256(data)} != self.head["table"]:
@@ -152,10 +155,16 @@ def encode(
     return table, seal(head, head)
 
 
-def read(storage: Storage, number: int, addition: Mapping[str, Any]) -> Summary | None:
-    """Return the summary of an addition, in one request; None where there is none that can be trusted."""
+def read(
+    storage: Storage, number: int, addition: Mapping[str, Any], names: Collection[str] | None = None
+) -> Summary | None:
+    """Return the summary of an addition, in one request; None where there is none that can be trusted.
+
+    Args:
+        names: the arrays of the addition, where they are known.
+    """
     with suppress(FileNotFoundError, CacheDamagedError):
-        return _opened(storage, number, addition)
+        return _opened(storage, number, addition, names)
     return None
 
 
@@ -163,22 +172,25 @@ def salvaged(storage: Storage, number: int, packs: Container[int]) -> Iterator[t
     """Yield pack and text of the receipts of ``packs`` in a summary's table, also where its sealed document is
     damaged or missing: each receipt has a checksum of its own, which the caller has to check."""
     with suppress(OSError, ValueError, KeyError, NotImplementedError):  # also Arrow's errors: it is no table
-        data = storage.get(table_key(number))
+        data = storage.get(table_key(number), TABLE_BYTES)
         with suppress(FileNotFoundError, CacheDamagedError):
-            head = unseal(storage.get(head_key(number)))
+            head = unseal(storage.get(head_key(number), RECEIPT_BYTES))
             if head["table"] != {"bytes": len(data), "sha256": sha256(data)}:
                 return
         for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(ROWS, columns=["pack", "receipt"]):
             for pack, text in zip(batch["pack"].to_pylist(), batch["receipt"].to_pylist(), strict=True):
                 if pack in packs and text is not None:
-                    yield pack, canonical(json.loads(text))
+                    yield pack, canonical(parse(text.encode()))
 
 
-def _opened(storage: Storage, number: int, addition: Mapping[str, Any]) -> Summary:
-    head = unseal(storage.get(head_key(number)))
-    if head.get("addition") != addition:
-        raise CacheDamagedError("it is the summary of another addition")
-    return Summary(storage, number, head)
+def _opened(
+    storage: Storage, number: int, addition: Mapping[str, Any], names: Collection[str] | None = None
+) -> Summary:
+    head = unseal(storage.get(head_key(number), RECEIPT_BYTES))
+    try:
+        return Summary(storage, number, require_head(head, addition, names))
+    except SchemaError as error:
+        raise CacheDamagedError(str(error)) from error
 
 
 def write(storage: Storage, number: int, table: bytes, head: bytes) -> list[str]:

@@ -188,9 +188,13 @@ def _verify_task(cache: Cache, task: Task) -> list[Damage] | str:
     for name in cache.arrays_of(task):
         key = arrays.shard_key(name, pack)
         try:
-            shard = cache.storage.get(key)
+            shard = cache.shard(name, pack)
         except FileNotFoundError:
             bad.append(Damage(key, "it is missing", pack, name, _stored(cache, pack, receipt["quarantine"])))
+            continue
+        except CacheDamagedError as error:  # it is no file, or larger than a shard can be
+            why = error.message.removeprefix(f"{cache.uri}/{key} ")
+            bad.append(Damage(key, f"it {why}", pack, name, _stored(cache, pack, receipt["quarantine"])))
             continue
         if digest(shard) != receipt["objects"][key]["xxh3_128"]:
             reason = "its bytes do not match its receipt"
@@ -201,8 +205,8 @@ def _verify_task(cache: Cache, task: Task) -> list[Damage] | str:
 def _affected(cache: Cache, pack: int, name: str, quarantine: Container[str]) -> tuple[str, ...]:
     """Return the utterances whose data in a damaged or missing shard is affected."""
     try:
-        shard = cache.storage.get(arrays.shard_key(name, pack))
-    except FileNotFoundError:
+        shard = cache.shard(name, pack)
+    except (FileNotFoundError, CacheDamagedError):
         return _stored(cache, pack, quarantine)
     return _torn(cache, pack, name, shard, quarantine)
 

@@ -4,7 +4,6 @@ Every write is one whole object: on disk a temporary file and a rename, in a buc
 half-written object.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -18,7 +17,8 @@ import obstore
 from obstore.store import LocalStore, MemoryStore
 
 from gdist.pipeline.errors import CacheDamagedError, CacheError
-from gdist.pipeline.files import LINK_HINT, link_below
+from gdist.pipeline.files import LINK_HINT, UnreadableError, link_below, make_folder, regular, require_size, walk
+from gdist.pipeline.schema import parse
 from gdist.pipeline.storage import requests
 from gdist.pipeline.storage.buckets import Bucket, is_repeated
 from gdist.pipeline.storage.failures import code_of, explain, first_line, is_missing_bucket, is_refused_range
@@ -49,7 +49,7 @@ class Storage:
             elif scheme == "file":
                 self.folder = folder_of(uri)
                 if create:
-                    _make_folder(self.folder)
+                    make_folder(self.folder)
                 elif not self.folder.is_dir():
                     raise OSError(0, "it is not a folder" if self.folder.exists() else "there is no such folder")
                 self.store = LocalStore(self.folder)
@@ -57,15 +57,23 @@ class Storage:
                 self.bucket = Bucket(uri)
                 self.store = self.bucket.reading
 
-    def get(self, key: str) -> bytes:
-        """Return the whole object; FileNotFoundError when there is none."""
+    def get(self, key: str, limit: int | None = None) -> bytes:
+        """Return the whole object; FileNotFoundError when there is none, CacheDamagedError when it has more than
+        ``limit`` bytes or is no file."""
         with self._explained("read", key, missing_is_fine=True):
-            return bytes(self._repeat(requests.get(key))[0])
+            if self.folder is not None:
+                with regular(self.folder / key) as file:
+                    require_size(os.fstat(file.fileno()).st_size, limit)
+                    return file.read()
+            return bytes(self._repeat(requests.get(key, limit=limit))[0])
 
     def get_part(self, key: str, start: int, length: int) -> tuple[memoryview, int]:
         """Return up to ``length`` bytes from ``start``, which must be within the object, and the whole object's size,
         in one request; the bytes are not copied. FileNotFoundError when there is no such object."""
         with self._explained("read", key, missing_is_fine=True):
+            if self.folder is not None:
+                with regular(self.folder / key) as file:
+                    return memoryview(os.pread(file.fileno(), length, start)), file.seek(0, os.SEEK_END)
             try:
                 return self._repeat(requests.get(key, {"range": (start, start + length)}))
             except obstore.exceptions.NotSupportedError:  # a plain web server
@@ -81,7 +89,7 @@ class Storage:
         FileNotFoundError when there is no such object."""
         with self._explained("read", key, missing_is_fine=True):
             if self.folder is not None:
-                with (self.folder / key).open("rb", buffering=0) as file:
+                with regular(self.folder / key) as file:
                     size = file.seek(0, os.SEEK_END)
                     return os.pread(file.fileno(), length, max(size - length, 0)), size
             try:
@@ -121,7 +129,7 @@ class Storage:
         assert self.folder is not None
         with (
             self._explained("read", key, missing_is_fine=True),
-            (self.folder / key).open("rb", buffering=0) as file,
+            regular(self.folder / key) as file,
         ):
             yield lambda parts, start: os.preadv(file.fileno(), parts, start)
 
@@ -173,7 +181,7 @@ class Storage:
         if self.folder is None:
             return list(self.objects())
         with self._explained("list", ""):
-            return sorted(key for key in _walk(self.folder) if not _STAGED.search(key))
+            return sorted(key for key in walk(self.folder) if not _STAGED.search(key))
 
     def require_no_links(self, keys: Iterable[str]) -> None:
         """Raise CacheError where a link is on the way to one of ``keys``: it may lead to other people's files, so
@@ -209,7 +217,7 @@ class Storage:
             return 0
         staged = 0
         with self._explained("clean up", ""):
-            for name in _walk(self.folder):
+            for name in walk(self.folder):
                 key, swept = _STAGED.subn("", name)
                 path = self.folder / name
                 if swept and ours(key) and path.is_file() and not path.is_symlink():
@@ -239,25 +247,14 @@ class Storage:
             if missing_is_fine:
                 raise
             raise CacheError(f"{what}: it does not exist") from error
+        except UnreadableError as error:
+            raise CacheDamagedError(f"{self.uri.rstrip('/')}/{key} {error}") from error
         except OSError as error:
             raise CacheError(
                 f"{what}: {error.strerror or first_line(error)}", SYSTEM.get(error.errno or 0)
             ) from error
         except obstore.exceptions.BaseError as error:
             raise CacheError(f"{what}: {explain(error)}", hint(error, self._scheme)) from error
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the key of every file and every link below: ``walk`` counts links as files and follows none."""
-    for at, _, names in folder.walk():
-        yield from ((at / name).relative_to(folder).as_posix() for name in names)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # /proc, an unmounted share: the parent exists but accepts no folders
-        raise OSError(errno.EACCES, "no folder can be created there") from error
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -282,15 +279,18 @@ def seal(document: dict[str, Any], holder: dict[str, Any]) -> bytes:
 
 
 def unseal(data: bytes, path_to_holder: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the document that :func:`seal` wrote; CacheDamagedError when a single byte has changed."""
+    """Return the document that :func:`seal` wrote; CacheDamagedError when a single byte has changed.
+
+    That proves no sense: a stranger can seal anything. What it contains is to be checked (pipeline/schema.py).
+    """
     try:
-        document: dict[str, Any] = json.loads(data)
+        document: dict[str, Any] = parse(data)
         holder: Any = document
         for key in path_to_holder:
             holder = holder[key]
         checksum = holder["checksum"]
         if seal(document, holder) == data and holder["checksum"] == checksum:
             return document
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # also SchemaError
         raise CacheDamagedError(f"not a gdist document: {first_line(error)}") from error
     raise CacheDamagedError("its bytes do not match its checksum")

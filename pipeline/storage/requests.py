@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import obstore
 
+from gdist.pipeline.files import require_size
+
 
 class Request[T](NamedTuple):
     """What to ask of a store that is given later: each form takes the store and returns the answer."""
@@ -14,15 +16,18 @@ class Request[T](NamedTuple):
     later: Callable[[Any], Awaitable[T]]
 
 
-def get(key: str, options: Any = None) -> Request[tuple[memoryview, int]]:
-    """Get an object or, as ``options`` say, a range of it, without copying it; and the whole object's size."""
+def get(key: str, options: Any = None, limit: int | None = None) -> Request[tuple[memoryview, int]]:
+    """Get an object or, as ``options`` say, a range of it, without copying it; and the whole object's size. The bytes
+    of one that is larger than ``limit`` are not asked for: UnreadableError."""
 
     def now(store: Any) -> tuple[memoryview, int]:
         answer = obstore.get(store, key, options=options)
+        require_size(answer.meta["size"], limit)
         return memoryview(answer.bytes()), answer.meta["size"]
 
     async def later(store: Any) -> tuple[memoryview, int]:
         answer = await obstore.get_async(store, key, options=options)
+        require_size(answer.meta["size"], limit)
         return memoryview(await answer.bytes_async()), answer.meta["size"]
 
     return Request(now, later)

@@ -144,7 +144,7 @@ def combined(receipts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "rms": math.sqrt(energy / frames),
                 "max_abs": max(m["max_abs"] for _, m in found),
                 "relative_error": math.sqrt(noise / energy) if energy else 0.0,
-                "snr_db": 10 * math.log10(energy / noise) if noise else None,
+                "snr_db": 10 * math.log10(energy / noise) if noise and energy else None,
                 "cosine": sum(n * m["cosine"] for n, m in found) / frames,
             }
         )

@@ -20,6 +20,7 @@ from gdist.pipeline.cache.encode import COMPRESS, UNCOMPRESSED, compression
 from gdist.pipeline.cache.encodings import ENCODINGS, encoding
 from gdist.pipeline.cache.index import joined
 from gdist.pipeline.cache.plan import Plan, array_specs
+from gdist.pipeline.cache.schema import MAX_PACK_FRAMES
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.extensions import Extension
@@ -71,8 +72,9 @@ class ExtractConfig:
             possible = seconds is None or (seconds > 0 and math.isfinite(seconds))
             require(possible, f"{option} {seconds}: must be positive and finite")
         require(
-            self.pack_frames > 0 and self.pack_frames % layout.CHUNK_FRAMES == 0,
-            f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}",
+            0 < self.pack_frames <= MAX_PACK_FRAMES and self.pack_frames % layout.CHUNK_FRAMES == 0,
+            f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}, "
+            f"at most {MAX_PACK_FRAMES}",
         )
         if self.cluster is not None:
             from gdist.pipeline.cluster.workers import check_spec  # Dask takes a second to import

@@ -36,13 +36,13 @@ def from_shards(cache: Cache, left: Remains) -> dict[str, Any]:
         rows: dict[str, Array] = {}
         for folder in cache.encoding.parts(cache.identity["dim"]):
             key = shard_key(layer_name(layer, folder), task.pack)
-            shard = cache.storage.get(key)
+            shard = cache.shard(layer_name(layer, folder), task.pack)
             objects[key] = record(shard)
             rows[folder] = whole_pack(cache.specs[layer_name(layer, folder)], shard)
         layers |= measured(cache, layer, stored, rows)["layers"]
     if task.waveform:
         key = shard_key(WAVEFORM, task.pack)
-        objects[key] = record(cache.storage.get(key))
+        objects[key] = record(cache.shard(WAVEFORM, task.pack))
     frames = sum(entry.num_frames for entry in stored)
     return cache.new_receipt(task, objects, left.reasons, {"frames": frames, "layers": layers})
 
@@ -69,7 +69,7 @@ def measured(cache: Cache, layer: int, stored: list[Entry], rows: Mapping[str, A
 def audio_of_shard(cache: Cache, left: Remains, pinned: bool = False) -> PackAudio:
     """Return the audio of a pack that has no receipt, from its sound shard."""
     task = left.task
-    rows = whole_pack(cache.specs[WAVEFORM], cache.storage.get(shard_key(WAVEFORM, task.pack)))
+    rows = whole_pack(cache.specs[WAVEFORM], cache.shard(WAVEFORM, task.pack))
     samples = torch.empty(rows.size, dtype=torch.int16, pin_memory=pinned)
     samples.numpy()[:] = rows.reshape(-1)
     entries = [entry for entry in cache.pack_entries(task.pack) if entry.id in left.stored]

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from conftest import contents
 from framings import FRAMINGS
+from identities import ABOUT, NOBODYS
 
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import COMPRESS
@@ -32,6 +33,8 @@ from gdist.pipeline.storage.objects import Storage
 LAYERS, DIM, CHUNK, PACK = [0, 2], 8, 128, 256
 # Lengths on every edge: one frame, a chunk to the frame, one more, a whole pack; and one that is too short.
 SAMPLES = [16_000, 400, 399, 128 * 320 + 80, 128 * 320 + 400, 5_000, 256 * 320, 7_777]
+MEASURES = {"rms": 1.0, "max_abs": 1.0, "relative_error": 0.0, "cosine": 1.0}
+STATISTICS = {"frames": 1, "layers": {f"{layer:02d}": MEASURES for layer in LAYERS}}
 Rows = dict[str, np.ndarray[Any, Any]]
 
 
@@ -48,7 +51,7 @@ def make_plan(encoding: str = "fp16", framing: Framing = WAV2VEC2, **identity: A
         layers = identity.get("layers") or LAYERS
         named = {f"{layer:02d}.{name}": table.clone() for layer in layers for name, table in tables}
         files["tables-0.safetensors"] = safetensors.torch.save(named)
-    return Plan(whole | identity, {"gdist": "0"}, entries, labels, files)
+    return Plan(NOBODYS | whole | identity, ABOUT, entries, labels, files)
 
 
 def hidden_of(entry: Entry, layer: int) -> torch.Tensor:
@@ -95,7 +98,7 @@ def decoded(cache: Cache, entry: Entry, layer: int) -> torch.Tensor:
 
 def commit(cache: Cache, pack: int) -> None:
     quarantine = {e.id: e.problem for e in cache.pack_entries(pack) if e.problem}
-    cache.commit(task_of(cache, pack), pack_rows(cache, pack), quarantine, {"frames": 1})
+    cache.commit(task_of(cache, pack), pack_rows(cache, pack), quarantine, STATISTICS)
 
 
 def task_of(cache: Cache, pack: int) -> Task:
@@ -317,10 +320,10 @@ class TestBrokenPacks:
         got: list[str] = []
         listed: list[str] = []
 
-        def noted(real: Callable[[str], Any], into: list[str]) -> Callable[[str], Any]:
-            def ask(key: str) -> Any:
+        def noted(real: Callable[..., Any], into: list[str]) -> Callable[..., Any]:
+            def ask(key: str, *limit: int) -> Any:
                 into.append(key)
-                return real(key)
+                return real(key, *limit)
 
             return ask
 
@@ -343,7 +346,7 @@ class TestCommit:
         rows = pack_rows(cache, 0)
         rows["layers/02"][0, 0] += 1
         with pytest.raises(CacheError, match=r"pack 0 of .* was written by another process with different bytes"):
-            cache.commit(task_of(cache, 0), rows, {}, {"frames": 1})
+            cache.commit(task_of(cache, 0), rows, {}, STATISTICS)
         assert contents(Path(cache.uri)) == before
 
     def test_losing_the_race_to_other_bytes_is_reported(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +357,7 @@ class TestCommit:
         honest = cache.receipt
         monkeypatch.setattr(cache, "receipt", lambda pack: next(looks, honest(pack)))
         with pytest.raises(CacheError, match="was written by another process with different bytes"):
-            cache.commit(task_of(cache, 0), rows, {}, {"frames": 1})
+            cache.commit(task_of(cache, 0), rows, {}, STATISTICS)
 
     def test_the_receipt_is_written_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cache = Cache.create(str(tmp_path), make_plan())
@@ -390,8 +393,10 @@ class TestPlanning:
     def test_other_inputs_are_refused_with_every_difference(self, cache: Cache) -> None:
         before = contents(Path(cache.uri))
         with pytest.raises(CacheMismatchError) as caught:
-            Cache.create(cache.uri, make_plan("fp32", layers=[0, 1, 2], teacher={"family": "wavlm"}))
-        for line in ("encoding: fp16 → fp32", "layers: [0, 2] → [0, 1, 2]", "teacher: None → {'family': 'wavlm'}"):
+            Cache.create(
+                cache.uri, make_plan("fp32", layers=[0, 1, 2], teacher=NOBODYS["teacher"] | {"window": "short"})
+            )
+        for line in ("encoding: fp16 → fp32", "layers: [0, 2] → [0, 1, 2]", "teacher.window: None → short"):
             assert f"\n  {line}" in caught.value.message
         assert caught.value.hint and "--restart" in caught.value.hint
         assert contents(Path(cache.uri)) == before

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 from conftest import contents
+from identities import ABOUT, NOBODYS
 
 from gdist.pipeline.cache import standing
 from gdist.pipeline.cache.cache import Cache
@@ -34,8 +35,9 @@ def plan_of(packs: int, **options: Any) -> Plan:
     entries = place([("short", 10, None), *((f"u{i}", 256 * 320, None) for i in range(packs))], 10**9, 128, 256)
     identity = {"layers": [0, 2], "dim": 8, "encoding": "fp16", "chunk_frames": 128, "pack_frames": 256}
     identity |= {"compress": COMPRESS, "framing": WAV2VEC2.to_dict()}
-    about = {"teacher": "t", "device": "cpu"}
-    return Plan(identity | options, about, entries, None, {"config.json": b"{}", "frontend.safetensors": b"F"})
+    return Plan(
+        NOBODYS | identity | options, ABOUT, entries, None, {"config.json": b"{}", "frontend.safetensors": b"F"}
+    )
 
 
 def fill(cache: Cache) -> Cache:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from identities import ABOUT, NOBODYS
 
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.by_name import Span
@@ -45,8 +46,8 @@ def write(uri: str, encoding: str) -> Cache:
     if tables:
         # Each layer has tables of its own.
         named = {f"{layer}.{name}": table * (1 + layer) for layer in range(5) for name, table in tables.items()}
-        files["tables.safetensors"] = safetensors.torch.save(named)
-    cache = Cache.create(uri, Plan(identity, {"gdist": "test"}, entries, teacher_files=files))
+        files["tables-0.safetensors"] = safetensors.torch.save(named)
+    cache = Cache.create(uri, Plan(NOBODYS | identity, ABOUT, entries, teacher_files=files))
     for task in cache.todo():
         rows = {name: spec.empty_pack() for name, spec in cache.specs.items()}
         for entry in cache.pack_entries(task.pack):

@@ -355,7 +355,7 @@ def _rewrite(uri: str, name: str, pack: int) -> None:
 
     storage, cache = Storage(uri), Cache.open(uri)
     spec = cache.specs[name]
-    rows = Reader(storage).read(name, [(pack * spec.pack_rows, (pack + 1) * spec.pack_rows)])
+    rows = Reader(storage, cache.specs).read(name, [(pack * spec.pack_rows, (pack + 1) * spec.pack_rows)])
     with encoded(rows, spec.chunk_rows, "zstd:9") as shard:
         storage.put(shard_key(name, pack), bytes(shard.data))
         (task,) = cache.tasks_of(pack)
