@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from gdist.pipeline.errors import GdistError
+
 STEP = 65_536
 
 
@@ -16,6 +18,9 @@ class Ids:
 
     Args:
         ids: an Arrow array of strings, which is kept.
+
+    Raises:
+        GdistError: one of them occurs twice.
     """
 
     def __init__(self, ids: pa.Array) -> None:
@@ -26,6 +31,10 @@ class Ids:
             hashes[start : start + len(some)] = [_hash(name) for name in some]
         self._order = np.argsort(hashes).astype(np.int32 if len(ids) < 2**31 else np.int64, copy=False)
         self._hashes = hashes[self._order]
+        for place in np.flatnonzero(self._hashes[1:] == self._hashes[:-1]):
+            name, other = (ids[int(row)].as_py() for row in self._order[place : place + 2])
+            if name == other:
+                raise GdistError(f"the id {name!r:.80} occurs twice")
 
     def find(self, name: str) -> int | None:
         """Return the row of an id; None where there is no such id."""
@@ -61,14 +70,15 @@ class ById[V](Mapping[str, V]):
         self.ids, self._value = ids, value
 
     @cached_property
-    def _rows(self) -> Ids:
+    def rows(self) -> Ids:
+        """Where each is; GdistError where one occurs twice."""
         return Ids(self.ids)
 
     def __getitem__(self, name: str) -> V:
-        return self._value(self._rows.row(name))
+        return self._value(self.rows.row(name))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._rows
+        return name in self.rows
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self.ids), STEP):

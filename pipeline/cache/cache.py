@@ -13,7 +13,6 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -25,11 +24,13 @@ from gdist.pipeline.cache.pieces import Rows
 from gdist.pipeline.cache.plan import NO_SAMPLE, ROOT, WAVEFORM, Plan, layer_name, plan_key
 from gdist.pipeline.cache.records import Records
 from gdist.pipeline.cache.stage import Stage
+from gdist.pipeline.cache.tensors import loaded
 from gdist.pipeline.cache.wanted import Wanted, samples_of
 from gdist.pipeline.config import differences
 from gdist.pipeline.errors import CacheError, CacheMismatchError
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.local.kept import KeptCache
+from gdist.pipeline.schema import SchemaError
 from gdist.pipeline.storage.failures import first_line
 from gdist.pipeline.storage.locations import folder_of, in_shell, scheme_of
 from gdist.pipeline.storage.objects import Storage
@@ -126,9 +127,21 @@ class Cache(ByName):
         tables: dict[int, dict[str, Tensor]] = {layer: {} for layer in self.layers}
         for key in self.gdist["objects"]:
             if key.startswith("teacher/tables"):
-                for name, tensor in safetensors.torch.load(self.document(key.removeprefix("teacher/"))).items():
-                    layer, _, table = name.partition(".")
-                    tables[int(layer)][table] = tensor
+                try:
+                    for name, tensor in loaded(self.document(key.removeprefix("teacher/")), finite=False).items():
+                        number, _, table = name.partition(".")
+                        if not (
+                            number.isascii() and number.isdecimal() and len(number) < 6 and int(number) in tables
+                        ):
+                            raise SchemaError(f"its {name!r:.80} is of no layer of the cache")
+                        tables[int(number)][table] = tensor
+                except SchemaError as error:
+                    raise self.damaged(key, str(error)) from error
+        for layer, found in tables.items():
+            try:
+                self.encoding.check_tables(self.identity["dim"], found)
+            except ValueError as error:
+                raise self.damaged(f"the tables of layer {layer}", str(error)) from error
         return dict(tables)
 
     def tables_on(self, layer: int, device: str) -> Tables:

@@ -100,7 +100,13 @@ def layout_of(document: Mapping[str, Any]) -> Layout | None:
         )
         dtype = np.dtype(document["data_type"])
         return Layout(dtype, width, chunk_rows, pack_rows, compressed) if known else None
-    except (KeyError, TypeError, ValueError):  # the metadata of some other kind of array
+    except (
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # the metadata of some other kind of array
         return None
 
 

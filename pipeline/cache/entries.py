@@ -158,7 +158,7 @@ class Entries(Sequence[Entry]):
             yield self[start : start + STEP].texts("id").to_pylist()
 
     @cached_property
-    def by_id(self) -> Mapping[str, Entry]:
+    def by_id(self) -> ById[Entry]:
         """Id → entry, in this order."""
         return ById(self.texts("id"), self.__getitem__)
 

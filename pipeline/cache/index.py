@@ -1,13 +1,17 @@
 """The index of a cache: one row per utterance, its place and its labels, in one Parquet file."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from gdist.pipeline.cache.entries import OWN, Coded, Entries
+from gdist.pipeline.cache.places import require_line, require_places
+from gdist.pipeline.cache.tables import Bounded
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.framing import Framing
+from gdist.pipeline.schema import SchemaError
 
 SAMPLED = 65_536  # rows that show whether a column of texts repeats itself
 LIMIT = 2**31 - 1  # bytes of text in an Arrow array with 32-bit offsets
@@ -36,13 +40,27 @@ def from_table(table: pa.Table) -> Entries:
     return _entries({name: table[name] for name in table.column_names})
 
 
-def read(index: bytes) -> Entries:
-    """Read the index, one column after another, so that no more than one is in memory twice."""
-    file = pq.ParquetFile(pa.BufferReader(index))
+def read(index: bytes, gdist: Mapping[str, Any], framing: Framing) -> Entries:
+    """Read the index, one column after another, so that no more than one is in memory twice.
+
+    Args:
+        gdist: the root document's description.
+        framing: of the cache's teacher.
+
+    Raises:
+        SchemaError: it is no index, or does not agree with the root document.
+    """
+    table = Bounded(index, gdist["utterances"], OWN, coded=True)
     columns = {}
-    for name in file.schema_arrow.names:
-        columns[name] = _compact(name, file.read([name])[name])
-    return _entries(columns)
+    for name in table.names:
+        require_line(name)
+        column = table.read(name)
+        if name in OWN and name != "problem" and column.null_count:
+            raise SchemaError(f"its column {name} has {column.null_count} rows without a value")
+        columns[name] = _compact(name, column)
+    entries = _entries(columns)
+    require_places(entries, gdist, framing)
+    return entries
 
 
 def joined(first: Entries, second: Entries) -> Entries:
@@ -70,6 +88,8 @@ def _compact(name: str, column: Any) -> Any:
         return column
     if name in OWN and OWN[name] != pa.string():
         return column.to_numpy()
+    if pa.types.is_dictionary(column.type):
+        return Coded.of(column.unify_dictionaries().combine_chunks())
     texts = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     if texts and name != "id" and _repeats(column):
         return Coded.of(column.dictionary_encode().combine_chunks())

@@ -47,8 +47,12 @@ class Ledger:
     def __init__(self, storage: Storage, gdist: dict[str, Any], index: bytes) -> None:
         self.storage, self.gdist = storage, gdist
         self.identity: dict[str, Any] = gdist["identity"]
-        self.entries = read(index)
         self.framing = framing_of(self.identity, storage.uri)
+        try:
+            self.entries = read(index, gdist, self.framing)
+        except SchemaError as error:
+            why = f"{storage.uri}/{plan.INDEX} does not describe the cache's utterances: {error}"
+            raise CacheDamagedError(why, repair_command(storage.uri, gdist, Needs(manifest=True))) from error
         self.encoding = encoding_of(self.identity, storage.uri)
         self.specs = plan.array_specs(self.identity)
         self.tasks = Tasks(gdist)
@@ -278,7 +282,8 @@ class Ledger:
         faults = []
         for number, addition in enumerate(self.tasks.additions):
             receipts = None if now.absent(number) else read_all(self._receipt, self.tasks.of_addition(number))
-            faults.append(summary.fault(self.storage, number, addition, receipts))
+            names = self._arrays(addition["layers"], addition["waveform"])
+            faults.append(summary.fault(self.storage, number, addition, names, receipts))
         return [fault for fault in faults if fault is not None]
 
     def tasks_of(self, pack: int) -> list[Task]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from gdist.pipeline.cache import arrays
+from gdist.pipeline.cache import arrays, index
 from gdist.pipeline.cache.coherence import PLANNED, require_arrays, require_description
 from gdist.pipeline.cache.encode import compression
 from gdist.pipeline.cache.needs import Needs, repair_command
@@ -79,7 +79,7 @@ def begin(storage: Storage, plan: Plan) -> None:
     """
     require_place(storage)
     documents = plan.documents()
-    parse_root(storage.uri, documents[ROOT])  # nothing is written that is not read
+    _require_readable(storage.uri, documents)
     storage.require_no_links(documents)
     _clear(storage, storage.found())  # remains of a killed plan, possibly with other inputs
     for key, data in documents.items():
@@ -91,7 +91,7 @@ def extend(storage: Storage, plan: Plan) -> None:
     """Replace the plan by one that adds to it. Of the old plan's other documents, only the index and the arrays'
     metadata are overwritten, after the root: gdist reads the index's copy in plans/ and the metadata in the root."""
     documents = plan.documents()
-    parse_root(storage.uri, documents[ROOT])
+    _require_readable(storage.uri, documents)
     late = [key for key in documents if key.endswith(f"/{ROOT}") or key == INDEX]
     storage.require_no_links(documents)
     _planning(storage)
@@ -99,6 +99,17 @@ def extend(storage: Storage, plan: Plan) -> None:
     for key in [key for key in documents if key not in (*late, ROOT)] + [ROOT] + late:
         storage.put(key, documents[key])
     storage.delete([PLANNING])
+
+
+def _require_readable(uri: str, documents: Mapping[str, bytes]) -> None:
+    """Raise CacheError for a plan that would be refused when it is read: nothing of it is written."""
+    gdist = parse_root(uri, documents[ROOT])
+    try:
+        index.read(documents[INDEX], gdist, framing_of(gdist["identity"], uri))
+    except SchemaError as error:
+        raise CacheError(
+            f"the cache at {uri} cannot be planned: its index would be refused, since {error}"
+        ) from error
 
 
 def settle(storage: Storage, gdist: Mapping[str, Any]) -> None:
@@ -115,8 +126,8 @@ def restorable(storage: Storage, gdist: Mapping[str, Any]) -> dict[str, bytes]:
     documents = arrays.metadata(array_specs(gdist["identity"]), gdist["packs"], {})
     del documents[ROOT]
     with suppress(CacheDamagedError):
-        index = read_index(storage, gdist)
-        documents |= {INDEX: index, index_key(gdist["generation"]): index}
+        table = read_index(storage, gdist)
+        documents |= {INDEX: table, index_key(gdist["generation"]): table}
     return documents
 
 

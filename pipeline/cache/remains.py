@@ -70,7 +70,7 @@ def kept_receipts(cache: Cache, tasks: Iterable[Task]) -> dict[Task, Receipt]:
         wanted.setdefault(task.addition, {})[task.pack] = task
     found = {}
     for number, by_pack in wanted.items():
-        for pack, text in summary.salvaged(cache.storage, number, by_pack):
+        for pack, text in summary.salvaged(cache.storage, number, len(cache.tasks.packs[number]), by_pack):
             task = by_pack[pack]
             with suppress(CacheDamagedError, SchemaError):
                 found[task] = cache.checked(task, unseal(text))

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from gdist.pipeline.cache.coherence import require_head
 from gdist.pipeline.cache.entries import Numbers
 from gdist.pipeline.cache.schema import RECEIPT_BYTES, TABLE_BYTES
+from gdist.pipeline.cache.tables import Bounded
 from gdist.pipeline.errors import CacheDamagedError
 from gdist.pipeline.schema import SchemaError, parse
 from gdist.pipeline.storage.objects import Storage, canonical, seal, sha256, unseal
@@ -57,9 +58,30 @@ class Summary:
         Raises:
             CacheDamagedError: the table is missing, or is not the one that the summary was sealed with.
         """
-        data = self._small or self._read()
-        batches: Iterator[pa.RecordBatch] = pq.ParquetFile(pa.BufferReader(data)).iter_batches(ROWS, columns=columns)
-        return batches
+        try:
+            return self._batches(self._bounded(self._small or self._read()), columns)
+        except SchemaError as error:
+            raise self._damaged(error) from error
+
+    def _bounded(self, data: bytes) -> Bounded:
+        kinds = {name: pa.int64() for name in self.head["bytes"]}
+        return Bounded(data, self.head["packs"], {"pack": pa.int32(), **kinds, "receipt": pa.string()})
+
+    def _batches(self, table: Bounded, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        pack = self.head["addition"]["packs"][0]
+        try:
+            for batch in table.batches(ROWS, columns):
+                if any(column.null_count for column in batch.columns):
+                    raise SchemaError(f"it has a row without a value, of pack {pack} or a later one")
+                if "pack" in columns and batch["pack"].to_pylist() != [*range(pack, pack + len(batch))]:
+                    raise SchemaError(f"its rows are not those of the packs from {pack} on")
+                pack += len(batch)
+                yield batch
+        except SchemaError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: SchemaError) -> CacheDamagedError:
+        return CacheDamagedError(f"{self.storage.uri}/{table_key(self.number)} is no table of receipts: {error}")
 
     def _read(self) -> bytes:
         key = table_key(self.number)
@@ -74,8 +96,15 @@ class Summary:
 
     def receipts(self) -> Iterator[Receipt]:
         """Return the receipts in the order of the packs; raises as :meth:`table` does, at once."""
-        batches = self.table(["receipt"])
-        return (json.loads(text) for batch in batches for text in batch["receipt"].to_pylist())
+        batches = self.table(["pack", "receipt"])
+        return (self._parsed(text) for batch in batches for text in batch["receipt"].to_pylist())
+
+    def _parsed(self, text: str) -> Receipt:
+        try:
+            found: Receipt = parse(text.encode())
+        except SchemaError as error:
+            raise self._damaged(error) from error
+        return found
 
     def sizes(self, names: Iterable[str]) -> dict[str, Numbers]:
         """Return array → bytes of each pack's shard, for those of ``names`` that the addition has, and ``pack``;
@@ -102,8 +131,7 @@ class Totals:
 
     def add(self, receipt: Mapping[str, Any], size: int) -> dict[str, Any]:
         """Count one receipt, which is stored in ``size`` bytes. Returns its row of the table."""
-        text = json.dumps(receipt, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        self.digest.update(text.encode() + b"\n")
+        text = self.count(receipt)
         sizes = {name_of(key): int(written["bytes"]) for key, written in receipt["objects"].items()}
         for name, of_shard in sizes.items():
             self.bytes[name] = self.bytes.get(name, 0) + of_shard
@@ -111,6 +139,12 @@ class Totals:
         self.packs += 1
         self.receipt_bytes += size
         return {"pack": receipt["pack"], **sizes, "receipt": text}
+
+    def count(self, receipt: Any) -> str:
+        """Count a receipt in the digest alone. Returns its text."""
+        text = json.dumps(receipt, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        self.digest.update(text.encode() + b"\n")
+        return text
 
     def head(self, addition: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of the sealed document, without the table's."""
@@ -168,16 +202,17 @@ def read(
     return None
 
 
-def salvaged(storage: Storage, number: int, packs: Container[int]) -> Iterator[tuple[int, bytes]]:
+def salvaged(storage: Storage, number: int, rows: int, packs: Container[int]) -> Iterator[tuple[int, bytes]]:
     """Yield pack and text of the receipts of ``packs`` in a summary's table, also where its sealed document is
     damaged or missing: each receipt has a checksum of its own, which the caller has to check."""
-    with suppress(OSError, ValueError, KeyError, NotImplementedError):  # also Arrow's errors: it is no table
+    with suppress(FileNotFoundError, CacheDamagedError, SchemaError, RecursionError):
         data = storage.get(table_key(number), TABLE_BYTES)
         with suppress(FileNotFoundError, CacheDamagedError):
             head = unseal(storage.get(head_key(number), RECEIPT_BYTES))
-            if head["table"] != {"bytes": len(data), "sha256": sha256(data)}:
+            if head.get("table") != {"bytes": len(data), "sha256": sha256(data)}:
                 return
-        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(ROWS, columns=["pack", "receipt"]):
+        table = Bounded(data, rows, {"pack": pa.int32(), "receipt": pa.string()})
+        for batch in table.batches(ROWS, ["pack", "receipt"]):
             for pack, text in zip(batch["pack"].to_pylist(), batch["receipt"].to_pylist(), strict=True):
                 if pack in packs and text is not None:
                     yield pack, canonical(parse(text.encode()))
@@ -206,23 +241,30 @@ def withdraw(storage: Storage, number: int) -> None:
 
 
 def fault(
-    storage: Storage, number: int, addition: Mapping[str, Any], receipts: Iterable[tuple[Receipt, int]] | None
+    storage: Storage,
+    number: int,
+    addition: Mapping[str, Any],
+    names: Collection[str],
+    receipts: Iterable[tuple[Receipt, int]] | None,
 ) -> tuple[str, str] | None:
     """Compare a summary with the receipts. Returns the key and what is wrong with it; None where nothing is, or where
     there is no summary.
 
     Args:
+        names: the arrays of the addition.
         receipts: of the addition's tasks, and their sizes in bytes, in order; None where not all are there. What is
             damaged in itself is found without them, and where reading them raises CacheDamagedError.
     """
     try:
-        found = _opened(storage, number, addition)
+        found = _opened(storage, number, addition, names)
     except FileNotFoundError:
         return None
     except CacheDamagedError as error:
         return head_key(number), error.message
     try:
-        found.table([])
+        copies = Totals()
+        for copy in found.receipts():
+            copies.count(copy)
     except CacheDamagedError as error:
         return table_key(number), error.message.removeprefix(f"{storage.uri}/{table_key(number)} ")
     if receipts is None:
@@ -236,4 +278,6 @@ def fault(
     expected = totals.head(addition)
     if {name: found.head.get(name) for name in expected} != expected:
         return head_key(number), "it does not match the receipts"
+    if copies.digest.digest() != totals.digest.digest():
+        return table_key(number), "it does not match the receipts"
     return None

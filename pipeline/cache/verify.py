@@ -12,13 +12,15 @@ from typing import Any
 
 from gdist.pipeline.cache import arrays
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.coherence import require_array
 from gdist.pipeline.cache.encode import digest
 from gdist.pipeline.cache.needs import Needs
-from gdist.pipeline.cache.plan import ROOT, WAVEFORM, Task, plan_key
+from gdist.pipeline.cache.plan import INDEX, ROOT, WAVEFORM, Task, plan_key
 from gdist.pipeline.cache.planning import read_document, read_root
 from gdist.pipeline.cache.remains import Remains, kept_receipts, remains
 from gdist.pipeline.console import Advance
-from gdist.pipeline.errors import CacheDamagedError
+from gdist.pipeline.errors import CacheDamagedError, GdistError
+from gdist.pipeline.schema import SchemaError, parse
 from gdist.pipeline.storage.hub import require_lists
 
 THREADS = 4
@@ -114,6 +116,7 @@ def examine(cache: Cache, advance: Advance, tasks: Collection[Task] | None = Non
     """
     require_lists(cache.uri, "to verify a cache, what is there is compared with what should be")
     found = Findings(cache, [*_documents(cache)])
+    found.bad += _contents(cache, {damage.object for damage in found.bad})
     now = cache.standing(listed=True)
     found.bad += [Damage(key, reason) for key, reason in cache.faulty_summaries(now)]
     todo = dict.fromkeys(now.todo(), "it is missing")
@@ -143,12 +146,16 @@ def examine(cache: Cache, advance: Advance, tasks: Collection[Task] | None = Non
 
 def _documents(cache: Cache) -> Iterator[Damage]:
     for key in cache.gdist["objects"]:
+        array = key.removesuffix(f"/{ROOT}")
         try:
-            read_document(cache.storage, cache.gdist, key)
+            data = read_document(cache.storage, cache.gdist, key)
+            if array in cache.specs:
+                require_array(array, cache.specs[array], cache.packs, parse(data))
         except CacheDamagedError as error:
-            array = key.removesuffix(f"/{ROOT}")
             reason = error.message.removeprefix(f"{cache.uri}/{key} ")
             yield Damage(key, reason, array=array if array in cache.specs else None)
+        except SchemaError as error:
+            yield Damage(key, str(error), array=array)
     newest = cache.gdist["generation"]
     for generation in range(newest + 1):
         key, reason = plan_key(generation), ""
@@ -159,6 +166,25 @@ def _documents(cache: Cache) -> Iterator[Damage]:
             reason = error.message.split(": ", 1)[-1]
         if reason:
             yield Damage(key, reason + (OLD_PLAN if generation < newest else ""))
+
+
+def _contents(cache: Cache, damaged: Collection[str]) -> Iterator[Damage]:
+    """Yield what is found when documents are used, not when the cache is opened.
+
+    Args:
+        damaged: the documents that have other bytes than were planned.
+    """
+    try:
+        _ = cache.entries.by_id.rows
+    except GdistError as error:
+        yield Damage(INDEX, error.message)
+    tables = [key for key in cache.gdist["objects"] if key.startswith("teacher/tables")]
+    if not tables or set(tables) & set(damaged):
+        return
+    try:
+        _ = cache.tables
+    except CacheDamagedError as error:
+        yield Damage(tables[0], error.message.removeprefix(f"cannot read {tables[0]} of the cache {cache.uri}: "))
 
 
 def _is_complete(cache: Cache, task: Task, sizes: Container[str]) -> bool:

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import safetensors.torch
 
-from gdist.pipeline.cache import layout, planning
+from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encodings import ENCODINGS, encoding
-from gdist.pipeline.cache.entries import OWN, Numbers, label
+from gdist.pipeline.cache.entries import Numbers, label
 from gdist.pipeline.cache.plan import Plan
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.framing import SAMPLE_RATE
@@ -160,9 +159,8 @@ def plan_of(source: Cache, chosen: Chosen, tables: bytes | None = None) -> Plan:
 
 
 def _labels(source: Cache) -> pa.Table | None:
-    table = pq.read_table(pa.BufferReader(planning.read_index(source.storage, source.gdist)))
-    names = [name for name in table.column_names if name not in OWN]
-    return table.select(names) if names else None
+    names = list(source.entries.labels)
+    return pa.table({name: source.entries.texts(name) for name in names}) if names else None
 
 
 def _teacher_files(source: Cache, chosen: Chosen, tables: bytes | None) -> dict[str, bytes]:

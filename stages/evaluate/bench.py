@@ -9,7 +9,6 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from gdist.stages.evaluate.layers import by_layer
 from gdist.stages.evaluate.probes import PROBES, Probe
 from gdist.stages.evaluate.probes.base import Examples
 from gdist.stages.evaluate.upstreams import LogMel, StateCollector
+from gdist.stages.train.teacher_files import frontend_tensors
 
 BATCH_SECONDS = 60.0
 MEAN_FRAME_SECONDS = 3600.0  # at most this much training audio is used for the mean frame
@@ -199,8 +199,7 @@ class Bench:
 
     @cached_property
     def _teachers_frontend(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = safetensors.torch.load(self.cache.document("frontend.safetensors"))
-        return tensors
+        return frontend_tensors(self.cache)
 
     @cached_property
     def baselines(self) -> dict[str, Any]:

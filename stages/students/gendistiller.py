@@ -210,7 +210,10 @@ class GenDistillerModel(Chain, Student):
         own = self.all_chains[place].final_norm
         norm = {name: t for name, t in layer_tensors.items() if name.startswith("final_norm.")}
         if own is not None and norm:
-            own.load_state_dict({name.removeprefix("final_norm."): t for name, t in norm.items()})
+            try:
+                own.load_state_dict({name.removeprefix("final_norm."): t for name, t in norm.items()})
+            except RuntimeError as error:
+                raise ValueError(f"the teacher's final norm does not fit this student: {error}") from error
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from gdist.pipeline import framing
@@ -19,6 +18,7 @@ from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import STUDENTS, Student, layer_fields, student_config
 from gdist.stages.students.configuration import StudentConfig
 from gdist.stages.train.config import STUDENT_DEFAULTS, TrainConfig
+from gdist.stages.train.teacher_files import frontend_tensors, layer_tensors, teachers_config
 
 FRONTEND_ONLY_HINT = "to start from the teacher's front-end alone: --set student.initialize=frontend"
 
@@ -49,13 +49,12 @@ def initialize(student: Student, place: int, cache: Cache, how: str) -> None:
     layers if ``how`` is "layers"."""
     layers = None
     if how == "layers" and (place == 0 or list(student.layers_of(place))):
-        layers = safetensors.torch.load(cache.document("layers.safetensors"))
+        layers = layer_tensors(cache)
         require_layers(layers, cache)
         require_same_attention(student, teachers_config(cache), place)
     try:
         if place == 0:
-            frontend = safetensors.torch.load(cache.document("frontend.safetensors"))
-            student.initialize_from_teacher(frontend, layers)
+            student.initialize_from_teacher(frontend_tensors(cache), layers)
         elif layers is not None:
             student.initialize_layers(layers, place)
     except ValueError as error:
@@ -63,12 +62,6 @@ def initialize(student: Student, place: int, cache: Cache, how: str) -> None:
             f"student.initialize = {how}, with the teacher of {cache.uri}: {error}",
             FRONTEND_ONLY_HINT if how == "layers" else f"gdist verify {in_shell(cache.uri)}",
         ) from error
-
-
-def teachers_config(cache: Cache) -> dict[str, Any]:
-    """The config of the cache's teacher."""
-    config: dict[str, Any] = json.loads(cache.document("config.json"))
-    return config | {"do_normalize": cache.identity["teacher"]["do_normalize"]}
 
 
 def configured(source: Source, config: TrainConfig) -> StudentConfig:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,20 +17,21 @@ from gdist.pipeline.manifest.table import Manifest
 HOME = "GDIST_FUZZING"  # the variable that names the folder of all artefacts, for this process and those it starts
 
 
-def _once(name: str, make: Callable[[Path], object]) -> Path:
-    """Return an artefact. It is made in a folder of its own and then renamed, so that several processes may ask."""
+def once(name: str, make: Callable[[Path], object]) -> Path:
+    """Return an artefact. It is made under another name beside it, so that several processes may ask, and that what
+    it says of other places stays true."""
     if HOME not in os.environ:
         os.environ[HOME] = tempfile.mkdtemp(prefix="gdist-fuzzing-")
     path = Path(os.environ[HOME]) / name
     if not path.exists():
-        own = Path(tempfile.mkdtemp(dir=path.parent))
+        own = path.with_name(f"{uuid.uuid4().hex}-{name}")
         with silenced():
-            make(own / name)
+            make(own)
         try:
-            (own / name).rename(path)
+            own.rename(path)
         except OSError:  # another process was faster
             assert path.exists()
-        shutil.rmtree(own)
+            shutil.rmtree(own) if own.is_dir() else own.unlink()
     return path
 
 
@@ -39,14 +41,14 @@ def speech() -> Path:
     rows = sorted(demo.table.to_pylist(), key=lambda row: row["num_samples"] / row["sample_rate"])
     chosen = [row for split in ("train", "valid", "test") for row in [r for r in rows if r["split"] == split][10:12]]
     table = pa.Table.from_pylist(chosen, schema=demo.table.schema)
-    return _once("speech.parquet", lambda path: Manifest(table, demo.root).write(path))
+    return once("speech.parquet", lambda path: Manifest(table, demo.root).write(path))
 
 
 def teacher() -> Path:
     """A WavLM of three layers of 32 features."""
-    return _once("teacher", conftest.make_teacher)
+    return once("teacher", conftest.make_teacher)
 
 
 def cache() -> Path:
     """A finished cache of that speech by that teacher, in several packs."""
-    return _once("cache", lambda path: conftest.extracted(teacher(), speech(), path, pack_frames=256))
+    return once("cache", lambda path: conftest.extracted(teacher(), speech(), path, pack_frames=256))

@@ -168,7 +168,7 @@ def other_tensors(tensors: dict[str, Tensor], random: Random) -> dict[str, Tenso
         if change == 0:
             del tensors[name]
         elif change == 1:
-            tensors[random.choice(["", "x", name + ".0", *sorted(tensors)])] = old
+            tensors[random.choice(["", "x", name + ".0", *sorted(tensors)])] = old.clone()
         elif change == 2:
             tensors[name] = old.flatten()[: max(old.numel() - random.choice([1, 2, old.numel()]), 0)].clone()
         elif change == 3:
@@ -178,7 +178,7 @@ def other_tensors(tensors: dict[str, Tensor], random: Random) -> dict[str, Tenso
         elif change == 5:
             tensors[name] = torch.full_like(old, random.choice([0, 1, -1, 100]))
         elif change == 6 and old.is_floating_point():
-            tensors[name] = torch.full_like(old, random.choice([math.nan, math.inf, -math.inf, 1e30]))
+            tensors[name] = torch.full_like(old, random.choice([math.nan, math.inf, -math.inf, 6e4]))
         else:
             tensors[name] = tensors[random.choice(sorted(tensors))].clone()
     return tensors

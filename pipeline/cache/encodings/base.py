@@ -84,6 +84,14 @@ class Encoding(ABC):
         for piece_TD, decoded_TD in zip(out, decoded, strict=True):
             piece_TD.copy_(decoded_TD)
 
+    def check_tables(self, dim: int, tables: Tables) -> None:
+        """Raise ValueError unless these can be what :meth:`calibrate` returned for a layer of ``dim`` features.
+
+        A cache may be anybody's. The message follows "the tables of layer 3".
+        """
+        if tables and not self.calibrated:
+            raise ValueError(f"{self.name} has none, and these have {min(tables)!r:.60}")
+
     def calibrate(self, hidden_TD: Tensor) -> dict[str, Tensor]:
         """Return tables for one layer, learned from a sample of its frames; deterministic."""
         return {}

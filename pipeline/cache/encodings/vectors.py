@@ -74,6 +74,27 @@ class ResidualVectors(Encoding):
             hidden_TD += frames_SKD[stage].index_select(0, code_TW[:, stage])
         return hidden_TD.mul_(scale).add_(mean_D)
 
+    def check_tables(self, dim: int, tables: Tables) -> None:
+        groups = self.parts(dim)[LAYERS].width - STAGES
+        size = min(GROUP, dim // groups)
+        half, rows = torch.float16, CENTROIDS + 1
+        for name, shape, dtype in (
+            ("mean", (dim,), torch.float32),
+            ("scale", (1,), torch.float32),
+            ("frames", (STAGES, rows, dim), half),
+            ("axes", (groups * size, dim), half),
+            ("groups", (groups, rows, size), half),
+        ):
+            table = tables.get(name)
+            if table is None or tuple(table.shape) != shape or table.dtype != dtype:
+                found = "absent" if table is None else f"{list(table.shape)} of {table.dtype}"
+                raise ValueError(f"{name} is {found}; it must be {list(shape)} of {dtype}")
+            coded = name in ("frames", "groups")  # their last row stands for what was never written
+            if not (table[:, :CENTROIDS] if coded else table).isfinite().all():
+                raise ValueError(f"{name} has values that are not finite")
+            if coded and not table[:, CENTROIDS].isnan().all():
+                raise ValueError(f"the last row of {name} must be NaN")
+
     def calibrate(self, hidden_TD: Tensor) -> dict[str, Tensor]:
         """Return half-precision tables in units of ``scale`` [1], relative to ``mean`` [D]; these two are float32.
 

@@ -6,6 +6,15 @@ from fuzzing import Reader
 
 READERS = {
     "root": "cache_documents:RootDocument",
+    "receipts": "cache_documents:Receipts",
+    "summaries": "cache_documents:Summaries",
+    "lock": "cache_documents:LockDocument",
+    "index-bytes": "cache_contents:IndexBytes",
+    "index-contents": "cache_contents:IndexContents",
+    "array-metadata": "cache_contents:ArrayMetadata",
+    "shards": "cache_contents:Shards",
+    "cached-teacher-config": "cache_teacher:Config",
+    "cached-tensors": "cache_teacher:Tensors",
 }
 
 
