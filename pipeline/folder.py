@@ -113,15 +113,18 @@ class OwnFolder:
         """Delete one of the run's folders, with the files that gdist wrote there.
 
         Raises:
-            RunError: it contains something else, or is a link; nothing is deleted.
+            RunError: it contains something else, or is a link; nothing is deleted then. Or it cannot be deleted.
         """
-        if not self.own(folder).exists():
-            return
-        if others := foreign(folder, ours) if folder.is_dir() else [folder.name]:
-            raise RunError(
-                f"{folder} contains {', '.join(others[:3])}, which gdist did not write",
-                f"move that elsewhere, and {AGAIN}",
-            )
-        for path in list(folder.iterdir()):
-            path.unlink()
-        folder.rmdir()
+        try:
+            if not self.own(folder).exists():
+                return
+            if others := foreign(folder, ours) if folder.is_dir() else [folder.name]:
+                raise RunError(
+                    f"{folder} contains {', '.join(others[:3])}, which gdist did not write",
+                    f"move that elsewhere, and {AGAIN}",
+                )
+            for path in list(folder.iterdir()):
+                path.unlink()
+            folder.rmdir()
+        except OSError as error:
+            raise RunError(f"cannot delete {folder}: {error.strerror or error}", ROOM) from error

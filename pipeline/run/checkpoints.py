@@ -61,6 +61,10 @@ class Checkpoints(OwnFolder):
             for path in staged.iterdir():
                 _sync(path)
         _sync(self.checkpoints)
+        self.prune(step, keep, every)
+
+    def prune(self, step: int, keep: int, every: int = 0) -> None:
+        """Delete what :meth:`save` deletes after it has saved ``step``."""
         # Of a later step, there is one only if it is damaged: this run comes from one before it.
         for old in [other for other in self.steps() if other <= step][:-keep]:
             if not every or old % every:

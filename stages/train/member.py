@@ -139,6 +139,8 @@ class Member:
         """Save the student, if this is its last step, and let the run go."""
         with self.ranks.together():
             if self.ranks.first and self.step == self.optim.steps:
+                # Once more: an old one that could not be deleted when it became old.
+                self.run.prune(self.step, self.optim.keep_checkpoints, self.optim.keep_every)
                 save_student(self.run, self.learner.result)
                 self.run.note_weights()
         if self.ranks.first:
