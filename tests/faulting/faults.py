@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from servers import Flaky
+
 from faulting.nursery import Nursery, Process
 
 
@@ -25,6 +27,8 @@ class Scene:
     Attributes:
         disk: a tmpfs of its own; ``out`` is a folder on it.
         seconds: how long the command takes undisturbed.
+        environment: variables of the command.
+        store: the server that has the cache, behind a proxy that misbehaves; None for a disk.
     """
 
     nursery: Nursery
@@ -33,10 +37,12 @@ class Scene:
     disk: Path
     out: Path
     seconds: float
+    environment: dict[str, str]
+    store: Flaky | None
 
     def start(self, **how: object) -> Process:
         """Start the command."""
-        return self.nursery.start(self.line, **how)  # type: ignore[arg-type]
+        return self.nursery.start(self.line, self.environment, **how)  # type: ignore[arg-type]
 
     def wait(self, process: Process) -> None:
         """Wait until a random moment of the command, or until it has ended."""
@@ -169,6 +175,49 @@ def two_at_once(scene: Scene) -> End:
     return End(max(codes), said[codes.index(max(codes))])
 
 
+def store_fails(scene: Scene) -> End:
+    """The object store refuses some requests, loses answers, and cuts transfers off."""
+    assert scene.store is not None
+    kinds = ["status", "reset", "reset-after", "cut-upload", "cut-download"]
+    rule = {"faults": kinds, "times": scene.random.randrange(1, 12), "rate": 0.5, "seed": scene.random.randrange(99)}
+    scene.store.does(rule)
+    process = scene.start()
+    code = process.code()
+    reached = bool(scene.store.faults())
+    scene.store.does()
+    return End(code, process.said, reached)
+
+
+def store_slow(scene: Scene) -> End:
+    """The object store takes its time for every second request."""
+    assert scene.store is not None
+    delay = scene.random.uniform(0.01, 0.15)
+    scene.store.does({"fault": "pass", "delay": delay, "rate": 0.5, "seed": scene.random.randrange(99)})
+    process = scene.start()
+    code = process.code()
+    scene.store.does()
+    return End(code, process.said)
+
+
+def store_gone(scene: Scene) -> End:
+    """From some moment on the object store answers nothing but errors, for longer than gdist has patience."""
+    assert scene.store is not None
+    process = scene.start()
+    scene.wait(process)
+    reached = process.runs
+    status = scene.random.choice([503, 500, 403, 401, 404])
+    code = {503: "SlowDown", 500: "InternalError", 403: "AccessDenied", 401: "ExpiredToken", 404: "NoSuchBucket"}
+    scene.store.does({"fault": "status", "status": status, "code": code[status]})
+    end = process.code()
+    scene.store.does()
+    return End(end, process.said, reached)
+
+
+BUCKET_FAULTS: dict[str, Callable[[Scene], End]] = {
+    "store fails": store_fails,
+    "store is slow": store_slow,
+    "store is gone": store_gone,
+}
 FAULTS: dict[str, Callable[[Scene], End]] = {
     "SIGKILL": killed,
     "SIGTERM": asked_to_stop,

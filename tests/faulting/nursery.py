@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SERVER = """
 import json, os, sys
@@ -35,16 +36,16 @@ for line in sys.stdin:
 JUMPED = "GDIST_TEST_CLOCK"
 
 
-def begin(task: dict[str, object]) -> None:
+def begin(task: dict[str, Any]) -> None:
     """Become the process that a task describes; called right after the fork."""
     os.setsid()
     log = os.open(str(task["log"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.environ.update(task["environment"])  # type: ignore[arg-type]
+    os.environ.update(task["environment"])
     if task["clock"]:
-        _jump(*task["clock"])  # type: ignore[misc]
+        _jump(*task["clock"])
     if task["obeys"]:
         _obey_permissions()
 
