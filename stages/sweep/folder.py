@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gdist.pipeline.console import say
 from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.run import Run
@@ -60,6 +61,8 @@ class SweepFolder(OwnFolder):
         self.runs, self.logs, self.failures = folder / "runs", folder / "logs", folder / "failed"
         self.stopped: dict[str, Stopped] = {}  # as decided by the rungs, by signature
         self.trouble: OSError | None = None  # the first thing that could not be recorded
+        self._whole: dict[str, tuple[int, int]] = {}  # run → when its student was written that was found whole
+        self._said: set[str] = set()  # runs whose damaged students were reported
         self._known = {path.name.rpartition("-")[2]: path for path in self._run_folders()}
 
     def _run_folders(self) -> list[Path]:
@@ -144,7 +147,7 @@ class SweepFolder(OwnFolder):
     def standing(self, point: Point) -> Standing:
         """Where a point stands."""
         run = Run(self.run(point))
-        if run.is_finished:
+        if run.is_finished and self._is_whole(run):
             value = self.value(point)
             return Standing("trained" if value is None else "done", point.config.train.steps, value)
         steps = run.steps()
@@ -155,6 +158,22 @@ class SweepFolder(OwnFolder):
             return Standing("stopped", steps[-1] if steps else 0, self.validations(point).get(why.step), stopped=why)
         begun = (run.folder / "config.toml").exists()
         return Standing("begun" if begun else "new", steps[-1] if steps else 0)
+
+    def _is_whole(self, run: Run) -> bool:
+        """Whether its student is the one that was saved. A damaged one counts as missing: it is saved again."""
+        found = (run.student / "model.safetensors").stat()
+        state = (found.st_mtime_ns, found.st_size)
+        if self._whole.get(run.name) == state:
+            return True
+        try:
+            run.require_weights()
+        except RunError as error:
+            if run.name not in self._said:
+                self._said.add(run.name)
+                say(error.message, style="yellow")
+            return False
+        self._whole[run.name] = state
+        return True
 
     def validations(self, point: Point) -> dict[int, float]:
         """Step → what a validation in training measured there: the judge's metric, if it is one of training's."""

@@ -232,6 +232,17 @@ def happened(out: Path) -> set[Path]:
     return {out for _ in range(out.exists())} | set(out.glob("runs/*")) | set(out.glob("runs/*/*/step-*"))
 
 
+def test_a_damaged_student_is_saved_again(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    file.write_text(LEAST.replace("seeds = [0, 1]", "seeds = [0]"))
+    out = tmp_path / "sweep"
+    run(gdist, file, tiny_cache, out)
+    students = sorted((out / "runs").glob("*/student/model.safetensors"))
+    before = [path.read_bytes() for path in students]
+    students[0].write_bytes(before[0][:-1] + bytes([before[0][-1] ^ 1]))
+    assert counts(run(gdist, file, tiny_cache, out)) == (2, 2, 1, 0, 0)
+    assert [path.read_bytes() for path in students] == before
+
+
 def test_a_budget_begins_nothing_that_ends_later(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
     """Where no step is measured, nothing is known, so the first point begins; after it the others are too long."""
     file.write_text(LEAST + '[judge]\nmetric = "mean_cosine"\n')
