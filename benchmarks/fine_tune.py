@@ -111,6 +111,7 @@ def main() -> None:
         torch.manual_seed(0)
         tuned, batch, errors, processor = program.recognizer(folder or anything, splits, given.out / name)
         if not folder:
+            processor.feature_extractor.return_attention_mask = True  # other models may have no use for it
             tuned = LogMelForCTC(len(processor.tokenizer))
         began = time.perf_counter()
         settings = {name: getattr(given, name) for name in ("steps", "lr", "accumulate", "freeze")}

@@ -24,6 +24,7 @@ from gdist.pipeline.cache.standing import Look, Standing, quarantined, read_all
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.machine import cores
 from gdist.pipeline.schema import SchemaError
+from gdist.pipeline.storage.durable import make_durable
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, unseal
 
@@ -162,6 +163,7 @@ class Ledger:
             with encoded(rows.pop(name), spec.chunk_rows, spec.compress) as shard:
                 if written is None:
                     self.storage.put(key, shard.data)
+                    make_durable(self.storage, [key])  # no power cut leaves a receipt without its shards
                 return key, shard.record
 
         with ThreadPoolExecutor(WRITERS if self.storage.folder else BUCKET_WRITERS) as pool:
@@ -171,6 +173,7 @@ class Ledger:
         sealed = seal(receipt, receipt)
         if written is None and not self.storage.put_new(task.receipt, sealed):
             written = self.receipt(task)
+        make_durable(self.storage, [task.receipt])
         if written is not None and written != receipt:
             raise CacheError(
                 f"pack {task.pack} of {self.uri} was written by another process with different bytes",

@@ -41,6 +41,7 @@ from gdist.pipeline.cache.schema import (
 )
 from gdist.pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError, ConfigError, UsageError
 from gdist.pipeline.schema import SchemaError
+from gdist.pipeline.storage.durable import make_durable
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, sha256, unseal
 
@@ -84,6 +85,7 @@ def begin(storage: Storage, plan: Plan) -> None:
     _clear(storage, storage.found())  # remains of a killed plan, possibly with other inputs
     for key, data in documents.items():
         storage.put(key, data)
+    make_durable(storage, documents)
     storage.delete([PLANNING])
 
 
@@ -98,6 +100,7 @@ def extend(storage: Storage, plan: Plan) -> None:
     storage.put(PLANNING, _MARK)
     for key in [key for key in documents if key not in (*late, ROOT)] + [ROOT] + late:
         storage.put(key, documents[key])
+    make_durable(storage, documents)
     storage.delete([PLANNING])
 
 

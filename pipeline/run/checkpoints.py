@@ -2,7 +2,6 @@
 final name is complete."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.files import sha256_of, write_atomically
+from gdist.pipeline.files import sha256_of, sync, write_atomically
 from gdist.pipeline.folder import OwnFolder
 
 CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
@@ -59,8 +58,8 @@ class Checkpoints(OwnFolder):
             known = state | {"step": step, "sha256": digests}
             write_atomically(staged / "state.json", json.dumps(known, indent=2))
             for path in staged.iterdir():
-                _sync(path)
-        _sync(self.checkpoints)
+                sync(path)
+        sync(self.checkpoints)
         self.prune(step, keep, every)
 
     def prune(self, step: int, keep: int, every: int = 0) -> None:
@@ -103,11 +102,3 @@ class Checkpoints(OwnFolder):
 def nbytes(*files: Mapping[str, Tensor]) -> int:
     """How many bytes the tensors have."""
     return sum(tensor.nbytes for tensors in files for tensor in tensors.values())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
