@@ -30,6 +30,7 @@ class NullTeacher:
 
     def __init__(self, layers: int, hidden_TD: Tensor) -> None:
         self.layers, self.hidden_TD, self.device = layers, hidden_TD, torch.device("cpu")
+        self.do_normalize = False
 
     def hidden_states(self, waveform_BS: Tensor, num_samples_B: Tensor, last_layer: int) -> Iterator[Tensor]:
         """Yield float32 [B, T, D] for each layer, without computing or copying anything."""
