@@ -19,7 +19,7 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests thorough buckets kills shared ranks fuzz compiled gpu browser s3prl newest lock clean
+.PHONY: help demo test check lint types tests thorough buckets kills shared ranks faults fuzz compiled gpu browser s3prl newest lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ shared: $(STAMP)  ## eight trainings on one --local, some killed and resumed, an
 
 ranks: $(STAMP)  ## small trainings by torchrun, and how each of their processes ends (10 s each; RUNS=)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/ranks.py
+
+faults: $(STAMP)  ## disturb every command and damage what is there, a thousand times, and count (20 minutes, as root; SEED=, FAULTS=, PHASE=, FAULT=)
+	PYTHONPATH=tests:tests/pipeline/storage $(BIN)/python -m faulting.campaign
 
 # Guided by coverage, with MINUTES=: that needs atheris, which exists for CPython 3.12 and 3.13 on Linux.
 fuzz: $(STAMP)  ## hostile inputs for every reader of documents, and counts (READER=, SEED=, INPUTS=; or MINUTES=)

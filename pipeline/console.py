@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -25,6 +25,17 @@ _silent = False
 _bar: "_Bar | None" = None  # the bar on the terminal, if there is one
 _waiting = ""  # what is being waited for, while that is shown
 _waited_at = -PLAIN_LINE_SECONDS
+
+
+class Log(Protocol):
+    """Takes what is said to people, where programs read it instead: a level, the words, and what they are made of."""
+
+    def __call__(self, level: str, message: str, **fields: Any) -> None: ...
+
+
+Watcher = Callable[[str, str, float, float], None]  # (title, unit, done, total)
+_log: Log | None = None
+_watchers: list[Watcher] = []
 
 
 # What a terminal obeys, ends a line with, or writes backwards; and halves of characters, which no file may contain.
@@ -52,6 +63,11 @@ class _Harmless(logging.Formatter):
         return harmless(super().format(record))
 
 
+def is_logged() -> bool:
+    """Whether programs read what is said."""
+    return _log is not None
+
+
 def _console(**settings: Any) -> Console:
     return Console(markup=False, emoji=False, highlight=False, **settings)
 
@@ -73,9 +89,34 @@ def people() -> Console:
     return _console(stderr=True, soft_wrap=True)
 
 
-def say(text: str, style: str | None = None) -> None:
-    """Print one line for people."""
-    if not _silent:
+@contextmanager
+def logged(log: Log) -> Iterator[None]:
+    """Give everything that is for people to ``log`` instead, for the length of a ``with``."""
+    global _log
+    before, _log = _log, log
+    try:
+        yield
+    finally:
+        _log = before
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Tell ``watcher`` of all progress, shown or not, for the length of a ``with``."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def say(text: str, style: str | None = None, **fields: Any) -> None:
+    """Print one line for people. ``fields`` are what it is made of, for programs that read it instead."""
+    if _silent:
+        return
+    if _log is not None:
+        _log({"yellow": "warning", "red": "error"}.get(style or "", "info"), text, **fields)
+    else:
         if _waiting and _bar is None:
             _replace("")
         people().print(harmless(text), style=style)
@@ -87,7 +128,7 @@ def wait_for(text: str) -> None:
     global _waiting, _waited_at
     if _silent:
         return
-    if people().is_terminal:
+    if people().is_terminal and _log is None:
         _waiting = text
         _replace(text)
     elif time.monotonic() - _waited_at >= PLAIN_LINE_SECONDS:
@@ -165,11 +206,30 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
     Args:
         total, start: in ``unit``; ``start`` is the amount that an earlier run had already done.
     """
-    if not enabled or _silent:
+    with _shown(title, total, unit, start, enabled and not _silent) as advance:
+        if not _watchers or _silent:
+            yield advance
+            return
+        done = start
+
+        def counted(n: float = 1, note: str = "") -> None:
+            nonlocal done
+            done += n
+            advance(n, note)
+            for watcher in _watchers:
+                watcher(title, unit, done, total)
+
+        counted(0)
+        yield counted
+
+
+@contextmanager
+def _shown(title: str, total: float, unit: str, start: float, enabled: bool) -> Iterator[Advance]:
+    if not enabled:
         yield lambda n=1, note="": None
         return
     console = people()
-    if console.is_terminal:
+    if console.is_terminal and _log is None:
         columns = [
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=16),
@@ -214,7 +274,8 @@ def progress(title: str, total: float, unit: str, start: float = 0, enabled: boo
             last = now
             rate = (done - start) / max(now - began, 1e-9)
             left = f", {duration((total - done) / rate)} left" if rate and not finished else ""
-            say(f"{title}: {done:.0f}/{total:.0f} {unit}{left}{'  ' + note if note else ''}")
+            line = f"{title}: {done:.0f}/{total:.0f} {unit}{left}{'  ' + note if note else ''}"
+            say(line, title=title, done=done, total=total, unit=unit)
 
     yield advance_plainly
 

@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gdist.pipeline.errors import EXIT_INTERRUPTED
 from gdist.stages.caches.command import caches_command
 from gdist.stages.commandline import (
+    InOrder,
     LocalPath,
+    Program,
     TableOption,
     command,
     json_option,
-    leave_threads,
     local_options,
+    observed,
     use_option,
 )
 from gdist.stages.copy.command import copy_command
@@ -30,39 +31,17 @@ if TYPE_CHECKING:
     from gdist.pipeline.local.folder import LocalFolder
 
 
-class InOrder(click.Group):
-    """Lists its commands in the order in which they are used, not alphabetically."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. What it says about arguments that it does not take quotes them, as data."""
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            from gdist.pipeline.console import harmless
-
-            error.message = harmless(error.message)  # type: ignore[misc]  # no other place decides what is printed
-            raise
-
-
-class Program(InOrder):
-    """`gdist` as a process: what calls it, as the installed command does, ends when it ends."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command line, and end the process with its exit code."""
-        try:
-            return super().__call__(*args, **kwargs)
-        except SystemExit as ended:
-            if ended.code == EXIT_INTERRUPTED:
-                leave_threads(EXIT_INTERRUPTED)
-            raise
-
-
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="gdist", prog_name="gdist")
-def main() -> None:
+@click.option("--log-json", is_flag=True, envvar="GDIST_LOG_JSON", help="Messages and progress as lines of JSON.")
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    envvar="GDIST_METRICS",
+    help="Serve numbers for Prometheus while the command runs; of this machine only, if no host is named.",
+)
+@click.pass_context
+def main(context: click.Context, log_json: bool, metrics: str | None) -> None:
     """Distil speech models offline: run the teacher once, train students from its cache.
 
     \b
@@ -77,6 +56,8 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed, 2 usage or config error, 3 finished with quarantined utterances, 130 interrupted.
     """
+    if log_json or metrics:
+        context.with_resource(observed(log_json, metrics))
 
 
 @command("demo", kept="what is finished is kept", short_help="The whole pipeline on bundled speech, in minutes.")

@@ -98,7 +98,7 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
     def wrap(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
-            from gdist.pipeline.console import harmless, make_warnings_harmless
+            from gdist.pipeline.console import is_logged, make_warnings_harmless, say
 
             forget()
             make_warnings_harmless()
@@ -106,13 +106,14 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
                 with _ended_by_sigterm():
                     code = function(*args, **kwargs)
             except GdistError as error:
-                click.secho(f"error: {harmless(error.message)}", fg="red", err=True)
-                if error.hint:
-                    also = f": {kept}" if kept and error.hint.endswith(AGAIN) else ""
-                    click.echo(f"  try: {harmless(error.hint)}{also}", err=True)
+                also = f": {kept}" if kept and (error.hint or "").endswith(AGAIN) else ""
+                hint = f"{error.hint}{also}" if error.hint else None
+                say(f"error: {error.message}", style="red", hint=hint)
+                if hint and not is_logged():
+                    say(f"  try: {hint}")
                 code = error.exit_code
             except KeyboardInterrupt:
-                click.echo(f"\ninterrupted{f'; {AGAIN} to continue from here' if kept else ''}", err=True)
+                say(f"\ninterrupted{f'; {AGAIN} to continue from here' if kept else ''}")
                 code = EXIT_INTERRUPTED
             except BrokenPipeError:
                 sys.stderr.close()  # the reader of our stdout has closed it (`| head`)
@@ -122,6 +123,23 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
         return click.command(name, click.Command, **settings)(guarded)
 
     return wrap
+
+
+@contextlib.contextmanager
+def observed(log_json: bool, metrics: str | None) -> Iterator[None]:
+    """Tell other programs what a command is doing, for the length of a ``with``."""
+    from gdist.pipeline import observe
+
+    os.environ.pop(observe.METRICS, None)  # its port is this process's, and not of those that it starts
+    with contextlib.ExitStack() as stack:
+        if log_json:
+            stack.enter_context(observe.json_lines())
+        if metrics:
+            try:
+                stack.enter_context(observe.metrics(metrics))
+            except UsageError as error:
+                raise click.UsageError(f"{error.message}; {error.hint}") from error
+        yield
 
 
 @contextlib.contextmanager
@@ -150,6 +168,36 @@ def leave_threads(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+class InOrder(click.Group):
+    """Lists its commands in the order in which they are used, not alphabetically."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. What it says about arguments that it does not take quotes them, as data."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            from gdist.pipeline.console import harmless
+
+            error.message = harmless(error.message)  # type: ignore[misc]  # no other place decides what is printed
+            raise
+
+
+class Program(InOrder):
+    """`gdist` as a process: what calls it, as the installed command does, ends when it ends."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command line, and end the process with its exit code."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except SystemExit as ended:
+            if ended.code == EXIT_INTERRUPTED:
+                leave_threads(EXIT_INTERRUPTED)
+            raise
 
 
 class LocalPath(click.Path):

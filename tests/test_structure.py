@@ -63,7 +63,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "pipeline.machine",
         "pipeline.schema",
     ),
-    ("pipeline.config", "pipeline.heartbeat", "pipeline.ids"),
+    ("pipeline.config", "pipeline.heartbeat", "pipeline.ids", "pipeline.observe"),
     ("pipeline.own_files", "pipeline.owner"),
     ("pipeline.extensions", "pipeline.folder"),
     ("pipeline.storage", "pipeline.cluster"),

@@ -13,6 +13,7 @@ from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import Splits
+from gdist.pipeline.observe import measured
 from gdist.pipeline.run import Run
 from gdist.stages.device import enough_memory
 from gdist.stages.train.config import TrainConfig
@@ -258,7 +259,9 @@ class Member:
         fetched, local = map(int, self.ranks.total(*self.meter.moved()))
         if self._metrics is not None:
             moved = {"bytes_fetched": fetched, "bytes_local": local}
-            self._metrics.report(row | moved | {"step": self.step, "kind": kind, "seconds": self.meter.elapsed})
+            row = row | moved | {"step": self.step, "kind": kind, "seconds": self.meter.elapsed}
+            self._metrics.report(row)
+            measured(self.run.name, kind, row)
 
     def pause(self) -> None:
         """Keep what it has, to go on later: it may be between two steps, or within one whose batches are dropped."""
