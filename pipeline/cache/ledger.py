@@ -170,8 +170,7 @@ class Ledger:
             objects = dict(pool.map(write, names))
         self.guard()
         receipt = self.new_receipt(task, objects, quarantine, statistics)
-        sealed = seal(receipt, receipt)
-        if written is None and not self.storage.put_new(task.receipt, sealed):
+        if written is None and not self.storage.put_new(task.receipt, seal(receipt, receipt)):
             written = self.receipt(task)
         make_durable(self.storage, [task.receipt])
         if written is not None and written != receipt:
