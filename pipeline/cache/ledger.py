@@ -28,9 +28,8 @@ from gdist.pipeline.storage.durable import make_durable
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, unseal
 
-# Shards encoded and written at a time. On a disk one for each core, since encoding and the kernel's copy are work,
-# and a few on a small machine too, for when the disk has to catch up. A connection to a bucket transfers some
-# 90 MB/s, a GPU produces ten times that.
+# Shards encoded and written at a time. On a disk one for each core, since that is work, and a few on a small machine
+# too, for when the disk has to catch up. A connection to a bucket transfers some 90 MB/s, a GPU produces ten times that.
 WRITERS, BUCKET_WRITERS = min(max(cores(), 4), 16), 16
 
 
@@ -170,7 +169,8 @@ class Ledger:
             objects = dict(pool.map(write, names))
         self.guard()
         receipt = self.new_receipt(task, objects, quarantine, statistics)
-        if written is None and not self.storage.put_new(task.receipt, seal(receipt, receipt)):
+        sealed = seal(receipt, receipt)  # which adds the checksum to the receipt, too
+        if written is None and not self.storage.put_new(task.receipt, sealed):
             written = self.receipt(task)
         make_durable(self.storage, [task.receipt])
         if written is not None and written != receipt:
