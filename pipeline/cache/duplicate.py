@@ -13,6 +13,7 @@ from gdist.pipeline.cache import planning, summary
 from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.plan import INDEX, ROOT, Task, index_key, plan_key, receipt_of
+from gdist.pipeline.cache.schema import ROOT_BYTES, TABLE_BYTES
 from gdist.pipeline.cache.summary import Totals, head_key, name_of, table_key
 from gdist.pipeline.cache.transfer import Pack, Transfer
 from gdist.pipeline.config import differences
@@ -93,7 +94,7 @@ def documents_of(source: Cache) -> dict[str, bytes]:
         if root is None or (generation == gdist["generation"] and root["checksum"] != gdist["checksum"]):
             raise source.damaged(key, "it is missing" if root is None else "it is not the root document's copy")
         documents[index_key(generation)] = planning.read_document(storage, root, index_key(generation))
-        documents[key] = storage.get(key)
+        documents[key] = storage.get(key, ROOT_BYTES)
     made_again = planning.restorable(storage, gdist)
     for key, checksum in gdist["objects"].items():
         if not planning.is_ours(key) or key in NEVER:
@@ -154,7 +155,7 @@ def _bring_summary(source: Cache, transfer: Transfer, number: int, expected: Map
         console.say(f"{storage.uri}/{head_key(number)} does not match the receipts, and is not copied", "yellow")
         summary.withdraw(transfer.target, number)
         return
-    transfer.write(table_key(number), storage.get(table_key(number)))
+    transfer.write(table_key(number), storage.get(table_key(number), TABLE_BYTES))
     transfer.write(head_key(number), seal(found.head, found.head))
 
 

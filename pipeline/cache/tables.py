@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gdist.pipeline.cache.pages import column_of
+from gdist.pipeline.cache.pages import Group, column_of, groups_of
 from gdist.pipeline.schema import SchemaError
 
 TIMES, LEAST = 64, 1 << 26  # a table takes so many times its bytes in memory at most, or so many bytes
@@ -50,11 +50,11 @@ class Bounded:
         with arrow():
             file = pq.ParquetFile(pa.BufferReader(data))
             metadata, schema = file.metadata, file.schema_arrow
-            self.names = list(schema.names)
-            _require_rows(metadata, rows, len(data))
+            self.names, self._rows, groups = list(schema.names), rows, groups_of(memoryview(data))
+            _require_rows(metadata.num_rows, groups, rows, len(data))
             self._require_columns(schema, columns)
             texts = {field.name for field in schema if field.type in TEXTS} - columns.keys() if coded else set()
-            names = self._require_pages(data, metadata, texts if rows else set())
+            names = self._require_pages(data, metadata, groups, texts if rows else set())
             self.file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=names) if names else file
 
     def _require_columns(self, schema: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
@@ -66,12 +66,14 @@ class Bounded:
             if (found := schema.field(name).type) != kind and {found, kind} != set(TEXTS):
                 raise SchemaError(f"its column {name} is {found}; it must be {kind}")
 
-    def _require_pages(self, data: bytes, metadata: pq.FileMetaData, texts: Collection[str]) -> list[str]:
+    def _require_pages(
+        self, data: bytes, metadata: pq.FileMetaData, groups: list[Group], texts: Collection[str]
+    ) -> list[str]:
         """Check what the columns take. Returns those of ``texts`` that have only codes."""
         coded = []
         for place in range(metadata.num_columns):
-            name = metadata.schema.column(place).path
-            found = column_of(memoryview(data), metadata, place, self._limit)
+            described = metadata.schema.column(place)
+            name, found = described.path, column_of(memoryview(data), groups, place, described, self._limit)
             if found.coded and name in texts:
                 coded.append(name)
             self._count(found.size if found.coded and name in texts else found.dense, name)
@@ -87,6 +89,8 @@ class Bounded:
         with arrow():
             column = self.file.read([name])[name]
             column.validate(full=True)
+            if len(column) != self._rows:
+                raise SchemaError(f"its column {name!r:.60} has {len(column)} values in {self._rows} rows")
             for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
                 lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
                 self._count(pc.sum(lengths).as_py() or 0, name)
@@ -95,18 +99,22 @@ class Bounded:
     def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Yield some columns, so many rows at a time; raises as :meth:`read` does."""
         with arrow():
+            found = 0
             for batch in self.file.iter_batches(rows, columns=columns):
                 batch.validate(full=True)
+                found += len(batch)
                 yield batch
+            if found != self._rows:
+                raise SchemaError(f"its columns have {found} values in {self._rows} rows")
 
 
-def _require_rows(metadata: pq.FileMetaData, rows: int, size: int) -> None:
-    if metadata.num_rows != rows:
-        raise SchemaError(f"it has {metadata.num_rows} rows; it must have {rows}")
+def _require_rows(found: int, groups: list[Group], rows: int, size: int) -> None:
+    if found != rows:
+        raise SchemaError(f"it has {found} rows; it must have {rows}")
     if rows > ROWS_PER_BYTE * size:
         raise SchemaError(f"it has {rows} rows in {size} bytes")
-    if metadata.num_row_groups > rows // GROUP_ROWS + 16:
-        raise SchemaError(f"its {rows} rows are in {metadata.num_row_groups} groups")
-    counted = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    if len(groups) > rows // GROUP_ROWS + 16:
+        raise SchemaError(f"its {rows} rows are in {len(groups)} groups")
+    counted = sum(group.rows for group in groups)
     if counted != rows:
         raise SchemaError(f"its groups have {counted} rows, and it has {rows}")

@@ -130,7 +130,7 @@ class Transfer:
 
     def _withdraw(self, pack: Pack) -> None:
         """Delete a receipt that is there and says something else, before one of its shards changes."""
-        if pack.key in self.sizes and _get(self.target, pack.key) != pack.data:
+        if pack.key in self.sizes and _get(self.target, pack.key, len(pack.data)) != pack.data:
             summary.withdraw(self.target, pack.addition)
             self.target.delete([pack.key])
             del self.sizes[pack.key]
@@ -163,9 +163,11 @@ class Transfer:
 
     def _send(self, key: str, record: Mapping[str, Any]) -> None:
         try:
-            data = self.source.get(key)
+            data = self.source.get(key, int(record["bytes"]))
         except FileNotFoundError as error:
             raise self.damaged(key, "it is missing") from error
+        except CacheDamagedError as error:  # it is larger, or no file
+            raise self.damaged(key, "its bytes do not match its receipt") from error
         if not _matches(data, record):
             raise self.damaged(key, "its bytes do not match its receipt")
         self.target.put(key, data)
@@ -174,11 +176,11 @@ class Transfer:
 
     def write(self, key: str, data: bytes) -> None:
         """Write a document, unless it is there and right, and read it back."""
-        if self.sizes.get(key) == len(data) and _get(self.target, key) == data:
+        if self.sizes.get(key) == len(data) and _get(self.target, key, len(data)) == data:
             self._count(self.kept, len(data))
             return
         self.target.put(key, data)
-        if _get(self.target, key) != data:
+        if _get(self.target, key, len(data)) != data:
             raise _unkept(self.target, key)
         self._count(self.sent, len(data))
 
@@ -196,7 +198,7 @@ class Transfer:
 
 def is_sound(storage: Storage, key: str, record: Mapping[str, Any]) -> bool:
     """Whether a shard is there, and its bytes are those of its receipt. Reads it whole."""
-    data = _get(storage, key)
+    data = _get(storage, key, int(record["bytes"]))
     return data is not None and _matches(data, record)
 
 
@@ -204,10 +206,11 @@ def _matches(data: bytes, record: Mapping[str, Any]) -> bool:
     return all(record[field] == value for field, value in recorded(data).items())
 
 
-def _get(storage: Storage, key: str) -> bytes | None:
+def _get(storage: Storage, key: str, limit: int) -> bytes | None:
+    """Return an object; None where there is none, or it is larger than what is wanted, or no file."""
     try:
-        return storage.get(key)
-    except FileNotFoundError:
+        return storage.get(key, limit)
+    except (FileNotFoundError, CacheDamagedError):
         return None
 
 

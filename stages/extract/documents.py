@@ -12,6 +12,7 @@ from gdist.pipeline.cache import index, layout, plan, planning
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import INDEX, ROOT, index_key, plan_key
+from gdist.pipeline.cache.schema import ROOT_BYTES, TABLE_BYTES
 from gdist.pipeline.errors import CacheDamagedError, CacheError
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.manifest.table import Manifest
@@ -33,7 +34,7 @@ def restore_root(storage: Storage) -> list[str]:
             planning.read_root(storage, key)
         except CacheDamagedError:
             continue
-        storage.put(ROOT, storage.get(key))
+        storage.put(ROOT, storage.get(key, ROOT_BYTES))
         return [ROOT]
     raise problem
 
@@ -68,7 +69,7 @@ def index_again(storage: Storage, gdist: dict[str, Any], manifest: str | None) -
     or else made from the manifest again."""
     wanted = gdist["objects"][INDEX]
     for key in storage.objects("plans"):
-        if key.endswith(".parquet") and sha256(data := storage.get(key)) == wanted:
+        if key.endswith(".parquet") and sha256(data := storage.get(key, TABLE_BYTES)) == wanted:
             return data
     needs = Needs(manifest=True)
     if manifest is None:
@@ -102,7 +103,7 @@ def restore_copy(cache: Cache, bad: Iterable[str]) -> list[str]:
     newest = plan_key(cache.gdist["generation"])
     if newest not in bad:
         return []
-    cache.storage.put(newest, cache.storage.get(ROOT))
+    cache.storage.put(newest, cache.storage.get(ROOT, ROOT_BYTES))
     return [newest]
 
 

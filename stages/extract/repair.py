@@ -22,7 +22,7 @@ from gdist.pipeline.cache.plan import NO_SAMPLE, WAVEFORM, Task
 from gdist.pipeline.cache.remains import Remains, remains
 from gdist.pipeline.cache.summary import Receipt, head_key, table_key
 from gdist.pipeline.cache.verify import Findings, examine
-from gdist.pipeline.errors import CacheMismatchError
+from gdist.pipeline.errors import CacheDamagedError, CacheMismatchError
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.pipeline.storage.objects import Storage, seal
 from gdist.stages.extract.documents import open_restoring, restore_copy, restore_root, restore_teacher
@@ -186,8 +186,8 @@ class PackRepair:
             with encoded(values, spec.chunk_rows, spec.compress) as shard:
                 objects[key] = shard.record
                 try:
-                    same = record(storage.get(key)) == shard.record
-                except FileNotFoundError:
+                    same = record(self.cache.shard(name, task.pack)) == shard.record
+                except (FileNotFoundError, CacheDamagedError):
                     same = False
                 if not same:
                     storage.put(key, shard.data)

@@ -17,6 +17,7 @@ NUMBERS: tuple[Any, ...] = (
     *(0, -0.0, 1, -1, 2, 7, 127, 255, 256, -512, 65_536, 10**6, 10**9, 10**10, 2**31 - 1, 2**31, 2**32, 2**53 + 1),
     *(2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**40, 0.5, 1.5, -1e-300, 1e300, 1e400, -1e400, float("nan")),
 )
+DEPTH = 100  # of a document, below which nothing is changed
 TEXTS = (
     *("", " ", "\0", "\n", "\x1b[31mred\x1b[0m", "\u202egnp.exe", "\x7f", "\ud800", "é" * 300, "a" * 5000, "null"),
     *("..", "../../etc/passwd", "/etc/passwd", "//", "C:\\x", "~root", "file:///etc/passwd", "s3://bucket", "s3://"),
@@ -53,13 +54,13 @@ def near(old: Any, random: Random) -> Any:
     return value(random)
 
 
-def _places(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (container, key) of everything in a document, depth first."""
+def _places(document: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    """Yield (container, key) of everything in a document, depth first, as far as Python can follow."""
     items = document.items() if isinstance(document, dict) else enumerate(document)
     for key, below in list(items):
         yield document, key
-        if isinstance(below, (dict, list)) and below:
-            yield from _places(below)
+        if isinstance(below, (dict, list)) and below and depth < DEPTH:
+            yield from _places(below, depth + 1)
 
 
 def hostile(document: Any, random: Random) -> Any:
@@ -78,7 +79,8 @@ def hostile(document: Any, random: Random) -> Any:
         elif change == 2:
             other, name = random.choice(places)
             if name in (other if isinstance(other, dict) else range(len(other))):
-                holder[key] = copy.deepcopy(other[name])
+                with suppress(RecursionError):
+                    holder[key] = copy.deepcopy(other[name])
         elif change < 5:
             holder[key] = near(holder[key], random)
         else:
