@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import tomllib
 import types
 import typing
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from gdist.pipeline.errors import ConfigError
+from gdist.pipeline.files import reason, regular, require_size
 
+MAX_BYTES = 1 << 22  # of a TOML file: a sweep of 10,000 points, one by one, has 1 MB
+CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # TOML has no such characters, and no config needs any
 TomlTables = dict[str, dict[str, Any]]
 
 
@@ -38,11 +42,16 @@ def load_toml(path: Path, what: str) -> dict[str, Any]:
         ConfigError: the file cannot be read, or is not valid TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
+        require_size(len(content), MAX_BYTES)
+        return tomllib.loads(content.decode())
     except OSError as error:
-        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the {what} {path}: {reason(error)}") from error
+    except ValueError as error:  # of TOML, of UTF-8, or of an integer of thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not valid TOML: it is nested too deeply") from error
 
 
 def read_toml(path: Path) -> TomlTables:
@@ -70,7 +79,7 @@ def parse_set(assignment: str) -> tuple[str, str, Any]:
 def _read(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]
-    except ValueError:  # not TOML, or a number with thousands of digits
+    except (ValueError, RecursionError):  # not TOML, or a number with thousands of digits
         return text.strip()
 
 
@@ -146,6 +155,8 @@ def _coerce(value: Any, hint: Any, where: str, otherwise: str) -> Any:
         # TOML's integers have 64 bits: a run's config with a larger one could not be read back.
         if hint is int and not -(2**63) <= value < 2**63:
             raise ConfigError(f"{where} is too large for a 64-bit integer")
+        if hint is str and (found := CONTROL.search(value)):
+            raise ConfigError(f"{where} = {value!r:.60}: it contains {found[0]!r}, which no text of a config may")
         return value
     expected = f"list of {options[0].__name__}" if options else hint.__name__
     quoted = f"""for a name made of digits, quote it twice: --set {where}='"{value}"'""" if hint is str else None
@@ -181,15 +192,35 @@ def to_tables(config: Any) -> TomlTables:
 
 
 def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write flat tables as TOML. JSON's scalars and lists are valid TOML too, except for how JSON escapes emoji."""
+    """Write flat tables as TOML. JSON's scalars and lists are valid TOML too, except for how JSON escapes emoji, and
+    for a delete character, which JSON does not escape."""
     lines: list[str] = []
     for name, fields in tables.items():
         lines += [
             f"[{name}]",
-            *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()),
+            *(f"{key} = {_toml(value)}" for key, value in fields.items()),
             "",
         ]
     return "\n".join(lines)
+
+
+def readable_toml(tables: TomlTables) -> str:
+    """What :func:`to_toml` writes, if it is read back as the same.
+
+    Raises:
+        ConfigError: it is not: a value is none that TOML has.
+    """
+    text = to_toml(tables)
+    try:
+        same = tomllib.loads(text.encode().decode()) == json.loads(json.dumps(tables))
+    except ValueError as error:
+        raise ConfigError(f"the config cannot be written as TOML: {error}") from error
+    require(same, "the config cannot be written as TOML: it would be read as another one")
+    return text
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def signature(tables: Mapping[str, Any]) -> str:

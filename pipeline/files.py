@@ -28,6 +28,11 @@ class UnreadableError(OSError):
     """Something that is there, and is not read; its text follows the thing's name: "is a FIFO, …"."""
 
 
+def reason(error: OSError) -> str:
+    """Why a file cannot be read or written, after a colon: "Permission denied", "it is a FIFO, …"."""
+    return f"it {error}" if isinstance(error, UnreadableError) else error.strerror or str(error)
+
+
 def regular(path: Path) -> BinaryIO:
     """Open a file for reading, at once: a FIFO would be waited for, and a device may be without end.
 

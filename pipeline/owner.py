@@ -15,17 +15,33 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from gdist.pipeline.errors import AGAIN, RunError
+from gdist.pipeline.files import regular
 from gdist.pipeline.heartbeat import BEAT_SECONDS, Heartbeat, wait_for_silence
 from gdist.pipeline.machine import is_here, myself
+from gdist.pipeline.schema import Count, SchemaError, Word, conform, parse
 
 OWNER = "training.json"
 UNWRITABLE = f"choose another --out; or free some space, or fix its permissions, and {AGAIN}"
 REFUSED = "another process of gdist is using"
+MAX_BYTES = 1 << 16  # of the file
 DYING_SECONDS = 1.0  # for which a process that was killed may still have its lock
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # errors of file systems without locks
+
+
+class OwnerDocument(TypedDict, total=False):
+    """Who owns a folder."""
+
+    token: Word
+    since: Word
+    beat: Count
+    pid: Count
+    started: Any
+    host: Word
+    boot: Word
+    processes: Word
 
 
 class Owner:
@@ -94,7 +110,7 @@ class Owner:
         patience = time.monotonic() + DYING_SECONDS
         while True:
             # O_NOFOLLOW: a link of this name would lead elsewhere.
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -153,10 +169,13 @@ class Owner:
 def read_owner(folder: Path) -> dict[str, Any]:
     """Read who owns a run; empty when nobody does, or when the file was just being written."""
     try:
-        document = json.loads((folder / OWNER).read_bytes())
-    except (OSError, ValueError):
+        with regular(folder / OWNER) as file:
+            document = parse(file.read(MAX_BYTES))
+        conform(document, OwnerDocument)
+    except (OSError, SchemaError):
         return {}
-    return document if isinstance(document, dict) else {}
+    found: dict[str, Any] = document
+    return found
 
 
 def _named(seen: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ pair, nesting without end.
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn, cast
@@ -16,6 +17,7 @@ from typing import Annotated, Any, NoReturn, cast
 from msgspec import Meta, ValidationError, convert
 
 LARGEST = 2**53  # the largest integer that every reader of JSON keeps; 9 PB, or 17 million years of samples
+MEASURABLE = 1e30  # sums of squares of numbers up to this stay finite
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
 Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]
@@ -42,8 +44,12 @@ class SchemaError(ValueError):
     """What is wrong with a document, in words that follow the document's name: ``it lacks packs``."""
 
 
-def parse(data: bytes) -> Any:
+def parse(data: bytes, measured: bool = False) -> Any:
     """Return what JSON bytes contain.
+
+    Args:
+        measured: whether fractions may be undefined, as what was measured of a model that diverged is: Python writes
+            NaN and Infinity then. These, and numbers beyond 1e30, are read as NaN.
 
     Raises:
         SchemaError: they are no JSON, or one of JSON's traps.
@@ -57,7 +63,10 @@ def parse(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise SchemaError("it is not UTF-8") from error
     try:
-        document = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
+        if measured:
+            document = json.loads(text, object_pairs_hook=_once, **_MEASURED)
+        else:
+            document = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
     except SchemaError:
         raise
     except RecursionError as error:
@@ -95,6 +104,22 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise SchemaError(f"it has {name}, which is no number of JSON")
+
+
+def _undefined(name: str) -> float:
+    return math.nan
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    return value if abs(value) <= MEASURABLE else math.nan
+
+
+def _whole(text: str) -> int | float:
+    return int(text) if len(text) <= 20 else math.nan
+
+
+_MEASURED: Any = {"parse_constant": _undefined, "parse_float": _fraction, "parse_int": _whole}
 
 
 def _has_half(document: Any) -> bool:

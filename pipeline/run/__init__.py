@@ -14,27 +14,27 @@ RUN/
   training.json              while a training is running: which process it is
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gdist.pipeline.config import TomlTables, differences, read_toml, signature, to_toml
+from gdist.pipeline.config import TomlTables, differences, read_toml, readable_toml, signature
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.extensions import Extension
 from gdist.pipeline.files import sha256_of
 from gdist.pipeline.owner import OWNER
 from gdist.pipeline.run.checkpoints import STEP, Checkpoints
-from gdist.pipeline.run.documents import Needs, mismatch, read_document
+from gdist.pipeline.run.documents import read_document, text_of
 from gdist.pipeline.run.identity import began_with, given_caches, identifying
 from gdist.pipeline.run.metrics import Metrics
+from gdist.pipeline.run.schema import Provenance, Resolved
+from gdist.pipeline.schema import SchemaError, conform
 from gdist.pipeline.storage.locations import in_shell
 
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
 ONCE_MORE = ", which saves the student once more"
-RECORDED = {"cache": str, "cache_checksum": str, "teacher": dict, "signature": str}  # what run.json must have
 EVALUATIONS = {"test": "eval.json", "valid": "eval-valid.json"}  # by the split they are measured on
 WRITTEN = (
     *("config.toml", "run.json", *EVALUATIONS.values(), "evaluations", "tensorboard", "student.tmp", "extensions"),
@@ -78,16 +78,17 @@ class Run(Checkpoints, Metrics):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             provenance |= {"signature": signature(marked)}
+            config = readable_toml(tables)
             known = self.has_begun
             if known:
                 before = self._require_same(tables, provenance, may_change)
                 if (steps := int(before["train"]["steps"])) != tables["train"]["steps"]:
                     self.set_aside(steps)
-            self.write("run.json", json.dumps(provenance, indent=2))
+            self.write("run.json", text_of(provenance, Provenance))
             for each in extensions:
                 self.own(self.extensions).mkdir(exist_ok=True)
                 self.write(f"extensions/{each.file_name}", each.source)
-            self.write("config.toml", to_toml(tables))
+            self.write("config.toml", config)
         except OSError as error:
             raise self.unwritable(error) from error
         return known
@@ -243,22 +244,24 @@ class Run(Checkpoints, Metrics):
             tables = read_toml(path)
         except ConfigError as error:
             raise RunError(error.message, hint) from error
-        if wrong := mismatch(tables, {"student": dict, "train": dict}):
-            raise RunError(f"{path} is damaged: {wrong}", hint)
+        try:
+            conform(tables, Resolved)
+        except SchemaError as error:
+            raise RunError(f"{path} is damaged: {error}", hint) from error
         return tables
 
-    def provenance(self, needs: Needs = RECORDED) -> dict[str, Any]:
+    def provenance(self, schema: type = Provenance) -> dict[str, Any]:
         """Read what :meth:`begin` recorded.
 
         Args:
-            needs: what it must have.
+            schema: what it must have; :class:`~gdist.pipeline.run.schema.About` for whatever there is.
 
         Raises:
             RunError: it is missing or damaged.
         """
         path = self.folder / "run.json"
         hint = f"rm -f {in_shell(path)}; then the `gdist train` of this run writes it anew, from its cache as it is"
-        return read_document(path, needs, hint)
+        return read_document(path, schema, hint)
 
     @property
     def has_begun(self) -> bool:
@@ -279,7 +282,7 @@ class Run(Checkpoints, Metrics):
 
     def note(self, fields: Mapping[str, Any]) -> None:
         """Add what is known at the end of a run to its provenance."""
-        self.write("run.json", json.dumps(self.provenance() | dict(fields), indent=2))
+        self.write("run.json", text_of(self.provenance() | dict(fields), Provenance))
 
     def note_weights(self) -> None:
         """Add the digest of the finished student's weights to the run's provenance."""

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.files import sha256_of, sync, write_atomically
+from gdist.pipeline.files import regular, require_size, sha256_of, sync, write_atomically
 from gdist.pipeline.folder import OwnFolder
+from gdist.pipeline.run.documents import content_of
+from gdist.pipeline.run.schema import DOCUMENT_BYTES, TENSOR_BYTES, Digests
+from gdist.pipeline.schema import conform, parse
 
 CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
+HEADER_BYTES = 1 << 24  # what a file of tensors has besides them, at most
 STEP = re.compile(r"step-(\d{7,})")
 
 
@@ -72,8 +76,11 @@ class Checkpoints(OwnFolder):
                 except RunError as error:
                     say(f"kept an old checkpoint: {error.message}", style="yellow")
 
-    def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    def load(self, step: int, largest: int = TENSOR_BYTES) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Load (files, state) of the checkpoint at ``step``, as they were saved.
+
+        Args:
+            largest: bytes of tensors in a file; one that has more is not read.
 
         Raises:
             RunError: the checkpoint cannot be read.
@@ -82,16 +89,16 @@ class Checkpoints(OwnFolder):
         try:
             files = {}
             for path in sorted(folder.glob("*.safetensors")):
-                files[path.stem] = safetensors.torch.load_file(path)
+                files[path.stem] = load_tensors(path, largest)
             path = folder / "state.json"
-            state = json.loads(path.read_text())
-            known = state.pop("sha256", {}) if isinstance(state, dict) else {}  # older ones have none
-            for name, digest in known.items():
+            state: dict[str, Any] = parse(content_of(path, DOCUMENT_BYTES))
+            conform(state, Digests)
+            for name, digest in state.pop("sha256", {}).items():  # older ones have none
                 path = folder / name
-                if path.exists() and sha256_of(path) != digest:
+                if Path(name).name == name and path.exists() and sha256_of(path) != digest:
                     raise ValueError("its bytes are not those that were saved")
             return files, state
-        except (OSError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise RunError(f"cannot read the checkpoint {folder}: {path.name}: {error}") from error
 
     def checkpoint(self, step: int) -> Path:
@@ -102,3 +109,16 @@ class Checkpoints(OwnFolder):
 def nbytes(*files: Mapping[str, Tensor]) -> int:
     """How many bytes the tensors have."""
     return sum(tensor.nbytes for tensors in files for tensor in tensors.values())
+
+
+def load_tensors(path: Path, largest: int) -> dict[str, Tensor]:
+    """Read a file of tensors, of at most so many bytes.
+
+    Raises:
+        OSError: it cannot be read, is no file, or is larger.
+        SafetensorError: it is damaged.
+    """
+    with regular(path) as file:
+        require_size(os.fstat(file.fileno()).st_size, largest + HEADER_BYTES)
+    found: dict[str, Tensor] = safetensors.torch.load_file(path)
+    return found

@@ -3,54 +3,48 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gdist.pipeline.errors import RunError
+from gdist.pipeline.files import reason, regular, require_size
+from gdist.pipeline.run.schema import DOCUMENT_BYTES
+from gdist.pipeline.schema import SchemaError, conform, parse
 
-type Needs = Mapping[str, type | tuple[type, ...]]
-"""Fields that a document must have, and of which types their values are."""
 
-
-def read_document(path: Path, needs: Needs, hint: str | None = None) -> dict[str, Any]:
+def read_document(path: Path, schema: type, hint: str | None = None, measured: bool = False) -> dict[str, Any]:
     """Read a document that gdist wrote.
 
     Args:
         hint: what to type where it is damaged.
+        measured: whether its numbers were measured; see :func:`gdist.pipeline.schema.parse`.
 
     Raises:
-        RunError: it is missing, cannot be read, or lacks something; the message says what is wrong with it.
+        RunError: it is missing, cannot be read, or is not as its schema says; the message says what is wrong.
     """
     try:
-        document = json.loads(path.read_bytes().decode())
+        document = parse(content_of(path, DOCUMENT_BYTES), measured)
+        return cast("dict[str, Any]", conform(document, schema))
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing", hint) from error
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}", hint) from error
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {_what_is_wrong(path, error)}", hint) from error
-    if wrong := mismatch(document, needs):
-        raise RunError(f"{path} is damaged: {wrong}", hint)
-    found: dict[str, Any] = document
-    return found
+        raise RunError(f"cannot read {path}: {reason(error)}", hint) from error
+    except SchemaError as error:
+        raise RunError(f"{path} is damaged: {error}", hint) from error
 
 
-def mismatch(document: Any, needs: Needs) -> str:
-    """What a document lacks of what it must have; nothing if all is there."""
-    if not isinstance(document, dict):
-        return f"it contains {document!r:.40}, which is no table"
-    for name, kinds in needs.items():
-        if name not in document:
-            return f"it lacks {name}"
-        if not isinstance(document[name], kinds) or isinstance(document[name], bool):
-            return f"its {name} is {document[name]!r:.40}"
-    return ""
+def text_of(document: Mapping[str, Any], schema: type) -> str:
+    """A document as it is written; RunError where it could not be read again."""
+    try:
+        text = json.dumps(document, indent=2)
+        conform(parse(text.encode()), schema)
+    except (SchemaError, UnicodeEncodeError) as error:
+        raise RunError(f"cannot record where the run comes from: {error}") from error
+    return text
 
 
-def _what_is_wrong(path: Path, error: Exception) -> str:
-    """What is wrong with the content of a file, in the words of people who did not write its parser."""
-    content = path.read_bytes()
-    if not content:
-        return "it is empty"
-    if not content.strip(b"\0"):
-        return "it contains only zeros"
-    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"it is not whole ({error})"
+def content_of(path: Path, limit: int) -> bytes:
+    """The bytes of a file of at most ``limit``; OSError where it cannot be read, or is no such file."""
+    with regular(path) as file:
+        content = file.read(limit + 1)
+    require_size(len(content), limit)
+    return content

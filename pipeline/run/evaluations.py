@@ -22,14 +22,12 @@ from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.files import sha256_of
 from gdist.pipeline.run import EVALUATIONS, Run
-from gdist.pipeline.run.documents import Needs, read_document
+from gdist.pipeline.run.evaluation import Evaluation, as_read, read_evaluation
+from gdist.pipeline.run.schema import About
 from gdist.pipeline.run.snapshot import at_step
 from gdist.pipeline.storage.locations import in_shell
 
-EVALUATED: Needs = {"mean_cosine": (int, float), "layers": list}  # what each of them must have
 SAME = 1e-3  # by which the cosines of one student on the same speech may differ between devices
-Evaluation = dict[str, Any]
-"""What `gdist eval --json` prints, with the probes that were run before. Older ones do not say of which weights."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Evaluations:
         if not path.exists():
             return None
         again = f"gdist eval {in_shell(self.run.folder)}{'' if split == 'test' else f' --split {split}'}"
-        found = read_document(path, EVALUATED, again)
+        found = read_evaluation(path, again)
         return found if self._is_current(found) else None
 
     def every(self, split: str = "test") -> Iterator[Evaluation]:
@@ -111,7 +109,7 @@ class Evaluations:
         Raises:
             RunError: a link is in the way.
         """
-        result = json.loads(json.dumps(result))  # as it will be read, to be compared with what is
+        result = as_read(result)  # to be compared with what is
         standing, place = self.run.own(self.run.folder / EVALUATIONS[split]), self.run.own(self._place(split, result))
         first, earlier = (_read_or_say(path, "replaced") if path.exists() else None for path in (standing, place))
         if first is not None and not _are_one(first, result) and not self._place(split, first).exists():
@@ -141,7 +139,7 @@ class Evaluations:
 
     def is_own(self, evaluation: Mapping[str, Any]) -> bool:
         """Whether it was made on the caches that the run was trained from, as they were, wherever they are now."""
-        origin = self.run.provenance({})
+        origin = self.run.provenance(About)
         known = "cache_checksum" if "cache_checksum" in evaluation else "cache"
         return bool(evaluation.get(known) == origin.get(known))
 
@@ -239,7 +237,7 @@ def _probes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
 
 def _read_or_say(path: Path, what: str) -> Evaluation | None:
     try:
-        return read_document(path, EVALUATED)
+        return read_evaluation(path)
     except RunError as error:
         say(f"{what}: {error.message}", style="yellow")
         return None

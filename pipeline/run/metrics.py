@@ -1,16 +1,18 @@
 """What a run reports: metrics.jsonl, one JSON object per report, in order of step."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import AGAIN, RunError
+from gdist.pipeline.files import reason, regular, require_size
 from gdist.pipeline.folder import ROOM, OwnFolder
-from gdist.pipeline.run.documents import mismatch
+from gdist.pipeline.run.schema import METRICS_BYTES, ROW_BYTES, Row
+from gdist.pipeline.schema import SchemaError, conform, parse
 
-NEEDED = {"step": int, "kind": str}
 LISTED = 5  # damaged lines whose numbers a message gives
 _said: set[tuple[Path, tuple[int, ...]]] = set()  # damage that was reported: the file is read often
 
@@ -42,10 +44,13 @@ class Metrics(OwnFolder):
     def report(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl; RunError where that is not possible."""
         try:
+            conform(row, Row)
             with self.own(self.metrics).open("a") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise RunError(f"cannot write {self.metrics}: {error.strerror or error}", ROOM) from error
+        except SchemaError as error:  # it could not be read again
+            raise RunError(f"cannot write {self.metrics}: of a row, {error}") from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Read every whole row of metrics.jsonl, and say which lines are damaged. Of a last line without its end,
@@ -55,26 +60,31 @@ class Metrics(OwnFolder):
             RunError: it cannot be read.
         """
         try:
-            content = self.metrics.read_bytes()
+            with regular(self.metrics) as file:
+                require_size(os.fstat(file.fileno()).st_size, METRICS_BYTES)
+                content = file.read()
         except FileNotFoundError:
             return []
         except OSError as error:
             hint = f"fix its permissions, and {AGAIN}"
-            raise RunError(f"cannot read {self.metrics}: {error.strerror or error}", hint) from error
+            raise RunError(f"cannot read {self.metrics}: {reason(error)}", hint) from error
         *lines, torn = content.split(b"\n")
         rows, damaged = [], []
         for number, line in enumerate([*lines, torn], 1):
             try:
-                row = json.loads(line.decode())
-            except (ValueError, RecursionError):
-                row = None
-            if not mismatch(row, NEEDED):
-                rows.append(row)
-            elif number <= len(lines):
-                damaged.append(number)
+                rows.append(_row(line))
+            except SchemaError:
+                if number <= len(lines):
+                    damaged.append(number)
         if damaged and (self.metrics, tuple(damaged)) not in _said:
             _said.add((self.metrics, tuple(damaged)))
             which = ", ".join(map(str, damaged[:LISTED])) + ", …" * (len(damaged) > LISTED)
             some = f"line {which} is damaged and is" if len(damaged) == 1 else f"lines {which} are damaged and are"
             say(f"{self.metrics}: {some} left out; {len(rows)} rows are whole", style="yellow")
         return rows
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    if len(line) > ROW_BYTES:
+        raise SchemaError("it is too long")
+    return cast("dict[str, Any]", conform(parse(line, measured=True), Row))

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+import safetensors
 from torch import Tensor
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.files import sha256_of
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.checkpoints import load_tensors
 from gdist.pipeline.run.documents import read_document
+from gdist.pipeline.run.schema import TENSOR_BYTES, Digests
 from gdist.pipeline.storage.locations import in_shell
 
 AT = re.compile(r"(.+)@(\d{1,18})", re.DOTALL)
@@ -76,18 +78,21 @@ class Snapshot:
         if not self.is_finished:
             say(f"{self.typed} is unfinished: step {self.step} of {self.total}", style="yellow")
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, largest: int = TENSOR_BYTES) -> dict[str, Tensor]:
         """The weights of a checkpoint as a student has them: the averaged ones, where they are kept.
+
+        Args:
+            largest: bytes that they may have.
 
         Raises:
             RunError: they cannot be read.
         """
         path = self.weights_file
         try:
-            found: dict[str, Tensor] = safetensors.torch.load_file(path)
+            found = load_tensors(path, largest)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise RunError(f"cannot read {path}: {error}", self._others) from error
-        known = read_document(self.folder / "state.json", {}, self._others).get("sha256", {}).get(path.name)
+        known = read_document(self.folder / "state.json", Digests, self._others).get("sha256", {}).get(path.name)
         if known is not None and sha256_of(path) != known:
             raise RunError(f"{path} is damaged: its bytes are not those that were saved", self._others)
         if path.stem == "model":

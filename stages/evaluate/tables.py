@@ -7,7 +7,8 @@ from gdist.pipeline import console
 from gdist.pipeline.cache.needs import layers_command
 from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.run import EVALUATIONS
-from gdist.pipeline.run.evaluations import Evaluation, Evaluations
+from gdist.pipeline.run.evaluation import Evaluation
+from gdist.pipeline.run.evaluations import Evaluations
 from gdist.pipeline.run.snapshot import Snapshot
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.evaluate.bench import absent_layers
@@ -156,5 +157,5 @@ def say_kept(at: Snapshot, split: str, result: Evaluation, kept: Evaluation) -> 
 
 def _where(found: Evaluation) -> str:
     minutes = found.get("minutes")
-    speech = f"{minutes:g} minutes of each voice" if minutes else f"{found['utterances']} utterances"
-    return f"on {found['cache']}, {speech} (mean cosine {found['mean_cosine']:.3f})"
+    speech = f"{minutes:g} minutes of each voice" if minutes else f"{found.get('utterances', 'some')} utterances"
+    return f"on {found.get('cache', 'another cache')}, {speech} (mean cosine {found['mean_cosine']:.3f})"

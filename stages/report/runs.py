@@ -15,7 +15,9 @@ from gdist.pipeline.config import TomlTables
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import EVALUATIONS, Run
 from gdist.pipeline.run.evaluations import Evaluations, Speech, evaluated_steps
+from gdist.pipeline.run.schema import About, Shown
 from gdist.pipeline.run.snapshot import run_and_step
+from gdist.pipeline.schema import SchemaError, conform
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.evaluate.layers import whose_layer_0
 
@@ -63,6 +65,8 @@ class RunSummary:
             if result is None and evaluated:
                 why = "its student has changed since" if path.exists() else f"it has no {path.name}"
                 raise RunError(f"{location} has not been evaluated: {why}", again)
+            if result is not None:
+                conform(result, Shown)
             others = tuple(other for other in found.every(split) if result and other != result)
             result = result and result | {"layer_0": whose_layer_0(result, tables)}
             name, rows = run.name, run.read_metrics()
@@ -71,9 +75,11 @@ class RunSummary:
                 result = result and result | {"steps": run.total, "finished": False}
             elif run.is_finished:
                 run.say_lost(rows, tables["train"]["steps"])
-            return cls(str(folder), name, tables, run.provenance({}), rows, result or {}, others)
+            return cls(str(folder), name, tables, run.provenance(About), rows, result or {}, others)
         except FileNotFoundError as error:
             raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
+        except SchemaError as error:
+            raise RunError(f"{path} cannot be reported: {error}", again) from error
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read the files in {folder}: {error}", again) from error
 
@@ -113,7 +119,7 @@ class RunSummary:
         found: dict[str, Any] = {"steps": rows[-1]["step"], "loss": rows[-1].get("loss")} if rows else {}
         if rows and "seconds" in rows[-1]:
             found["seconds"] = rows[-1]["seconds"]
-        if rows and all("step_cpu_seconds" in row for row in rows):
+        if rows and all("step_cpu_seconds" in row and "steps" in row for row in rows):
             found["cpu_seconds"] = sum(row["step_cpu_seconds"] * row["steps"] for row in rows)
         for key in ("audio_seconds_per_second", "data_wait_fraction"):
             values = [row[key] for row in rows if key in row]

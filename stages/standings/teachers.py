@@ -8,6 +8,7 @@ from typing import Any
 
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.schema import About
 from gdist.stages.standings.record import Entry, Sweep
 
 UNKNOWN = "unknown"
@@ -71,6 +72,6 @@ def _teacher(entries: Sequence[Entry]) -> TeacherOf | None:
 
 def _provenance(folder: Path) -> dict[str, Any]:
     try:
-        return Run(folder).provenance({}) if (folder / "run.json").exists() else {}
+        return Run(folder).provenance(About) if (folder / "run.json").exists() else {}
     except RunError:  # said where the run is read as a whole
         return {}

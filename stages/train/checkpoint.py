@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gdist.pipeline.errors import RunError
+from gdist.pipeline.schema import LARGEST
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 STATE = {"loader", "seconds", "step"}
@@ -113,7 +114,7 @@ def _check_state(found: Any, step: int) -> None:
     if type(found["step"]) is not int or found["step"] != step:
         raise MismatchError(f"step in state.json is {found['step']!r}, not {step}")
     for name, value in found["loader"].items():
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value <= LARGEST:
             raise MismatchError(f"loader.{name} in state.json is {value!r}, not a whole number of at least 0")
     seconds = found["seconds"]
     if type(seconds) not in (int, float) or not math.isfinite(seconds) or seconds < 0:

@@ -78,7 +78,8 @@ class OptimConfig:
             0 <= self.warmup_steps <= self.steps,
             f"train.warmup_steps = {self.warmup_steps}: must be between 0 and train.steps",
         )
-        require(len(self.betas) == 2, f"train.betas = {list(self.betas)}: AdamW takes two numbers")
+        moments = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(moments, f"train.betas = {list(self.betas)}: AdamW takes two numbers, at least 0 and below 1")
         require(self.weight_decay >= 0, f"train.weight_decay = {self.weight_decay}: must be 0 or more")
         require(
             self.peer_timeout <= MAX_TIMEOUT, f"train.peer_timeout = {self.peer_timeout}: at most {MAX_TIMEOUT:g} s"

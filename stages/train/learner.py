@@ -264,7 +264,7 @@ class Learner:
 
     def _restore(self, run: Run, step: int, loader: Loader) -> dict[str, Any]:
         """Restore one checkpoint; RunError before anything is changed where that is not possible."""
-        files, state = run.load(step)
+        files, state = run.load(step, self.checkpoint_bytes)
         wanted = {"model": self.student.state_dict()}
         if self.average is not None:
             wanted["average"] = self.average.state_dict()

@@ -13,6 +13,9 @@ import pyarrow as pa
 from gdist.data_manifests import demo_folder
 from gdist.pipeline.console import silenced
 from gdist.pipeline.manifest.table import Manifest
+from gdist.stages.evaluate.evaluate import eval_command
+from gdist.stages.train.config import load_config
+from gdist.stages.train.train import train
 
 HOME = "GDIST_FUZZING"  # the variable that names the folder of all artefacts, for this process and those it starts
 
@@ -52,3 +55,15 @@ def teacher() -> Path:
 def cache() -> Path:
     """A finished cache of that speech by that teacher, in several packs."""
     return once("cache", lambda path: conftest.extracted(teacher(), speech(), path, pack_frames=256))
+
+
+def run() -> Path:
+    """A student of that cache, trained in nine steps, with checkpoints, averaged weights and an evaluation."""
+    return once("run", _train)
+
+
+def _train(path: Path) -> None:
+    steps = ["train.steps=9", "train.warmup_steps=2", "train.checkpoint_every=3", "train.validate_every=4"]
+    settings = (*steps, "train.ema_decay=0.9", "train.log_every=1", "train.batch_seconds=8")
+    train(str(cache()), path, load_config(None, None, settings), show_progress=False)
+    eval_command([path], None, "none", False, False)

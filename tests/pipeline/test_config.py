@@ -1,5 +1,6 @@
 """Configs: from tables to dataclasses and back, and the messages that mistakes get."""
 
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from gdist.pipeline.config import (
     merge,
     parse_set,
     read_toml,
+    readable_toml,
     require,
     signature,
     to_tables,
@@ -33,6 +35,7 @@ class Optim:
     betas: tuple[float, ...] = (0.9, 0.98)
     layers: int | None = None
     resume: bool = True
+    note: str = ""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, f"train.steps = {self.steps}: must be 1 or more", "--set train.steps=1")
@@ -74,7 +77,7 @@ class TestBuild:
         [
             ("trian.steps=5", r"unknown table \[trian\]", "did you mean `train`?"),
             ("train.step=5", "unknown field `train.step`", "did you mean `train.steps`?"),
-            ("train.zzz=5", "unknown field `train.zzz`", "known: betas, layers, lr, resume, schedule, steps"),
+            ("train.zzz=5", "unknown field `train.zzz`", "known: betas, layers, lr, note, resume, schedule, steps"),
             ("train.steps=5.5", "train.steps = 5.5: expected int, got float", None),
             ("train.steps=true", "train.steps = True: expected int, got bool", None),
             ("train.lr=fast", "train.lr = 'fast': expected float, got str", None),
@@ -96,6 +99,10 @@ class TestBuild:
             (f"train.lr={'9' * 400}", "train.lr = inf: must be a finite number", None),
             (f"train.steps={'9' * 20}", "train.steps is too large for a 64-bit integer", None),
             (f"train.steps={'9' * 5000}", "train.steps = '9+': expected int, got str", None),
+            ('train.note="a\\u007fb"', r"train.note = 'a\\x7fb': it contains '\\x7f', which no text of a", None),
+            ('train.note="a\\nb"', r"it contains '\\n', which no text of a config may", None),
+            ("train.note=a\udcffb", r"it contains '\\udcff', which no text of a config may", None),
+            (f"train.layers={'[' * 5000}", "train.layers = ", None),
             ("train.steps=0", "train.steps = 0: must be 1 or more", "--set train.steps=1"),
         ],
     )
@@ -123,7 +130,7 @@ class TestFiles:
                 st.integers(-(2**63), 2**63 - 1)
                 | st.floats(allow_nan=False, allow_infinity=False)
                 | st.booleans()
-                | st.text(st.characters(exclude_characters="\x7f", exclude_categories=["Cs"]))
+                | st.text(st.characters(exclude_categories=["Cs"]))
                 | st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3),
                 max_size=4,
             ),
@@ -131,7 +138,12 @@ class TestFiles:
         )
     )
     def test_toml_reads_back(self, tables: dict[str, dict[str, Any]]) -> None:
-        assert tomllib.loads(to_toml(tables)) == tables
+        assert tomllib.loads(readable_toml(tables)) == tables
+
+    @pytest.mark.parametrize("value", [math.inf, math.nan, "\ud800", {"a": 1}, None])
+    def test_nothing_is_written_that_is_not_read_back(self, value: object) -> None:
+        with pytest.raises(ConfigError, match="the config cannot be written as TOML"):
+            readable_toml({"train": {"lr": value}})
 
     def test_a_resolved_config_reads_back(self, tmp_path: Path) -> None:
         config = from_sets("train.steps=7", "train.lr=3e-7", 'student.name=gendistiller 🙂 "é"')
@@ -140,7 +152,14 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         ("text", "message"),
-        [("steps = 5", "`steps` is outside any table"), ("[train", "is not valid TOML"), (None, "cannot read")],
+        [
+            ("steps = 5", "`steps` is outside any table"),
+            ("[train", "is not valid TOML"),
+            (f"x = {'9' * 5000}", "is not valid TOML"),
+            (f"x = {'[' * 5000}", "is not valid TOML: it is nested too deeply"),
+            ("#" * (1 << 22) + "#", "it has 4,194,304 at most"),
+            (None, "cannot read"),
+        ],
     )
     def test_files_that_cannot_be_read(self, tmp_path: Path, text: str | None, message: str) -> None:
         path = tmp_path / "recipe.toml"

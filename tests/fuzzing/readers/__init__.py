@@ -15,6 +15,7 @@ READERS = {
     "shards": "cache_contents:Shards",
     "cached-teacher-config": "cache_teacher:Config",
     "cached-tensors": "cache_teacher:Tensors",
+    "run": "run_documents:RunDocuments",
 }
 
 

@@ -183,15 +183,15 @@ STATE = {"loader": {"epoch": 1, "position": 2}, "seconds": 3.5, "step": 6}
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ([], "state.json is []"),
-        (None, "state.json is None"),
+        ([], "state.json: it is not a table, but a list"),
+        (None, "state.json: it is not a table, but nothing"),
         ({}, "state.json lacks loader and 2 more"),
         (STATE | {"extra": 1}, "state.json has extra"),
         (STATE | {"step": 5}, "step in state.json is 5, not 6"),
         (STATE | {"step": "6"}, "step in state.json is '6'"),
         (STATE | {"step": 6.0}, "step in state.json is 6.0"),
         (STATE | {"seconds": None}, "seconds in state.json is None"),
-        (STATE | {"seconds": float("nan")}, "seconds in state.json is nan"),
+        (STATE | {"seconds": float("nan")}, "state.json: it has NaN, which is no number"),
         (STATE | {"seconds": -1}, "seconds in state.json is -1"),
         (STATE | {"seconds": True}, "seconds in state.json is True"),
         (STATE | {"loader": 7}, "loader in state.json is 7"),
