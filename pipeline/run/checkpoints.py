@@ -2,6 +2,7 @@
 final name is complete."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
