@@ -77,7 +77,7 @@ def described(storage: Storage, root: bytes, top: Mapping[str, Mapping[str, Any]
         size = sum(int(head["receipt_bytes"]) + sum(map(int, head["bytes"].values())) for head in heads)
     else:
         objects, size = storage.objects(), 0
-        done = sum(_planned(key, additions) for key in objects)
+        done = sum(_planned(key, additions, gdist["packs"]) for key in objects)
     return Description(
         uri=storage.uri,
         teacher=str(gdist["about"]["teacher"]),
@@ -94,7 +94,7 @@ def described(storage: Storage, root: bytes, top: Mapping[str, Mapping[str, Any]
     )
 
 
-def _planned(key: str, additions: list[Mapping[str, Any]]) -> bool:
+def _planned(key: str, additions: list[Mapping[str, Any]], packs: int) -> bool:
     """Whether a key is the receipt of a task: ``receipts/00003.json`` of a pack, ``receipts/00003-1.json`` of layers
     that addition 1 adds to it."""
     if not (named := RECEIPT.fullmatch(key)):
@@ -103,4 +103,4 @@ def _planned(key: str, additions: list[Mapping[str, Any]]) -> bool:
     if number is not None:
         within = int(number) < len(additions) and not additions[int(number)]["waveform"]
         return within and pack in range(*additions[int(number)]["packs"])
-    return any(pack in range(*addition["packs"]) for addition in additions if addition["waveform"])
+    return pack < packs

@@ -29,7 +29,7 @@ from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.objects import Storage, seal, unseal
 
 # Shards encoded and written at a time. On a disk one for each core, since that is work, and a few on a small machine
-# too, for when the disk has to catch up. A connection to a bucket transfers some 90 MB/s, a GPU produces ten times that.
+# too, for when the disk has to catch up. A connection to a bucket moves some 90 MB/s, a GPU makes ten times that.
 WRITERS, BUCKET_WRITERS = min(max(cores(), 4), 16), 16
 
 

@@ -5,6 +5,7 @@ opened the cache with the old root continue with the copies of both.
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -171,6 +172,9 @@ class Tasks(Sequence[Task]):
     def __init__(self, gdist: Mapping[str, Any]) -> None:
         self.additions: list[Mapping[str, Any]] = gdist["additions"]
         self.packs = [range(*addition["packs"]) for addition in self.additions]
+        self._with_audio = [number for number, addition in enumerate(self.additions) if addition["waveform"]]
+        self._layers = [number for number, addition in enumerate(self.additions) if not addition["waveform"]]
+        self._begins = [self.packs[number].start for number in self._with_audio]
 
     def __len__(self) -> int:
         return sum(map(len, self.packs))
@@ -198,7 +202,8 @@ class Tasks(Sequence[Task]):
 
     def of_pack(self, pack: int) -> list[Task]:
         """Return the tasks of one pack: the first, and one for each time that layers were added."""
-        return [self._task(number, pack) for number, packs in enumerate(self.packs) if pack in packs]
+        first = self._with_audio[bisect_right(self._begins, pack) - 1 :][:1]  # additions of packs follow each other
+        return [self._task(number, pack) for number in (*first, *self._layers) if pack in self.packs[number]]
 
     def _task(self, number: int, pack: int) -> Task:
         addition = self.additions[number]
