@@ -61,7 +61,7 @@ class IndexContents(IndexBytes):
         try:
             rows = pq.read_table(pa.BufferReader(data))
             frames = sum(rows["num_frames"].to_pylist())
-        except (KeyError, TypeError, ValueError, pa.ArrowException):
+        except (KeyError, TypeError, ValueError, OSError, pa.ArrowException):
             rows, frames = None, None
         resealed.planned(self.cache, "index.parquet", data)
         if rows is not None and isinstance(frames, int) and 0 <= frames < 2**53:  # the root agrees with it
