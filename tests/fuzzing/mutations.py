@@ -35,7 +35,7 @@ def value(random: Random) -> Any:
         return random.choice(NUMBERS)
     if kind == 1:
         return random.choice(TEXTS)
-    return random.choice(OTHERS) if kind == 2 else random.randrange(-10, 1000)
+    return copy.deepcopy(random.choice(OTHERS)) if kind == 2 else random.randrange(-10, 1000)
 
 
 def near(old: Any, random: Random) -> Any:
@@ -75,7 +75,7 @@ def hostile(document: Any, random: Random) -> Any:
         if change == 0:
             del holder[key]
         elif change == 1 and isinstance(holder, dict):
-            holder[random.choice(TEXTS)] = holder[key]
+            holder[random.choice(TEXTS)] = copy.deepcopy(holder[key])
         elif change == 2:
             other, name = random.choice(places)
             if name in (other if isinstance(other, dict) else range(len(other))):
