@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gdist.pipeline.framing import Framing
-from gdist.stages.frontend.limits import listed, require_flags, require_positive, require_whole
+from gdist.stages.frontend.limits import MAX_LAYERS, listed, require_flags, require_positive, require_whole
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -77,7 +77,7 @@ class FrontendConfig:
             raise ValueError(f"conv_norm is {self.conv_norm!r}; it must be 'group' or 'layer'")
         if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
-        require_whole(self, 0, "position_layers")
+        require_whole(self, 0, "position_layers", most=MAX_LAYERS)
         require_whole(self, 1, "hidden_size", "position_kernel", "position_groups", "squeeze")
         if self.hidden_size % self.position_groups:
             raise ValueError(

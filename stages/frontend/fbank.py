@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gdist.pipeline.framing import Framing
 from gdist.stages.frontend.interface import AudioFrontend, Augment
-from gdist.stages.frontend.limits import require_positive, require_whole
+from gdist.stages.frontend.limits import MAX_POSITIONS, require_positive, require_whole
 from gdist.stages.frontend.mel import Spectrum, exact, frames_of, kaldi_filters, povey
 from gdist.stages.frontend.norms import LayerNorm
 from gdist.stages.frontend.padding import frame_mask, is_symbolic, on_device, zero_padding
@@ -47,7 +47,7 @@ class FbankConfig:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        require_whole(self, 1, "hidden_size", "num_mel_bins")
+        require_whole(self, 1, "hidden_size", "num_mel_bins", most=MAX_POSITIONS)
         require_whole(self, 2, "stride")  # the variance over time needs two fbank frames in the shortest utterance
         require_positive(self, "eps")
 

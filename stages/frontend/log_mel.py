@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gdist.pipeline.framing import Framing
 from gdist.stages.frontend.interface import AudioFrontend, Augment
-from gdist.stages.frontend.limits import require_positive, require_whole
+from gdist.stages.frontend.limits import MAX_POSITIONS, MAX_WIDTH, require_positive, require_whole
 from gdist.stages.frontend.mel import Spectrum, exact, frames_of, hann, slaney_filters
 from gdist.stages.frontend.padding import frame_mask, is_symbolic, on_device, zero_padding
 
@@ -52,7 +52,8 @@ class LogMelConfig:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        require_whole(self, 1, "num_mel_bins", "hidden_size", "num_positions")
+        require_whole(self, 1, "num_mel_bins", "num_positions", most=MAX_POSITIONS)
+        require_whole(self, 1, "hidden_size", most=MAX_WIDTH)
         require_positive(self, "eps")
         if self.hidden_size % 2:
             raise ValueError(f"hidden_size is {self.hidden_size}; it must be even, for the positions")

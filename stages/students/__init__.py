@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, WavLMConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
@@ -24,6 +23,7 @@ from gdist.pipeline.config import coerce, did_you_mean
 from gdist.pipeline.errors import ConfigError, RunError
 from gdist.pipeline.extensions import Registry, extension_behind
 from gdist.pipeline.run import ONCE_MORE
+from gdist.pipeline.run.checkpoints import nbytes
 from gdist.pipeline.run.snapshot import Snapshot, run_and_step, snapshot
 from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.kinds import frontend_of
@@ -34,6 +34,9 @@ from gdist.stages.students.fine_tuning import FINE_TUNING_FIELDS
 from gdist.stages.students.fithubert import FitHubertModel
 from gdist.stages.students.gendistiller import GenDistillerModel
 from gdist.stages.students.heads import HEADS, head_of
+from gdist.stages.students.stored import LOADING_FAILS, config_fields, require_weights
+
+LARGE = 1 << 20  # bytes beside a student's own tensors: the count of an average, buffers
 
 hf_logging.disable_progress_bar()  # its bars for a few megabytes of weights would overwrite ours
 
@@ -255,12 +258,16 @@ def load_student(location: str | Path | Snapshot) -> Student:
             f"gdist train --cache URI --out {folder}",
         )
     try:
+        config_fields(folder)  # before Hugging Face's own reader follows any of it
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not isinstance(config, StudentConfig):
             raise RunError(f"{folder} does not contain a student of gdist: its model_type is {config.model_type}")
-        student: Student = in_own_memory(AutoModel.from_pretrained(folder, config=config, trust_remote_code=False))
+        require_weights(folder, AutoModel._model_mapping[type(config)], config)
+        student: Student = in_own_memory(
+            AutoModel.from_pretrained(folder, config=config, trust_remote_code=False, use_safetensors=True)
+        )
     # transformers says in many ways that a file is damaged.
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+    except LOADING_FAILS as error:
         hint = f"{again}{ONCE_MORE}" if again else "export it as `--format hf`, or train it again"
         raise RunError(f"cannot load the student at {folder}: {error}", hint) from error
     return student
@@ -275,8 +282,8 @@ def _at_checkpoint(at: Snapshot) -> Student:
             recorded = json.loads((run.student / "config.json").read_text(encoding="utf-8"))
         with torch.random.fork_rng(devices=[]):  # initializing what is then loaded draws from it
             student: Student = STUDENTS[name](STUDENTS[name].config_class.from_dict(recorded))
-        student.load_state_dict(at.weights())
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        student.load_state_dict(at.weights(nbytes(student.state_dict()) + LARGE))
+    except LOADING_FAILS as error:
         raise RunError(f"cannot load the student of {at.folder}: {error}", run.training) from error
     student.eval()
     return student

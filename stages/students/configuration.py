@@ -5,7 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from gdist.stages.frontend.kinds import frontend_config
-from gdist.stages.frontend.limits import is_number, listed, require_flags, require_positive, require_whole
+from gdist.stages.frontend.limits import (
+    MAX_LAYERS,
+    MAX_WIDTH,
+    is_number,
+    listed,
+    require_flags,
+    require_positive,
+    require_whole,
+)
 from gdist.stages.students.fine_tuning import FineTuningConfig
 
 
@@ -79,9 +87,13 @@ class StudentConfig(FineTuningConfig):
 
     def check_sizes(self) -> None:
         """Check the fields that others depend on; a subclass that derives fields from these must call this first."""
-        require_whole(self, 1, "hidden_size", "num_attention_heads", "num_teacher_layers")
-        optional = [name for name in ("num_layers", "width") if getattr(self, name, None) is not None]
-        require_whole(self, 1, *optional)
+        require_whole(self, 1, "hidden_size", "num_attention_heads", most=MAX_WIDTH)
+        require_whole(self, 1, "num_teacher_layers", most=MAX_LAYERS)
+        for name, most in (("num_layers", MAX_LAYERS), ("width", MAX_WIDTH), ("distinct_steps", MAX_LAYERS)):
+            if getattr(self, name, None) is not None:
+                require_whole(self, 1, name, most=most)
+        if (made := getattr(self, "distinct_steps", 1) * (getattr(self, "num_layers", 1) or 1)) > MAX_LAYERS:
+            raise ValueError(f"num_layers is {made} in all distinct_steps; it must be at most {MAX_LAYERS:,}")
 
     def own_layers(self) -> Iterable[int]:
         """Return the teacher layers that are predicted by default."""

@@ -16,6 +16,7 @@ READERS = {
     "cached-teacher-config": "cache_teacher:Config",
     "cached-tensors": "cache_teacher:Tensors",
     "run": "run_documents:RunDocuments",
+    "student": "student_files:StudentFiles",
 }
 
 
