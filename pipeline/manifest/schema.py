@@ -61,7 +61,8 @@ def conformed(table: pa.Table, where: str) -> pa.Table:
     typed = COLUMNS | {name: kind for name, kind in OPTIONAL.items() if name in names}
     columns = {name: _cast(table, name, kind, where) for name, kind in typed.items()}
     for name in ("id", "path"):
-        if empty := columns[name].null_count + pc.sum(pc.equal(columns[name], "")).as_py():
+        # The sum of nothing, in a column of nulls alone, is null.
+        if empty := columns[name].null_count + (pc.sum(pc.equal(columns[name], "")).as_py() or 0):
             raise ManifestError(f"{where}: {name} is empty in {empty} of {len(table)} rows")
     if pc.count_distinct(columns["id"]).as_py() < len(table):
         twice = _repeated(columns["id"].to_pylist())
@@ -109,11 +110,18 @@ def from_rows(rows: Iterable[Mapping[str, object]], where: str) -> pa.Table:
         for name in names:
             values = pa.array([row.get(name) for row in listed], (COLUMNS | OPTIONAL).get(name))
             columns[name] = values.cast(pa.string()) if pa.types.is_null(values.type) else values
+    except OverflowError as error:
+        odd = next((number for number, row in enumerate(listed, start=1) if _is_too_large(row.get(name))), 0)
+        raise ManifestError(f"{where}: {name} of utterance {odd} is an integer of more than 64 bits") from error
     except (pa.ArrowException, TypeError) as error:
         raise ManifestError(f"{where}: the column {name} mixes types, or has an unsupported one: {error}") from error
     except UnicodeEncodeError as error:
         raise ManifestError(f"{where}: not UTF-8: {error.object!r}", "rename the file") from error
     return conformed(pa.table(columns), where)
+
+
+def _is_too_large(value: object) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def with_columns(table: pa.Table, **values: Sequence[object]) -> pa.Table:

@@ -54,6 +54,8 @@ class Manifest:
         """Read and check a manifest. ManifestError where it is missing, not Parquet, or breaks the schema."""
         path = place(path)
         try:
+            if isinstance(path, Path) and path.exists() and not path.is_file():  # a pipe would be waited for
+                raise ManifestError(f"cannot read {path} as a Parquet manifest: it is no file")
             table = pq.ParquetFile(path.open("rb") if isinstance(path, RemotePath) else path).read()
         except FileNotFoundError as error:
             hint = f"build one: gdist manifest build AUDIO_FOLDER --out {in_shell(path)}"

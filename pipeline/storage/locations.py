@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote
 
+from gdist.pipeline.console import without_credentials
 from gdist.pipeline.errors import UsageError
 
 PLACES = (
@@ -65,6 +66,8 @@ class Location:
             of = "server" if scheme in WEB else "bucket"
             allowed = "letters, digits, dots, hyphens and underscores"
             why = f"{bucket!r} is not the name of a {of}: names have {allowed}" if bucket else f"it names no {of}"
+            if "@" in bucket:  # what is before it may be a secret, and is not repeated
+                why = "credentials are not a part of a location; they are read from the environment"
             _refuse(uri, why, f"a cache is {PLACES}")
         _require_kept(uri, scheme, key)
         return cls(scheme, bucket, key, owner)
@@ -170,4 +173,5 @@ def _require_kept(uri: str, scheme: str, key: str) -> None:
 
 
 def _refuse(shown: str, why: str, hint: str) -> NoReturn:
-    raise UsageError(f"cannot use {shown}: {why}", hint)
+    """Refuse a location. What may be a secret in it is not repeated: a manifest's go into receipts."""
+    raise UsageError(without_credentials(f"cannot use {shown}: {why}"), without_credentials(hint))

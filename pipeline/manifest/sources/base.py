@@ -23,6 +23,10 @@ from gdist.pipeline.storage.hub import is_read_only
 from gdist.pipeline.storage.locations import join, scheme_of
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri
 
+_LINE = 1 << 24  # characters of one line
+_RATIO, _UNPACKED = 200, 1 << 26  # a .gz unpacks to so many times its size, and so many characters, at most
+_MOST = 1 << 62
+
 type ManifestRow = dict[str, str | int | float | bool | None]
 
 AUDIO_SUFFIXES = frozenset(
@@ -133,11 +137,15 @@ def walk(src: Place) -> Iterator[Place]:
 
 def is_folder(place: Place) -> bool:
     """Whether ``place`` is a folder. A web server cannot say what is below an address, so there it is a file."""
+    if isinstance(place, Path):
+        return os.path.isdir(place)  # noqa: PTH112 — Path.is_dir raises for a name that is too long
     return not is_read_only(scheme_of(str(place))) and place.is_dir()
 
 
 def is_there(place: Place) -> bool:
     """Whether there is a file or a folder."""
+    if isinstance(place, Path):
+        return os.path.isfile(place) or is_folder(place)  # noqa: PTH113 — as in is_folder
     return place.is_file() or is_folder(place)
 
 
@@ -181,7 +189,11 @@ def is_audio(path: Place) -> bool:
 
 @contextmanager
 def readable(src: Place) -> Iterator[None]:
-    """Turn any failure to read a text file into a ManifestError that names the file."""
+    """Turn any failure to read a text file into a ManifestError that names the file. What is no file, such as a pipe
+    that nobody writes to, is not opened."""
+    if isinstance(src, Path) and os.path.exists(src) and not os.path.isfile(src):  # noqa: PTH110, PTH113
+        what = "a folder" if os.path.isdir(src) else "a device, a pipe or a socket"  # noqa: PTH112
+        raise ManifestError(f"cannot read {src}: it is {what}, and no file")
     try:
         yield
     except UnicodeDecodeError as error:
@@ -194,7 +206,17 @@ def readable(src: Place) -> Iterator[None]:
 def whole_lines(src: Place) -> Iterator[str]:
     """Yield the lines of text or gzipped text as they are, with their ends."""
     with readable(src), src.open("rb") as raw, gzip.open(raw) if src.suffix == ".gz" else raw as file:
-        yield from io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        text, left = io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), _MOST
+        if src.suffix == ".gz":
+            left = _UNPACKED + _RATIO * raw.seek(0, os.SEEK_END)
+            raw.seek(0)
+        while line := text.readline(_LINE + 1):
+            left -= len(line)
+            if len(line) > _LINE:
+                raise ManifestError(f"cannot read {src}: it has a line of more than {_LINE >> 20} MiB")
+            if left < 0:
+                raise ManifestError(f"cannot read {src}: it unpacks to more than {_RATIO} times its size")
+            yield line
 
 
 def lines(src: Place) -> Iterator[str]:
@@ -226,7 +248,7 @@ def located(path: str, beside: Place) -> str:
     if is_uri(path):
         return path
     here = Path(path).absolute()
-    return str(here) if here.exists() else below(beside, path)
+    return str(here) if os.path.exists(here) else below(beside, path)  # noqa: PTH110
 
 
 def below(folder: Place, path: str) -> str:

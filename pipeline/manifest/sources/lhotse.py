@@ -1,6 +1,5 @@
 """Lhotse's recordings and cuts."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +7,7 @@ from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.seconds import ROUNDED, samples
 from gdist.pipeline.manifest.sources.base import ManifestRow, Source, lines, located
 from gdist.pipeline.manifest.sources.labels import RESERVED
+from gdist.pipeline.schema import SchemaError, parse
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.paths import Place
 
@@ -43,8 +43,8 @@ class Lhotse(Source):
 def keys(line: str) -> set[str]:
     """Return the keys of a line of JSON; none where it is something else."""
     try:
-        entry = json.loads(line) if line.startswith("{") else {}
-    except ValueError:
+        entry = parse(line.encode()) if line.startswith("{") else {}
+    except (SchemaError, UnicodeEncodeError):
         return set()
     return set(entry)
 
@@ -52,8 +52,8 @@ def keys(line: str) -> set[str]:
 def parsed(line: str | bytes, where: str) -> dict[str, Any]:
     """Parse a line that has to be one JSON object."""
     try:
-        entry = json.loads(line)
-    except ValueError as error:
+        entry = parse(line.encode() if isinstance(line, str) else line)
+    except (SchemaError, UnicodeEncodeError) as error:
         raise ManifestError(f"{where}: not JSON: {error}", "one JSON object per line: jq -c '.[]' IN.json") from error
     if not isinstance(entry, dict):
         raise ManifestError(f"{where}: expected a JSON object, found {type(entry).__name__}")
@@ -83,7 +83,7 @@ def row_of(
             row["channel"] = channel
         if recording is not entry:
             row |= _segment(entry, recording, rate, total) | _labels(entry)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ManifestError(
             f"{where}: not a lhotse recording, or a cut of one: {reason}",
