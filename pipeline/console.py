@@ -44,10 +44,12 @@ _OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 
 # Credentials inside a location: KEY:SECRET@ before a bucket or a host, and what signs an address. Azure's container@
 # and the Hub's @revision are none.
-_USER = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s'\"@]*:[^/\s'\"@]*@|((?:https?|s3a?|gs)://)[^/\s'\"@]+@", re.IGNORECASE)
+_USER = re.compile(
+    r"([a-z][a-z0-9+.-]*://)[^/\s'\"@]*:[^/\s'\"@]*@|((?:https?|s3a?|gs)://)[^/\s'\"@]+@", re.IGNORECASE
+)
 _SIGNED = re.compile(
     r"([?&](?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|Signature|sig|[\w-]*token"
-    r"|AWSAccessKeyId|[\w-]*secret|password|api_?key)=)[^&\s'\"]+",
+    r"|AWSAccessKeyId|[\w-]*secret|password|api_?key)=)[^&\s'\"]*[^&\s'\":]",
     re.IGNORECASE,
 )
 

@@ -17,7 +17,7 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.storage import requests
-from gdist.pipeline.storage.credentials import certificates, profile_settings
+from gdist.pipeline.storage.credentials import certificates, profile_settings, require_endpoints
 from gdist.pipeline.storage.failures import first_line, is_temporary, status_of
 from gdist.pipeline.storage.hints import hint_for_opening
 from gdist.pipeline.storage.hub import address, headers, is_read_only
@@ -40,6 +40,7 @@ class Bucket:
     def __init__(self, uri: str) -> None:
         self.uri, self.location, self.patience = uri, Location.parse(uri), Patience.from_environment()
         self._settings = profile_settings() if self.location.scheme in S3 else {}
+        require_endpoints(self._settings.get("endpoint"))
         self._stores: dict[float, Any] = {}
         self.reading = self._open(self.patience.silence, self.patience.tries)
         self._plain = self._open(self.patience.silence, 1)

@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ def profile_settings() -> dict[str, Any]:
         for theirs, ours in _PROFILE_KEYS.items()
         if found.get(theirs) and not any(map(environment.get, given.get(ours, elsewhere)))
     }
+
+
+_ENDPOINT = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?(/[\w./~%{}-]*)?", re.ASCII | re.IGNORECASE)
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+
+
+def require_endpoints(profile: str | None) -> None:
+    """Refuse endpoints that are no web addresses, at which obstore would end in a panic, or that have credentials in
+    them, which would be sent and printed. Their values are not repeated.
+
+    Args:
+        profile: the endpoint of a profile in ~/.aws, if there is one.
+    """
+    given = {variable: os.environ.get(variable) for variable in _ENDPOINTS} | {"endpoint_url in ~/.aws": profile}
+    for name, endpoint in given.items():
+        if endpoint and not _ENDPOINT.fullmatch(endpoint):
+            why = "has credentials in it" if "@" in endpoint else "is no web address"
+            raise UsageError(
+                f"cannot use the endpoint of {name}: it {why}",
+                "write it as https://HOST:PORT; keys are read from variables of their own (docs/buckets.md)",
+            )
 
 
 def certificates(variable: str) -> str | None:

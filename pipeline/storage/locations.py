@@ -67,7 +67,7 @@ class Location:
             allowed = "letters, digits, dots, hyphens and underscores"
             why = f"{bucket!r} is not the name of a {of}: names have {allowed}" if bucket else f"it names no {of}"
             if "@" in bucket:  # what is before it may be a secret, and is not repeated
-                why = "credentials are not a part of a location; they are read from the environment"
+                why = f"what is before its @ is not the name of a {of}; credentials are read from the environment"
             _refuse(uri, why, f"a cache is {PLACES}")
         _require_kept(uri, scheme, key)
         return cls(scheme, bucket, key, owner)

@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
+from gdist.pipeline.errors import UsageError
 from gdist.pipeline.storage.locations import Location, join, local_path, scheme_of
 from gdist.pipeline.storage.objects import Storage
 
@@ -84,6 +85,8 @@ class RemotePath:
         return bool(self.files)
 
     def is_file(self) -> bool:
+        if self.key == PurePosixPath():  # the bucket itself
+            return False
         try:
             self.read_part(0, 1)
         except FileNotFoundError:
@@ -94,14 +97,21 @@ class RemotePath:
         return self.is_file() or self.is_dir()
 
     def read_bytes(self) -> bytes:
-        return _storage(self.root).get(str(self.key))
+        return _storage(self.root).get(self._object)
 
     def read_part(self, start: int, length: int) -> tuple[memoryview, int]:
         """Return a range of the bytes, and the size of the whole object."""
-        return _storage(self.root).get_part(str(self.key), start, length)
+        return _storage(self.root).get_part(self._object, start, length)
 
     def write_bytes(self, data: bytes) -> None:
-        _storage(self.root).put(str(self.key), data)
+        _storage(self.root).put(self._object, data)
+
+    @property
+    def _object(self) -> str:
+        if self.key == PurePosixPath():
+            why = f"cannot read or write {self.root}: it names a bucket, and no object in it"
+            raise UsageError(why, f"give the object's name too: {self.root}/PATH")
+        return str(self.key)
 
     def open(self, mode: Literal["rb"]) -> BinaryIO:
         return io.BytesIO(self.read_bytes())

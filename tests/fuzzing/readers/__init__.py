@@ -19,17 +19,10 @@ READERS = {
     "student": "student_files:StudentFiles",
     "manifest": "manifests:Parquet",
     "csv": "manifests:Text",
-    "tsv": "manifests:Tsv",
     "fairseq": "manifests:Fairseq",
     "lhotse": "manifests:Lhotse",
     "lhotse.gz": "manifests:LhotseGz",
-    "lhotse-recordings": "manifests:Recordings",
-    "nemo": "manifests:Nemo",
     "kaldi": "manifests:Kaldi",
-    "kaldi-segments": "manifests:KaldiSegments",
-    "commonvoice": "manifests:CommonVoice",
-    "speechbrain": "manifests:SpeechBrain",
-    "audiofolder": "manifests:AudioFolder",
     "audio": "manifests:Headers",
 }
 

@@ -6,7 +6,7 @@ import io
 import json
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -65,7 +65,7 @@ class Text:
     """A text file of another toolkit, next to two recordings."""
 
     kind, name = "csv", "m.csv"
-    beside: dict[str, str] = {}
+    beside: ClassVar[dict[str, str]] = {}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -170,7 +170,7 @@ class Kaldi(Text):
     """wav.scp, or the other files of its folder."""
 
     kind, name = "kaldi", "wav.scp"
-    beside = {"utt2spk": "u s\nv s\n", "text": "u hello\nv there\n"}
+    beside: ClassVar[dict[str, str]] = {"utt2spk": "u s\nv s\n", "text": "u hello\nv there\n"}
 
     def documents(self) -> list[Any]:
         return [["a", "a.wav"], ["b", "b.wav:10"]]
@@ -181,7 +181,7 @@ class Kaldi(Text):
 
 class KaldiSegments(Kaldi):
     name = "segments"
-    beside = Kaldi.beside | {"wav.scp": "a a.wav\nb b.wav\n"}
+    beside: ClassVar[dict[str, str]] = Kaldi.beside | {"wav.scp": "a a.wav\nb b.wav\n"}
 
     def documents(self) -> list[Any]:
         return [["u", "a", "0.1", "0.3"], ["v", "b", "0.1", "-1", "A"]]
@@ -206,7 +206,11 @@ class SpeechBrain(Text):
 
     def documents(self) -> list[Any]:
         head = ["ID", "duration", "wav", "start", "stop", "spk_id", "wrd"]
-        return [head, ["a", "0.5", "a.wav", "0", "4000", "s", "hello"], ["b", "0.5", "b.wav", "0", "8000", "s", "there"]]
+        return [
+            head,
+            ["a", "0.5", "a.wav", "0", "4000", "s", "hello"],
+            ["b", "0.5", "b.wav", "0", "8000", "s", "there"],
+        ]
 
 
 class AudioFolder(Text):

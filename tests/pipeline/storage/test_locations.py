@@ -258,7 +258,7 @@ REFUSED = [
     ("s3:// b/x", "' b' is not the name of a bucket", "s3://BUCKET/PATH"),
     ("s3://bé/x", "'bé' is not the name of a bucket", "s3://BUCKET/PATH"),
     ("s3://../x", "'..' is not the name of a bucket", "s3://BUCKET/PATH"),
-    ("s3://user@host/x", "'user@host' is not the name of a bucket", "s3://BUCKET/PATH"),
+    ("s3://user@host/x", "what is before its @ is not the name of a bucket", "s3://BUCKET/PATH"),
     ("s3://b:80/x", "'b:80' is not the name of a bucket", "s3://BUCKET/PATH"),
     ("abfs://user@elsewhere.org/x", "is not the name of a bucket", "az://CONTAINER/PATH"),
     ("https://user:password@host/x", "is not the name of a server", "s3://BUCKET/PATH"),
