@@ -281,7 +281,7 @@ class Named(TypedDict):
 class Steps(TypedDict):
     """The table [train] of a resolved config."""
 
-    steps: Annotated[int, Meta(ge=1, le=10**15)]
+    steps: Step  # 0 in a run that was made without training, as StudentSuite makes one to export it
 
 
 class Resolved(TypedDict):
