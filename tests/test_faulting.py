@@ -1,0 +1,43 @@
+"""A few faults and damages, so that `make faults` itself keeps working; it does a thousand."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from faulting.campaign import names, run, wrong_with
+from faulting.faults import End
+from faulting.phases import PHASES, Place
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts disks, and gives up root's rights in the processes it starts")
+def test_a_few_of_each() -> None:
+    counts = run(6, 5, 120.0, ["export", "cache"], ["SIGKILL", "disk fills up", "permissions", "cut", "gone"])
+    assert not counts.failures
+    ends = Counter(end for _, _, end in counts.ends.elements())
+    assert sum(ends.values()) == 6 and ends["right"] + ends["refused"] >= 4
+    assert "cut" in counts.table()
+
+
+@pytest.mark.parametrize(
+    ("end", "wrong"),
+    [
+        (End(0, ""), False),
+        (End(-9, ""), False),
+        (End(1, "error: cannot write it"), False),
+        (End(130, "interrupted"), False),
+        (End(1, ""), True),
+        (End(-11, "loading"), True),
+        (End(1, "error: x\nTraceback (most recent call last):"), True),
+        (End(0, "Traceback (most recent call last):"), True),
+    ],
+)
+def test_what_is_wrong_with_an_end(end: End, wrong: bool) -> None:
+    assert bool(wrong_with(end)) == wrong
+
+
+def test_what_is_left_behind_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "run/tensorboard").mkdir(parents=True)
+    (tmp_path / "run/tensorboard/events.1").touch()
+    (tmp_path / "run/.student.tmp").touch()
+    assert names(Place(tmp_path, ""), PHASES["train"]) == {"run", "run/tensorboard", "run/.student.tmp"}
