@@ -10,7 +10,7 @@ import safetensors
 
 from gdist.pipeline.console import size
 from gdist.pipeline.errors import AGAIN, RunError
-from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, write_atomically
+from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, sync, write_atomically
 from gdist.pipeline.owner import Owner
 
 TEMPORARY = r"|\..+\.tmp|\.tmp\w+"  # files of gdist and of safetensors, left behind when a process was killed
@@ -97,6 +97,8 @@ class OwnFolder:
             staged.mkdir(parents=True)
             yield staged
             open_to_all(staged)
+            for path in staged.iterdir():
+                sync(path)  # a power cut leaves nothing half-written under the final name
             if final.is_dir() and foreign(final, ours):  # people's notes stay where they are
                 for path in staged.iterdir():
                     path.replace(self.own(final / path.name))
@@ -104,6 +106,7 @@ class OwnFolder:
             else:
                 self.remove(final, ours)
                 staged.rename(final)
+            sync(final.parent)
         except (OSError, safetensors.SafetensorError) as error:
             with suppress(OSError, RunError):  # the disk may be full: what is unfinished takes none of it
                 self.remove(staged, ours + TEMPORARY)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.files import regular, require_size, sha256_of, sync, write_atomically
+from gdist.pipeline.files import regular, require_size, sha256_of, write_atomically
 from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.run.documents import content_of
 from gdist.pipeline.run.schema import DOCUMENT_BYTES, TENSOR_BYTES, Digests
@@ -62,9 +62,6 @@ class Checkpoints(OwnFolder):
             digests = {f"{name}.safetensors": sha256_of(staged / f"{name}.safetensors") for name in files}
             known = state | {"step": step, "sha256": digests}
             write_atomically(staged / "state.json", json.dumps(known, indent=2))
-            for path in staged.iterdir():
-                sync(path)
-        sync(self.checkpoints)
         self.prune(step, keep, every)
 
     def prune(self, step: int, keep: int, every: int = 0) -> None:
