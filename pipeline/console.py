@@ -7,7 +7,6 @@ are made in one place, :func:`_console`.
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
+
+from gdist.pipeline.printing import harmless, printable, same_json, without_credentials
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is reported where there is no terminal (CI, nohup, a log file)
 
@@ -36,41 +37,6 @@ class Log(Protocol):
 Watcher = Callable[[str, str, float, float], None]  # (title, unit, done, total)
 _log: Log | None = None
 _watchers: list[Watcher] = []
-
-
-# What a terminal obeys, ends a line with, or writes backwards; and halves of characters, which no file may contain.
-_OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-# Credentials inside a location: KEY:SECRET@ before a bucket or a host, and what signs an address. Azure's container@
-# and the Hub's @revision are none.
-_USER = re.compile(
-    r"([a-z][a-z0-9+.-]*://)[^/\s'\"@]*:[^/\s'\"@]*@|((?:https?|s3a?|gs)://)[^/\s'\"@]+@", re.IGNORECASE
-)
-_SIGNED = re.compile(
-    r"([?&](?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|Signature|sig|[\w-]*token"
-    r"|AWSAccessKeyId|[\w-]*secret|password|api_?key)=)[^&\s'\"]*[^&\s'\":]",
-    re.IGNORECASE,
-)
-
-
-def without_credentials(text: str) -> str:
-    """A text in which locations lack the credentials that were typed into them: ``s3://…@bucket``."""
-    if "://" not in text:
-        return text
-    text = _USER.sub(lambda found: f"{found[1] or found[2]}…@", text)
-    return _SIGNED.sub(r"\1…", text)
-
-
-def harmless(text: str) -> str:
-    """A text of one line or more that does nothing to a terminal, ``\\x1b`` for an escape, and gives no credentials
-    away."""
-    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], without_credentials(text))
-
-
-def printable(name: str) -> str:
-    """A name as one line that does nothing to a terminal: like :func:`harmless`, and its line breaks are ``\\n``."""
-    return harmless(name).replace("\n", "\\n")
 
 
 def make_warnings_harmless() -> None:
@@ -195,7 +161,7 @@ class _Bar(Progress):
 def emit(result: dict[str, Any] | list[Any]) -> None:
     """Print one JSON value on stdout, as ``--json`` does."""
     text = without_credentials(json.dumps(result, ensure_ascii=False))
-    sys.stdout.write(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")  # the same JSON
+    sys.stdout.write(same_json(text) + "\n")
     sys.stdout.flush()
 
 

@@ -181,7 +181,7 @@ class InOrder(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            from gdist.pipeline.console import harmless
+            from gdist.pipeline.printing import harmless
 
             error.message = harmless(error.message)  # type: ignore[misc]  # no other place decides what is printed
             raise

@@ -55,14 +55,8 @@ def under(package: str) -> set[str]:
 
 # From the ground up. A package imports from floors below its own, and from itself; never upwards, never sideways.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    (
-        "pipeline.errors",
-        "pipeline.console",
-        "pipeline.framing",
-        "pipeline.files",
-        "pipeline.machine",
-        "pipeline.schema",
-    ),
+    ("pipeline.errors", "pipeline.printing", "pipeline.framing", "pipeline.machine", "pipeline.schema"),
+    ("pipeline.console", "pipeline.files"),
     ("pipeline.config", "pipeline.heartbeat", "pipeline.ids", "pipeline.observe"),
     ("pipeline.own_files", "pipeline.owner"),
     ("pipeline.extensions", "pipeline.folder"),

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote
 
-from gdist.pipeline.console import without_credentials
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.printing import without_credentials
 
 PLACES = (
     "a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or memory://NAME; "

@@ -13,8 +13,9 @@ from typing import Any
 from gdist.pipeline import console
 from gdist.pipeline.cache.describe import Description
 from gdist.pipeline.cache.survey import Note, Survey, survey
-from gdist.pipeline.console import PLAIN_LINE_SECONDS, printable
+from gdist.pipeline.console import PLAIN_LINE_SECONDS
 from gdist.pipeline.errors import EXIT_OK
+from gdist.pipeline.printing import printable
 from gdist.pipeline.storage.locations import in_shell
 
 SHOWN = 5  # of the folders that were not looked at

@@ -13,7 +13,7 @@ import torch
 from click.testing import Result
 from rich.console import Console
 
-from gdist.pipeline import console
+from gdist.pipeline import console, printing
 
 Gdist = Callable[..., Result]
 
@@ -82,8 +82,8 @@ def test_a_bar_and_what_is_waited_for_show_the_name(
 
 
 def test_a_line_break_in_a_name_stays_in_its_line() -> None:
-    assert console.printable("two\nlines\x1b") == "two\\nlines\\x1b"
-    assert console.harmless("two\nlines\x1b") == "two\nlines\\x1b"
+    assert printing.printable("two\nlines\x1b") == "two\\nlines\\x1b"
+    assert printing.harmless("two\nlines\x1b") == "two\nlines\\x1b"
 
 
 @each_name

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gdist.pipeline import console
+from gdist.pipeline import console, printing
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.storage.locations import Location
 from gdist.pipeline.storage.objects import Storage
@@ -47,7 +47,7 @@ def test_nothing_prints_them(uri: str, capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
-    assert console.harmless(text) == text
+    assert printing.harmless(text) == text
 
 
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"])

@@ -14,7 +14,7 @@ from conftest import contents
 from in_bucket import s3_bucket
 from servers import Flaky
 
-from gdist.pipeline import console
+from gdist.pipeline import printing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.storage.objects import Storage, seal
 from gdist.stages.caches.listing import layers_text
@@ -222,4 +222,4 @@ def test_memory(documents: dict[str, bytes], gdist: Gdist) -> None:
 
 def test_texts() -> None:
     assert layers_text([0, 1, 2, 3, 8, 11, 12]) == "0-3,8,11-12" and layers_text([]) == ""
-    assert console.printable("a\x1b[0m\n\udce9") == "a\\x1b[0m\\n\\udce9"
+    assert printing.printable("a\x1b[0m\n\udce9") == "a\\x1b[0m\\n\\udce9"

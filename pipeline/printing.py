@@ -1,0 +1,42 @@
+"""What is printed, wherever it is printed: a text that does nothing to a terminal and gives no credentials away."""
+
+import re
+
+# What a terminal obeys, ends a line with, or writes backwards; and halves of characters, which no file may contain.
+_OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+# Credentials inside a location: KEY:SECRET@ before a bucket or a host, and what signs an address. Azure's container@
+# and the Hub's @revision are none.
+_USER = re.compile(
+    r"([a-z][a-z0-9+.-]*://)[^/\s'\"@]*:[^/\s'\"@]*@|((?:https?|s3a?|gs)://)[^/\s'\"@]+@", re.IGNORECASE
+)
+_SIGNED = re.compile(
+    r"([?&](?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|Signature|sig|[\w-]*token"
+    r"|AWSAccessKeyId|[\w-]*secret|password|api_?key)=)[^&\s'\"]*[^&\s'\":]",
+    re.IGNORECASE,
+)
+
+
+def without_credentials(text: str) -> str:
+    """A text in which locations lack the credentials that were typed into them: ``s3://…@bucket``."""
+    if "://" not in text:
+        return text
+    text = _USER.sub(lambda found: f"{found[1] or found[2]}…@", text)
+    return _SIGNED.sub(r"\1…", text)
+
+
+def harmless(text: str) -> str:
+    """A text of one line or more that does nothing to a terminal, ``\\x1b`` for an escape, and gives no credentials
+    away."""
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], without_credentials(text))
+
+
+def printable(name: str) -> str:
+    """A name as one line that does nothing to a terminal: like :func:`harmless`, and its line breaks are ``\\n``."""
+    return harmless(name).replace("\n", "\\n")
+
+
+def same_json(text: str) -> str:
+    """JSON's text, with what a terminal obeys as JSON's own escapes."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
