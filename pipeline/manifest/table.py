@@ -53,18 +53,17 @@ class Manifest:
     def read(cls, path: str | Place) -> Self:
         """Read and check a manifest. ManifestError where it is missing, not Parquet, or breaks the schema."""
         path = place(path)
+        other = f"build one from audio or another tool's file: gdist manifest build {in_shell(path)} --out M.parquet"
         try:
             if isinstance(path, Path) and path.exists() and not path.is_file():  # a pipe would be waited for
-                raise ManifestError(f"cannot read {path} as a Parquet manifest: it is no file")
+                hint = other if path.is_dir() else None
+                raise ManifestError(f"cannot read {path} as a Parquet manifest: it is no file", hint)
             table = pq.ParquetFile(path.open("rb") if isinstance(path, RemotePath) else path).read()
         except FileNotFoundError as error:
             hint = f"build one: gdist manifest build AUDIO_FOLDER --out {in_shell(path)}"
             raise ManifestError(f"no manifest at {path}", hint) from error
         except (OSError, pa.ArrowException) as error:
-            hint = (
-                f"build one from audio or another tool's file: gdist manifest build {in_shell(path)} --out M.parquet"
-            )
-            raise ManifestError(f"cannot read {path} as a Parquet manifest", hint) from error
+            raise ManifestError(f"cannot read {path} as a Parquet manifest", other) from error
         return cls(conformed(table, str(path)), _root(path))
 
     def write(self, path: str | Place) -> None:

@@ -24,6 +24,8 @@ from fuzzing.readers import READERS, reader_class
 
 HANG_SECONDS = 10.0
 MEMORY = 6 << 30  # bytes of address space that an input may take, beyond what the process had
+TESTS = Path(__file__).parents[1]
+IMPORTED = (TESTS, *(TESTS / folder for folder in ("pipeline/audio", "pipeline/manifest", "pipeline/storage")))
 KEPT = 20  # inputs kept of each reader
 
 
@@ -115,9 +117,11 @@ def _of_one_process(name: str, seed: int, first: int, last: int, patience: float
     """Yield what a process says of its inputs, until it ends; and how it ended, where it did not reach the last."""
     ours, theirs = os.pipe()
     code = f"from fuzzing.campaign import work; work({name!r}, {seed}, {first}, {last}, {theirs})"
+    path = os.pathsep.join(filter(None, [*map(str, IMPORTED), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-c", code], pass_fds=[theirs], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-c", code], pass_fds=[theirs], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
     os.close(theirs)
     heard, waiting = [time.monotonic() + 300], threading.Event()  # until everything is made
 
