@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fuzzing import Reader, artefacts
-from fuzzing.campaign import campaign, input_of, outcome_of
+from fuzzing.campaign import PATIENCE, campaign, input_of, outcome_of
 from fuzzing.readers import READERS, reader_class
 
 INPUTS = 40
@@ -18,14 +18,12 @@ KEPT = sorted(path for path in FOUND.glob("*/*") if path.is_file())
 def reader_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Reader]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(artefacts.HOME, str(tmp_path_factory.mktemp("artefacts")))
+        for name, value in PATIENCE.items():
+            patch.setenv(name, value)
         yield cache(lambda name: reader_class(name)(tmp_path_factory.mktemp("reader")))
 
 
-UNFINISHED: set[str] = set()  # readers that are known not to refuse everything in words yet
-NAMES = [pytest.param(name, marks=pytest.mark.xfail(strict=True)) if name in UNFINISHED else name for name in READERS]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", READERS)
 def test_it_reads_or_refuses(reader_of: Callable[[str], Reader], name: str) -> None:
     reader = reader_of(name)
     inputs = [input_of(reader, name, 1, number) for number in range(INPUTS)]

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import ManifestRow, Source, lines, located
-from gdist.pipeline.manifest.sources.labels import ids_from_paths
+from gdist.pipeline.manifest.sources.labels import ids_from_paths, without_suffix
 from gdist.pipeline.manifest.sources.zipped import Zips
 from gdist.pipeline.storage.locations import join
 from gdist.pipeline.storage.paths import Place, is_uri
@@ -54,10 +54,10 @@ def _row(line: str, root: str, src: Place, number: int, zips: Zips) -> ManifestR
         raise ManifestError(f"{src}, line {number}: expected a path, a tab and a sample count, found {line!r}")
     label: ManifestRow = {"column_3": more[0] or None} if more else {}
     if not (sliced := _SLICE.fullmatch(path)):
-        name = str(PurePosixPath(path).with_suffix(""))
+        name = str(without_suffix(PurePosixPath(path)))
         return label | {"id": name, "path": _placed(path, root, src), "num_samples": int(count)}
     path, first, length = sliced[1], int(sliced[2]), int(sliced[3])
-    row: ManifestRow = {"id": f"{PurePosixPath(path).with_suffix('')}-{first}", "path": _placed(path, root, src)}
+    row: ManifestRow = {"id": f"{without_suffix(PurePosixPath(path))}-{first}", "path": _placed(path, root, src)}
     if not path.lower().endswith(".zip"):
         return row | {"start": first, "num_samples": length} | label
     zips.require_stored(str(row["path"]), first, length, f"{src}, line {number}")

@@ -50,6 +50,11 @@ class Labels:
             console.say(f"left out: {names} (a column of the manifest has this name, or the value is nested)")
 
 
+def without_suffix(path: PurePosixPath) -> PurePosixPath:
+    """``a/b.wav`` → ``a/b``; a path without a name, such as an empty one, as it is."""
+    return path.with_suffix("") if path.name else path
+
+
 def ids_from_paths(paths: Sequence[str]) -> list[str]:
     """Make an id for each row from its path: the file's name without its suffix, if that is enough.
 
@@ -68,7 +73,7 @@ def ids_from_paths(paths: Sequence[str]) -> list[str]:
     below = [PurePosixPath(*path.parts[shared:]) for path in whole]
     choices = (
         [path.stem for path in whole],
-        [str(path.with_suffix("")) for path in below],
+        [str(without_suffix(path)) for path in below],
         [str(path) for path in below],
     )
     chosen = next((names for names in choices if len(set(names)) == len(files)), files)

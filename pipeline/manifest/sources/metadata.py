@@ -18,7 +18,7 @@ from gdist.pipeline.manifest.sources.base import (
     walk,
 )
 from gdist.pipeline.manifest.sources.cells import Table, columns
-from gdist.pipeline.manifest.sources.labels import Labels
+from gdist.pipeline.manifest.sources.labels import Labels, without_suffix
 from gdist.pipeline.manifest.sources.lhotse import keys, parsed
 from gdist.pipeline.storage.paths import Place
 from gdist.pipeline.storage.ranged import opened
@@ -56,7 +56,7 @@ class AudioFolder(Source):
             if not isinstance(name, str) or not name:
                 raise ManifestError(f"{file}, entry {number}: it has no file_name", "name the audio of every entry")
             place = below(file.parent, name)
-            id = relative(file.parent / name, folder).with_suffix("")
+            id = without_suffix(relative(file.parent / name, folder))
             split: ManifestRow = {"split": splits[file]} if any(splits.values()) else {}
             yield {"id": str(id), "path": place} | split | labels.of(row)
         labels.report()

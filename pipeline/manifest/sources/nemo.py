@@ -86,7 +86,7 @@ def _entries(src: Place) -> Iterator[tuple[dict[str, Any], Place, str]]:
         for number, line in enumerate(lines(manifest), start=1):
             where = f"{manifest}, line {number}"
             entry = parsed(line, where)
-            if not isinstance(entry.get("audio_filepath"), str):
+            if not isinstance(entry.get("audio_filepath"), str) or not entry["audio_filepath"]:
                 found = "lists several files" if isinstance(entry.get("audio_filepath"), list) else "names no file"
                 raise ManifestError(f"{where}: audio_filepath {found}", "one file per line: mix its channels first")
             yield entry, manifest, where

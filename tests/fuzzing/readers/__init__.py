@@ -19,10 +19,17 @@ READERS = {
     "student": "student_files:StudentFiles",
     "manifest": "manifests:Parquet",
     "csv": "manifests:Text",
+    "tsv": "manifests:Tsv",
     "fairseq": "manifests:Fairseq",
     "lhotse": "manifests:Lhotse",
     "lhotse.gz": "manifests:LhotseGz",
+    "recordings": "manifests:Recordings",
+    "nemo": "manifests:Nemo",
     "kaldi": "manifests:Kaldi",
+    "segments": "manifests:KaldiSegments",
+    "commonvoice": "manifests:CommonVoice",
+    "speechbrain": "manifests:SpeechBrain",
+    "audiofolder": "manifests:AudioFolder",
     "audio": "manifests:Headers",
 }
 

@@ -34,6 +34,7 @@ DEEP = '{"a":' * 5000
         ("lhotse", "c.jsonl", DEEP, "line 1: not JSON: it is nested too deeply"),
         ("auto", "c.jsonl", DEEP, "cannot detect what"),
         ("csv", "t.csv", "id,path\na,b.wav\n" + "c" * (1 << 25), "a line of more than 16 MiB"),
+        ("nemo", "n.json", json.dumps({"audio_filepath": ""}), "line 1: audio_filepath names no file"),
     ],
 )
 def test_text_is_refused_in_words(tmp_path: Path, kind: str, name: str, text: str, words: str) -> None:
@@ -72,3 +73,23 @@ def test_a_bucket_without_a_key() -> None:
     for act in (lambda: Manifest.read("memory://name"), lambda: RemotePath.parse("s3://bucket").read_bytes()):
         with pytest.raises(UsageError, match="names a bucket, and no object in it"):
             act()
+
+
+@pytest.mark.parametrize("path", [".", "/", "..", "a/.."])
+@pytest.mark.parametrize(
+    ("kind", "name", "text"),
+    [
+        ("nemo", "n.json", '{{"audio_filepath": "{0}"}}'),
+        ("fairseq", "t.tsv", "{here}\n{0}\t8000\n{0}:1:2\t9\n"),
+        ("audiofolder", "metadata.csv", "file_name,n\n{0},1\n"),
+    ],
+)
+def test_a_path_without_a_name(tmp_path: Path, path: str, kind: str, name: str, text: str) -> None:
+    """It names a folder, and has no suffix to be cut off for an id: said of the utterance or of the manifest."""
+    src = tmp_path / name
+    src.write_text(text.format(path, here=tmp_path))
+    try:
+        found = build(src, tmp_path / "m.parquet", kind)
+    except ManifestError:
+        return
+    assert len(found.table) == 0 or {problem.reason for problem in found.problems}
