@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from gdist.pipeline.printing import harmless, printable, same_json, without_credentials
+from gdist.pipeline.printing import all_without_credentials, harmless, printable, same_json
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is reported where there is no terminal (CI, nohup, a log file)
 
@@ -160,7 +160,7 @@ class _Bar(Progress):
 
 def emit(result: dict[str, Any] | list[Any]) -> None:
     """Print one JSON value on stdout, as ``--json`` does."""
-    text = without_credentials(json.dumps(result, ensure_ascii=False))
+    text = json.dumps(all_without_credentials(result), ensure_ascii=False)
     sys.stdout.write(same_json(text) + "\n")
     sys.stdout.flush()
 

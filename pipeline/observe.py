@@ -9,6 +9,7 @@ command shows of them is in its own lines and numbers. Of several ranks of torch
 
 import contextlib
 import json
+import logging
 import os
 import re
 import sys
@@ -18,8 +19,8 @@ from typing import Any
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import UsageError
+from gdist.pipeline.printing import all_without_credentials
 
-LOG, METRICS = "GDIST_LOG_JSON", "GDIST_METRICS"
 _ADDRESS = re.compile(r"(?:(?P<host>[\w.-]*|\[[0-9a-f:]+\]):)?(?P<port>\d{1,5})", re.IGNORECASE)
 _measures: "_Measures | None" = None
 
@@ -31,11 +32,33 @@ def json_lines() -> Iterator[None]:
     def line(level: str, message: str, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         known = {name: value for name, value in fields.items() if value is not None}
-        sys.stderr.write(json.dumps({"time": now, "level": level, "message": message.strip(), **known}) + "\n")
+        said = {"time": now, "level": level, "message": message.strip(), **known}
+        sys.stderr.write(json.dumps(all_without_credentials(said)) + "\n")
         sys.stderr.flush()
 
-    with console.logged(line):
-        yield
+    lines = _Lines(line)
+    before, logging.lastResort = logging.lastResort, lines
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(lines)  # which else has one that says nothing
+    try:
+        with console.logged(line):
+            yield
+    finally:
+        logging.getLogger("py.warnings").removeHandler(lines)
+        logging.captureWarnings(False)
+        logging.lastResort = before
+
+
+class _Lines(logging.StreamHandler):  # type: ignore[type-arg]
+    """Takes the warnings of other libraries, where nobody has set logging up."""
+
+    def __init__(self, log: console.Log) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log("error" if record.levelno >= logging.ERROR else "warning", record.getMessage(), logger=record.name)
 
 
 @contextlib.contextmanager
@@ -52,7 +75,7 @@ def metrics(address: str) -> Iterator[None]:
     found = _ADDRESS.fullmatch(address)
     if found is None or not 0 < int(found["port"]) < 65_536:
         raise UsageError(f"--metrics {address}: is no address", "type a port, as in --metrics 9100, or HOST:PORT")
-    if int(os.environ.get("RANK") or 0):
+    if os.environ.get("RANK", "0") != "0":
         yield
         return
     try:

@@ -1,10 +1,12 @@
 """What is printed, wherever it is printed: a text that does nothing to a terminal and gives no credentials away."""
 
 import re
+from typing import Any
 
-# What a terminal obeys, ends a line with, or writes backwards; and halves of characters, which no file may contain.
-_OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
+# What a terminal obeys, ends a line with, or writes backwards; as in a pattern's brackets.
+OBEYED = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+# And halves of characters, which no file may contain; but for the ends of lines, which are meant.
+_OBEYED = re.compile(rf"(?!\n)[{OBEYED}\ud800-\udfff]")
 
 # Credentials inside a location: KEY:SECRET@ before a bucket or a host, and what signs an address. Azure's container@
 # and the Hub's @revision are none.
@@ -24,6 +26,16 @@ def without_credentials(text: str) -> str:
         return text
     text = _USER.sub(lambda found: f"{found[1] or found[2]}…@", text)
     return _SIGNED.sub(r"\1…", text)
+
+
+def all_without_credentials(value: Any) -> Any:
+    """A JSON value with every text as :func:`without_credentials` has it. Of JSON's text as a whole, quotes and
+    backslashes that belong to JSON would be taken for parts of a location."""
+    if isinstance(value, str):
+        return without_credentials(value)
+    if isinstance(value, dict):
+        return {all_without_credentials(name): all_without_credentials(inner) for name, inner in value.items()}
+    return [*map(all_without_credentials, value)] if isinstance(value, list | tuple) else value
 
 
 def harmless(text: str) -> str:

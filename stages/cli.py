@@ -7,6 +7,8 @@ import click
 
 from gdist.stages.caches.command import caches_command
 from gdist.stages.commandline import (
+    LOG_JSON,
+    METRICS,
     InOrder,
     LocalPath,
     Program,
@@ -33,11 +35,11 @@ if TYPE_CHECKING:
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="gdist", prog_name="gdist")
-@click.option("--log-json", is_flag=True, envvar="GDIST_LOG_JSON", help="Messages and progress as lines of JSON.")
+@click.option("--log-json", is_flag=True, envvar=LOG_JSON, help="Messages and progress as lines of JSON.")
 @click.option(
     "--metrics",
     metavar="[HOST:]PORT",
-    envvar="GDIST_METRICS",
+    envvar=METRICS,
     help="Serve numbers for Prometheus while the command runs; of this machine only, if no host is named.",
 )
 @click.pass_context

@@ -22,6 +22,7 @@ import click
 from gdist.pipeline.errors import AGAIN, EXIT_INTERRUPTED, GdistError, UsageError
 from gdist.pipeline.extensions import forget
 
+LOG_JSON, METRICS = "GDIST_LOG_JSON", "GDIST_METRICS"  # variables for the options of the same names
 PATIENCE = 2.0  # seconds for which threads may go on after an interruption
 
 use_option = click.option(
@@ -130,7 +131,7 @@ def observed(log_json: bool, metrics: str | None) -> Iterator[None]:
     """Tell other programs what a command is doing, for the length of a ``with``."""
     from gdist.pipeline import observe
 
-    os.environ.pop(observe.METRICS, None)  # its port is this process's, and not of those that it starts
+    os.environ.pop(METRICS, None)  # its port is this process's, and not of those that it starts
     with contextlib.ExitStack() as stack:
         if log_json:
             stack.enter_context(observe.json_lines())

@@ -1,6 +1,7 @@
 """What programs see of a command: lines of JSON, and numbers over HTTP."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -56,9 +57,51 @@ def test_the_environment_and_a_terminal(tmp_path: Path) -> None:
     program = "from gdist.stages.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "eval", tmp_path / "none"],
-        env={**__import__("os").environ, "GDIST_LOG_JSON": "1"}, capture_output=True, text=True, check=False,
+        env=os.environ | {"GDIST_LOG_JSON": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and lines_of(done.stderr)[0]["level"] == "error"
+
+
+SIGNED = "https://host/x?X-Amz-Signature=abc"
+
+
+def test_quotes_around_a_secret_stay_json(capfd: pytest.CaptureFixture[str]) -> None:
+    """A location in quotes at the end of a text, or before a backslash: what is removed is never a part of JSON."""
+    texts = [f'cannot open "{SIGNED}"', f"{SIGNED}\\", f'"s3://key:secret@bucket"\n"{SIGNED}"']
+    with observe.json_lines():
+        for text in texts:
+            console.say(text, hint=text)
+    console.emit({"found": texts, f'"{SIGNED}"': [{"at": texts[0]}]})
+    said = capfd.readouterr()
+    assert [line["message"] for line in lines_of(said.err)] == [line["hint"] for line in lines_of(said.err)]
+    assert lines_of(said.err)[0]["message"] == 'cannot open "https://host/x?X-Amz-Signature=…"'
+    (printed,) = lines_of(said.out)
+    assert printed["found"][0] == lines_of(said.err)[0]["message"] and len(printed) == 2
+    assert not any(secret in said.err + said.out for secret in ("abc", "secret"))
+
+
+WARNED = f"""
+import logging, warnings
+from gdist.pipeline import observe
+with observe.json_lines():
+    logging.getLogger("other.library").warning("slow: %s", "{SIGNED}")
+    warnings.warn("old")
+logging.getLogger("other.library").warning("in words again")
+"""
+
+
+def test_warnings_of_others() -> None:
+    """In a process of its own: pytest sets logging up."""
+    done = subprocess.run([sys.executable, "-c", WARNED], capture_output=True, text=True, check=True)
+    first, second, third = done.stderr.splitlines()
+    assert json.loads(first) | {"time": ""} == {
+        "time": "",
+        "level": "warning",
+        "logger": "other.library",
+        "message": "slow: https://host/x?X-Amz-Signature=…",
+    }
+    assert json.loads(second)["logger"] == "py.warnings" and "old" in json.loads(second)["message"]
+    assert third == "in words again"
 
 
 def scraped(port: int) -> dict[str, float]:
