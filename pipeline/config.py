@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from gdist.pipeline.errors import ConfigError
-from gdist.pipeline.files import reason, regular, require_size
+from gdist.pipeline.files import content_of, reason
 
 MAX_BYTES = 1 << 22  # of a TOML file: a sweep of 10,000 points, one by one, has 1 MB
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # TOML has no such characters, and no config needs any
@@ -42,10 +42,7 @@ def load_toml(path: Path, what: str) -> dict[str, Any]:
         ConfigError: the file cannot be read, or is not valid TOML.
     """
     try:
-        with regular(path) as file:
-            content = file.read(MAX_BYTES + 1)
-        require_size(len(content), MAX_BYTES)
-        return tomllib.loads(content.decode())
+        return tomllib.loads(content_of(path, MAX_BYTES).decode())
     except OSError as error:
         raise ConfigError(f"cannot read the {what} {path}: {reason(error)}") from error
     except ValueError as error:  # of TOML, of UTF-8, or of an integer of thousands of digits

@@ -57,6 +57,14 @@ def require_size(size: int, limit: int | None) -> None:
         raise UnreadableError(f"has {size:,} bytes; it has {limit:,} at most")
 
 
+def content_of(path: Path, limit: int) -> bytes:
+    """The bytes of a file of at most ``limit``; OSError where it cannot be read, or is no such file."""
+    with regular(path) as file:
+        content = file.read(limit + 1)
+    require_size(len(content), limit)
+    return content
+
+
 def walk(folder: Path) -> Iterator[str]:
     """Yield the relative path of every file and every link below a folder: links count as files, none is followed."""
     for at, _, names in folder.walk():

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TypedDict
 
 from gdist.pipeline.errors import AGAIN, RunError
-from gdist.pipeline.files import regular
+from gdist.pipeline.files import content_of
 from gdist.pipeline.heartbeat import BEAT_SECONDS, Heartbeat, wait_for_silence
 from gdist.pipeline.machine import is_here, myself
 from gdist.pipeline.schema import Count, SchemaError, Word, conform, parse
@@ -169,13 +169,9 @@ class Owner:
 def read_owner(folder: Path) -> dict[str, Any]:
     """Read who owns a run; empty when nobody does, or when the file was just being written."""
     try:
-        with regular(folder / OWNER) as file:
-            document = parse(file.read(MAX_BYTES))
-        conform(document, OwnerDocument)
+        return dict(conform(parse(content_of(folder / OWNER, MAX_BYTES)), OwnerDocument))
     except (OSError, SchemaError):
         return {}
-    found: dict[str, Any] = document
-    return found
 
 
 def _named(seen: dict[str, Any]) -> str:

@@ -162,11 +162,11 @@ class Ledger:
             with encoded(rows.pop(name), spec.chunk_rows, spec.compress) as shard:
                 if written is None:
                     self.storage.put(key, shard.data)
-                    make_durable(self.storage, [key])  # no power cut leaves a receipt without its shards
                 return key, shard.record
 
         with ThreadPoolExecutor(WRITERS if self.storage.folder else BUCKET_WRITERS) as pool:
             objects = dict(pool.map(write, names))
+        make_durable(self.storage, () if written else objects)  # no power cut leaves a receipt without its shards
         self.guard()
         receipt = self.new_receipt(task, objects, quarantine, statistics)
         sealed = seal(receipt, receipt)  # which adds the checksum to the receipt, too

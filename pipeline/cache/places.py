@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gdist.pipeline.cache.entries import Coded, Entries, Numbers
-from gdist.pipeline.cache.schema import OBEYED
 from gdist.pipeline.framing import Framing
+from gdist.pipeline.printing import OBEYED
 from gdist.pipeline.schema import SchemaError
 
 STEP = 1 << 20  # utterances at a time

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
+from gdist.pipeline.printing import OBEYED
 from gdist.pipeline.schema import Count, Plain, Positive, Sentence, Sha256, Word, Xxh3
 
 MAX_GENERATION = 9_999  # every plan that a cache ever had may be looked at, one after another
@@ -27,7 +28,6 @@ CONFIG_BYTES = 1 << 24  # the teacher's config; code that a user's own encoding 
 TENSOR_BYTES = 1 << 32  # a file of tensors
 TABLE_BYTES = 1 << 35  # the index: some hundred bytes for an utterance; the table of a summary
 
-OBEYED = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # by a terminal: console.py would escape them
 Line = Annotated[str, Meta(pattern=f"^[^{OBEYED}]*$", max_length=1 << 12)]
 Layer = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
 Layers = Annotated[list[Layer], Meta(min_length=1, max_length=MAX_LAYERS + 1)]

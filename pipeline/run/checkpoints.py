@@ -13,9 +13,8 @@ from torch import Tensor
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.files import regular, require_size, sha256_of, write_atomically
+from gdist.pipeline.files import content_of, regular, require_size, sha256_of, write_atomically
 from gdist.pipeline.folder import OwnFolder
-from gdist.pipeline.run.documents import content_of
 from gdist.pipeline.run.schema import DOCUMENT_BYTES, TENSOR_BYTES, Digests
 from gdist.pipeline.schema import conform, parse
 

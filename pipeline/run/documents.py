@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.files import reason, regular, require_size
+from gdist.pipeline.files import content_of, reason
 from gdist.pipeline.run.schema import DOCUMENT_BYTES
 from gdist.pipeline.schema import SchemaError, conform, parse
 
@@ -40,11 +40,3 @@ def text_of(document: Mapping[str, Any], schema: type) -> str:
     except (SchemaError, UnicodeEncodeError) as error:
         raise RunError(f"cannot record where the run comes from: {error}") from error
     return text
-
-
-def content_of(path: Path, limit: int) -> bytes:
-    """The bytes of a file of at most ``limit``; OSError where it cannot be read, or is no such file."""
-    with regular(path) as file:
-        content = file.read(limit + 1)
-    require_size(len(content), limit)
-    return content

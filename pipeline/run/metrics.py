@@ -1,14 +1,13 @@
 """What a run reports: metrics.jsonl, one JSON object per report, in order of step."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import AGAIN, RunError
-from gdist.pipeline.files import reason, regular, require_size
+from gdist.pipeline.files import content_of, reason
 from gdist.pipeline.folder import ROOM, OwnFolder
 from gdist.pipeline.run.schema import METRICS_BYTES, ROW_BYTES, Row
 from gdist.pipeline.schema import SchemaError, conform, parse
@@ -60,9 +59,7 @@ class Metrics(OwnFolder):
             RunError: it cannot be read.
         """
         try:
-            with regular(self.metrics) as file:
-                require_size(os.fstat(file.fileno()).st_size, METRICS_BYTES)
-                content = file.read()
+            content = content_of(self.metrics, METRICS_BYTES)
         except FileNotFoundError:
             return []
         except OSError as error:

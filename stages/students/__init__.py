@@ -7,7 +7,6 @@ in a file that you name: ``--student FILE.py:CLASS``.
 
 import dataclasses
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -279,7 +278,7 @@ def _at_checkpoint(at: Snapshot) -> Student:
     recorded = run.provenance().get("student_config")
     try:
         if recorded is None:  # a run of an earlier gdist, which may be finished
-            recorded = json.loads((run.student / "config.json").read_text(encoding="utf-8"))
+            recorded = config_fields(run.student)
         with torch.random.fork_rng(devices=[]):  # initializing what is then loaded draws from it
             student: Student = STUDENTS[name](STUDENTS[name].config_class.from_dict(recorded))
         student.load_state_dict(at.weights(nbytes(student.state_dict()) + LARGE))

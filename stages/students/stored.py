@@ -13,8 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from gdist.pipeline.files import regular
-from gdist.pipeline.run.documents import content_of
+from gdist.pipeline.files import content_of, regular
 from gdist.pipeline.run.schema import DOCUMENT_BYTES
 from gdist.pipeline.schema import SchemaError, parse
 

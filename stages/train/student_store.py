@@ -47,14 +47,15 @@ def build_student(source: Source, config: TrainConfig) -> Student:
 def initialize(student: Student, place: int, cache: Cache, how: str) -> None:
     """Copy weights of the ``place``-th teacher, that of ``cache``: the front-end of the first one, and of each its
     layers if ``how`` is "layers"."""
-    layers = None
+    layers = teacher = None
     if how == "layers" and (place == 0 or list(student.layers_of(place))):
         layers = layer_tensors(cache)
         require_layers(layers, cache)
-        require_same_attention(student, teachers_config(cache), place)
+        teacher = teachers_config(cache)
+        require_same_attention(student, teacher, place)
     try:
         if place == 0:
-            student.initialize_from_teacher(frontend_tensors(cache), layers)
+            student.initialize_from_teacher(frontend_tensors(cache, teacher), layers)
         elif layers is not None:
             student.initialize_layers(layers, place)
     except ValueError as error:

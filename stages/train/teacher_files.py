@@ -4,6 +4,7 @@ A cache may be anybody's. What its config says must be what its arrays are made 
 is larger than the weights that are there.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict
 
 import torch
@@ -93,13 +94,16 @@ def _require_fitting(config: dict[str, Any], cache: Cache) -> None:
         raise SchemaError(f"its intermediate_size is {config['intermediate_size']}, 64 times the hidden size at most")
 
 
-def frontend_tensors(cache: Cache) -> dict[str, Tensor]:
+def frontend_tensors(cache: Cache, teacher: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
     """The weights of the teacher's front-end: exactly those that its config describes.
+
+    Args:
+        teacher: :func:`teachers_config`, where it was read before.
 
     Raises:
         CacheDamagedError: they are others, or no weights.
     """
-    config = frontend_of(teachers_config(cache))
+    config = frontend_of(teachers_config(cache) if teacher is None else teacher)
     try:
         tensors = loaded(cache.document(FRONTEND))
         with torch.device("meta"):  # shapes only: the config may describe more than there is memory

@@ -33,7 +33,6 @@ for line in sys.stdin:
         main(task["line"])
     print(child, flush=True)
 """
-JUMPED = "GDIST_TEST_CLOCK"
 
 
 def begin(task: dict[str, Any]) -> None:
