@@ -16,10 +16,9 @@ from transformers import PreTrainedModel
 from gdist.pipeline.files import content_of, regular
 from gdist.pipeline.run.schema import DOCUMENT_BYTES
 from gdist.pipeline.schema import SchemaError, parse
+from gdist.stages.teacher_config import require_plain
 
-FOLLOWED = ("attn_implementation", "experts_implementation")  # also with an underscore before, and more after
-PLAIN = (None, "eager", "sdpa")
-REFUSED = ("quantization_config", "compression_config", "peft_config", "base_model_name_or_path")
+REFUSED = ("peft_config", "base_model_name_or_path")
 # What Python, torch, transformers and huggingface_hub raise for a damaged config or damaged weights.
 LOADING_FAILS = (
     *(OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ImportError, ArithmeticError),
@@ -41,10 +40,12 @@ def config_fields(folder: Path) -> dict[str, Any]:
         raise ValueError(f"config.json is damaged: {error}") from error
     if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
         raise ValueError("config.json names no model_type")
-    for name, value in fields.items():
-        kernel = name.lstrip("_").startswith(FOLLOWED) and value not in PLAIN
-        if kernel or (name in REFUSED and value is not None):
-            raise ValueError(f"config.json has {name} = {value!r:.60}, which gdist does not follow")
+    try:
+        require_plain(fields)
+    except SchemaError as error:
+        raise ValueError(f"config.json cannot be used: {error}") from error
+    if followed := next((name for name in REFUSED if fields.get(name) is not None), None):
+        raise ValueError(f"config.json has {followed}, which gdist does not follow")
     for name in ("dtype", "torch_dtype"):
         if fields.get(name) not in DTYPES:
             raise ValueError(f"config.json has {name} = {fields[name]!r:.60}; it must be one of float32, float16 …")

@@ -14,12 +14,14 @@ from transformers.utils import logging as hf_logging
 
 from gdist.pipeline.errors import ConfigError, TeacherError
 from gdist.pipeline.extensions import Registry
+from gdist.pipeline.schema import SchemaError
 from gdist.stages.device import in_own_memory
 from gdist.stages.frontend.interface import Config
 from gdist.stages.frontend.kinds import frontend_of
 from gdist.stages.frontend.log_mel import WINDOWS
+from gdist.stages.teacher_config import CHOSEN, require_config
 from gdist.stages.teachers.base import Teacher
-from gdist.stages.teachers.checkpoint import check_weights, encoder_weights
+from gdist.stages.teachers.checkpoint import check_weights, encoder_weights, require_held
 from gdist.stages.teachers.data2vec_audio import Data2VecAudioTeacher
 from gdist.stages.teachers.hubert import HubertTeacher
 from gdist.stages.teachers.others import what_it_is
@@ -102,19 +104,21 @@ def load_teacher(
         logger.warning(
             "%s: the adapter after the encoder is left out; its output is not a hidden state", name_or_path
         )
-    expected = [name for name in empty_model(config).state_dict() if name.startswith(family.used)]
+    empty = empty_model(config)
+    expected = [name for name in empty.state_dict() if name.startswith(family.used)]
     with _quiet():
         weights, others = encoder_weights(checkpoint.weights(), expected, family.key_mapping, name_or_path)
+        require_held(empty, weights, name_or_path, family.used)
         try:
             model, loading = family.model_class.from_pretrained(
                 None,
-                config=family.model_class.config_class.from_dict(config),
+                config=_transformers_config(config),
                 state_dict=weights,
                 attn_implementation=family.attention,
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a stranger's weights fail in transformers wherever they are first used
             raise TeacherError(
                 f"The weights of {name_or_path} cannot be loaded: {first_line(error)}",
                 hint="Expected model.safetensors or pytorch_model.bin next to config.json, complete and matching it.",
@@ -168,6 +172,10 @@ def _described(checkpoint: Checkpoint, window: str | None) -> dict[str, Any]:
         what, hint = what_it_is(config, FAMILIES)
         raise TeacherError(f"{name} {what}", hint=hint)
     family = FAMILIES[model_type]
+    try:
+        require_config(config)
+    except SchemaError as error:
+        raise TeacherError(f"The config.json of {name} cannot be used: {error}.", _CORRECT) from error
     if window is not None:
         _require_window(family, window, name)
         config["window"] = window
@@ -200,19 +208,25 @@ def _require_valid(family: type[Teacher], config: dict[str, Any], name: str) -> 
         told = " ".join(str(error).split()) or type(error).__name__
         raise TeacherError(
             f"The config.json of {name} is not one that transformers can build a {config['model_type']} of: {told}",
-            "Correct that field in config.json, or download the checkpoint again.",
+            _CORRECT,
         ) from error
 
 
+_CORRECT = "Correct that field in config.json, or download the checkpoint again."
 _ADDED = ("do_normalize", "final_norm")  # to a checkpoint's config, by ``read_teacher_config``
 
 
 def empty_model(config: dict[str, Any]) -> Any:
     """The Hugging Face model with this config, from :func:`read_teacher_config`, on the device "meta"."""
-    model_class = FAMILIES[config["model_type"]].model_class
     fields = {name: value for name, value in config.items() if name not in (*_ADDED, "add_adapter")}
     with torch.device("meta"):
-        return model_class(model_class.config_class.from_dict(fields))
+        return FAMILIES[config["model_type"]].model_class(_transformers_config(fields))
+
+
+def _transformers_config(fields: dict[str, Any]) -> Any:
+    """Its own config of these fields; but how attention is computed is gdist's choice."""
+    own = {name: value for name, value in fields.items() if name.lstrip("_") not in CHOSEN}
+    return FAMILIES[fields["model_type"]].model_class.config_class.from_dict(own)
 
 
 def num_params(config: dict[str, Any]) -> int:

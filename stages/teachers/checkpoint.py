@@ -15,6 +15,8 @@ from gdist.pipeline.errors import TeacherError
 
 logger = logging.getLogger(__name__)
 
+FREE = 1 << 22  # numbers that a model may have without weights: tables of positions, a mask's embedding
+_APART = "The checkpoint and its config.json do not belong together; download it again."
 # What torch.compile, DataParallel and their like put before, or between, the names of the modules that they wrap.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module)\.")
 
@@ -82,6 +84,35 @@ def _old(name: str) -> str:
     )
 
 
+def require_held(model: Any, weights: Mapping[str, Tensor], name: str, used: tuple[str, ...]) -> None:
+    """Raise TeacherError for a model that is larger than its weights, before any of it is allocated.
+
+    Args:
+        model: on the device "meta".
+        weights: of the encoder, from :func:`encoder_weights`.
+        used: how the names of the parameters begin that the teacher uses.
+    """
+    held = {_old(key): tensor for key, tensor in weights.items()}
+    absent: dict[str, int] = {}
+    for key, tensor in {**dict(model.named_buffers()), **model.state_dict()}.items():
+        stored = held.get(_old(key))
+        if stored is None:
+            absent[key] = tensor.numel()
+        elif stored.shape != tensor.shape and key.startswith(used):
+            raise TeacherError(
+                f"The weights of {name} cannot be loaded: {key} has the shape {list(stored.shape)}, and config.json "
+                f"describes {list(tensor.shape)}.",
+                _APART,
+            )
+    if sum(absent.values()) > max(sum(tensor.numel() for tensor in held.values()), FREE):
+        largest = sorted(absent, key=lambda key: -absent[key])
+        raise TeacherError(
+            f"{name} describes a model of which most is not in its weights, and which is therefore not made: "
+            f"{_some(largest)}.",
+            _APART,
+        )
+
+
 def check_weights(
     model: Any, loading: Mapping[str, Any], others: Sequence[str], name: str, used: tuple[str, ...]
 ) -> None:
@@ -97,13 +128,13 @@ def check_weights(
         raise TeacherError(
             f"{name} lacks {len(missing)} of the model's weights, which would be replaced by random ones: "
             f"{_some(missing)}.",
-            hint="The checkpoint and its config.json do not belong together; download it again.",
+            hint=_APART,
         )
     extra = sorted(key for key in loading["unexpected_keys"] if key.startswith(used))
     if extra:
         raise TeacherError(
             f"{name} has {len(extra)} weights in the encoder that its config.json does not describe: {_some(extra)}.",
-            hint="The checkpoint and its config.json do not belong together; download it again.",
+            hint=_APART,
         )
     left_out = [key.removeprefix(f"{model.base_model_prefix}.") for key in (*loading["unexpected_keys"], *others)]
     heads = dict.fromkeys(key.partition(".")[0] for key in sorted(left_out))

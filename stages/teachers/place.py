@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 
 from gdist.pipeline.console import size
 from gdist.pipeline.errors import AGAIN, TeacherError
+from gdist.pipeline.files import reason, regular
 
 # In the order in which transformers looks for them; each may have an index instead, of the parts it is in.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -44,10 +45,12 @@ class Folder:
         """The file's path, or None if the folder has no such file.
 
         Raises:
-            TeacherError: there is something else in its place, such as a git-lfs pointer.
+            TeacherError: there is something else in its place, such as a git-lfs pointer; or it cannot be read.
         """
-        path = self.path / filename
-        return whole(path, self.name) if path.is_file() else None
+        try:
+            return whole(self.path / filename, self.name)
+        except FileNotFoundError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -185,10 +188,20 @@ def whole(path: Path, name: str) -> Path:
     """``path``, if it is what its name says, as far as its size and its first bytes show it.
 
     Raises:
-        TeacherError: it is empty, a git-lfs pointer, or a web page.
+        TeacherError: it is empty, a git-lfs pointer, a web page, no file, or cannot be read.
+        FileNotFoundError: it is not there, or is a folder.
     """
-    with path.open("rb") as file:
-        start = file.read(512)
+    try:
+        with regular(path) as file:
+            start = file.read(512)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise TeacherError(
+            f"The checkpoint {name} cannot be loaded: {path.name} cannot be read: {why}.",
+            "look at that file and its permissions, or download it again",
+        ) from error
     if not start:
         raise TeacherError(
             f"The checkpoint {name} cannot be loaded: {path.name} is empty.",

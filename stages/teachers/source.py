@@ -10,10 +10,15 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from gdist.pipeline.cache.schema import CONFIG_BYTES
 from gdist.pipeline.errors import TeacherError
+from gdist.pipeline.files import content_of, reason
+from gdist.pipeline.schema import SchemaError, parse
 from gdist.stages.teachers.fairseq import ENDINGS, FairseqFile
 from gdist.stages.teachers.place import Folder, Place, place_of
 from gdist.stages.teachers.weights import check_usable, read_weights, refuse_file
+
+_LOOK = "look at that file and its permissions, or download it again"
 
 
 class Checkpoint(Protocol):
@@ -84,11 +89,13 @@ class HuggingFace:
         if path is None:
             return None
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            value = parse(content_of(path, CONFIG_BYTES))
+        except SchemaError as error:
             raise TeacherError(
                 f"{filename} of {self.name} is not JSON: {error}", "download it again, or correct it"
             ) from error
+        except OSError as error:
+            raise TeacherError(f"{filename} of {self.name} cannot be read: {reason(error)}", _LOOK) from error
         if not isinstance(value, dict):
             raise TeacherError(f"{filename} of {self.name} does not contain a JSON object", "download it again")
         return value

@@ -1,16 +1,19 @@
 """The weights of a Hugging Face checkpoint: which files they are in, and why these cannot be read."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gdist.pipeline.cache.schema import CONFIG_BYTES
 from gdist.pipeline.console import size
 from gdist.pipeline.errors import AGAIN, TeacherError
+from gdist.pipeline.files import content_of, reason, regular
+from gdist.pipeline.schema import Count, SchemaError, Word, conform, parse
 from gdist.stages.teachers.pickled import read_pickled
 from gdist.stages.teachers.place import WEIGHTS, Folder, Place, first_line, whole
 
@@ -49,6 +52,21 @@ _OTHERS = (
         "if they are the model's, call the file model.safetensors (or pytorch_model.bin)",
     ),
 )
+
+
+MAX_HEADER = 100_000_000  # bytes, also safetensors' own limit
+
+
+class Index(TypedDict):
+    """Which file each tensor of a checkpoint in several parts is in."""
+
+    weight_map: Annotated[dict[str, Word], Meta(min_length=1)]
+
+
+class Stored(TypedDict):
+    """A tensor, in the header of a safetensors file."""
+
+    data_offsets: tuple[Count, Count]
 
 
 def read_weights(place: Place) -> dict[str, Tensor]:
@@ -99,26 +117,29 @@ def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
 
 def _length(path: Path) -> int | None:
     """How long a safetensors file must be by its header; None if the header is no such thing."""
-    with path.open("rb") as file:
+    with regular(path) as file:
         head = int.from_bytes(file.read(8), "little")
-        if head > path.stat().st_size:
+        if head > min(path.stat().st_size, MAX_HEADER):
             return None
         try:
-            header = json.loads(file.read(head))
-            ends = [int(tensor["data_offsets"][1]) for key, tensor in header.items() if key != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            header = parse(file.read(head))
+            tensors = {key: tensor for key, tensor in header.items() if key != "__metadata__"}
+            ends = [tensor["data_offsets"][1] for tensor in conform(tensors, dict[str, Stored]).values()]
+        except (SchemaError, AttributeError):
             return None
     return 8 + head + max(ends, default=0)
 
 
 def _read_shards(place: Place, index: Path) -> dict[str, Tensor]:
     try:
-        files = sorted({str(file) for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        listed = conform(parse(content_of(index, CONFIG_BYTES)), Index)
+    except (SchemaError, OSError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
         raise TeacherError(
-            f"The weights of {place.name} cannot be loaded: {index.name} does not list their files.",
+            f"The weights of {place.name} cannot be loaded: {index.name} does not list their files: {why}.",
             "download it again",
         ) from error
+    files = sorted(set(listed["weight_map"].values()))
     # The names are a stranger's: only those of this folder are read.
     found = {file: place.file(file) if Path(file).name == file else None for file in files}
     missing = [file for file, path in found.items() if path is None]

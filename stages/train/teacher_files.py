@@ -5,58 +5,20 @@ is larger than the weights that are there.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.needs import Needs, repair_command
-from gdist.pipeline.cache.schema import MAX_LAYERS, MAX_WIDTH
 from gdist.pipeline.cache.tensors import loaded, require_shapes
 from gdist.pipeline.errors import CacheDamagedError
-from gdist.pipeline.schema import SchemaError, Word, conform, parse
+from gdist.pipeline.schema import SchemaError, parse
 from gdist.stages.frontend.kinds import build_frontend, frontend_of
+from gdist.stages.teacher_config import require_config
 
 CONFIG, FRONTEND, LAYERS = "config.json", "frontend.safetensors", "layers.safetensors"
-
-Size = Annotated[int, Meta(ge=1, le=MAX_WIDTH)]
-Sizes = Annotated[list[Size], Meta(min_length=1, max_length=64)]
-Small = Annotated[float, Meta(gt=0, le=1)]
-
-
-class TeacherConfig(TypedDict, total=False):
-    """What of a teacher's config shapes a student; it has many other fields."""
-
-    model_type: Word
-    hidden_size: Size
-    d_model: Size
-    intermediate_size: Annotated[int, Meta(ge=1, le=1 << 17)]
-    num_hidden_layers: Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
-    num_attention_heads: Annotated[int, Meta(ge=1, le=1024)]
-    do_stable_layer_norm: bool
-    do_normalize: bool
-    final_norm: bool
-    layer_norm_eps: Small
-    feature_layer_norm_eps: Small
-    conv_dim: Sizes
-    conv_kernel: Sizes
-    conv_stride: Sizes
-    conv_bias: bool
-    conv_pos_kernel_size: Size
-    conv_pos_batch_norm: bool
-    feat_extract_norm: Word
-    feat_extract_activation: Word
-    feat_proj_layer_norm: bool
-    num_conv_pos_embeddings: Size
-    num_conv_pos_embedding_groups: Size
-    squeeze_factor: Annotated[int, Meta(ge=1, le=64)]
-    num_mel_bins: Annotated[int, Meta(ge=1, le=1024)]
-    max_source_positions: Size
-    window: Word
-    stride: Annotated[int, Meta(ge=1, le=64)]
-    feature_projection_input_dim: Size
 
 
 def teachers_config(cache: Cache) -> dict[str, Any]:
@@ -67,7 +29,7 @@ def teachers_config(cache: Cache) -> dict[str, Any]:
     """
     try:
         config: dict[str, Any] = parse(cache.document(CONFIG))
-        conform(config, TeacherConfig)
+        require_config(config)
         config = config | {"do_normalize": cache.identity["teacher"]["do_normalize"]}
         _require_fitting(config, cache)
     except SchemaError as error:

@@ -14,6 +14,7 @@ READERS = {
     "array-metadata": "cache_contents:ArrayMetadata",
     "shards": "cache_contents:Shards",
     "cached-teacher-config": "cache_teacher:Config",
+    "teacher-folder": "teacher_folder:TeacherFolder",
     "cached-tensors": "cache_teacher:Tensors",
     "run": "run_documents:RunDocuments",
     "student": "student_files:StudentFiles",
