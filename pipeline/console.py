@@ -6,7 +6,6 @@ are made in one place, :func:`_console`.
 """
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,17 +36,6 @@ class Log(Protocol):
 Watcher = Callable[[str, str, float, float], None]  # (title, unit, done, total)
 _log: Log | None = None
 _watchers: list[Watcher] = []
-
-
-def make_warnings_harmless() -> None:
-    """Print the warnings of Python's logging as :func:`harmless` has them, where nobody else has set logging up."""
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_Harmless())
-
-
-class _Harmless(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return harmless(super().format(record))
 
 
 def is_logged() -> bool:

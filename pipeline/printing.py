@@ -11,7 +11,7 @@ _OBEYED = re.compile(rf"(?!\n)[{OBEYED}\ud800-\udfff]")
 # Credentials inside a location: KEY:SECRET@ before a bucket or a host, and what signs an address. Azure's container@
 # and the Hub's @revision are none.
 _USER = re.compile(
-    r"([a-z][a-z0-9+.-]*://)[^/\s'\"@]*:[^/\s'\"@]*@|((?:https?|s3a?|gs)://)[^/\s'\"@]+@", re.IGNORECASE
+    r"([a-z][a-z0-9+.-]*://?)[^/\s'\"@]*:[^/\s'\"@]*@|((?:https?|s3a?|gs)://?)[^/\s'\"@]+@", re.IGNORECASE
 )
 _SIGNED = re.compile(
     r"([?&](?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|Signature|sig|[\w-]*token"
@@ -22,7 +22,7 @@ _SIGNED = re.compile(
 
 def without_credentials(text: str) -> str:
     """A text in which locations lack the credentials that were typed into them: ``s3://…@bucket``."""
-    if "://" not in text:
+    if ":/" not in text:  # of s3://bucket, a path is s3:/bucket
         return text
     text = _USER.sub(lambda found: f"{found[1] or found[2]}…@", text)
     return _SIGNED.sub(r"\1…", text)

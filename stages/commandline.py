@@ -5,6 +5,7 @@ function, so that `gdist --help` does not load torch.
 """
 
 import contextlib
+import errno
 import functools
 import importlib
 import os
@@ -42,7 +43,7 @@ class Size(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", str(value), re.IGNORECASE)
+        found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*(?:([kmgt])(i?))?b?\s*", str(value), re.IGNORECASE)
         if not found:
             self.fail(f"{value!r} is not a size; type a number and kB, MB, GB or TB, such as 500GB", param, ctx)
         power = " kmgt".index((found[2] or " ").lower())
@@ -99,12 +100,13 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
     def wrap(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
-            from gdist.pipeline.console import is_logged, make_warnings_harmless, say
+            from gdist.pipeline.console import is_logged, say
+            from gdist.pipeline.logs import make_warnings_harmless
 
             forget()
             make_warnings_harmless()
             try:
-                with _ended_by_sigterm():
+                with _ended_by_sigterm(), _names_that_fit():
                     code = function(*args, **kwargs)
             except GdistError as error:
                 also = f": {kept}" if kept and (error.hint or "").endswith(AGAIN) else ""
@@ -141,6 +143,25 @@ def observed(log_json: bool, metrics: str | None) -> Iterator[None]:
             except UsageError as error:
                 raise click.UsageError(f"{error.message}; {error.hint}") from error
         yield
+
+
+@contextlib.contextmanager
+def _names_that_fit() -> Iterator[None]:
+    """Refuse a name that no file can have, wherever it is first looked for."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UsageError(
+            f"{error.filename!s:.80}…: the name is too long for a file", "check what you typed"
+        ) from error
+    except UnicodeEncodeError as error:
+        if not re.search("[\udc80-\udcff]", error.object):  # as Python has bytes of a name that are no text
+            raise
+        raise UsageError(
+            f"{error.object!r:.80}: its bytes are no UTF-8", "rename it, and type the new name"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -193,6 +214,9 @@ class Program(InOrder):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command line, and end the process with its exit code."""
+        from gdist.pipeline.logs import make_tracebacks_harmless
+
+        make_tracebacks_harmless()
         try:
             return super().__call__(*args, **kwargs)
         except SystemExit as ended:

@@ -20,6 +20,7 @@ from gdist.pipeline.manifest.checking import Report, examine
 from gdist.pipeline.manifest.exporting import export
 from gdist.pipeline.manifest.sources import SOURCES
 from gdist.pipeline.manifest.table import Manifest, Problem, build
+from gdist.pipeline.printing import all_without_credentials
 from gdist.pipeline.storage.paths import RemotePath, place
 
 SHOWN = 20  # problems listed without --json, which lists all
@@ -131,7 +132,8 @@ def _show(found: dict[str, Any]) -> None:
 
 def _write(reports: Sequence[Report], path: str) -> None:
     """Write one row per utterance."""
-    table, buffer, target = pa.Table.from_pylist([each.to_dict() for each in reports]), io.BytesIO(), place(path)
+    rows = [all_without_credentials(each.to_dict()) for each in reports]
+    table, buffer, target = pa.Table.from_pylist(rows), io.BytesIO(), place(path)
     if path.lower().endswith(".csv"):
         pyarrow.csv.write_csv(table, buffer)
     else:

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, TypedDict
 from msgspec import Meta
 from transformers import PreTrainedConfig
 
-from gdist.pipeline.cache.schema import MAX_LAYERS, MAX_WIDTH
+from gdist.pipeline.cache.schema import MAX_WIDTH
 from gdist.pipeline.schema import SchemaError, Word, conform
 
 Size = Annotated[int, Meta(ge=1, le=MAX_WIDTH)]
 SizeOrNone = Annotated[int, Meta(ge=0, le=MAX_WIDTH)] | None
 Sizes = Annotated[list[Size], Meta(min_length=1, max_length=64)]
-Layers = Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
+Layers = Annotated[int, Meta(ge=1, le=256)]  # published are up to 48; a module is made of each, several times
 Heads = Annotated[int, Meta(ge=1, le=1024)]
 Inner = Annotated[int, Meta(ge=1, le=1 << 17)]
 Small = Annotated[float, Meta(gt=0, le=1)]

@@ -18,6 +18,7 @@ from distributed import KilledWorker, Reschedule, Worker, WorkerPlugin, get_work
 
 from gdist.pipeline.cluster.workers import Cluster
 from gdist.pipeline.errors import CacheError, ClusterError
+from gdist.pipeline.logs import make_warnings_harmless
 
 SPARE_TASKS = 1  # queued on each worker, so that a free lane can start its next task without waiting for this process
 ATTEMPTS = 4  # at a task that fails for a reason that may be temporary
@@ -161,6 +162,7 @@ class _JobPlugin(WorkerPlugin):
         self.job, self.max_lanes, self.long = job, lanes, long
 
     def setup(self, worker: Worker) -> None:
+        make_warnings_harmless()
         # The job is opened on the first task and not here, where it would block the worker's event loop, and an error
         # would end the worker instead of the task.
         self.opening, self.is_open = threading.Lock(), False

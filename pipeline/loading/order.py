@@ -117,6 +117,7 @@ def crops(
     firsts = np.zeros(len(lengths), np.int32)
     if not crop_frames:
         return firsts, lengths
+    crop_frames = min(crop_frames, np.iinfo(lengths.dtype).max)
     grid = min(grid, crop_frames)
     long = lengths > crop_frames
     left = lengths[long].astype(np.int64)

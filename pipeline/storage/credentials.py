@@ -65,12 +65,17 @@ def require_endpoints(profile: str | None) -> None:
     """
     given = {variable: os.environ.get(variable) for variable in _ENDPOINTS} | {"endpoint_url in ~/.aws": profile}
     for name, endpoint in given.items():
-        if endpoint and not _ENDPOINT.fullmatch(endpoint):
-            why = "has credentials in it" if "@" in endpoint else "is no web address"
-            raise UsageError(
-                f"cannot use the endpoint of {name}: it {why}",
-                "write it as https://HOST:PORT; keys are read from variables of their own (docs/buckets.md)",
-            )
+        require_endpoint(name, endpoint)
+
+
+def require_endpoint(name: str, endpoint: str | None) -> None:
+    """Refuse one endpoint, named so."""
+    if endpoint and not _ENDPOINT.fullmatch(endpoint):
+        why = "has credentials in it" if "@" in endpoint else "is no web address"
+        raise UsageError(
+            f"cannot use the endpoint of {name}: it {why}",
+            "write it as https://HOST:PORT; keys are read from variables of their own (docs/buckets.md)",
+        )
 
 
 def certificates(variable: str) -> str | None:

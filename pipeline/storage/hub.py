@@ -4,9 +4,10 @@ A web server answers for one object at a time and lists nothing. docs/buckets.md
 """
 
 import os
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from gdist.pipeline.errors import AGAIN, CacheError, UsageError
+from gdist.pipeline.storage.credentials import require_endpoint
 from gdist.pipeline.storage.failures import is_refused_range, is_temporary, status_of
 from gdist.pipeline.storage.locations import HUB, WEB, Location, in_shell, scheme_of
 
@@ -27,8 +28,7 @@ def address(location: Location) -> str:
     if location.scheme in WEB:
         return f"{location.root}/{quote(location.key)}"
     endpoint = (os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
-    if urlsplit(endpoint).scheme not in WEB or not urlsplit(endpoint).netloc:
-        raise UsageError(f"HF_ENDPOINT={endpoint}: it is no web address", f"unset HF_ENDPOINT, or export {ENDPOINT}")
+    require_endpoint("HF_ENDPOINT", endpoint)
     return f"{endpoint}/{location.bucket}/resolve/{location.account or 'main'}/{quote(location.key)}"
 
 

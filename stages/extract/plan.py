@@ -252,7 +252,7 @@ def parse_layers(text: str, num_layers: int) -> list[int]:
     layers: set[int] = set()
     for part in text.split(","):
         first, dash, last = (piece.strip() for piece in part.partition("-"))
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 20:
             raise UsageError(f"--layers {text!r}: {part!r} is not a layer", "for example --layers all or 0,4,8-12")
         start, stop = int(first), int(last or first)
         if not start <= stop <= num_layers:

@@ -18,7 +18,7 @@ class Duration(click.ParamType[float]):
     name = "TIME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", str(value))
+        found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])\s*", str(value))
         if not found:
             self.fail(f"{value!r} is not a time; type a number and s, m, h or d, such as 2h", param, ctx)
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]

@@ -7,8 +7,10 @@ sweep is gone ends itself: nothing goes on unseen, and a run is free to be taken
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from gdist.pipeline.errors import EXIT_INTERRUPTED
+from gdist.pipeline.printing import harmless
 from gdist.stages.train.stopping import stop_on_signal
 
 PRELOAD = ["gdist.stages.train.train", "gdist.stages.evaluate.evaluate"]
@@ -116,7 +119,11 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
 
     torch.set_num_threads(threads)
     command = {"train": train_command, "together": together_command, "eval": eval_command}[arguments[0]]
-    command.main(arguments[1:], prog_name=f"gdist {arguments[0]}")
+    try:
+        command.main(arguments[1:], prog_name=f"gdist {arguments[0]}")
+    except Exception:
+        sys.stderr.write(harmless(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _end_with_the_sweep() -> None:

@@ -15,7 +15,7 @@ from gdist.pipeline.errors import TeacherError
 
 logger = logging.getLogger(__name__)
 
-FREE = 1 << 22  # numbers that a model may have without weights: tables of positions, a mask's embedding
+FREE = 1 << 21  # numbers that a model may have without weights: tables of positions, a mask's embedding
 _APART = "The checkpoint and its config.json do not belong together; download it again."
 # What torch.compile, DataParallel and their like put before, or between, the names of the modules that they wrap.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module)\.")

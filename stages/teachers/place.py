@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 from gdist.pipeline.console import size
 from gdist.pipeline.errors import AGAIN, TeacherError
 from gdist.pipeline.files import reason, regular
+from gdist.pipeline.storage.credentials import require_endpoint
 
 # In the order in which transformers looks for them; each may have an index instead, of the parts it is in.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -163,6 +164,7 @@ def place_of(name: str) -> Place:
 
     Raises:
         TeacherError: the name is of neither kind.
+        UsageError: the Hub would be asked at an address that is none, or has credentials in it.
     """
     if Path(name).is_dir():
         return Folder(name, Path(name))
@@ -181,6 +183,7 @@ def place_of(name: str) -> Place:
     repo, at, revision = name.partition("@")
     if at and not (repo and revision):
         raise TeacherError(f"No teacher {name}: before or after its @ there is nothing.", "give id@revision, or id")
+    require_endpoint("HF_ENDPOINT", constants.ENDPOINT)
     return HubModel(name, repo, revision or None)
 
 

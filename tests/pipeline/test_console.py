@@ -13,7 +13,7 @@ import torch
 from click.testing import Result
 from rich.console import Console
 
-from gdist.pipeline import console, printing
+from gdist.pipeline import console, logs, printing
 
 Gdist = Callable[..., Result]
 
@@ -88,15 +88,15 @@ def test_a_line_break_in_a_name_stays_in_its_line() -> None:
 
 @each_name
 def test_warnings_of_logging_show_the_name(name: str, shown: str) -> None:
-    before = logging.lastResort
-    assert before is not None
-    formatter = before.formatter
+    before = logging.getLogRecordFactory()
     try:
-        console.make_warnings_harmless()
-        record = logging.LogRecord("gdist", logging.WARNING, __file__, 1, "%s has none", (name,), None)
-        assert before.format(record) == f"{shown} has none"
+        logging.setLogRecordFactory(logging.LogRecord)
+        logs.make_warnings_harmless()
+        make = logging.getLogRecordFactory()
+        record = make("gdist", logging.WARNING, __file__, 1, "%s has none", (name,), None)
+        assert logging.Formatter().format(record) == f"{shown} has none"
     finally:
-        before.setFormatter(formatter)
+        logging.setLogRecordFactory(before)
 
 
 COMMANDS = (

@@ -18,6 +18,8 @@ READERS = {
     "cached-tensors": "cache_teacher:Tensors",
     "run": "run_documents:RunDocuments",
     "student": "student_files:StudentFiles",
+    "options": "options:Options",
+    "settings": "settings:Settings",
     "manifest": "manifests:Parquet",
     "csv": "manifests:Text",
     "tsv": "manifests:Tsv",

@@ -152,7 +152,7 @@ class TestRefusals:
             Cache.open(hub)
         assert caught.value.hint is not None and "whether HF_TOKEN may read it" in caught.value.hint
         monkeypatch.setenv("HF_ENDPOINT", "huggingface.co")
-        with pytest.raises(UsageError, match=r"HF_ENDPOINT=huggingface.co: it is no web address"):
+        with pytest.raises(UsageError, match="cannot use the endpoint of HF_ENDPOINT: it is no web address"):
             Cache.open(hub)
 
     def test_a_server_without_parts(self, tiny_cache: Path, tmp_path: Path) -> None:
