@@ -175,9 +175,7 @@ USUAL = {
     "teacher": "teacher", "cache": "cache", "uri": "cache", "caches": "cache", "source": "cache", "run": "run",
     "runs": "run", "folder": "empty", "manifest": "speech.parquet", "path": "speech.parquet", "src": "speech.parquet",
     "out": "out", "target": "out", "file": "sweep.toml", "local": "kept", "to": "kaldi", "kind": "auto",
-    "format": "hf",
-    "form": "hf",
-    "formats": "hf",
+    "name": "hf",
 }  # fmt: skip
 ONE_STEP = ("train.steps=1", "train.warmup_steps=0", "train.batch_seconds=8")
 SHORT = {
