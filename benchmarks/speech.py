@@ -28,9 +28,9 @@ from speech_steps.summary import show, summary
 from gdist.data_manifests import demo_folder
 from gdist.pipeline import console
 from gdist.pipeline.errors import GdistError
-from gdist.pipeline.files import write_atomically
 from gdist.pipeline.manifest.schema import from_rows
 from gdist.pipeline.manifest.table import Manifest
+from gdist.pipeline.staging import write_atomically
 
 MORE = Path(__file__).parents[2] / "shared" / "assets" / "speech"  # where further takes of the digits may be
 

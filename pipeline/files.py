@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,32 +76,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # /proc, an unmounted share: the parent exists but accepts no folders
         raise OSError(errno.EACCES, "no folder can be created there") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to, which is renamed to ``path`` at the end of the ``with``; a failure leaves nothing.
-
-    Whatever has the name ``path`` is replaced. If that is a link, the link itself is: nothing is written through it.
-    """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    staged.unlink(missing_ok=True)  # left by a killed process that had the same process id
-    # "x" opens only a file that did not exist, and so never follows a link of that name.
-    with staged.open("xb") as file:
-        try:
-            yield file
-            file.close()
-            staged.replace(path)
-        except BaseException:
-            with suppress(OSError):  # the first error says more
-                staged.unlink()
-            raise
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` to a temporary file in the same folder, then rename it to ``path``; text becomes UTF-8."""
-    with replacing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def sync(path: Path) -> None:

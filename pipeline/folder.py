@@ -10,8 +10,9 @@ import safetensors
 
 from gdist.pipeline.console import size
 from gdist.pipeline.errors import AGAIN, RunError
-from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, sync, write_atomically
+from gdist.pipeline.files import LINK_HINT, foreign, link_below, open_to_all, sync
 from gdist.pipeline.owner import Owner
+from gdist.pipeline.staging import write_atomically
 
 TEMPORARY = r"|\..+\.tmp|\.tmp\w+"  # files of gdist and of safetensors, left behind when a process was killed
 

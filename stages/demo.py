@@ -13,9 +13,9 @@ from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.verify import verify
 from gdist.pipeline.errors import GdistError
-from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import Run
 from gdist.pipeline.run.snapshot import snapshot
+from gdist.pipeline.staging import write_atomically
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.evaluate.probes import probes_named

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, EXIT_QUARANTINED, ManifestError, UsageError
-from gdist.pipeline.files import replacing
 from gdist.pipeline.manifest.checking import Report, examine
 from gdist.pipeline.manifest.exporting import export
 from gdist.pipeline.manifest.sources import SOURCES
 from gdist.pipeline.manifest.table import Manifest, Problem, build
 from gdist.pipeline.printing import all_without_credentials
+from gdist.pipeline.staging import replacing
 from gdist.pipeline.storage.paths import RemotePath, place
 
 SHOWN = 20  # problems listed without --json, which lists all

@@ -62,13 +62,14 @@ def training(cache: Path, run: Path) -> list[object]:
     return ["train", "--cache", cache, "--out", run, *flags]
 
 
+STUDENT = {file for file in FILES if file.startswith("student")}
 # What each command reads of a run.
 READ = {
-    "eval": {"config.toml", "run.json", "student/config.json", "student/model.safetensors"},
+    "eval": {"config.toml", "run.json", *STUDENT},
     "report": {"config.toml", "run.json", "eval.json"},
     "report of a sweep": {"config.toml", "run.json", "eval.json"},
     "best": {"run.json", "eval.json"},
-    "export": {"config.toml", "run.json", "eval.json", "student/config.json", "student/model.safetensors"},
+    "export": {"config.toml", "run.json", "eval.json", *STUDENT},
     "train": {"run.json"},
 }
 

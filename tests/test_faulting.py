@@ -12,10 +12,12 @@ from faulting.phases import PHASES, Place
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts disks, and gives up root's rights in the processes it starts")
 def test_a_few_of_each() -> None:
-    counts = run(6, 5, 120.0, ["report", "cache"], ["SIGKILL", "disk fills up", "permissions", "cut", "gone"])
+    counts = run(
+        9, 5, 180.0, ["export", "report", "cache"], ["SIGKILL", "disk fills up", "permissions", "cut", "gone"]
+    )
     assert not counts.failures
     ends = Counter(end for _, _, end in counts.ends.elements())
-    assert sum(ends.values()) == 6 and ends["right"] + ends["refused"] >= 4
+    assert sum(ends.values()) == 9 and ends["right"] + ends["refused"] >= 5
     assert "cut" in counts.table()
 
 

@@ -14,9 +14,10 @@ from test_train import Killed, curves, kill_at, run, short
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.planning import FOLDERS, LOCK, PLANNING, is_ours
 from gdist.pipeline.errors import CacheError, RunError
-from gdist.pipeline.files import foreign, write_atomically
+from gdist.pipeline.files import foreign
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.run import Run
+from gdist.pipeline.staging import write_atomically
 from gdist.pipeline.storage.objects import Storage
 from gdist.stages.extract.repair import repair
 from gdist.stages.extract.sources import Sources

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdist.pipeline.errors import GdistError
-from gdist.pipeline.files import write_atomically
+from gdist.pipeline.staging import write_atomically
 
 # apt would keep its own caches in /var, and warn that another user cannot write into a folder of ours.
 _QUIET = ("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Sandbox::User=root")

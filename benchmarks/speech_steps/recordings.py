@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from gdist.pipeline.files import replacing
 from gdist.pipeline.manifest.sources.base import ManifestRow
+from gdist.pipeline.staging import replacing
 from speech_steps.sources import Recording
 from speech_steps.splits import splits
 

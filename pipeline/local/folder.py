@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from gdist.pipeline.errors import UsageError
-from gdist.pipeline.files import LINK_HINT, link_below, write_atomically
+from gdist.pipeline.files import LINK_HINT, link_below
+from gdist.pipeline.staging import write_atomically
 from gdist.pipeline.storage.locations import folder_of, scheme_of
 
 ROOT = "gdist-kept"

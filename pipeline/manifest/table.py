@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from gdist.pipeline.audio import mismatch
 from gdist.pipeline.errors import ManifestError, UsageError
-from gdist.pipeline.files import replacing
 from gdist.pipeline.manifest.checking import best_gains, check
 from gdist.pipeline.manifest.schema import COLUMNS, OPTIONAL, conformed, from_rows, with_columns
 from gdist.pipeline.manifest.sources import Options, rows_of
 from gdist.pipeline.manifest.utterance import Problem, Progress, Utterance, header_of, in_threads
+from gdist.pipeline.staging import replacing
 from gdist.pipeline.storage.locations import in_shell, join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
 

@@ -19,18 +19,17 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gdist.pipeline.config import TomlTables, differences, read_toml, readable_toml, signature
+from gdist.pipeline.config import TomlTables, differences, readable_toml, signature
 from gdist.pipeline.console import say
-from gdist.pipeline.errors import ConfigError, RunError
+from gdist.pipeline.errors import RunError
 from gdist.pipeline.extensions import Extension
-from gdist.pipeline.files import sha256_of
 from gdist.pipeline.owner import OWNER
 from gdist.pipeline.run.checkpoints import STEP, Checkpoints
-from gdist.pipeline.run.documents import read_document, text_of
+from gdist.pipeline.run.documents import text_of
 from gdist.pipeline.run.identity import began_with, given_caches, identifying
 from gdist.pipeline.run.metrics import Metrics
-from gdist.pipeline.run.schema import Provenance, Resolved
-from gdist.pipeline.schema import SchemaError, conform
+from gdist.pipeline.run.schema import Provenance
+from gdist.pipeline.run.whole import digests, marked, require_student
 from gdist.pipeline.storage.locations import in_shell
 
 STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
@@ -70,21 +69,17 @@ class Run(Checkpoints, Metrics):
             RunError: the folder contains a run of another config (the differences are printed) or something else.
         """
         provenance = provenance | {"extensions": {each.name: each.record for each in extensions}}
-        digests = {each.name: each.sha256 for each in extensions}
-        marked = tables | {"extensions": digests} if digests else tables  # another file makes it another run
-        if start := provenance.get("start"):
-            marked = marked | {"start": {"sha256": start["sha256"]}}  # and so do other weights to begin with
         self.require_place()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            provenance |= {"signature": signature(marked)}
+            provenance |= {"signature": signature(marked(tables, provenance))}
             config = readable_toml(tables)
             known = self.has_begun
             if known:
                 before = self._require_same(tables, provenance, may_change)
                 if (steps := int(before["train"]["steps"])) != tables["train"]["steps"]:
                     self.set_aside(steps)
-            self.write("run.json", text_of(provenance, Provenance))
+            self.write("run.json", text_of("run.json", provenance, Provenance))
             for each in extensions:
                 self.own(self.extensions).mkdir(exist_ok=True)
                 self.write(f"extensions/{each.file_name}", each.source)
@@ -232,37 +227,6 @@ class Run(Checkpoints, Metrics):
             self.student.replace(self.own(self.student_at(step)))
             say(f"its student after step {step} is now {in_shell(f'{self.folder}@{step}')}")
 
-    def tables(self) -> TomlTables:
-        """Read the resolved config.
-
-        Raises:
-            RunError: it is missing or damaged.
-        """
-        path = self.folder / "config.toml"
-        hint = "the `gdist train` that the run was begun with, once more, writes it anew"
-        try:
-            tables = read_toml(path)
-        except ConfigError as error:
-            raise RunError(error.message, hint) from error
-        try:
-            conform(tables, Resolved)
-        except SchemaError as error:
-            raise RunError(f"{path} is damaged: {error}", hint) from error
-        return tables
-
-    def provenance(self, schema: type = Provenance) -> dict[str, Any]:
-        """Read what :meth:`begin` recorded.
-
-        Args:
-            schema: what it must have; :class:`~gdist.pipeline.run.schema.About` for whatever there is.
-
-        Raises:
-            RunError: it is missing or damaged.
-        """
-        path = self.folder / "run.json"
-        hint = f"rm -f {in_shell(path)}; then the `gdist train` of this run writes it anew, from its cache as it is"
-        return read_document(path, schema, hint)
-
     @property
     def has_begun(self) -> bool:
         """Whether there is a run: its config, or, where that is lost, its run.json and checkpoints."""
@@ -282,15 +246,12 @@ class Run(Checkpoints, Metrics):
 
     def note(self, fields: Mapping[str, Any]) -> None:
         """Add what is known at the end of a run to its provenance."""
-        self.write("run.json", text_of(self.provenance() | dict(fields), Provenance))
+        self.write("run.json", text_of("run.json", self.provenance() | dict(fields), Provenance))
 
-    def note_weights(self) -> None:
-        """Add the digest of the finished student's weights to the run's provenance."""
-        self.note({"weights": sha256_of(self.student / "model.safetensors")})
+    def note_finished(self) -> None:
+        """Add the digests of the finished student's files and of the metrics to the run's provenance."""
+        self.note(digests(self.student, self.metrics))
 
-    def require_weights(self) -> None:
-        """Raise RunError where the finished student's weights are not those that were saved, as far as is known."""
-        path, known = self.student / "model.safetensors", self.provenance().get("weights")
-        if known is not None and path.exists() and sha256_of(path) != known:
-            hint = f"{self.training}{ONCE_MORE}"
-            raise RunError(f"{path} is damaged: its bytes are not those that were saved", hint)
+    def require_student(self) -> None:
+        """Raise RunError where the finished student is not the one that was saved, as far as is known."""
+        require_student(self.student, self.provenance(), f"{self.training}{ONCE_MORE}")

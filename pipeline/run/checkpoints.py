@@ -1,7 +1,6 @@
 """The checkpoints of a run: each is written to a temporary folder, which is then renamed, so that one that has its
 final name is complete."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,10 +12,12 @@ from torch import Tensor
 
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.files import content_of, regular, require_size, sha256_of, write_atomically
+from gdist.pipeline.files import content_of, regular, require_size, sha256_of
 from gdist.pipeline.folder import OwnFolder
+from gdist.pipeline.run.documents import text_of, unsealed
 from gdist.pipeline.run.schema import DOCUMENT_BYTES, TENSOR_BYTES, Digests
-from gdist.pipeline.schema import conform, parse
+from gdist.pipeline.schema import conform
+from gdist.pipeline.staging import write_atomically
 
 CHECKPOINT_FILES = r"(model|optimizer|average)\.safetensors|state\.json"
 HEADER_BYTES = 1 << 24  # what a file of tensors has besides them, at most
@@ -60,7 +61,7 @@ class Checkpoints(OwnFolder):
                 safetensors.torch.save_file(ours, staged / f"{name}.safetensors")
             digests = {f"{name}.safetensors": sha256_of(staged / f"{name}.safetensors") for name in files}
             known = state | {"step": step, "sha256": digests}
-            write_atomically(staged / "state.json", json.dumps(known, indent=2))
+            write_atomically(staged / "state.json", text_of("state.json", known, Digests))
         self.prune(step, keep, every)
 
     def prune(self, step: int, keep: int, every: int = 0) -> None:
@@ -88,7 +89,7 @@ class Checkpoints(OwnFolder):
             for path in sorted(folder.glob("*.safetensors")):
                 files[path.stem] = load_tensors(path, largest)
             path = folder / "state.json"
-            state: dict[str, Any] = parse(content_of(path, DOCUMENT_BYTES))
+            state: dict[str, Any] = unsealed(content_of(path, DOCUMENT_BYTES))
             conform(state, Digests)
             for name, digest in state.pop("sha256", {}).items():  # older ones have none
                 path = folder / name

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.run.documents import read_document
+from gdist.pipeline.run.documents import read_document, text_of
 from gdist.pipeline.run.schema import Complete, Evaluated
 from gdist.pipeline.schema import SchemaError, conform, parse
 
@@ -40,6 +40,11 @@ def as_read(result: Evaluation) -> Evaluation:
     except SchemaError as error:
         raise RunError(f"the evaluation cannot be kept: {error}") from error
     return found
+
+
+def text_of_evaluation(evaluation: Evaluation) -> str:
+    """One as it is written."""
+    return text_of("the evaluation", evaluation, Evaluated, measured=True)
 
 
 def _require_coherent(found: Evaluation) -> None:

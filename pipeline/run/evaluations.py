@@ -10,7 +10,6 @@ with the probes of both. One of other weights, such as those from before a stude
 is and is no longer said to be the student's. One of an unfinished student has its step, and is in evaluations/ alone.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from gdist.pipeline.console import say
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.files import sha256_of
 from gdist.pipeline.run import EVALUATIONS, Run
-from gdist.pipeline.run.evaluation import Evaluation, as_read, read_evaluation
+from gdist.pipeline.run.evaluation import Evaluation, as_read, read_evaluation, text_of_evaluation
 from gdist.pipeline.run.schema import About
 from gdist.pipeline.run.snapshot import at_step
 from gdist.pipeline.storage.locations import in_shell
@@ -182,7 +181,7 @@ class Evaluations:
 
     def _write(self, path: Path, evaluation: Evaluation) -> None:
         self.run.own(self.folder).mkdir(exist_ok=True)
-        self.run.write(path.relative_to(self.run.folder).as_posix(), json.dumps(evaluation, indent=2))
+        self.run.write(path.relative_to(self.run.folder).as_posix(), text_of_evaluation(evaluation))
 
 
 def evaluated_steps(run: Run, split: str = "test") -> list[int]:

@@ -1,5 +1,6 @@
 """What a run reports: metrics.jsonl, one JSON object per report, in order of step."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any, cast
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.files import content_of, reason
-from gdist.pipeline.folder import ROOM, OwnFolder
+from gdist.pipeline.folder import ROOM
+from gdist.pipeline.run.origin import Origin
 from gdist.pipeline.run.schema import METRICS_BYTES, ROW_BYTES, Row
 from gdist.pipeline.schema import SchemaError, conform, parse
 
@@ -16,7 +18,7 @@ LISTED = 5  # damaged lines whose numbers a message gives
 _said: set[tuple[Path, tuple[int, ...]]] = set()  # damage that was reported: the file is read often
 
 
-class Metrics(OwnFolder):
+class Metrics(Origin):
     """A run's folder, as far as its metrics go.
 
     Attributes:
@@ -52,8 +54,8 @@ class Metrics(OwnFolder):
             raise RunError(f"cannot write {self.metrics}: of a row, {error}") from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Read every whole row of metrics.jsonl, and say which lines are damaged. Of a last line without its end,
-        which comes from a killed process, nothing is said.
+        """Read every whole row of metrics.jsonl, and say which lines are damaged, or that those of a finished run are
+        not those it wrote. Of a last line without its end, which comes from a killed process, nothing is said.
 
         Raises:
             RunError: it cannot be read.
@@ -73,11 +75,21 @@ class Metrics(OwnFolder):
             except SchemaError:
                 if number <= len(lines):
                     damaged.append(number)
-        if damaged and (self.metrics, tuple(damaged)) not in _said:
-            _said.add((self.metrics, tuple(damaged)))
+        known = self.known().get("metrics")
+        changed = known is not None and hashlib.sha256(content).hexdigest() != known
+        if not (damaged or changed) or (self.metrics, tuple(damaged)) in _said:
+            return rows
+        _said.add((self.metrics, tuple(damaged)))
+        if damaged:
             which = ", ".join(map(str, damaged[:LISTED])) + ", …" * (len(damaged) > LISTED)
             some = f"line {which} is damaged and is" if len(damaged) == 1 else f"lines {which} are damaged and are"
             say(f"{self.metrics}: {some} left out; {len(rows)} rows are whole", style="yellow")
+        else:
+            say(
+                f"{self.metrics} is not as it was when the run was finished: some of its numbers are wrong, or rows "
+                "are missing; the curves show what there is",
+                style="yellow",
+            )
         return rows
 
 

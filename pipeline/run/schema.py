@@ -88,7 +88,10 @@ class About(TypedDict, total=False):
     extensions: Annotated[dict[Name, FileRecord], Meta(max_length=64)]
     start: StartRecord
     signature: Digits
+    # Digests of what a finished run consists of: its student's weights, its other files, and all of its metrics.
     weights: Sha256
+    student_files: Annotated[dict[Word, Sha256], Meta(max_length=16)]
+    metrics: Sha256
 
 
 class Provenance(About):

@@ -127,6 +127,20 @@ def lasting(uri: str) -> str:
     return uri if scheme_of(uri) != "file" else str(folder_of(uri))
 
 
+def require_no_server(uri: str, named_by: object, hint: str | None = None) -> None:
+    """Refuse a web address that a document names, and nobody typed: reading it would ask a server of the document's
+    author's choosing. A bucket is asked for at the store that is configured here.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if uri.partition("://")[0].lower() in WEB:
+        raise UsageError(
+            f"the cache {without_credentials(uri)} is only named in {named_by}; a server is asked if it is typed",
+            hint,
+        )
+
+
 def in_shell(location: object) -> str:
     """Return a location as it is typed in a command: with quotes where a shell would interpret a part of it."""
     return shlex.quote(str(location))

@@ -9,7 +9,6 @@ import copy
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from torch import Tensor
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import ExportError, RunError, UsageError
-from gdist.pipeline.files import foreign, open_to_all, write_atomically
+from gdist.pipeline.files import foreign, open_to_all
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.run.snapshot import snapshot
+from gdist.pipeline.staging import NEW, put, workshop, write_atomically
 from gdist.stages.export.formats import FORMATS, format_named
 from gdist.stages.export.formats.base import Export, Format
 from gdist.stages.frontend.padding import normalize
@@ -58,42 +58,42 @@ def export(location: Path, name: str, out: Path, options: Mapping[str, Any]) -> 
     what.student.config.gdist = {"run": run.name, **at.progress}  # in config.json, wherever it is copied to
     place = out.resolve()  # if ``out`` is a link, it stays and points to the export
     _require_ours(place, out, name)
-    workshop: Path | None = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        # Next to ``place``, so that it can be renamed to it, and under a unique name.
-        workshop = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        staged = workshop / "new"
-        staged.mkdir()
-        own, difference = write_and_compare(name, what, staged)
-        result = {
-            "format": name,
-            "out": str(out),
-            "run": run.name,
-            **at.progress,
-            "student": run.tables()["student"]["name"],
-            "params": what.student.num_parameters(),
-            "params_with_heads": what.student.num_parameters_with_heads(),
-            "max_difference": difference,
-            **own,
-        }
-        provenance = run.provenance()
-        for cache in list(staged.rglob("__pycache__")):  # left over from loading it back
-            shutil.rmtree(cache)
-        files = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
-        result["files"] = sorted([*files, MARK])
-        told = ("format", "run", *at.progress, "student", "files")
-        mark = {key: result[key] for key in told} | {"provenance": provenance}
-        write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
-        result["bytes"] = sum((staged / name).stat().st_size for name in result["files"])
-        open_to_all(staged)
-        _require_ours(place, out, name)
-        _put(staged, place, workshop / "earlier")
+        with workshop(place) as made:
+            result = _written(name, what, out, made / NEW)
+            _require_ours(place, out, name)
+            put(made, place)
     except OSError as error:
         raise RunError(f"cannot write the export {out}: {error.strerror or error}", "choose another --out") from error
-    finally:
-        if workshop is not None:
-            shutil.rmtree(workshop, ignore_errors=True)
+    return result
+
+
+def _written(name: str, what: Export, out: Path, staged: Path) -> dict[str, Any]:
+    """Write an export to ``staged``, an empty folder, and return what --json prints; ``out`` is where it will be."""
+    run, at = what.run, what.at
+    own, difference = write_and_compare(name, what, staged)
+    result = {
+        "format": name,
+        "out": str(out),
+        "run": run.name,
+        **at.progress,
+        "student": run.tables()["student"]["name"],
+        "params": what.student.num_parameters(),
+        "params_with_heads": what.student.num_parameters_with_heads(),
+        "max_difference": difference,
+        **own,
+    }
+    provenance = run.provenance()
+    for cache in list(staged.rglob("__pycache__")):  # left over from loading it back
+        shutil.rmtree(cache)
+    files = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
+    result["files"] = sorted([*files, MARK])
+    told = ("format", "run", *at.progress, "student", "files")
+    mark = {key: result[key] for key in told} | {"provenance": provenance}
+    write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
+    result["bytes"] = sum((staged / name).stat().st_size for name in result["files"])
+    open_to_all(staged)
     return result
 
 
@@ -138,18 +138,6 @@ def rounding(student: Student, half: bool = False) -> float:
         other_LTD = own_hidden_states(other, waveform_S if half else waveform_S.double())
         difference = max(difference, float((other_LTD - states_LTD).abs().max()))
     return difference
-
-
-def _put(staged: Path, out: Path, aside: Path) -> None:
-    """Rename ``staged`` to ``out``; an earlier export is moved aside, and moved back if that fails."""
-    if out.exists():
-        out.rename(aside)
-    try:
-        staged.rename(out)
-    except OSError:
-        if aside.exists():
-            aside.rename(out)
-        raise
 
 
 def compared(form: Format, folder: Path, student: Student) -> tuple[float, float]:

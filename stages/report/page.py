@@ -12,11 +12,12 @@ from markupsafe import Markup
 from gdist.pipeline import console
 from gdist.pipeline.config import to_toml
 from gdist.pipeline.errors import EXIT_OK, GdistError, RunError, UsageError
-from gdist.pipeline.files import write_atomically
 from gdist.pipeline.run import Run
 from gdist.pipeline.run.evaluations import Evaluations
 from gdist.pipeline.run.identity import began_with
 from gdist.pipeline.run.snapshot import only_ready, run_and_step
+from gdist.pipeline.staging import write_atomically
+from gdist.pipeline.storage.locations import require_no_server
 from gdist.stages.report.parts import About, Extras, overview, parts
 from gdist.stages.report.runs import RunSummary, evaluated_at, told_apart
 from gdist.stages.report.story import duration, millions, reduction, short_name, size
@@ -189,6 +190,7 @@ def _about_cache(runs: Sequence[RunSummary]) -> dict[str, Any]:
     if not uri:
         return {}
     try:
+        require_no_server(uri, "run.json")
         description = describe(Cache.open(uri))
     except GdistError as error:
         console.say(f"the report leaves out the cache's size: {error.message}", style="yellow")

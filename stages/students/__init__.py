@@ -249,7 +249,7 @@ def load_student(location: str | Path | Snapshot) -> Student:
             return _at_checkpoint(location)
         folder = location.folder
         if location.is_finished:
-            location.run.require_weights()
+            location.run.require_student()
             again = location.run.training
     if not (folder / "config.json").exists():
         raise RunError(

@@ -166,7 +166,7 @@ class SweepFolder(OwnFolder):
         if self._whole.get(run.name) == state:
             return True
         try:
-            run.require_weights()
+            run.require_student()
         except RunError as error:
             if run.name not in self._said:
                 self._said.add(run.name)

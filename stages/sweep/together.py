@@ -17,7 +17,7 @@ import click
 
 from gdist.pipeline.config import signature
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, GdistError
-from gdist.pipeline.files import write_atomically
+from gdist.pipeline.staging import write_atomically
 from gdist.stages.commandline import LocalPath, command, local_options, use_option
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.jobs import Job

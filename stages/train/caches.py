@@ -12,7 +12,7 @@ from gdist.pipeline.loading.joined import Joined, named_locations
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run
 from gdist.pipeline.run.identity import given_caches
-from gdist.pipeline.storage.locations import folder_of, in_shell, scheme_of
+from gdist.pipeline.storage.locations import folder_of, in_shell, require_no_server, scheme_of
 
 
 def bound_to(run: Run) -> str | None:
@@ -51,8 +51,15 @@ def newest(given: str | Sequence[str], local: LocalFolder | None = None) -> Join
 
 
 def of_run(run: Run, local: LocalFolder | None = None) -> Joined:
-    """Open the caches that a run was trained from, where it found them."""
+    """Open the caches that a run was trained from, where it found them.
+
+    Raises:
+        UsageError: that is a server in the web, which has to be typed.
+    """
     given = given_caches(run.provenance())
+    typed = " ".join(f"--cache {in_shell(each)}" for each in given)
+    for _, uri in named_locations(given):
+        require_no_server(uri, run.folder / "run.json", f"gdist eval {in_shell(run.folder)} {typed}{run.use_options}")
     try:
         return open_caches(run, given, local)
     except CacheError as error:

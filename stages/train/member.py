@@ -143,7 +143,7 @@ class Member:
                 # Once more: an old one that could not be deleted when it became old.
                 self.run.prune(self.step, self.optim.keep_checkpoints, self.optim.keep_every)
                 save_student(self.run, self.learner.result)
-                self.run.note_weights()
+                self.run.note_finished()
         if self.ranks.first:
             result = summarize(self.run, self.step)
             if result["loss"] is not None:

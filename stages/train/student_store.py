@@ -11,9 +11,9 @@ from gdist.pipeline import framing
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.needs import layers_command
 from gdist.pipeline.errors import CacheError, ConfigError
-from gdist.pipeline.files import write_atomically
 from gdist.pipeline.loading.joined import Joined, Source, joined
 from gdist.pipeline.run import STUDENT_FILES, Run
+from gdist.pipeline.staging import write_atomically
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import STUDENTS, Student, layer_fields, student_config
 from gdist.stages.students.configuration import StudentConfig

@@ -148,8 +148,9 @@ class Campaign:
         reading = random.choice(sorted(artefact.readings))
         end = self._read(worker, artefact, reading, it, folder / "out")
         found = wrong_with(End(*end))
-        if end[0] == 0 and not found and (other := self._other(worker, artefact, name, reading, folder / "out")):
-            found = [f"silently, {other}"]
+        if end[0] == 0 and not found and str(it / file) not in end[1]:
+            other = self._other(worker, artefact, name, reading, folder / "out")
+            found = [f"silently, {other}"] * bool(other)
         code, said = worker.nursery.run([str(word) for word in artefact.mend(self.made, it)])
         found += wrong_with(End(code, said))
         if code == 0 and (other := _other(whole, lambda: artefact.whole(it))):

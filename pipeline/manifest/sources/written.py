@@ -7,8 +7,8 @@ from typing import BinaryIO
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.files import replacing
 from gdist.pipeline.manifest.sources.base import AUDIO_SUFFIXES
+from gdist.pipeline.staging import replacing
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.paths import Place, RemotePath
 

@@ -9,8 +9,8 @@ from typing import BinaryIO, ClassVar
 
 from gdist.pipeline.audio import Header
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.files import replacing
 from gdist.pipeline.manifest.utterance import Utterance
+from gdist.pipeline.staging import replacing
 
 
 @dataclass(frozen=True)

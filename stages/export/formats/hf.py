@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gdist.pipeline.files import write_atomically
+from gdist.pipeline.staging import write_atomically
 from gdist.stages.export.formats.base import Export
 from gdist.stages.export.formats.card import card
 from gdist.stages.export.formats.source import flat_sources, imported

@@ -15,6 +15,7 @@ from gdist.pipeline.errors import GdistError
 from gdist.pipeline.loading.splits import choose_splits, data_config, usable_entries
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.run import Run
+from gdist.pipeline.storage.locations import require_no_server
 from gdist.stages.evaluate.fidelity import Fidelity, mean_cosine
 from gdist.stages.export.formats.base import Export
 from gdist.stages.export.formats.onnx_graph import INPUTS
@@ -57,7 +58,9 @@ def fidelity(session: Any, export: Export, form: str) -> dict[str, Any]:
 def speech_of(run: Run) -> tuple[list[Tensor], str]:
     """Return some utterances ``[1, S]`` as recorded, and where they come from."""
     try:
-        cache = Cache.open(run.provenance()["cache"])
+        uri = run.provenance()["cache"]
+        require_no_server(uri, run.folder / "run.json")
+        cache = Cache.open(uri)
         data = data_config(run.tables())
         splits = choose_splits(usable_entries(cache, True), data)
         entries = [entry for entry in splits["test"] or splits["valid"] if entry.num_samples >= MIN_SAMPLES]
@@ -67,7 +70,7 @@ def speech_of(run: Run) -> tuple[list[Tensor], str]:
             speech = [audio.to_float(samples_S)[None, :MAX_SAMPLES] for samples_S in waveforms]
             return speech, f"the cache {cache.uri}"
     except (GdistError, OSError):
-        pass  # the cache was moved or cannot be reached, and is not required
+        pass  # the cache was moved, cannot be reached, or is in the web, and is not required
     return bundled(), "the bundled speech"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from gdist.pipeline.errors import UsageError
-from gdist.pipeline.files import write_atomically
+from gdist.pipeline.staging import write_atomically
 from gdist.stages.report.story import short_name
 from gdist.stages.report.sweeps import figures, md_effects, md_tables
 from gdist.stages.report.sweeps.board import Board, measured

@@ -10,6 +10,7 @@ from typing import Any
 
 from fuzzing import artefacts
 from fuzzing.mutations import hostile, text_of, torn
+from gdist.pipeline.config import signature
 from gdist.pipeline.console import silenced
 from gdist.pipeline.errors import GdistError
 from gdist.pipeline.loading.splits import data_config
@@ -17,6 +18,7 @@ from gdist.pipeline.owner import read_owner
 from gdist.pipeline.run import Run
 from gdist.pipeline.run.evaluations import Evaluations
 from gdist.pipeline.run.snapshot import snapshot
+from gdist.pipeline.run.whole import marked
 from gdist.stages.evaluate.tables import say_kept
 from gdist.stages.export.formats.card_figures import figures
 from gdist.stages.report.page import RunSummary, report_command
@@ -28,13 +30,16 @@ from gdist.stages.train.going_on import may_change
 
 
 def attempt(*acts: Callable[[], object]) -> None:
-    """Do each of them, although others may be refused."""
+    """Do each of them, although others may be refused; then raise the first refusal, to be counted."""
+    refusals = []
     with silenced():
         for act in acts:
             try:
                 act()
-            except GdistError:
-                continue
+            except GdistError as error:
+                refusals.append(error)
+    if refusals:
+        raise refusals[0]
 
 
 def toml(tables: Any) -> bytes:
@@ -58,6 +63,15 @@ def _value(value: Any) -> str:
     return json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf").replace("null", '"none"')
 
 
+def bare(content: bytes, *also: str) -> bytes:
+    """A document without its checksum, and without ``also``: what a stranger changes then needs no digest."""
+    try:
+        document = json.loads(content)
+    except ValueError:  # TOML, or rows
+        return content
+    return text_of({name: value for name, value in document.items() if name not in {"checksum", *also}})
+
+
 class RunDocuments:
     """A run of which one document says something else. It is read in every way that needs no weights."""
 
@@ -68,7 +82,7 @@ class RunDocuments:
         names = ["config.toml", "run.json", "eval.json", "metrics.jsonl", "training.json"]
         names += sorted(path.relative_to(self.run).as_posix() for path in (self.run / "evaluations").iterdir())
         (self.run / "training.json").write_text(json.dumps({"token": "a", "beat": 1, "pid": 1, "host": "here"}))
-        self.good = {name: (self.run / name).read_bytes() for name in names}
+        self.good = {name: bare((self.run / name).read_bytes()) for name in names}
 
     def make(self, random: Random) -> bytes:
         name = random.choice(["config.toml", *self.good, "run.json", "eval.json"])
@@ -91,6 +105,8 @@ class RunDocuments:
         name, _, content = data.partition(b"\0")
         for other, good in self.good.items():
             (self.run / other).write_bytes(content if other == name.decode() else good)
+        if name == b"config.toml":
+            self._sign(content)
         run = Run(self.run)
         attempt(
             lambda: RunSummary.read(self.run),
@@ -106,3 +122,12 @@ class RunDocuments:
             lambda: read_owner(self.run),
             lambda: run.training,
         )
+
+    def _sign(self, config: bytes) -> None:
+        """Let run.json have the signature of this config, as a stranger's would."""
+        try:
+            tables = tomllib.loads(config.decode())
+            own = {"signature": signature(marked(tables, {}))}
+        except (ValueError, TypeError, RecursionError):  # there is none
+            return
+        (self.run / "run.json").write_text(json.dumps(json.loads(self.good["run.json"]) | own))

@@ -8,7 +8,7 @@ from typing import Any
 
 from fuzzing import artefacts
 from fuzzing.mutations import hostile, hostile_safetensors, text_of, torn
-from fuzzing.readers.run_documents import attempt
+from fuzzing.readers.run_documents import attempt, bare
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.config import build
 from gdist.pipeline.loading.joined import Joined
@@ -28,10 +28,8 @@ class StudentFiles:
     def __init__(self, folder: Path) -> None:
         self.run = Path(shutil.copytree(artefacts.run(), folder / "run"))
         shutil.rmtree(self.run / "checkpoints" / "step-0000006")
-        origin = json.loads((self.run / "run.json").read_text())
-        (self.run / "run.json").write_text(json.dumps({k: v for k, v in origin.items() if k != "weights"}))
-        state = json.loads((self.run / STEP / "state.json").read_text())
-        (self.run / STEP / "state.json").write_text(json.dumps({k: v for k, v in state.items() if k != "sha256"}))
+        for name, digests in (("run.json", ("weights", "student_files")), (f"{STEP}/state.json", ("sha256",))):
+            (self.run / name).write_bytes(bare((self.run / name).read_bytes(), *digests))
         names = ["student/config.json", "student/model.safetensors", f"{STEP}/state.json"]
         names += [f"{STEP}/{name}.safetensors" for name in ("model", "optimizer", "average")]
         self.good = {name: (self.run / name).read_bytes() for name in names}

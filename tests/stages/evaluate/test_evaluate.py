@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.splits import DataConfig
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.evaluation import read_evaluation
 from gdist.pipeline.run.snapshot import snapshot
 from gdist.stages.evaluate.bench import Bench
 from gdist.stages.evaluate.evaluate import evaluate
@@ -90,7 +93,7 @@ def trained(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 @pytest.mark.parametrize("name", ["gendistiller", "distilhubert"])
 def test_an_evaluation(bench: Bench, trained: dict[str, Run], name: str) -> None:
     result = evaluate(snapshot(trained[name].folder), bench)
-    assert json.loads((trained[name].folder / "eval.json").read_text()) == json.loads(json.dumps(result))
+    assert read_evaluation(trained[name].folder / "eval.json") == json.loads(json.dumps(result))
     assert [row["layer"] for row in result["layers"]] == [1, 2, 3]
     assert result["split"] == "test" and result["utterances"] == 8
     assert result["mean_cosine"] == pytest.approx(sum(row["cosine"] for row in result["layers"]) / 3)
@@ -198,7 +201,7 @@ def test_on_the_validation_split(tiny_cache: Path, trained: dict[str, Run], gdis
     result = gdist("eval", folder, "--split", "valid", "--probes", "sid,ks", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert json.loads((folder / "eval-valid.json").read_text()) == found
+    assert read_evaluation(folder / "eval-valid.json") == found
     assert not (folder / "eval.json").exists()
     bench = Bench(Cache.open(str(tiny_cache)), DataConfig(), split="valid")
     assert found["split"] == "valid" and found["utterances"] == len(bench.splits["valid"])
@@ -255,6 +258,45 @@ def test_a_run_without_a_student_is_refused_and_blocks_no_others(
     assert [found["run"] for found in json.loads(result.stdout)] == ["done"] and done["steps"] == 2
 
 
+def rename(run: Path, cache: str) -> None:
+    """Let run.json name another cache."""
+    document = json.loads((run / "run.json").read_text()) | {"cache": cache}
+    document.pop("checksum", None)
+    (run / "run.json").write_text(json.dumps(document))
+
+
+def test_no_server_is_asked_that_only_a_run_names(
+    trained: dict[str, Run], tmp_path: Path, gdist: Callable[..., Result]
+) -> None:
+    folder = Path(shutil.copytree(trained["gendistiller"].folder, tmp_path / "run"))
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/cache"
+        assert gdist("eval", folder, "--probes", "none").exit_code == 0
+        rename(folder, address)
+        result = gdist("report", folder, "--out", tmp_path / "report.html")
+        assert result.exit_code == 0 and f"{address} is only named in run.json" in result.stderr
+        result = gdist("export", folder, "--format", "onnx", "--quantize", "int8", "--out", tmp_path / "onnx")
+        assert result.exit_code == 0 and "the bundled speech" in result.stderr
+        result = gdist("eval", folder, "--probes", "none")
+        assert result.exit_code == 2 and f"try: gdist eval {folder} --cache {address}" in result.stderr
+        assert not asked
+        assert gdist("eval", folder, "--probes", "none", "--cache", address).exit_code == 1 and asked
+        server.shutdown()
+
+
 def test_a_relative_cache_is_found_from_any_folder(
     own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gdist: Callable[..., Result]
 ) -> None:
@@ -267,8 +309,7 @@ def test_a_relative_cache_is_found_from_any_folder(
     # One that has moved is named on the command line, as the hint says; so is one whose recorded path is relative.
     moved = own_cache.rename(tmp_path / "moved")
     for recorded, why in ((str(own_cache), ""), ("cache", ", which is relative to the folder that training")):
-        document = json.loads((tmp_path / "run" / "run.json").read_text()) | {"cache": recorded}
-        (tmp_path / "run" / "run.json").write_text(json.dumps(document))
+        rename(tmp_path / "run", recorded)
         result = gdist("eval", tmp_path / "run", "--probes", "none")
         assert result.exit_code == 1 and f"is not where it was: at {recorded}{why}" in result.stderr
         assert f"gdist eval {tmp_path / 'run'} --cache URI" in result.stderr

@@ -14,6 +14,7 @@ from test_train import run, short
 
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.evaluation import read_evaluation
 from gdist.pipeline.run.evaluations import Evaluations, Speech
 from gdist.stages.report.page import RunSummary
 
@@ -92,7 +93,7 @@ def test_another_cache_and_less_speech_are_kept_beside_it(
     other = found(gdist, judged, "--probes", "none", "--cache", coarse)
     less = found(gdist, judged, "--probes", "none", "--minutes", 0.05)
     assert own["cache_checksum"] == Cache.open(str(tiny_cache)).gdist["checksum"] != other["cache_checksum"]
-    assert standing(judged) == own == json.loads((judged.folder / "eval.json").read_text())
+    assert standing(judged) == own == read_evaluation(judged.folder / "eval.json")
     kept = list(Evaluations(judged).every())
     assert kept[0] == own and len(kept) == 3 and other in kept and less in kept
     assert Evaluations(judged).on("test", Speech(0.05)) == less
@@ -125,7 +126,7 @@ def test_other_weights_are_another_student(judged: Run, tiny_cache: Path, gdist:
     was = path.read_bytes()
     weights = load_file(path)
     save_file({name: 1.5 * tensor for name, tensor in weights.items()}, path, {"format": "pt"})
-    judged.note_weights()
+    judged.note_finished()
     assert Evaluations(judged).first() is None and not list(Evaluations(judged).every())
     result = gdist("report", judged.folder, "--out", tmp_path / "report.html")
     assert result.exit_code == 1 and "has not been evaluated: its student has changed since" in result.stderr
@@ -133,7 +134,7 @@ def test_other_weights_are_another_student(judged: Run, tiny_cache: Path, gdist:
     now = found(gdist, judged, "--probes", "none")
     assert standing(judged) == now and not now["probes"] and now["mean_cosine"] != before["mean_cosine"]
     path.write_bytes(was)  # at another time: it is the content that counts
-    judged.note_weights()
+    judged.note_finished()
     assert list(Evaluations(judged).every()) == [before]
 
 

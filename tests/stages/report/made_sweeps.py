@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gdist.pipeline.config import to_toml
+from gdist.pipeline.config import signature, to_toml
 
 STEPS = 40
 
@@ -21,10 +21,10 @@ def make_sweep(folder: Path, points: Sequence[Mapping[str, Any]], **record: Any)
     entries: list[dict[str, Any]] = []
     for point in points:
         for seed, cosine in enumerate(point["cosines"]):
-            signature = f"{len(entries):012x}"
-            run = f"{point['name']}-seed-{seed}-{signature}".replace(" ", "-")
+            identity = f"{len(entries):012x}"
+            run = f"{point['name']}-seed-{seed}-{identity}".replace(" ", "-")
             varied = point.get("set", {})
-            entry = {"name": point["name"], "seed": seed, "signature": signature, "run": run, "varied": varied}
+            entry = {"name": point["name"], "seed": seed, "signature": identity, "run": run, "varied": varied}
             entry |= {key: point[key] for key in ("alternative", "trial", "recipe", "settings") if key in point}
             if cosine is not None:
                 make_trained(folder / "runs" / run, cosine, seed, point)
@@ -33,7 +33,7 @@ def make_sweep(folder: Path, points: Sequence[Mapping[str, Any]], **record: Any)
                 entry["stopped"] = point["stopped"]
             elif "failed" in point:
                 (folder / "failed").mkdir(parents=True, exist_ok=True)
-                (folder / "failed" / f"{signature}.json").write_text(json.dumps(point["failed"]))
+                (folder / "failed" / f"{identity}.json").write_text(json.dumps(point["failed"]))
             entries.append(entry)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sweep.json").write_text(json.dumps({"name": folder.name, "points": entries} | record))
@@ -56,7 +56,7 @@ def make_trained(folder: Path, cosine: float, seed: int, point: Mapping[str, Any
         "encoding": "fp16",
         "teacher": teacher,
         "params": params,
-        "signature": folder.name,
+        "signature": signature(tables),
     }
     (folder / "run.json").write_text(json.dumps(about | {"params_with_heads": params}))
     rows = []

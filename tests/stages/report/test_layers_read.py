@@ -35,11 +35,10 @@ def make(folder: Path, value: float, layer: int, teachers: int = 0, older: bool 
         probes=chosen(value, layer, older),
         teacher={"name": "demo/teacher", "params": 5_928_040, "probes": chosen(0.42, teachers, older)},
         log_mel={"probes": log_mel},
+        student={"name": "x", "frontend": "frozen"} if older else None,
         **({} if older else more),
     )
     if older:
-        config = made / "config.toml"
-        config.write_text(config.read_text().replace('name = "gendistiller"', 'name = "x"\nfrontend = "frozen"'))
         assert "layer_0" not in json.loads((made / "eval.json").read_text())
     return RunSummary.read(made)
 

@@ -71,6 +71,7 @@ def make_run(
     accuracy: float = 0.88,
     train: dict[str, Any] | None = None,
     origin: dict[str, Any] | None = None,
+    student: dict[str, Any] | None = None,
     **evaluated: Any,
 ) -> Path:
     """Make the folder of a run as train and eval leave it, with ``origin`` added to run.json and ``evaluated`` to
@@ -78,7 +79,7 @@ def make_run(
     folder.mkdir(parents=True)
     tables: dict[str, dict[str, Any]] = {
         "train": {"steps": 160, "lr": 1e-3} | (train or {}),
-        "student": {"name": "gendistiller"},
+        "student": {"name": "gendistiller"} | (student or {}),
     }
     teacher = {"name": "demo/teacher", "params": 5_928_040, "num_layers": 12, "dim": 192}
     about: dict[str, Any] = {"cache": "demo/cache", "encoding": "fp16", "student": "gendistiller", "teacher": teacher}
@@ -507,11 +508,8 @@ def test_a_name_cannot_inject_html(browser: Any, runs: list[RunSummary], tmp_pat
 
 
 def test_a_frozen_front_end_is_mentioned(tmp_path: Path) -> None:
-    thawed, frozen = make_run(tmp_path / "thawed", GENDISTILLER), make_run(tmp_path / "frozen", GENDISTILLER)
-    config = frozen / "config.toml"
-    config.write_text(
-        config.read_text().replace('name = "gendistiller"', 'name = "gendistiller"\nfrontend = "frozen"')
-    )
+    thawed = make_run(tmp_path / "thawed", GENDISTILLER)
+    frozen = make_run(tmp_path / "frozen", GENDISTILLER, student={"frontend": "frozen"})
     pages = []
     for folders in ([thawed], [thawed, frozen], [frozen]):
         write_report([RunSummary.read(folder) for folder in folders], tmp_path / "report.html")
