@@ -10,8 +10,8 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 LINK_HINT = "put the real file or folder there, or link the whole folder instead of a part of it"
 
@@ -32,7 +32,7 @@ def reason(error: OSError) -> str:
     return f"it {error}" if isinstance(error, UnreadableError) else error.strerror or str(error)
 
 
-def regular(path: Path) -> BinaryIO:
+def regular(path: Path) -> FileIO:
     """Open a file for reading, at once: a FIFO would be waited for, and a device may be without end.
 
     Raises:
@@ -43,7 +43,7 @@ def regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return FileIO(descriptor)
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
@@ -88,8 +88,8 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as file:
+    """The SHA-256 of a file's bytes, in hexadecimal digits; OSError where it cannot be read, or is no file."""
+    with regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -69,10 +69,10 @@ class OwnFolder:
             raise RunError(f"{self.folder} has {size(free)} of disk left, and {what} needs {size(needed)}", ROOM)
 
     def own(self, path: Path) -> Path:
-        """Return ``path``, to be written or deleted; RunError where a link is on the way to it from the folder."""
+        """Return ``path``, to be used; RunError where a link is on the way to it from the folder."""
         if link := link_below(self.folder, path):
             raise RunError(
-                f"{link} is a link (to {link.readlink()}); nothing is written or deleted through it", LINK_HINT
+                f"{link} is a link (to {link.readlink()}); nothing is read or written through it", LINK_HINT
             )
         return path
 

@@ -253,5 +253,8 @@ class Run(Checkpoints, Metrics):
         self.note(digests(self.student, self.metrics))
 
     def require_student(self) -> None:
-        """Raise RunError where the finished student is not the one that was saved, as far as is known."""
+        """Raise RunError where the finished student is not the one that was saved, as far as is known, or is behind
+        links."""
+        for path in self.own(self.student).iterdir():
+            self.own(path)
         require_student(self.student, self.provenance(), f"{self.training}{ONCE_MORE}")

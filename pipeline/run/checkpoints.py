@@ -37,7 +37,7 @@ class Checkpoints(OwnFolder):
 
     def steps(self) -> list[int]:
         """List the steps that have a complete checkpoint, ascending."""
-        if not self.checkpoints.is_dir():
+        if not self.own(self.checkpoints).is_dir():
             return []
         found = (STEP.fullmatch(path.name) for path in self.checkpoints.iterdir() if path.is_dir())
         return sorted(int(match[1]) for match in found if match)
@@ -83,12 +83,12 @@ class Checkpoints(OwnFolder):
         Raises:
             RunError: the checkpoint cannot be read.
         """
-        folder = self.checkpoint(step)
+        folder = self.own(self.checkpoint(step))
         try:
             files = {}
             for path in sorted(folder.glob("*.safetensors")):
-                files[path.stem] = load_tensors(path, largest)
-            path = folder / "state.json"
+                files[path.stem] = load_tensors(self.own(path), largest)
+            path = self.own(folder / "state.json")
             state: dict[str, Any] = unsealed(content_of(path, DOCUMENT_BYTES))
             conform(state, Digests)
             for name, digest in state.pop("sha256", {}).items():  # older ones have none

@@ -62,7 +62,7 @@ class Evaluations:
         """
         if self.step is not None:
             return max(self._beside(split), key=self._rank, default=None)
-        path = self.run.folder / EVALUATIONS[split]
+        path = self.run.own(self.run.folder / EVALUATIONS[split])
         if not path.exists():
             return None
         again = f"gdist eval {in_shell(self.run.folder)}{'' if split == 'test' else f' --split {split}'}"
@@ -81,8 +81,8 @@ class Evaluations:
         yield from (other for other in self._beside(split) if first is None or _key(other) != _key(first))
 
     def _beside(self, split: str) -> Iterator[Evaluation]:
-        for path in sorted(self.folder.glob(f"{split}-*.json")):
-            other = _read_or_say(path, "left out")
+        for path in sorted(self.run.own(self.folder).glob(f"{split}-*.json")):
+            other = _read_or_say(self.run.own(path), "left out")
             if other is not None and self._is_current(other):
                 yield other
 
@@ -150,7 +150,7 @@ class Evaluations:
         if self.step is None and step is not None and self._is_of_another_step(step):
             return False
         path, known = self._weights_file(), evaluation.get("weights")
-        if not known or path is None or not path.exists():
+        if not known or path is None or not self.run.own(path).exists():
             return True
         stat = path.stat()
         if known["bytes"] != stat.st_size:
@@ -186,7 +186,8 @@ class Evaluations:
 
 def evaluated_steps(run: Run, split: str = "test") -> list[int]:
     """The steps of the unfinished students of a run that were evaluated, ascending."""
-    found = (_read_or_say(path, "left out") for path in Evaluations(run).folder.glob(f"{split}-*.json"))
+    paths = run.own(Evaluations(run).folder).glob(f"{split}-*.json")
+    found = (_read_or_say(run.own(path), "left out") for path in paths)
     return sorted({int(each["step"]) for each in found if each and each.get("step") not in (None, run.total)})
 
 

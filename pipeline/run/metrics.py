@@ -61,7 +61,7 @@ class Metrics(Origin):
             RunError: it cannot be read.
         """
         try:
-            content = content_of(self.metrics, METRICS_BYTES)
+            content = content_of(self.own(self.metrics), METRICS_BYTES)
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -21,7 +21,7 @@ class Origin(OwnFolder):
         Raises:
             RunError: it is missing or damaged.
         """
-        path = self.folder / "config.toml"
+        path = self.own(self.folder / "config.toml")
         hint = "the `gdist train` that the run was begun with, once more, writes it anew"
         try:
             tables = read_toml(path)
@@ -50,6 +50,6 @@ class Origin(OwnFolder):
         Raises:
             RunError: it is missing or damaged.
         """
-        path = self.folder / "run.json"
+        path = self.own(self.folder / "run.json")
         hint = f"rm -f {in_shell(path)}; then the `gdist train` of this run writes it anew, from its cache as it is"
         return read_document(path, schema, hint)

@@ -87,12 +87,13 @@ class Snapshot:
         Raises:
             RunError: they cannot be read.
         """
-        path = self.weights_file
+        path = self.run.own(self.weights_file)
+        state = self.run.own(self.folder / "state.json")
         try:
             found = load_tensors(path, largest)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise RunError(f"cannot read {path}: {error}", self._others) from error
-        known = read_document(self.folder / "state.json", Digests, self._others).get("sha256", {}).get(path.name)
+        known = read_document(state, Digests, self._others).get("sha256", {}).get(path.name)
         if known is not None and sha256_of(path) != known:
             raise RunError(f"{path} is damaged: its bytes are not those that were saved", self._others)
         if path.stem == "model":

@@ -7,7 +7,7 @@ from typing import Any
 
 from gdist.pipeline.config import TomlTables, signature
 from gdist.pipeline.errors import RunError
-from gdist.pipeline.files import sha256_of
+from gdist.pipeline.files import reason, sha256_of
 
 WEIGHTS = "model.safetensors"
 
@@ -48,7 +48,11 @@ def require_student(student: Path, provenance: Mapping[str, Any], hint: str) -> 
         path = student / name
         if Path(name).name != name:
             continue
-        if not path.exists():
-            raise RunError(f"{path} is missing", hint)
-        if sha256_of(path) != digest:
+        try:
+            found = sha256_of(path)
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is missing", hint) from error
+        except OSError as error:
+            raise RunError(f"cannot read {path}: {reason(error)}", hint) from error
+        if found != digest:
             raise RunError(f"{path} is damaged: its bytes are not those that were saved", hint)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import ExportError, RunError, UsageError
-from gdist.pipeline.files import foreign, open_to_all
+from gdist.pipeline.files import content_of, foreign, open_to_all
 from gdist.pipeline.framing import SAMPLE_RATE
+from gdist.pipeline.run.schema import DOCUMENT_BYTES
 from gdist.pipeline.run.snapshot import snapshot
 from gdist.pipeline.staging import NEW, put, workshop, write_atomically
 from gdist.stages.export.formats import FORMATS, format_named
@@ -180,7 +181,9 @@ def _require_ours(place: Path, out: Path, name: str) -> None:
         return
     hint = f"--out {out}-{name}"
     try:
-        files = json.loads((place / MARK).read_text(encoding="utf-8"))["files"]
+        if (place / MARK).is_symlink():
+            raise OSError("gdist writes no links")
+        files = json.loads(content_of(place / MARK, DOCUMENT_BYTES))["files"]
         ours = "|".join(re.escape(str(file)) for file in files)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{out} exists and is not an export of gdist; it is left alone", hint) from error

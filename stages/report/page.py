@@ -176,8 +176,9 @@ def _runs_in(path: Path) -> list[Path]:
     """The folder itself if it is a run, else the runs inside it; of a sweep, those that its file lists."""
     if is_sweep(path):
         return [entry.folder for entry in read_sweep(path).entries if entry.state == "finished"]
-    inside = sorted(child.parent for child in path.glob("*/config.toml"))
-    return [path] if (path / "config.toml").exists() or not inside else inside
+    if (path / "config.toml").exists():
+        return [path]
+    return sorted(child.parent for child in path.glob("*/config.toml")) or [path]
 
 
 def _about_cache(runs: Sequence[RunSummary]) -> dict[str, Any]:

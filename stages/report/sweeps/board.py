@@ -1,6 +1,5 @@
 """All points of a sweep with what is known of them: their runs' files, the judged metric, sizes and costs."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gdist.pipeline.run import EVALUATIONS
+from gdist.pipeline.files import content_of
+from gdist.pipeline.run import EVALUATIONS, Run
 from gdist.pipeline.run.evaluations import Speech
 from gdist.pipeline.run.identity import identifying
+from gdist.pipeline.run.schema import DOCUMENT_BYTES
+from gdist.pipeline.schema import parse
 from gdist.stages.report.runs import COLORS, Configuration, RunSummary, Spread, configurations, told_apart
 from gdist.stages.standings.ranking import OF_EVAL, OF_TRAINING, Candidate, Ranking, rank
 from gdist.stages.standings.record import Entry, Sweep
@@ -84,9 +86,12 @@ class Point:
     @cached_property
     def saved(self) -> Fields:
         """The fields of its finished student, those with default values included."""
+        if self.any is None:
+            return {}
+        run = Run(Path(self.any.folder))
         try:
-            text = (Path(self.any.folder) / "student" / "config.json").read_text(encoding="utf-8") if self.any else ""
-            return {f"student.{key}": value for key, value in json.loads(text).items()}
+            found = parse(content_of(run.own(run.student / "config.json"), DOCUMENT_BYTES))
+            return {f"student.{key}": value for key, value in found.items()}
         except (OSError, ValueError, AttributeError):
             return {}
 
