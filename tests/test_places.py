@@ -70,7 +70,7 @@ RUN = [
     "student/model.safetensors", "student.tmp", "checkpoints", "checkpoints/step-0000004", "extensions",
     *(f"checkpoints/step-0000004/{name}.safetensors" for name in ("model", "optimizer", "average")),
     "checkpoints/step-0000004/state.json", "checkpoints/step-0000006.tmp", "student-step-0000004",
-    f".run.json.{os.getpid()}.tmp", f".eval.json.{os.getpid()}.tmp", f".metrics.jsonl.{os.getpid()}.tmp",
+    ".run.json.PID.tmp", ".eval.json.PID.tmp", ".metrics.jsonl.PID.tmp",
 ]  # fmt: skip
 
 
@@ -106,6 +106,7 @@ def patience() -> Iterator[None]:
 
 def plant(folder: Path, name: str, kind: str, outside: Path) -> str:
     """Put a link to a copy outside, or a FIFO, in the place of what has a name; return the name."""
+    name = name.replace("PID", str(os.getpid()))
     names = [each for each in sorted(folder.glob(name)) if not each.is_symlink()] or [folder / name]
     path, copy = names[0], outside / Path(name).name.replace("*", "it")
     if path.is_dir():
