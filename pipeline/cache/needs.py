@@ -54,6 +54,14 @@ def repair_command(
     return shlex.join([*words, *more])
 
 
+def format_command(found: int, known: int) -> str:
+    """Return what to type where a cache has another format than this gdist reads: a newer one needs a newer gdist, an
+    older one is made again."""
+    if found > known:
+        return "pip install --upgrade gdist"
+    return f"gdist extract --teacher TEACHER --manifest {MANIFEST} --cache NEW makes it again, in this format"
+
+
 def layers_command(uri: str, gdist: Mapping[str, Any]) -> str | None:
     """Return the command that adds the layers which a cache lacks, quoted for a shell, with ``M.parquet`` for the
     manifest; None for a copy that no teacher can add to.

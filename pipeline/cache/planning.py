@@ -16,7 +16,7 @@ from typing import Any
 from gdist.pipeline.cache import arrays, index
 from gdist.pipeline.cache.coherence import PLANNED, require_arrays, require_description
 from gdist.pipeline.cache.encode import compression
-from gdist.pipeline.cache.needs import Needs, repair_command
+from gdist.pipeline.cache.needs import Needs, format_command, repair_command
 from gdist.pipeline.cache.plan import (
     FORMAT,
     HOLDER,
@@ -238,7 +238,8 @@ def _unsealed(uri: str, data: bytes) -> dict[str, Any]:
     """
     root = unseal(data, HOLDER)
     if (found := root["attributes"]["gdist"].get("format")) != FORMAT and type(found) is int:
-        raise CacheError(f"{uri} has cache format {found}; this gdist reads format {FORMAT}")
+        why = f"{uri} has cache format {found}; this gdist reads format {FORMAT}"
+        raise CacheError(why, format_command(found, FORMAT))
     return root
 
 
