@@ -57,7 +57,8 @@ def under(package: str) -> set[str]:
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.errors", "pipeline.printing", "pipeline.framing", "pipeline.machine", "pipeline.schema"),
     ("pipeline.console", "pipeline.files", "pipeline.logs"),
-    ("pipeline.config", "pipeline.heartbeat", "pipeline.ids", "pipeline.observe", "pipeline.staging"),
+    ("pipeline.config", "pipeline.heartbeat", "pipeline.ids"),
+    ("pipeline.made_with", "pipeline.observe", "pipeline.staging"),
     ("pipeline.own_files", "pipeline.owner"),
     ("pipeline.extensions", "pipeline.folder"),
     ("pipeline.storage", "pipeline.cluster"),

@@ -26,6 +26,8 @@ Layer = Annotated[float, Meta(ge=0, le=MAX_ROWS)]
 Layers = Annotated[list[Layer], Meta(max_length=MAX_ROWS)]
 Step = Annotated[int, Meta(ge=0, le=10**15)]
 Digits = Annotated[str, Meta(max_length=256)]
+Versions = Annotated[dict[Word, Word], Meta(max_length=64)]
+Machine = Annotated[dict[Word, Word | Count], Meta(max_length=16)]
 
 
 class TeacherRecord(TypedDict, total=False):
@@ -84,7 +86,8 @@ class About(TypedDict, total=False):
     utterances: Annotated[dict[Word, Count], Meta(max_length=64)]
     also_trained_on: Annotated[dict[Word, Count], Meta(max_length=64)]
     packages: Annotated[dict[Name, Any], Meta(max_length=64)]
-    versions: Annotated[dict[Word, Word], Meta(max_length=64)]
+    versions: Versions
+    machine: Machine
     extensions: Annotated[dict[Name, FileRecord], Meta(max_length=64)]
     start: StartRecord
     signature: Digits
@@ -227,6 +230,8 @@ class Evaluated(TypedDict):
     log_mel: NotRequired[Reference | None]
     extensions: NotRequired[Annotated[dict[Name, Any], Meta(max_length=64)]]
     packages: NotRequired[Annotated[dict[Name, Any], Meta(max_length=64)]]
+    versions: NotRequired[Versions]
+    machine: NotRequired[Machine]
 
 
 class Probing(TypedDict):

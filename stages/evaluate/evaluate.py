@@ -18,6 +18,7 @@ from gdist.pipeline.loading.batch import Batch
 from gdist.pipeline.loading.joined import Joined
 from gdist.pipeline.loading.splits import DataConfig, data_config
 from gdist.pipeline.local.folder import LocalFolder
+from gdist.pipeline.made_with import made_with
 from gdist.pipeline.run import Run
 from gdist.pipeline.run.evaluations import Evaluations, weights_in
 from gdist.pipeline.run.snapshot import Snapshot, snapshots
@@ -104,6 +105,7 @@ def _evaluate(at: Snapshot, bench: Bench) -> dict[str, Any]:
         **bench.baselines,
         "extensions": {name: own.record for name in bench.tasks if (own := PROBES.extension(name))},
         "packages": {name: record for name in bench.tasks if (record := PROBES.package(name))},
+        **made_with(str(bench.device)),
     }
 
 

@@ -20,6 +20,7 @@ from gdist.pipeline import console
 from gdist.pipeline.errors import ExportError, RunError, UsageError
 from gdist.pipeline.files import content_of, foreign, open_to_all
 from gdist.pipeline.framing import SAMPLE_RATE
+from gdist.pipeline.made_with import made_with
 from gdist.pipeline.run.schema import DOCUMENT_BYTES
 from gdist.pipeline.run.snapshot import snapshot
 from gdist.pipeline.staging import NEW, put, workshop, write_atomically
@@ -91,7 +92,7 @@ def _written(name: str, what: Export, out: Path, staged: Path) -> dict[str, Any]
     files = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
     result["files"] = sorted([*files, MARK])
     told = ("format", "run", *at.progress, "student", "files")
-    mark = {key: result[key] for key in told} | {"provenance": provenance}
+    mark = {key: result[key] for key in told} | {"provenance": provenance, **made_with()}
     write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
     result["bytes"] = sum((staged / name).stat().st_size for name in result["files"])
     open_to_all(staged)

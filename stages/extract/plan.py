@@ -25,6 +25,7 @@ from gdist.pipeline.config import require
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.extensions import Extension
 from gdist.pipeline.framing import SAMPLE_RATE, resampled_length
+from gdist.pipeline.made_with import revision
 from gdist.pipeline.manifest.by_id import by_id
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.stages.teachers import FAMILIES, Teacher
@@ -162,6 +163,7 @@ def make_plan(
         "device": device,
     }
     about |= packages_of(teacher.family, config.encoding) | ({"gpus": gpus} if gpus else {})
+    about |= {"revision": found} if (found := revision()) else {}
     max_samples = int(config.max_seconds * SAMPLE_RATE)
     if cache is not None:
         return _addition(identity, about, cache, manifest, lengths, max_samples)

@@ -1,6 +1,5 @@
 """Where a run comes from: what its run.json says of it, and the user's own files that it uses."""
 
-import importlib.metadata
 import json
 from typing import Any
 
@@ -9,6 +8,7 @@ from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.extensions import Extension
 from gdist.pipeline.loading.joined import Joined, Source, joined
 from gdist.pipeline.loading.splits import Splits
+from gdist.pipeline.made_with import made_with
 from gdist.pipeline.storage.locations import lasting
 from gdist.stages.students import STUDENTS, Student
 from gdist.stages.train.config import TrainConfig
@@ -43,7 +43,7 @@ def provenance(source: Source, student: Student, config: TrainConfig, splits: Sp
             )
             if record
         },
-        "versions": {name: importlib.metadata.version(name) for name in ("gdist", "torch", "transformers")},
+        **made_with(str(ranks.device)),
     }
 
 
