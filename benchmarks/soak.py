@@ -3,7 +3,7 @@
     python benchmarks/soak.py OUT [--minutes 60]
 
 Each gets a third of the time, as one command on the bundled speech, with a small teacher and student. The extraction
-is stopped by Ctrl-C at the end of its time, the training too; the evaluation reads as many checkpoints as fit.
+is stopped at the end of its time, the training too; the evaluation reads as many checkpoints as fit.
 Prints the second quarter of each beside the last one (the first is for warming up), and exits with 1 where the last
 one is higher by more than the limits below.
 """
@@ -66,7 +66,7 @@ def watch(line: list[str], seconds: float, log: Path) -> list[Sample]:
             if running.poll() is None and (now := sample(running)):
                 found.append(now)
         if running.poll() is None:
-            running.send_signal(signal.SIGINT)
+            running.send_signal(signal.SIGTERM)  # Ctrl-C is ignored by what a shell started in the background
         code = running.wait(timeout=300)
     if code not in (0, 130):
         raise SystemExit(f"gdist {line[0]} ended with {code}: {log.read_text()[-2000:]}")
