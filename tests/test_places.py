@@ -167,6 +167,46 @@ def test_of_an_export(made: Path, tmp_path: Path, gdist: Gdist, name: str, kind:
     assert not seen and contents(tmp_path / "outside") == before
 
 
+SWEEP_NAMES = [
+    "sweep.json", "runs", "logs", "failed", "search", "measured", "equal.json", "training.json", "runs/*",
+    "runs/*/run.json", "runs/*/metrics.jsonl", "runs/*/student", "logs/*.log", ".sweep.json.PID.tmp", "failed/x.json",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+@pytest.mark.parametrize("name", SWEEP_NAMES)
+def test_of_a_sweep(made: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist, name: str, kind: str) -> None:
+    sweep = tmp_path / "sweep"
+    for what, line in {
+        "sweep": ["sweep", made / "sweep.toml", "--cache", tiny_cache, "--out", sweep],
+        "best": ["best", sweep],
+        "report": ["report", sweep, "--out", tmp_path / "report.html"],
+    }.items():
+        shutil.rmtree(sweep, ignore_errors=True)
+        shutil.rmtree(tmp_path / "outside", ignore_errors=True)
+        shutil.copytree(made / "sweep", sweep)
+        (tmp_path / "outside").mkdir()
+        planted = plant(sweep, name, kind, tmp_path / "outside")
+        before = contents(tmp_path / "outside")
+        with watched(tmp_path / "outside") as seen:
+            attempt(gdist, line, what)
+        assert not seen, f"{what}, {planted}: {seen}"
+        assert contents(tmp_path / "outside") == before
+
+
+def test_of_a_log(made: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    """A job of a sweep writes its log, which somebody may have made a link: the run fails, and says so."""
+    name = next((made / "sweep" / "runs").iterdir()).name
+    (tmp_path / "sweep" / "logs").mkdir(parents=True)
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "sweep" / "logs" / f"{name}.log").symlink_to(tmp_path / "thesis")
+    shutil.copy(made / "sweep" / "sweep.json", tmp_path / "sweep")
+    sweep = ["sweep", made / "sweep.toml", "--cache", tiny_cache, "--out", tmp_path / "sweep", "--jobs", 1]
+    result = attempt(gdist, sweep, "sweep")
+    assert result.exit_code == 1 and "is a link" in result.stderr
+    assert (tmp_path / "thesis").read_text() == "mine"
+
+
 @pytest.mark.parametrize("form", ["html", "md"])
 def test_of_a_page(made: Path, tmp_path: Path, gdist: Gdist, form: str) -> None:
     (tmp_path / "outside").mkdir()

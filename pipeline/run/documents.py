@@ -18,18 +18,21 @@ from gdist.pipeline.schema import SchemaError, conform, parse
 CHECKSUM = "checksum"
 
 
-def read_document(path: Path, schema: type, hint: str | None = None, measured: bool = False) -> dict[str, Any]:
+def read_document(
+    path: Path, schema: Any, hint: str | None = None, measured: bool = False, largest: int = DOCUMENT_BYTES
+) -> dict[str, Any]:
     """Read a document that gdist wrote.
 
     Args:
         hint: what to type where it is damaged.
+        largest: bytes that it may have.
         measured: whether its numbers were measured; see :func:`gdist.pipeline.schema.parse`.
 
     Raises:
         RunError: it is missing, cannot be read, or is not as its schema says; the message says what is wrong.
     """
     try:
-        document = unsealed(content_of(path, DOCUMENT_BYTES), measured)
+        document = unsealed(content_of(path, largest), measured)
         return cast("dict[str, Any]", conform(document, schema))
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing", hint) from error
@@ -39,7 +42,7 @@ def read_document(path: Path, schema: type, hint: str | None = None, measured: b
         raise RunError(f"{path} is damaged: {error}", hint) from error
 
 
-def text_of(name: str, document: Mapping[str, Any], schema: type, measured: bool = False) -> str:
+def text_of(name: str, document: Mapping[str, Any], schema: Any, measured: bool = False) -> str:
     """The document ``name`` as it is written, sealed; RunError where it could not be read again."""
     try:
         # As it will be read: what was measured of a student that diverged may be NaN then.

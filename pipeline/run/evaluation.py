@@ -7,7 +7,7 @@ from typing import Any
 
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run.documents import read_document, text_of
-from gdist.pipeline.run.schema import Complete, Evaluated
+from gdist.pipeline.run.evaluated import Complete, Evaluated
 from gdist.pipeline.schema import SchemaError, conform, parse
 
 Evaluation = dict[str, Any]

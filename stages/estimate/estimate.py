@@ -31,6 +31,8 @@ from gdist.stages.frontend.kinds import frontend_of
 from gdist.stages.teachers import read_teacher_config
 from gdist.stages.train.config import TrainConfig
 
+MOST_UTTERANCES = 50_000_000  # that are laid out, at a few dozen bytes each
+
 
 @dataclass(frozen=True)
 class EstimateConfig:
@@ -70,6 +72,9 @@ class EstimateConfig:
             value = getattr(self, name)
             possible = value is None or (value > 0 and math.isfinite(value))
             require(possible, f"--{name.replace('_', '-')} {value}: must be positive and finite")
+        many = f"--hours {self.hours}: that is more than {MOST_UTTERANCES:,} utterances of {self.utterance_seconds} s"
+        few = self.hours is None or self.hours * 3600 / self.utterance_seconds <= MOST_UTTERANCES
+        require(few, many, "plan a part of it, and multiply")
         require(
             self.pack_frames > 0 and self.pack_frames % layout.CHUNK_FRAMES == 0,
             f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}",

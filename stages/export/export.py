@@ -6,7 +6,6 @@ DIR/
 """
 
 import copy
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,10 +17,11 @@ from torch import Tensor
 
 from gdist.pipeline import console
 from gdist.pipeline.errors import ExportError, RunError, UsageError
-from gdist.pipeline.files import content_of, foreign, open_to_all
+from gdist.pipeline.files import foreign, open_to_all
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.made_with import made_with
-from gdist.pipeline.run.schema import DOCUMENT_BYTES
+from gdist.pipeline.run.documents import read_document, text_of
+from gdist.pipeline.run.schema import Mark
 from gdist.pipeline.run.snapshot import snapshot
 from gdist.pipeline.staging import NEW, put, workshop, write_atomically
 from gdist.stages.export.formats import FORMATS, format_named
@@ -93,7 +93,7 @@ def _written(name: str, what: Export, out: Path, staged: Path) -> dict[str, Any]
     result["files"] = sorted([*files, MARK])
     told = ("format", "run", *at.progress, "student", "files")
     mark = {key: result[key] for key in told} | {"provenance": provenance, **made_with()}
-    write_atomically(staged / MARK, json.dumps(mark, indent=2) + "\n")
+    write_atomically(staged / MARK, text_of(MARK, mark, Mark) + "\n")
     result["bytes"] = sum((staged / name).stat().st_size for name in result["files"])
     open_to_all(staged)
     return result
@@ -183,11 +183,11 @@ def _require_ours(place: Path, out: Path, name: str) -> None:
     hint = f"--out {out}-{name}"
     try:
         if (place / MARK).is_symlink():
-            raise OSError("gdist writes no links")
-        files = json.loads(content_of(place / MARK, DOCUMENT_BYTES))["files"]
-        ours = "|".join(re.escape(str(file)) for file in files)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError("gdist writes no links")
+        files = read_document(place / MARK, Mark)["files"]
+    except RunError as error:
         raise RunError(f"{out} exists and is not an export of gdist; it is left alone", hint) from error
+    ours = "|".join(map(re.escape, files))
     # Python writes __pycache__ when the code is used.
     if others := foreign(place, rf"{ours}|(.+/)?__pycache__/[^/]+"):
         raise RunError(

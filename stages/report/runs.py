@@ -14,8 +14,9 @@ from typing import Any
 from gdist.pipeline.config import TomlTables
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run import EVALUATIONS, Run
+from gdist.pipeline.run.evaluated import Shown
 from gdist.pipeline.run.evaluations import Evaluations, Speech, evaluated_steps
-from gdist.pipeline.run.schema import About, Shown
+from gdist.pipeline.run.schema import About
 from gdist.pipeline.run.snapshot import run_and_step
 from gdist.pipeline.schema import SchemaError, conform
 from gdist.pipeline.storage.locations import in_shell

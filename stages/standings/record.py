@@ -3,7 +3,7 @@
 Runs that are in the folder and not in `sweep.json` are no part of the sweep any more.
 """
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gdist.pipeline.errors import RunError
+from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.run import EVALUATIONS
+from gdist.pipeline.run.documents import read_document
 from gdist.pipeline.run.evaluations import Speech
+from gdist.pipeline.storage.locations import in_shell
+from gdist.stages.standings.schema import SWEEP_BYTES, Failure, SweepRecord
 
 State = Literal["finished", "stopped", "failed", "begun", "new"]
 
@@ -115,7 +119,7 @@ def error_in(log: Sequence[str], nothing: str) -> str:
 
 def is_sweep(folder: Path) -> bool:
     """Whether a folder looks like one of ``gdist sweep``."""
-    return (folder / "sweep.json").is_file()
+    return os.path.lexists(folder / "sweep.json")
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -124,36 +128,40 @@ def read_sweep(folder: Path) -> Sweep:
     Raises:
         RunError: it contains no sweep, or one that cannot be read.
     """
-    path = folder / "sweep.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        entries = tuple(_entry(folder, point) for point in record["points"])
-        wall = tuple(float(call["seconds"]) for call in record.get("wall") or [])
-        return Sweep(folder, str(record.get("name", folder.name)), entries, dict(record.get("judge") or {}), wall)
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{folder} contains no sweep: it has no sweep.json", "give the --out of `gdist sweep`"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"cannot read {path}: {error!r}", "run `gdist sweep` again; it rewrites this file") from error
+    if not is_sweep(folder):
+        raise RunError(f"{folder} contains no sweep: it has no sweep.json", "give the --out of `gdist sweep`")
+    record = sweep_record(folder)
+    entries = tuple(_entry(folder, point) for point in record["points"])
+    wall = tuple(float(call["seconds"]) for call in record.get("wall") or [])
+    return Sweep(folder, record.get("name", folder.name), entries, dict(record.get("judge") or {}), wall)
+
+
+def sweep_record(folder: Path) -> dict[str, Any]:
+    """Read the sweep.json of a folder; RunError where it is damaged."""
+    path = OwnFolder(folder).own(folder / "sweep.json")
+    hint = f"rm -f {in_shell(path)}; then the same `gdist sweep` writes it anew"
+    return read_document(path, SweepRecord, hint, largest=SWEEP_BYTES)
+
+
+def read_failure(folder: Path, signature: str) -> dict[str, Any] | None:
+    """Read what is recorded of a run that failed; None where it has not, RunError where that is damaged."""
+    path = OwnFolder(folder).own(folder / "failed" / f"{signature}.json")
+    hint = f"rm -f {in_shell(path)}; then the same `gdist sweep` tries that run again"
+    return read_document(path, Failure, hint) if os.path.lexists(path) else None
 
 
 def _entry(folder: Path, point: Mapping[str, Any]) -> Entry:
-    run, signature = str(point["run"]), str(point["signature"])
-    if Path(run).name != run or Path(signature).name != signature:
-        raise ValueError(f"{run!r} is not the name of a folder in runs/")
-    failed = folder / "failed" / f"{signature}.json"
-    trial, stopped = point.get("trial"), point.get("stopped")
+    signature: str = point["signature"]
     return Entry(
-        name=str(point["name"]),
-        seed=int(point["seed"]),
+        name=point["name"],
+        seed=point["seed"],
         signature=signature,
-        folder=folder / "runs" / run,
+        folder=OwnFolder(folder).own(folder / "runs" / point["run"]),
         varied=dict(point.get("varied") or {}),
-        alternative=str(point.get("alternative") or ""),
-        trial=None if trial is None else int(trial),
-        stopped=None if stopped is None else dict(stopped),
-        failure=json.loads(failed.read_text(encoding="utf-8")) if failed.exists() else None,
+        alternative=point.get("alternative") or "",
+        trial=point.get("trial"),
+        stopped=point.get("stopped"),
+        failure=read_failure(folder, signature),
         recipe=point.get("recipe"),
-        settings=tuple(map(str, point.get("settings") or ())),
+        settings=tuple(point.get("settings") or ()),
     )

@@ -8,7 +8,6 @@ Both take some steps in turns, in folders of their own, so that both are measure
 recorded is the ratio of their costs per step. It is measured once, so a rerun finds the same steps.
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,11 @@ import torch
 from gdist.pipeline import console
 from gdist.pipeline.config import did_you_mean, signature, to_tables
 from gdist.pipeline.errors import ConfigError, RunError
+from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.documents import read_document
 from gdist.pipeline.run.identity import identifying
+from gdist.stages.standings.schema import Ratios
 from gdist.stages.sweep.fields import Settings
 from gdist.stages.sweep.jobs import Job
 from gdist.stages.sweep.options import SweepConfig
@@ -62,12 +64,7 @@ class Equal:
         self.points, self.folder = points, folder
         self.known: dict[str, Any] = {}
         if (folder / RECORD).exists():
-            try:
-                self.known = json.loads((folder / RECORD).read_text())
-                if not all(float(each["ratio"]) > 0 for each in self.known.values()):
-                    raise ValueError("a ratio is not above 0")
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-                raise RunError(f"cannot read {folder / RECORD}: {error}", "delete it to measure again") from error
+            self.known = read_document(OwnFolder(folder).own(folder / RECORD), Ratios, "delete it to measure again")
 
     def pair(self, alternative: Alternative, chosen: Settings) -> Pair | None:
         """The pair whose left side this combination is.

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gdist.pipeline.config import require
+from gdist.pipeline.printing import OBEYED
 
 ALONE = ("cache", "start_from")  # fields that are in no table
+MAX_TEXT = 1_000
 Settings = dict[str, Any]
 """``table.field``, ``cache`` or ``start_from`` → value"""
 
@@ -37,5 +39,9 @@ def table_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def text_of(content: Mapping[str, Any], name: str) -> str | None:
     value = content.get(name)
-    require(value is None or (isinstance(value, str) and bool(value)), f"{name} = {value!r}: must be text")
+    require(value is None or (isinstance(value, str) and bool(value)), f"{name} = {value!r:.99}: must be text")
+    require(
+        value is None or (len(value) <= MAX_TEXT and not re.search(f"[{OBEYED}]", value)),
+        f"{name} = {value!r:.99}: must be one line of at most {MAX_TEXT} characters",
+    )
     return value

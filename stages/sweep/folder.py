@@ -22,8 +22,11 @@ from gdist.pipeline.console import say
 from gdist.pipeline.errors import AGAIN, RunError
 from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.documents import text_of
 from gdist.pipeline.run.evaluations import Evaluations, Speech
 from gdist.stages.standings.ranking import metrics_of
+from gdist.stages.standings.record import is_sweep, read_failure, sweep_record
+from gdist.stages.standings.schema import Failure, SweepRecord
 from gdist.stages.sweep.judge import Judge
 from gdist.stages.sweep.points import Point
 from gdist.stages.sweep.rungs import Progress, Stopped
@@ -66,7 +69,7 @@ class SweepFolder(OwnFolder):
         self._known = {path.name.rpartition("-")[2]: path for path in self._run_folders()}
 
     def _run_folders(self) -> list[Path]:
-        return sorted(self.runs.iterdir()) if self.runs.is_dir() else []
+        return sorted(self.runs.iterdir()) if self.own(self.runs).is_dir() else []
 
     def require_place(self) -> None:
         """Raise RunError where the folder contains another sweep, or something else."""
@@ -74,13 +77,11 @@ class SweepFolder(OwnFolder):
             return
         try:
             names = {path.name for path in self.folder.iterdir()}
-            known = json.loads((self.folder / "sweep.json").read_text()) if "sweep.json" in names else {}
-            if not isinstance(known, dict):
-                raise ValueError("sweep.json is no table")
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise RunError(
                 f"{self.folder} cannot be read as a sweep's folder: {error}", "choose another --out"
             ) from error
+        known = sweep_record(self.folder) if "sweep.json" in names else {}
         if "sweep.json" not in names and any(not BEGUN.fullmatch(name) for name in names):
             raise RunError(f"{self.folder} is not empty and contains no sweep", "choose another --out")
         if known and known.get("name") != self.sweep:
@@ -109,7 +110,7 @@ class SweepFolder(OwnFolder):
         judge |= {} if self.judge.cache is None else {"cache": self.judge.cache}
         record = {"name": self.sweep, "judge": judge, "wall": wall, "points": [self._record(p) for p in points]}
         try:
-            self.write("sweep.json", json.dumps(record, indent=2))
+            self.write("sweep.json", text_of("sweep.json", record, SweepRecord))
         except OSError as error:
             self.trouble = self.trouble or error
 
@@ -133,16 +134,14 @@ class SweepFolder(OwnFolder):
 
     def calls(self) -> list[dict[str, Any]]:
         """The wall time of the calls so far."""
-        path = self.folder / "sweep.json"
-        found: list[dict[str, Any]] = json.loads(path.read_text()).get("wall", []) if path.exists() else []
-        return found
+        return sweep_record(self.folder).get("wall") or [] if is_sweep(self.folder) else []
 
     def run(self, point: Point) -> Path:
         """The folder of a point's run, whether it exists or not."""
-        return self._known.get(point.signature, self.runs / point.folder)
+        return self.own(self._known.get(point.signature, self.runs / point.folder))
 
     def log(self, point: Point) -> Path:
-        return self.logs / f"{self.run(point).name}.log"
+        return self.own(self.logs / f"{self.run(point).name}.log")
 
     def standing(self, point: Point) -> Standing:
         """Where a point stands."""
@@ -151,9 +150,8 @@ class SweepFolder(OwnFolder):
             value = self.value(point)
             return Standing("trained" if value is None else "done", point.config.train.steps, value)
         steps = run.steps()
-        failure = self.failures / f"{point.signature}.json"
-        if failure.exists():
-            return Standing("failed", steps[-1] if steps else 0, failure=json.loads(failure.read_text()))
+        if (failure := read_failure(self.folder, point.signature)) is not None:
+            return Standing("failed", steps[-1] if steps else 0, failure=failure)
         if (why := self.stopped.get(point.signature)) is not None:
             return Standing("stopped", steps[-1] if steps else 0, self.validations(point).get(why.step), stopped=why)
         begun = (run.folder / "config.toml").exists()
@@ -200,7 +198,7 @@ class SweepFolder(OwnFolder):
         lines = self.log(point).read_text(errors="replace").strip().splitlines() if self.log(point).exists() else []
         record = {"name": point.label, "exit_code": exit_code, "log": lines[-LOG_LINES:]}
         try:
-            self.write(f"failed/{point.signature}.json", json.dumps(record, indent=2))
+            self.write(f"failed/{point.signature}.json", text_of("a failure", record, Failure))
         except OSError as error:
             self.trouble = self.trouble or error
 

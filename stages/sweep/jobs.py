@@ -106,7 +106,8 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     os.setsid()  # Ctrl-C reaches the sweep alone, which asks its processes to stop once
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    # A link of this name would lead elsewhere, and a FIFO would be waited for.
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     for stream in (1, 2):
         os.dup2(file, stream)
     if gpu is not None:

@@ -1,7 +1,6 @@
 """What a sweep consists of, as far as it is known: the points of its file, and the trials proposed so far."""
 
 import dataclasses
-import json
 import re
 import statistics
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from typing import Any
 from gdist.pipeline import console
 from gdist.pipeline.config import did_you_mean, signature
 from gdist.pipeline.errors import ConfigError
+from gdist.pipeline.run.documents import text_of
+from gdist.stages.standings.schema import Ratios
 from gdist.stages.sweep.equal import RECORD, Equal
 from gdist.stages.sweep.fields import Settings
 from gdist.stages.sweep.folder import SweepFolder
@@ -202,7 +203,7 @@ class Plan:
                     if pair.key in self.equal.known:
                         continue
                     self.equal.known[pair.key] = self.equal.measure(pair, self.config)
-                    self.folder.keep(RECORD, json.dumps(self.equal.known, indent=2))
+                    self.folder.keep(RECORD, text_of(RECORD, self.equal.known, Ratios))
         if names:
             self.fixed = self._fixed()
 

@@ -17,6 +17,7 @@ from gdist.pipeline.errors import ConfigError
 from gdist.stages.sweep.fields import ALONE, Settings, settings
 
 BATCH = 4
+LARGEST, MOST_STEPS = 1e15, 1e9  # of a range: numbers that a 64-bit float still tells apart
 RANGE_FIELDS = {"low", "high", "step", "log"}
 
 
@@ -79,6 +80,8 @@ class Search:
         for name in ("batch", "seed"):
             require(getattr(self, name) >= 0, f"search.{name} = {getattr(self, name)}: must be 0 or more")
         require(self.startup >= 1, f"search.startup = {self.startup}: must be 1 or more")
+        for name in ("trials", "batch", "seed", "startup"):
+            require(getattr(self, name) < 2**32, f"search.{name} = {getattr(self, name)}: must be below 2^32")
 
     @property
     def at_once(self) -> int:
@@ -140,8 +143,8 @@ def _range(value: Any, where: str) -> Range | Choice:
         require(end in value, f"{where} has no {end}", "{low = 1e-4, high = 1e-2}")
     for name in ("low", "high", "step"):
         number = value.get(name, 1)
-        finite = type(number) in (int, float) and abs(number) < float("inf")
-        require(finite, f"{where}: {name} = {number!r} is not a finite number")
+        small = type(number) in (int, float) and abs(number) <= LARGEST  # neither infinite nor undefined
+        require(small, f"{where}: {name} = {number!r:.99} is not a number up to {LARGEST:.0e}")
     low, high, step, log = value["low"], value["high"], value.get("step"), value.get("log", False)
     require(type(log) is bool, f"{where}: log = {log!r} is neither true nor false")
     require(low <= high, f"{where} is upside down: low = {low} is above high = {high}")
@@ -150,6 +153,7 @@ def _range(value: Any, where: str) -> Range | Choice:
     if step is not None:
         require(step > 0, f"{where}: step = {step} must be more than 0")
         require(step <= high - low, f"{where}: step = {step} is larger than the range from {low} to {high}")
+        require((high - low) / MOST_STEPS <= step, f"{where} has more than {MOST_STEPS:.0e} steps", "a larger step")
     if type(low) is type(high) is int and type(step) is float:
         low = float(low)  # a step of 0.5 makes fractions
     return Range(low, high, step, log)

@@ -27,6 +27,7 @@ gives (``--cache int8=URI``), or a URI; or ``start_from``: whose weights it begi
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,7 @@ def _spec(path: Path, content: Mapping[str, Any]) -> Spec:
     seeds = content.get("seeds", [0])
     whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
     require(whole and len(seeds) > 0, f"seeds = {seeds!r}: must be a list of whole numbers, at least one")
+    require(all(abs(seed) < 2**63 for seed in seeds), "seeds: one has more than 64 bits")
     require(len(set(seeds)) == len(seeds), f"seeds = {seeds}: one is there twice")
     grid = _grid(table_of(content, "grid"), "grid")
     common = settings(table_of(content, "set"), "set")
@@ -133,7 +135,7 @@ def _spec(path: Path, content: Mapping[str, Any]) -> Spec:
         equal=table_of(content, "equal"),
     )
     names = [point.name for point in spec.points]
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name, times in Counter(names).items() if times > 1]
     require(not twice, f"two points are called {twice and twice[0]!r}", "give each its own name")
     for point in spec.points:
         for _, there, name in _twice({"set": point.settings, "grid": point.grid, "search": point.space}):

@@ -7,18 +7,19 @@ What the process is asked to do is in a file beside its log, and so is what beca
     "ended": true                                       added at the end; without it, the process was cut off
 """
 
-import json
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from gdist.pipeline.config import signature
 from gdist.pipeline.errors import EXIT_FAILURE, EXIT_OK, GdistError
+from gdist.pipeline.run.documents import read_document, text_of
 from gdist.pipeline.staging import write_atomically
 from gdist.stages.commandline import LocalPath, command, local_options, use_option
+from gdist.stages.standings.schema import Together
 from gdist.stages.sweep.folder import SweepFolder
 from gdist.stages.sweep.jobs import Job
 from gdist.stages.sweep.points import Point
@@ -37,7 +38,7 @@ def job_together(
         for point in points
     ]
     path = _path(folder, points)
-    folder.write(str(path.relative_to(folder.folder)), json.dumps({"members": members}, indent=2))
+    folder.write(str(path.relative_to(folder.folder)), text_of(path.name, {"members": members}, Together))
     return Job(name, ["together", str(path), *passed], path.with_suffix(".log"))
 
 
@@ -55,7 +56,7 @@ def failures(folder: SweepFolder, points: Sequence[Point], crashed: int) -> dict
             it did not say how the points ended, all have failed, with the last lines of its log.
     """
     path = _path(folder, points)
-    record = json.loads(path.read_text())
+    record = read_document(folder.own(path), Together)
     if crashed and not record.get("ended"):
         log = path.with_suffix(".log")
         text = log.read_text(errors="replace") if log.exists() else ""
@@ -87,7 +88,7 @@ def together_command(file: Path, local: "LocalFolder | None", uses: tuple[str, .
     from gdist.stages.train.together import train_together
 
     use(uses, STUDENTS, ENCODINGS, LOSSES)
-    record: dict[str, Any] = json.loads(file.read_text())
+    record = read_document(file, Together)
     requests, by_folder, caches = [], {}, ("",)
     for member in record["members"]:
         given = train_command.make_context("train", member["arguments"][1:]).params
@@ -105,9 +106,9 @@ def together_command(file: Path, local: "LocalFolder | None", uses: tuple[str, .
         with Path(member["log"]).open("a") as log:
             log.write(text)
         member["exit_code"] = error.exit_code if isinstance(error, GdistError) else EXIT_FAILURE
-        write_atomically(file, json.dumps(record, indent=2))
+        write_atomically(file, text_of(file.name, record, Together))
 
     train_together(caches, requests, local=local, failed=failed)
     record["ended"] = True
-    write_atomically(file, json.dumps(record, indent=2))
+    write_atomically(file, text_of(file.name, record, Together))
     return EXIT_FAILURE if any("exit_code" in member for member in record["members"]) else EXIT_OK

@@ -1,7 +1,6 @@
 """Beginning a run with the weights of another student: ``--start-from``. The optimizer begins anew, at step 0."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor
 
 from gdist.pipeline.config import differences
-from gdist.pipeline.errors import ConfigError, GdistError, RunError
+from gdist.pipeline.errors import ConfigError, GdistError
 from gdist.pipeline.run import Run
+from gdist.pipeline.run.documents import read_document
+from gdist.pipeline.run.schema import Mark
 from gdist.pipeline.run.snapshot import run_and_step, snapshot
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.students import Student, StudentConfig, load_student
@@ -65,7 +66,7 @@ def _read(folder: Path, step: int | None) -> Start:
     else:
         student, origin = load_student(folder), {}
         if (folder / EXPORTED).exists():
-            exported = _exported(folder / EXPORTED)
+            exported = read_document(folder / EXPORTED, Mark, "export the student again")
             record["exported"] = {
                 key: exported[key] for key in ("run", "step", "steps", "finished") if key in exported
             }
@@ -75,15 +76,6 @@ def _read(folder: Path, step: int | None) -> Start:
     if teacher := origin.get("teacher"):
         record["teacher"] = {key: teacher.get(key) for key in ("name", "fingerprint")}
     return Start(record, student)
-
-
-def _exported(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found.get("provenance", {}).get("teacher", {}).get("name")
-    except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"cannot read {path}: {error}", "export the student again") from error
-    return found
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
