@@ -13,6 +13,7 @@ are there only where they are given:
     gain_bits    int32, null: 0             samples are multiplied by 2 to this power before they are rounded
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 
 from gdist.pipeline.audio import MAX_GAIN_BITS
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.printing import OBEYED
 
 COLUMNS = {
     "id": pa.string(),
@@ -34,6 +36,9 @@ OPTIONAL = {"channel": pa.int32(), "byte_offset": pa.int64(), "byte_size": pa.in
 
 INTEGERS = tuple(name for name, kind in (COLUMNS | OPTIONAL).items() if pa.types.is_integer(kind))
 
+MAX_ID = 4_096  # bytes, as in a cache's index
+# As in pipeline/printing.py, in the form of RE2.
+_OBEYED = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", f"[{OBEYED}]")
 _LONGEST = 1 << 48  # samples: with 16,000 Hz, still in 64 bits
 _BOUNDS: dict[str, tuple[int, int | None]] = {
     "start": (0, _LONGEST),
@@ -64,6 +69,7 @@ def conformed(table: pa.Table, where: str) -> pa.Table:
         # The sum of nothing, in a column of nulls alone, is null.
         if empty := columns[name].null_count + (pc.sum(pc.equal(columns[name], "")).as_py() or 0):
             raise ManifestError(f"{where}: {name} is empty in {empty} of {len(table)} rows")
+    _require_lines(columns["id"], where)
     if pc.count_distinct(columns["id"]).as_py() < len(table):
         twice = _repeated(columns["id"].to_pylist())
         more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
@@ -75,6 +81,17 @@ def conformed(table: pa.Table, where: str) -> pa.Table:
         if high is not None and maximum is not None and high > maximum:
             raise ManifestError(f"{where}: {name} is {high} in some row; it must be {maximum} or less")
     return pa.table(columns | {name: table[name] for name in names if name not in columns})
+
+
+def _require_lines(ids: pa.ChunkedArray, where: str) -> None:
+    """Raise ManifestError where an id is no line of text: it is printed, and names rows in other tools' files."""
+    odd = pc.or_(pc.match_substring_regex(ids, _OBEYED), pc.greater(pc.binary_length(ids), MAX_ID))
+    if pc.any(odd).as_py():
+        row = pc.index(odd, True).as_py()
+        raise ManifestError(
+            f"{where}: the id {ids[row].as_py()!r:.60} of row {row + 1} has control characters, or too many",
+            "give it an id of one line",
+        )
 
 
 def _cast(table: pa.Table, name: str, wanted: pa.DataType, where: str) -> pa.ChunkedArray:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from gdist.pipeline.audio import mismatch
 from gdist.pipeline.errors import ManifestError, UsageError
+from gdist.pipeline.manifest.bounded import read_table
 from gdist.pipeline.manifest.checking import best_gains, check
 from gdist.pipeline.manifest.schema import COLUMNS, OPTIONAL, conformed, from_rows, with_columns
 from gdist.pipeline.manifest.sources import Options, rows_of
@@ -58,7 +59,7 @@ class Manifest:
             if isinstance(path, Path) and path.exists() and not path.is_file():  # a pipe would be waited for
                 hint = other if path.is_dir() else None
                 raise ManifestError(f"cannot read {path} as a Parquet manifest: it is no file", hint)
-            table = pq.ParquetFile(path.open("rb") if isinstance(path, RemotePath) else path).read()
+            table = read_table(path.open("rb") if isinstance(path, RemotePath) else path, str(path))
         except FileNotFoundError as error:
             hint = f"build one: gdist manifest build AUDIO_FOLDER --out {in_shell(path)}"
             raise ManifestError(f"no manifest at {path}", hint) from error

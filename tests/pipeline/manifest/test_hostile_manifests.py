@@ -1,5 +1,6 @@
 """A manifest that somebody else wrote: each is refused in words that name the file, and none is waited for."""
 
+import csv
 import gzip
 import json
 import os
@@ -93,3 +94,60 @@ def test_a_path_without_a_name(tmp_path: Path, path: str, kind: str, name: str, 
     except ManifestError:
         return
     assert len(found.table) == 0 or {problem.reason for problem in found.problems}
+
+
+def bomb(column: str) -> pa.Table:
+    """A thousand rows of one text of a megabyte, in few bytes."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array(["x" * (1 << 20)]))
+    names = pa.array([str(number) for number in range(1000)])
+    return pa.table({"id": names, "path": names, column: texts} if column == "text" else {"id": names, column: texts})
+
+
+@pytest.mark.parametrize("column", ["path", "text"])
+@pytest.mark.parametrize("stored", ["dictionary", "text"])
+def test_a_table_of_many_times_its_bytes_is_refused(tmp_path: Path, column: str, stored: str) -> None:
+    table, path = bomb(column), tmp_path / "m.parquet"
+    if stored == "text":  # by pyarrow, so too; the schema in the file says that it is text
+        table = table.set_column(table.column_names.index(column), column, table[column].cast(pa.string()))
+    pq.write_table(table, path, compression="zstd")
+    assert path.stat().st_size < 1 << 18
+    before = pa.total_allocated_bytes()
+    with pytest.raises(ManifestError, match="would take more than 268,435,456 bytes of memory"):
+        Manifest.read(path)
+    assert pa.total_allocated_bytes() - before < 1 << 26
+
+
+def test_a_table_that_repeats_itself_is_read(tmp_path: Path) -> None:
+    rows = 200_000
+    names = [str(number) for number in range(rows)]
+    labels = pa.array(["the same sentence, again and again"] * rows)
+    table = pa.table({"id": names, "path": names, "text": labels, "large": labels.cast(pa.large_string())})
+    pq.write_table(table, tmp_path / "m.parquet", compression="zstd")
+    found = Manifest.read(tmp_path / "m.parquet").table
+    for name in table.column_names:
+        assert found[name].to_pylist() == table[name].to_pylist() and found[name].type == table[name].type
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "\x1b[31mred", "\0", "\x85", "\u202egnp.exe", "\u2066x", "\u2028", "a" * 5000]
+)
+@pytest.mark.parametrize("kind", ["parquet", "csv", "nemo"])
+def test_an_id_is_a_line(tmp_path: Path, name: str, kind: str) -> None:
+    with pytest.raises(ManifestError, match="has control characters, or too many"):
+        if kind == "parquet":
+            pq.write_table(pa.table({"id": ["fine", name], "path": ["a.wav", "b.wav"]}), tmp_path / "m.parquet")
+            Manifest.read(tmp_path / "m.parquet")
+        elif kind == "csv":
+            with (tmp_path / "m.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([["id", "path"], ["fine", "a.wav"], [name, "b.wav"]])
+            build(tmp_path / "m.csv", tmp_path / "m.parquet", "csv")
+        else:
+            line = json.dumps({"audio_filepath": "a.wav", "duration": 1.0, "id": name})
+            (tmp_path / "m.json").write_text(line + "\n")
+            build(tmp_path / "m.json", tmp_path / "m.parquet", "nemo")
+
+
+@pytest.mark.parametrize("name", ["Ærøskøbing \N{SNOWMAN}", "é" * 2048, "a b\N{NO-BREAK SPACE}c", "-", "..", "a/b"])
+def test_other_ids_are_kept(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.table({"id": [name], "path": ["a\n.wav"]}), tmp_path / "m.parquet")
+    assert Manifest.read(tmp_path / "m.parquet").table["id"].to_pylist() == [name]
