@@ -19,7 +19,7 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests thorough buckets kills shared ranks faults fuzz soak compiled gpu browser s3prl newest lock clean
+.PHONY: help demo test check lint types tests thorough buckets kills shared ranks faults fuzz soak schemas compiled gpu browser s3prl newest lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -80,6 +80,9 @@ fuzz: $(STAMP)  ## hostile inputs for every reader of documents, and counts (REA
 
 soak: $(STAMP)  ## an extraction, a training and an evaluation for an hour: memory, files and threads stay flat (OUT=, MINUTES=)
 	$(BIN)/python benchmarks/soak.py $(or $(OUT),/tmp/gdist-soak) --minutes $(or $(MINUTES),60)
+
+schemas: $(STAMP)  ## docs/schemas, JSON Schemas of all documents, from the code's types
+	$(BIN)/python tests/schemas.py
 
 compiled: $(STAMP)  ## train with torch.compile, and compare (a minute or two; needs a C++ compiler)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/compiled.py

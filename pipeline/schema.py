@@ -139,6 +139,7 @@ def _in_words(message: str) -> str:
         return f"{where} lacks {missing[1]}"
     if expected := re.match(r"Expected `(.*?)`(.*?)(?:, got `(.*)`)?$", what):
         kinds = " or ".join(_KINDS.get(kind.strip(), kind.strip()) for kind in expected[1].split("|"))
+        rule = re.sub(r" matching regex .*", " of the right form", expected[2], flags=re.DOTALL)
         got = f", but {_KINDS.get(expected[3], expected[3])}" if expected[3] else ""
-        return f"{where} is not {kinds}{expected[2]}{got}"
+        return f"{where} is not {kinds}{rule}{got}"
     return f"{where} cannot be used: {what}"

@@ -145,7 +145,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     record = json.loads((made / "sweep.json").read_text())
     record["points"][0]["run"] = "../../elsewhere"
     (made / "sweep.json").write_text(json.dumps(record))
-    with pytest.raises(RunError, match="not the name of a folder"):
+    with pytest.raises(RunError, match=r"its points\[0\].run is not text of the right form"):
         best(made)
 
 

@@ -180,7 +180,7 @@ def test_equal_trials_are_one_run_and_a_failed_one_is_told(
         (("low = 1e-3, high = 1e-1", "low = 1e-1, high = 1e-3"), "is upside down"),
         (("low = 1e-3", "low = 0.0"), "a logarithm needs more than 0"),
         (("low = 1e-3, ", ""), "has no low"),
-        (("high = 1e-1", "high = inf"), "not a finite number"),
+        (("high = 1e-1", "high = inf"), "not a number up to"),
         (("log = true", "logs = true"), "did you mean `log`"),
         (("log = true", "log = 1"), "neither true nor false"),
         (("log = true", "step = 0.2"), "is larger than the range"),
