@@ -96,7 +96,7 @@ def make(archive: Path, work: Path) -> None:
     }
     (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
     with tarfile.open(archive, "x:xz") as tar:
-        tar.add(folder, "")
+        tar.add(folder, ".")
 
 
 if __name__ == "__main__":
