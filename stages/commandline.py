@@ -20,10 +20,12 @@ from typing import Any
 
 import click
 
-from gdist.pipeline.errors import AGAIN, EXIT_INTERRUPTED, GdistError, UsageError
+from gdist.pipeline.errors import AGAIN, EXIT_INTERRUPTED, GdistError, RunError, UsageError
 from gdist.pipeline.extensions import forget
 
 LOG_JSON, METRICS = "GDIST_LOG_JSON", "GDIST_METRICS"  # variables for the options of the same names
+# What a machine refuses, however right a command is: permissions, a full, broken or read-only disk, a lost share.
+REFUSALS = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 PATIENCE = 2.0  # seconds for which threads may go on after an interruption
 
 use_option = click.option(
@@ -106,7 +108,7 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
             forget()
             make_warnings_harmless()
             try:
-                with _ended_by_sigterm(), _names_that_fit():
+                with _ended_by_sigterm(), _trouble_in_words():
                     code = function(*args, **kwargs)
             except GdistError as error:
                 also = f": {kept}" if kept and (error.hint or "").endswith(AGAIN) else ""
@@ -146,11 +148,15 @@ def observed(log_json: bool, metrics: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _names_that_fit() -> Iterator[None]:
-    """Refuse a name that no file can have, wherever it is first looked for."""
+def _trouble_in_words() -> Iterator[None]:
+    """Say in words what a machine refuses, wherever it is first met: a name that no file can have, a file that may
+    not be looked at, a disk that is full. Who expects it says more."""
     try:
         yield
     except OSError as error:
+        if error.errno in REFUSALS:
+            where = f"{error.filename}: " if error.filename else ""
+            raise RunError(f"{where}{error.strerror}", f"see to that, and {AGAIN}") from error
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise UsageError(

@@ -1,6 +1,8 @@
 """The command line as scripts and people use it: fast help, examples that parse, JSON with the documented fields."""
 
+import errno
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -253,3 +255,18 @@ class TestConsole:
         from gdist.pipeline.console import size
 
         assert size(count) == text
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_what_the_machine_refuses_is_said_in_words(
+    number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gdist: Gdist
+) -> None:
+    """Wherever it is met, even where nobody expected it."""
+
+    def refuse(path: Path) -> bool:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    result = gdist("inspect", tmp_path)
+    assert result.exit_code == 1 and f"error: {tmp_path}: {os.strerror(number)}\n" in result.stderr
+    assert "  try: see to that, and run the same command again" in result.stderr

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor
 
@@ -66,8 +67,9 @@ def export(location: Path, name: str, out: Path, options: Mapping[str, Any]) -> 
             result = _written(name, what, out, made / NEW)
             _require_ours(place, out, name)
             put(made, place)
-    except OSError as error:
-        raise RunError(f"cannot write the export {out}: {error.strerror or error}", "choose another --out") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RunError(f"cannot write the export {out}: {why}", "choose another --out") from error
     return result
 
 

@@ -153,7 +153,8 @@ class Campaign:
             found = [f"silently, {other}"] * bool(other)
         code, said = worker.nursery.run([str(word) for word in artefact.mend(self.made, it)])
         found += wrong_with(End(code, said))
-        if code == 0 and (other := _other(whole, lambda: artefact.whole(it))):
+        # What nothing can make again, such as curves, is said to be lost.
+        if code == 0 and str(it / file) not in said and (other := _other(whole, lambda: artefact.whole(it))):
             found.append(f"mended, {other}")
         shutil.rmtree(folder)
         return "right" if end[0] == 0 else "refused", [f"{file}, {reading}: {what}" for what in found]
