@@ -10,6 +10,7 @@ one is higher by more than the limits below.
 
 import argparse
 import json
+import re
 import shutil
 import signal
 import statistics
@@ -148,7 +149,8 @@ def main() -> int:
     steps = sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").iterdir())
     names = [f"{run}@{step}" for step in steps] * 1000
     samples = watch(["eval", *names[:2000], "--probes", "sid,ks"], seconds, out / "eval.log")
-    flat.append(report("eval", samples, f"{(out / 'eval.log').read_text().count(': fidelity')} evaluations"))
+    done = [*re.findall(r"eval: (\d+)/", (out / "eval.log").read_text()), "0"]
+    flat.append(report("eval", samples, f"{max(map(int, done))} evaluations"))
     return 0 if all(flat) else 1
 
 

@@ -59,8 +59,8 @@ def main(context: click.Context, log_json: bool, metrics: str | None) -> None:
 
     Exit codes: 0 done, 1 failed, 2 usage or config error, 3 finished with quarantined utterances, 130 interrupted.
     """
-    # On a CPU, oneDNN keeps what it prepared for each length of batch: 1,024 times, which in a training of varied lengths
-    # came to gigabytes. A step needs some dozens. It is read when torch is first used, by all processes of a command.
+    # On a CPU, oneDNN keeps what it prepared for each length of batch, up to 1,024 times: gigabytes, in a training on
+    # utterances. A step needs some dozens. This is read when torch is first used, by all processes of a command.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if log_json or metrics:
         context.with_resource(observed(log_json, metrics))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from faulting.campaign import names, run, wrong_with
+from faulting.damage import ARTEFACTS
 from faulting.faults import End
 from faulting.phases import PHASES, Place
 
@@ -13,7 +14,7 @@ from faulting.phases import PHASES, Place
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts disks, and gives up root's rights in the processes it starts")
 def test_a_few_of_each() -> None:
     counts = run(
-        9, 5, 180.0, ["export", "report", "cache"], ["SIGKILL", "disk fills up", "permissions", "cut", "gone"]
+        9, 5, 180.0, ["export", "report", "cache's files"], ["SIGKILL", "disk fills up", "permissions", "cut", "gone"]
     )
     assert not counts.failures
     ends = Counter(end for _, _, end in counts.ends.elements())
@@ -43,3 +44,8 @@ def test_what_is_left_behind_is_seen(tmp_path: Path) -> None:
     (tmp_path / "run/tensorboard/events.1").touch()
     (tmp_path / "run/.student.tmp").touch()
     assert names(Place(tmp_path, ""), PHASES["train"]) == {"run", "run/tensorboard", "run/.student.tmp"}
+
+
+def test_each_name_means_one_thing() -> None:
+    """Else the faults of one of two would never be done."""
+    assert not PHASES.keys() & ARTEFACTS.keys()

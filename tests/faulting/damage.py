@@ -80,7 +80,7 @@ def _student(run: Path) -> Results:
 
 
 ARTEFACTS = {
-    "cache": Artefact(
+    "cache's files": Artefact(
         _cache,
         {
             "train": _of("train", lambda made, it, out: train_line(made, Place(out, str(it)))),
@@ -89,7 +89,7 @@ ARTEFACTS = {
         lambda made, it: ["verify", "--repair", it, "--teacher", made.teacher, "--manifest", made.manifest],
         contents,
     ),
-    "run": Artefact(
+    "run's files": Artefact(
         _run,
         {
             "export": _of("export", lambda made, it, out: ["export", it, "--format", "hf", "--out", out / "export"]),
@@ -99,7 +99,7 @@ ARTEFACTS = {
         _student,
         ignored=("tensorboard",),
     ),
-    "sweep": Artefact(
+    "sweep's files": Artefact(
         _sweep,
         {"report": _of("report", lambda made, it, out: ["report", it, "--out", out / "report.html"])},
         lambda made, it: ["sweep", made.sweep, "--cache", made.cache, "--out", it],
