@@ -93,8 +93,8 @@ def put(made: Path, place: Path) -> None:
         place.rename(aside)
     try:
         (made / NEW).rename(place)
-    except OSError:
-        if aside.exists():
+    except BaseException:  # Ctrl-C too: the workshop is removed, with what is aside
+        if aside.exists() and not place.exists():
             aside.rename(place)
         raise
 

@@ -141,3 +141,21 @@ def test_nothing_is_waited_for_where_a_file_system_has_no_locks(
         "page",
         "out",
     }
+
+
+def test_an_interruption_between_the_two_renames_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").write_text("old")
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == NEW:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), workshop(tmp_path / "out") as made:
+        put(made, tmp_path / "out")
+    assert contents(tmp_path) == {"out/a": b"old"}
