@@ -126,7 +126,7 @@ class Campaign:
             found = wrong_with(end)
             if end.code == 0 and not found:
                 found = self._differences(phase, usual, place, "silently, ")
-            code, said = worker.nursery.run(line, environment=worker.environment)
+            code, said = worker.nursery.run([*line, *phase.again], environment=worker.environment)
             if code != 0:
                 found.append(f"lost: the same command then ends with {code}: {said[-500:]}")
             else:

@@ -95,6 +95,7 @@ class Phase:
         prepare: puts there what the command works on; None for nothing.
         own_cache: whether the command writes the cache; else it reads the one that was made.
         in_bucket: whether the cache is in a bucket.
+        again: what is typed besides when it is run once more: a sweep tries failed points again where it is asked to.
         loose: names below the folder that an undisturbed run need not have in the same number.
     """
 
@@ -103,6 +104,7 @@ class Phase:
     prepare: Callable[[Made, Place], object] | None = None
     own_cache: bool = False
     in_bucket: bool = False
+    again: tuple[str, ...] = ()
     loose: str = r"$^"
 
 
@@ -182,6 +184,7 @@ PHASES = {
     "sweep": Phase(
         lambda made, place: ["sweep", made.sweep, "--cache", place.cache, "--out", place.out / "sweep"],
         _sweep,
+        again=("--retry-failed",),
         loose=TENSORBOARD,
     ),
     "extract to S3": replace(EXTRACT, in_bucket=True),
