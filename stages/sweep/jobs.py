@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+import click
+
 from gdist.pipeline.errors import EXIT_INTERRUPTED
 from gdist.pipeline.printing import harmless
 from gdist.stages.train.stopping import stop_on_signal
@@ -112,19 +114,30 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
         os.dup2(file, stream)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    import torch
-
-    from gdist.stages.evaluate.command import eval_command
-    from gdist.stages.sweep.together import together_command
-    from gdist.stages.train.command import train_command
-
-    torch.set_num_threads(threads)
-    command = {"train": train_command, "together": together_command, "eval": eval_command}[arguments[0]]
     try:
+        command = _command(arguments[0], threads)
         command.main(arguments[1:], prog_name=f"gdist {arguments[0]}")
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
     except Exception:
         sys.stderr.write(harmless(traceback.format_exc()))
         sys.exit(1)
+
+
+def _command(name: str, threads: int) -> click.Command:
+    """Load a command. An interruption waits until that is done: in the middle of an import it looks like any error."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        import torch
+
+        from gdist.stages.evaluate.command import eval_command
+        from gdist.stages.sweep.together import together_command
+        from gdist.stages.train.command import train_command
+
+        torch.set_num_threads(threads)
+        return {"train": train_command, "together": together_command, "eval": eval_command}[name]
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _end_with_the_sweep() -> None:
