@@ -125,7 +125,7 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
 
 
 def _command(name: str, threads: int) -> click.Command:
-    """Load a command. An interruption waits until that is done: in the middle of an import it looks like any error."""
+    """Load a command. An interruption waits until that is done: within an import it would look like any error."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         import torch

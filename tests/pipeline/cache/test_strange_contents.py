@@ -245,7 +245,7 @@ CONFIGS = [
     ("conv_stride", [], "its conv_stride is not a list of length >= 1"),
     ("hidden_size", 64, "its hidden size is 64, and the cache's is 32"),
     ("hidden_size", True, "its hidden_size is not an integer, but true or false"),
-    ("num_hidden_layers", 10**9, "its num_hidden_layers is not an integer <= 1024"),
+    ("num_hidden_layers", 10**9, "its num_hidden_layers is not an integer <= 256"),
     ("num_hidden_layers", 4, "its num_hidden_layers is 4, and the cache's teacher has 3"),
     ("intermediate_size", 10**9, "its intermediate_size is not an integer <= 131072"),
     ("intermediate_size", 131_072, "its intermediate_size is 131072, 64 times the hidden size at most"),
