@@ -49,6 +49,11 @@ def printable(name: str) -> str:
     return harmless(name).replace("\n", "\\n")
 
 
+def one_line(name: str) -> str:
+    """A name with what a terminal obeys, line breaks too, as ``\\x1b``; nothing else of it changes."""
+    return re.sub(f"[{OBEYED}]", lambda found: repr(found[0])[1:-1], name)
+
+
 def same_json(text: str) -> str:
     """JSON's text, with what a terminal obeys as JSON's own escapes."""
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -7,6 +7,7 @@ from gdist.pipeline import console
 from gdist.pipeline.audio import media
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import AUDIO_SUFFIXES, ManifestRow, Source, is_audio, relative, walk
+from gdist.pipeline.printing import one_line
 from gdist.pipeline.storage.paths import Place
 
 
@@ -27,7 +28,7 @@ class Folder(Source):
             raise no_audio(src)
         for name in names:
             stem = name.with_suffix("")
-            yield {"id": str(stem if stems[stem] == 1 else name), "path": str(src / name)}
+            yield {"id": one_line(str(stem if stems[stem] == 1 else name)), "path": str(src / name)}
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
         return True

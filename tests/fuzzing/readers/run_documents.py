@@ -113,7 +113,7 @@ class RunDocuments:
             lambda: report_command([self.run, self.other], self.out / "report.html"),
             lambda: report_command([self.run], self.out / "report.md", "md"),
             lambda: figures(snapshot(self.run), run.provenance()),
-            lambda: say_kept(snapshot(self.run), "test", {"probes": {}}, next(Evaluations(run).every())),
+            lambda: [say_kept(snapshot(self.run), "test", {"probes": {}}, each) for each in Evaluations(run).every()],
             lambda: metrics_of(run, "test"),
             lambda: require_loadable(snapshot(self.run)),
             lambda: data_config(run.tables()),
