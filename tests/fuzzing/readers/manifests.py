@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
@@ -30,6 +31,15 @@ def recording(path: Path, samples: int = 8_000, **settings: Any) -> Path:
     return path
 
 
+def _write(table: pa.Table, usual: pa.Table, sink: Any) -> None:
+    """Write a table as Parquet, or the usual one where Parquet has no such types."""
+    try:
+        pq.write_table(table, sink, compression="zstd")
+    except pa.ArrowNotImplementedError:
+        sink.seek(0)
+        pq.write_table(usual, sink, compression="zstd")
+
+
 class Parquet:
     """A manifest of ours."""
 
@@ -45,7 +55,7 @@ class Parquet:
         if random.random() < 0.4:
             return torn(self.good, random)
         sink = io.BytesIO()
-        pq.write_table(other_table(self.table, random), sink, compression="zstd")
+        _write(other_table(self.table, random), self.table, sink)
         return sink.getvalue()
 
     def read(self, data: bytes) -> None:

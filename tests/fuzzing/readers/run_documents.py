@@ -113,7 +113,7 @@ class RunDocuments:
             lambda: report_command([self.run, self.other], self.out / "report.html"),
             lambda: report_command([self.run], self.out / "report.md", "md"),
             lambda: figures(snapshot(self.run), run.provenance()),
-            lambda: [say_kept(snapshot(self.run), "test", {"probes": {}}, each) for each in Evaluations(run).every()],
+            lambda: self._say_kept(run),
             lambda: metrics_of(run, "test"),
             lambda: require_loadable(snapshot(self.run)),
             lambda: data_config(run.tables()),
@@ -122,6 +122,10 @@ class RunDocuments:
             lambda: read_owner(self.run),
             lambda: run.training,
         )
+
+    def _say_kept(self, run: Run) -> None:
+        for each in Evaluations(run).every():
+            say_kept(snapshot(self.run), "test", {"probes": {}}, each)
 
     def _sign(self, config: bytes) -> None:
         """Let run.json have the signature of this config, as a stranger's would."""
