@@ -59,7 +59,8 @@ def require_size(size: int, limit: int | None) -> None:
 def content_of(path: Path, limit: int) -> bytes:
     """The bytes of a file of at most ``limit``; OSError where it cannot be read, or is no such file."""
     with regular(path) as file:
-        content = file.read(limit + 1)
+        require_size(os.fstat(file.fileno()).st_size, limit)  # not read(limit), which takes so much memory first
+        content = file.readall()
     require_size(len(content), limit)
     return content
 

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -20,13 +19,13 @@ from gdist.pipeline.machine import cores
 PACKAGES = ("gdist", "torch", "transformers", "zarr")
 
 
-def made_with(device: str = "cpu", packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
+def made_with(device: str = "cpu") -> dict[str, Any]:
     """Return ``versions`` by package and ``machine``: its system, processor, cores, bytes of memory, and its GPU.
 
     Args:
         device: where it was computed; a GPU is named if it was there.
     """
-    versions = {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
+    versions = {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     if found := revision():
         versions["revision"] = found
     machine: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "cores": cores()}

@@ -46,12 +46,12 @@ def harmless(text: str) -> str:
 
 def printable(name: str) -> str:
     """A name as one line that does nothing to a terminal: like :func:`harmless`, and its line breaks are ``\\n``."""
-    return harmless(name).replace("\n", "\\n")
+    return one_line(without_credentials(name))
 
 
 def one_line(name: str) -> str:
     """A name with what a terminal obeys, line breaks too, as ``\\x1b``; nothing else of it changes."""
-    return re.sub(f"[{OBEYED}]", lambda found: repr(found[0])[1:-1], name)
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], name).replace("\n", "\\n")
 
 
 def same_json(text: str) -> str:

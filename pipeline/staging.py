@@ -113,9 +113,9 @@ def _clear_up(place: Path) -> None:
 def _left_over(folder: Path, pattern: str, kind: Callable[[int], bool]) -> Iterator[Path]:
     """Yield what has a name like ``pattern``, is no link, and belongs to no process that lives; locked meanwhile."""
     with suppress(OSError):
-        for path in list(folder.iterdir()):
-            if not re.fullmatch(pattern, path.name):
-                continue
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if re.fullmatch(pattern, entry.name)]
+        for path in map(folder.joinpath, names):
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from formats import VERSIONS, unpack
 from formats.make import SETTINGS, hidden, stored
 
 from gdist.pipeline.cache.cache import Cache
@@ -20,17 +20,13 @@ from gdist.stages.report.page import RunSummary
 from gdist.stages.students import load_student
 
 Gdist = Callable[..., Result]
-VERSIONS = sorted(path.name.partition(".")[0] for path in (Path(__file__).parent / "formats").glob("*.tar.xz"))
 NEAR = 2e-4  # by which means of hidden states may differ between machines and versions of torch
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that a version wrote, for reading only."""
-    folder = tmp_path_factory.mktemp(request.param)
-    with tarfile.open(Path(__file__).parent / "formats" / f"{request.param}.tar.xz") as tar:
-        tar.extractall(folder, filter="data")
-    return folder
+    return unpack(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def golden(made: Path) -> dict[str, Any]:

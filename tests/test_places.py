@@ -154,6 +154,18 @@ def test_of_a_run(made: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist, na
             assert result.stderr.count("error: ") == 1 and planted.partition("/")[0] in result.stderr, result.stderr
 
 
+def test_of_a_student_that_was_set_aside(made: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(made / "run", run)
+    assert gdist(*training(tiny_cache, run, 6)).exit_code == 0
+    (run / "student-step-0000004").rename(outside)
+    (run / "student-step-0000004").symlink_to(outside)
+    shutil.rmtree(run / "checkpoints" / "step-0000004", ignore_errors=True)
+    with watched(outside) as seen:
+        result = attempt(gdist, ["eval", f"{run}@4", "--probes", "none"], "eval")
+    assert result.exit_code == 1 and "student-step-0000004 is a link" in result.stderr and not seen
+
+
 @pytest.mark.parametrize("kind", ["link", "FIFO"])
 @pytest.mark.parametrize("name", ["gdist-export.json", "config.json", "model.safetensors", "README.md", ".x.tmp"])
 def test_of_an_export(made: Path, tmp_path: Path, gdist: Gdist, name: str, kind: str) -> None:

@@ -1,14 +1,12 @@
 """docs/schemas says of each document what the code checks, and what gdist writes is as they say."""
 
 import json
-import shutil
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from formats import VERSIONS, unpack
 from schemas import DOCUMENTS, FOLDER, text_of
 
 
@@ -22,13 +20,9 @@ def test_there_are_no_others() -> None:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What gdist wrote."""
-    folder = tmp_path_factory.mktemp("written")
-    with tarfile.open(Path(__file__).parent / "formats" / "v1.tar.xz") as tar:
-        tar.extractall(folder, filter="data")
-    yield folder
-    shutil.rmtree(folder)
+    return unpack(VERSIONS[-1], tmp_path_factory.mktemp("written"))
 
 
 @pytest.mark.parametrize(

@@ -125,3 +125,18 @@ def test_a_seal_covers_what_was_measured() -> None:
         unsealed(text.replace("3", "4", 1).encode(), measured=True)
     with pytest.raises(RunError, match="cannot write it: its params is not an integer"):
         text_of("it", {"params": -3}, About)
+
+
+def test_notes_beside_a_student_belong_to_who_wrote_them(
+    made: Path, tmp_path: Path, gdist: Gdist, tiny_cache: Path
+) -> None:
+    mine = Run(Path(shutil.copytree(made, tmp_path / "run")))
+    for number in range(20):
+        (mine.student / f"note-{number}.md").write_text("mine")
+    (tmp_path / "elsewhere.md").write_text("mine")
+    (mine.student / "link.md").symlink_to(tmp_path / "elsewhere.md")
+    run(tiny_cache, mine.folder, short(train__steps=4))
+    assert set(mine.provenance()["student_files"]) == {"config.json", "preprocessor_config.json"}
+    (mine.student / "note-0.md").write_text("changed")
+    (mine.student / "note-1.md").unlink()
+    assert gdist("eval", mine.folder, "--probes", "none").exit_code == 0

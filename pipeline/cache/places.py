@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 
 from gdist.pipeline.cache.entries import Coded, Entries, Numbers
 from gdist.pipeline.framing import Framing
+from gdist.pipeline.ids import LONGEST_ID, first_obeyed
 from gdist.pipeline.printing import OBEYED
 from gdist.pipeline.schema import SchemaError
 
 STEP = 1 << 20  # utterances at a time
 FEW = 1 << 16  # utterances whose ids are compared at once: of more, it takes longer than all else, and by_id does it
-LONGEST_ID = 4096  # bytes
 _OBEYED = re.compile(f"[{OBEYED}]")
 
 
@@ -60,19 +60,8 @@ def _require_ids(ids: pa.Array) -> None:
     if len(ids) <= FEW and pc.count_distinct(ids).as_py() < len(ids):
         twice = pc.value_counts(ids).to_pylist()
         raise SchemaError(f"its id {next(each['values'] for each in twice if each['counts'] > 1)!r:.60} occurs twice")
-    _, offsets, content = ids.buffers()
-    size = np.dtype(np.int64 if pa.types.is_large_string(ids.type) else np.int32).itemsize
-    ends = np.frombuffer(offsets, np.int32 if size == 4 else np.int64)[[ids.offset, ids.offset + len(ids)]]
-    text = np.frombuffer(content, np.uint8)[ends[0] : ends[1]]
-    # Nearly all ids are ASCII without control characters, which is seen much faster than with a pattern.
-    if any(((part < 0x20) | (part >= 0x7F)).any() for part in np.array_split(text, -(-len(text) // STEP))):
-        found = pc.index(pc.match_substring_regex(ids, f"[{_for_arrow(OBEYED)}]"), True).as_py()
-        if found >= 0:
-            raise SchemaError(f"its id {ids[found].as_py()!r:.60} has control characters")
-
-
-def _for_arrow(characters: str) -> str:
-    return re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", characters)
+    if (found := first_obeyed(ids)) >= 0:
+        raise SchemaError(f"its id {ids[found].as_py()!r:.60} has control characters")
 
 
 def _without_problem(entries: Entries) -> Numbers:

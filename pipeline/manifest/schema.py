@@ -13,7 +13,6 @@ are there only where they are given:
     gain_bits    int32, null: 0             samples are multiplied by 2 to this power before they are rounded
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -22,7 +21,7 @@ import pyarrow.compute as pc
 
 from gdist.pipeline.audio import MAX_GAIN_BITS
 from gdist.pipeline.errors import ManifestError
-from gdist.pipeline.printing import OBEYED
+from gdist.pipeline.ids import LONGEST_ID, first_obeyed
 
 COLUMNS = {
     "id": pa.string(),
@@ -36,9 +35,6 @@ OPTIONAL = {"channel": pa.int32(), "byte_offset": pa.int64(), "byte_size": pa.in
 
 INTEGERS = tuple(name for name, kind in (COLUMNS | OPTIONAL).items() if pa.types.is_integer(kind))
 
-MAX_ID = 4_096  # bytes, as in a cache's index
-# As in pipeline/printing.py, in the form of RE2.
-_OBEYED = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", f"[{OBEYED}]")
 _LONGEST = 1 << 48  # samples: with 16,000 Hz, still in 64 bits
 _BOUNDS: dict[str, tuple[int, int | None]] = {
     "start": (0, _LONGEST),
@@ -85,13 +81,16 @@ def conformed(table: pa.Table, where: str) -> pa.Table:
 
 def _require_lines(ids: pa.ChunkedArray, where: str) -> None:
     """Raise ManifestError where an id is no line of text: it is printed, and names rows in other tools' files."""
-    odd = pc.or_(pc.match_substring_regex(ids, _OBEYED), pc.greater(pc.binary_length(ids), MAX_ID))
-    if pc.any(odd).as_py():
-        row = pc.index(odd, True).as_py()
-        raise ManifestError(
-            f"{where}: the id {ids[row].as_py()!r:.60} of row {row + 1} has control characters, or too many",
-            "give it an id of one line",
-        )
+    before = 0
+    for chunk in filter(len, ids.chunks):
+        row = first_obeyed(chunk)
+        if row < 0 and pc.max(pc.binary_length(chunk)).as_py() > LONGEST_ID:
+            row = pc.index(pc.greater(pc.binary_length(chunk), LONGEST_ID), True).as_py()
+        if row >= 0:
+            what = f"the id {chunk[row].as_py()!r:.60} of row {before + row + 1}"
+            why = f"{where}: {what} has control characters, or too many"
+            raise ManifestError(why, "give it an id of one line")
+        before += len(chunk)
 
 
 def _cast(table: pa.Table, name: str, wanted: pa.DataType, where: str) -> pa.ChunkedArray:

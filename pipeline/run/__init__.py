@@ -29,10 +29,10 @@ from gdist.pipeline.run.documents import text_of
 from gdist.pipeline.run.identity import began_with, given_caches, identifying
 from gdist.pipeline.run.metrics import Metrics
 from gdist.pipeline.run.schema import Provenance
-from gdist.pipeline.run.whole import digests, marked, require_student
+from gdist.pipeline.run.whole import STUDENT, digests, marked, require_student
 from gdist.pipeline.storage.locations import in_shell
 
-STUDENT_FILES = r"(preprocessor_)?config\.json|model\.safetensors"
+STUDENT_FILES = "|".join(map(re.escape, STUDENT))
 ONCE_MORE = ", which saves the student once more"
 EVALUATIONS = {"test": "eval.json", "valid": "eval-valid.json"}  # by the split they are measured on
 WRITTEN = (
@@ -252,9 +252,13 @@ class Run(Checkpoints, Metrics):
         """Add the digests of the finished student's files and of the metrics to the run's provenance."""
         self.note(digests(self.student, self.metrics))
 
+    def own_student(self, folder: Path) -> Path:
+        """Return the folder of one of its students; RunError where it or a part of it is a link."""
+        for name in STUDENT:
+            self.own(folder / name)
+        return folder
+
     def require_student(self) -> None:
-        """Raise RunError where the finished student is not the one that was saved, as far as is known, or is behind
-        links."""
-        for path in self.own(self.student).iterdir():
-            self.own(path)
+        """Raise RunError where the finished student is not the one that was saved, as far as is known."""
+        self.own_student(self.student)
         require_student(self.student, self.provenance(), f"{self.training}{ONCE_MORE}")

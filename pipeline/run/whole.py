@@ -10,6 +10,7 @@ from gdist.pipeline.errors import RunError
 from gdist.pipeline.files import reason, sha256_of
 
 WEIGHTS = "model.safetensors"
+STUDENT = (WEIGHTS, "config.json", "preprocessor_config.json")  # what gdist writes; people's notes may lie beside it
 
 
 def marked(tables: TomlTables, provenance: Mapping[str, Any]) -> TomlTables:
@@ -31,11 +32,8 @@ def require_config(tables: TomlTables, provenance: Mapping[str, Any], path: Path
 
 def digests(student: Path, metrics: Path) -> dict[str, Any]:
     """What run.json says of the files of a run that is finished."""
-    others = (path for path in sorted(student.iterdir()) if path.is_file() and path.name != WEIGHTS)
-    known = {
-        "weights": sha256_of(student / WEIGHTS),
-        "student_files": {each.name: sha256_of(each) for each in others},
-    }
+    found = {name: sha256_of(student / name) for name in STUDENT if (student / name).exists()}
+    known: dict[str, Any] = {"weights": found.pop(WEIGHTS), "student_files": found}
     return known | ({"metrics": sha256_of(metrics)} if metrics.exists() else {})
 
 
@@ -44,10 +42,8 @@ def require_student(student: Path, provenance: Mapping[str, Any], hint: str) -> 
     known = dict(provenance.get("student_files", {}))
     if "weights" in provenance:
         known[WEIGHTS] = provenance["weights"]
-    for name, digest in known.items():
-        path = student / name
-        if Path(name).name != name:
-            continue
+    for name in [name for name in STUDENT if name in known]:
+        path, digest = student / name, known[name]
         try:
             found = sha256_of(path)
         except FileNotFoundError as error:

@@ -19,6 +19,7 @@ from torch import Tensor
 from gdist.pipeline import console
 from gdist.pipeline.errors import ExportError, RunError, UsageError
 from gdist.pipeline.files import foreign, open_to_all
+from gdist.pipeline.folder import OwnFolder
 from gdist.pipeline.framing import SAMPLE_RATE
 from gdist.pipeline.made_with import made_with
 from gdist.pipeline.run.documents import read_document, text_of
@@ -184,9 +185,7 @@ def _require_ours(place: Path, out: Path, name: str) -> None:
         return
     hint = f"--out {out}-{name}"
     try:
-        if (place / MARK).is_symlink():
-            raise RunError("gdist writes no links")
-        files = read_document(place / MARK, Mark)["files"]
+        files = read_document(OwnFolder(place).own(place / MARK), Mark)["files"]
     except RunError as error:
         raise RunError(f"{out} exists and is not an export of gdist; it is left alone", hint) from error
     ours = "|".join(map(re.escape, files))

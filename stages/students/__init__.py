@@ -247,7 +247,7 @@ def load_student(location: str | Path | Snapshot) -> Student:
         require_loadable(location)
         if location.is_checkpoint:
             return _at_checkpoint(location)
-        folder = location.folder
+        folder = location.run.own_student(location.folder)
         if location.is_finished:
             location.run.require_student()
             again = location.run.training

@@ -32,7 +32,8 @@ from gdist.stages.sweep.points import Point
 from gdist.stages.sweep.rungs import Progress, Stopped
 
 State = Literal["done", "trained", "stopped", "begun", "failed", "new"]
-LOG_LINES = 8
+LOG_LINES, LINE = 8, 4_096  # that are recorded of a log, and the characters of each
+PARTS = {"runs", "logs", "failed", "search", "measured"}  # its folders
 BEGUN = re.compile(r"training\.json|\.sweep\.json\.\d+\.tmp")  # of a process that was killed before sweep.json
 
 
@@ -82,21 +83,22 @@ class SweepFolder(OwnFolder):
                 f"{self.folder} cannot be read as a sweep's folder: {error}", "choose another --out"
             ) from error
         known = sweep_record(self.folder) if "sweep.json" in names else {}
-        if "sweep.json" not in names and any(not BEGUN.fullmatch(name) for name in names):
+        is_one = "sweep.json" in names or names >= PARTS  # which begin() makes, all of them
+        if not is_one and any(not BEGUN.fullmatch(name) for name in names):
             raise RunError(f"{self.folder} is not empty and contains no sweep", "choose another --out")
         if known and known.get("name") != self.sweep:
             raise RunError(
                 f"{self.folder} contains the sweep {known.get('name')!r}, and this one is called {self.sweep!r}",
                 f"choose another --out, or set name = {json.dumps(known.get('name'))} in the file if it is the same",
             )
-        for part in ("runs", "logs", "failed", "sweep.json", "search", "measured", "equal.json"):
+        for part in (*PARTS, "sweep.json", "equal.json"):
             self.own(self.folder / part)
 
     def begin(self) -> None:
         """Make the folders."""
         try:
-            for part in (self.runs, self.logs, self.failures, self.folder / "search", self.folder / "measured"):
-                part.mkdir(exist_ok=True)
+            for part in PARTS:
+                (self.folder / part).mkdir(exist_ok=True)
         except OSError as error:
             raise self.unwritable(error) from error
 
@@ -196,7 +198,7 @@ class SweepFolder(OwnFolder):
     def fail(self, point: Point, exit_code: int) -> None:
         """Record that a point failed. Where that cannot be written (a full disk), the next call tries it again."""
         lines = self.log(point).read_text(errors="replace").strip().splitlines() if self.log(point).exists() else []
-        record = {"name": point.label, "exit_code": exit_code, "log": lines[-LOG_LINES:]}
+        record = {"name": point.label, "exit_code": exit_code, "log": [line[:LINE] for line in lines[-LOG_LINES:]]}
         try:
             self.write(f"failed/{point.signature}.json", text_of("a failure", record, Failure))
         except OSError as error:

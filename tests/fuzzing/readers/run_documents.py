@@ -49,17 +49,18 @@ def toml(tables: Any) -> bytes:
     lines = []
     for name, fields in tables.items():
         if isinstance(fields, dict):
-            lines += [f"[{name}]", *(f"{key} = {_value(value)}" for key, value in fields.items())]
+            lines += [f"[{name}]", *(f"{key} = {inline(value)}" for key, value in fields.items())]
         else:
-            lines.insert(0, f"{name} = {_value(fields)}")
+            lines.insert(0, f"{name} = {inline(fields)}")
     return "\n".join(lines).encode(errors="surrogatepass")
 
 
-def _value(value: Any) -> str:
+def inline(value: Any) -> str:
+    """A value as TOML has it within a line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_value(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)} = {inline(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
+        return "[" + ", ".join(map(inline, value)) + "]"
     return json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf").replace("null", '"none"')
 
 

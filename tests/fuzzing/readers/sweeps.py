@@ -9,7 +9,7 @@ from typing import Any
 
 from fuzzing import artefacts
 from fuzzing.mutations import hostile, text_of, torn
-from fuzzing.readers.run_documents import attempt, bare
+from fuzzing.readers.run_documents import attempt, bare, inline
 from gdist.pipeline.console import silenced
 from gdist.pipeline.run.documents import read_document
 from gdist.stages.export.export import MARK, _require_ours
@@ -99,17 +99,7 @@ class SweepFile:
 
 def _toml(tables: Any) -> str:
     """Nested tables inline, so that anything can be in them."""
-    return "\n".join(f"{json.dumps(name)} = {_inline(value)}" for name, value in tables.items())
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_inline(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    if value is None:
-        return '"none"'
-    return json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf")
+    return "\n".join(f"{json.dumps(name)} = {inline(value)}" for name, value in tables.items())
 
 
 class SweepDocuments:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -15,6 +16,9 @@ from conftest import extracted, mounted
 from sweeping import LEAST, Gdist, counts, run, same_weights, send, start, weights
 
 from gdist.pipeline import console
+from gdist.stages.standings.record import read_failure
+from gdist.stages.sweep.folder import SweepFolder
+from gdist.stages.sweep.judge import Judge
 
 
 @pytest.fixture
@@ -304,3 +308,40 @@ def test_a_call_killed_before_it_wrote_anything(file: Path, tiny_cache: Path, tm
     out.mkdir()
     (out / ".sweep.json.77.tmp").write_text("{")
     assert run(gdist, file, tiny_cache, out, "--first")["done"] == 1
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"points": 7}'])
+def test_a_damaged_record_is_written_anew_as_its_hint_says(
+    file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist, damage: str
+) -> None:
+    out = tmp_path / "sweep"
+    sweep = ("sweep", file, "--cache", tiny_cache, "--out", out)
+    assert gdist(*sweep).exit_code == 0
+    whole = {path: path.read_bytes() for path in out.glob("runs/*/student/*.safetensors")}
+    (out / "sweep.json").write_text(damage)
+    for command in (sweep, ("best", out), ("report", out, "--out", tmp_path / "page.html")):
+        result = gdist(*command)
+        assert result.exit_code == 1 and f"try: rm -f {out / 'sweep.json'}; then the same" in result.stderr
+    (out / "sweep.json").unlink()
+    result = gdist(*sweep)
+    assert result.exit_code == 0, result.stderr
+    assert gdist("best", out).exit_code == 0 and whole
+    assert {path: path.read_bytes() for path in out.glob("runs/*/student/*.safetensors")} == whole
+
+
+def test_folders_of_other_people_are_no_sweep(file: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist) -> None:
+    for name in ("runs", "logs"):
+        (tmp_path / "theirs" / name).mkdir(parents=True)
+    result = gdist("sweep", file, "--cache", tiny_cache, "--out", tmp_path / "theirs")
+    assert result.exit_code == 1 and "is not empty and contains no sweep" in result.stderr
+
+
+def test_a_log_with_lines_without_end_is_recorded(tiny_cache: Path, tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "sweep", "sweep", Judge())
+    folder.folder.mkdir()
+    folder.begin()
+    point = SimpleNamespace(signature="abc", folder="one-abc", label="one")
+    folder.log(point).write_text("x" * 10**6 + "\nerror: it failed\n")  # type: ignore[arg-type]
+    folder.fail(point, 1)  # type: ignore[arg-type]
+    failure = read_failure(folder.folder, "abc")
+    assert failure is not None and failure["log"][-1] == "error: it failed" and len(failure["log"][0]) == 4096
