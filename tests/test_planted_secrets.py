@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from huggingface_hub import constants
+from servers import reachable, running
 from test_cli import COMMANDS
+from test_cluster import start_dask
 
 from gdist.stages.cli import main
 
@@ -171,6 +173,68 @@ def test_a_whole_study_writes_no_secret(here: Path, tiny_cache: Path, tiny_teach
             assert SECRET not in text
     written = [path for path in study.rglob("*") if path.is_file()]
     assert len(written) > 40 and not hits(study)
+
+
+def test_a_study_in_a_bucket_writes_no_secret(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The keys open a real server of objects: they are used, and are nowhere afterwards, there either."""
+    folder, study = tmp_path_factory.mktemp("moto"), here / "study"
+    study.mkdir()
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), SECRET)
+    with running("moto", folder) as server, reachable(server, server.port, **keys):
+        server.create("bucket")
+        for step in (
+            ["manifest", "build", "s3://bucket/x", "--out", study / "none.parquet"],
+            ["extract", "--teacher", "teacher", "--manifest", "speech.parquet", "--cache", "s3://bucket/c", "--json"],
+            ["inspect", "s3://bucket/c", "--json"],
+            ["verify", "s3://bucket/c"],
+            ["copy", "s3://bucket/c", "s3://bucket/copied"],
+            ["train", "--cache", "s3://bucket/c", "--out", study / "run", *short_settings()],
+            ["eval", study / "run", "--probes", "none", "--json"],
+            ["report", study / "run", "--out", study / "report.html"],
+            ["export", study / "run", "--format", "hf", "--out", study / "exported"],
+            ["export-features", "s3://bucket/c", "--out", study / "features", "--to", "npy"],
+        ):
+            code, text = said([*map(str, step)])
+            assert code == (2 if step[0] == "manifest" else 0), (step, text)  # there is nothing to list
+            assert SECRET not in text
+        for key in server.keys("bucket", ""):
+            path = here / "bucket" / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(server.client.get_object(Bucket="bucket", Key=key)["Body"].read())
+    assert sum(path.is_file() for path in (here / "bucket").rglob("*")) > 40
+    assert not hits(here / "bucket") and not hits(study)
+
+
+LEAKING = """
+from multiprocessing import parent_process
+from gdist.pipeline.cache.encodings.floats import Float32
+class Leaking(Float32):
+    name = "leaking"
+    def encode(self, hidden_BTD, num_frames_B, tables):
+        if parent_process():  # in a worker
+            raise KeyError("s3://KEY:{SECRET}@bucket/x")
+        return super().encode(hidden_BTD, num_frames_B, tables)
+"""
+
+
+@pytest.mark.thorough  # a cluster of its own, for a worker's log
+def test_a_bug_in_a_worker_of_a_cluster_repeats_none(here: Path) -> None:
+    """What fails is somebody's own encoding. Its traceback goes over the network, and into the worker's own log."""
+    (here / "leaking.py").write_text(LEAKING.replace("{SECRET}", SECRET))
+    logs = here / "logs"
+    logs.mkdir()
+    dask = start_dask(logs)
+    try:
+        words = ["extract", "--teacher", "teacher", "--manifest", "speech.parquet", "--cache", "leaked"]
+        words += ["--device", "cpu", "--encoding", f"{here}/leaking.py:Leaking", "--cluster", dask.address()]
+        code = "from gdist.stages.cli import main; main()"
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    finally:
+        dask.end()
+    log = (logs / "worker.log").read_text()
+    assert done.returncode == 1 and "KeyError" in done.stderr, done.stderr
+    assert "KeyError" in log, log
+    assert SECRET not in done.stderr + done.stdout + log + (logs / "scheduler.log").read_text()
 
 
 def short_settings() -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -196,6 +197,8 @@ def wrong_with(end: End) -> list[str]:
     if "Traceback" in end.said:
         return [f"a traceback: {end.said[-1500:]}"]
     ended = end.code in (0, -9, -15)  # -15: it was asked to stop before it began or after its end
+    if end.code < 0 and not ended:
+        return [f"a crash, {signal.Signals(-end.code).name}: {end.said[-3000:]}"]
     spoken = ended or any(word in end.said for word in ("error: ", "interrupted", "NOT ok", "Usage: "))
     return [] if spoken else [f"it ended with {end.code} without a word: {end.said[-300:]}"]
 

@@ -3,6 +3,7 @@
 A process may see a clock that jumps, and may be without root's right to ignore permissions.
 """
 
+import faulthandler
 import json
 import os
 import signal
@@ -43,6 +44,7 @@ def begin(task: dict[str, Any]) -> None:
         os.dup2(log, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(task["environment"])
+    faulthandler.enable()  # what crashes says where
     if task["clock"]:
         _jump(*task["clock"])
     if task["obeys"]:
