@@ -39,12 +39,16 @@ types: $(STAMP)
 	$(BIN)/mypy -p gdist.pipeline -p gdist.stages -p gdist.data_manifests
 	$(BIN)/mypy tests
 
-# One process per core, with one thread each: the threads of several processes would wait for each other's cores.
+# One thread each: the threads of several processes would wait for each other's cores. One process more than there are
+# cores, since a quarter of the time is waiting: for servers, clusters and processes to start.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
+BY_FILE := --dist loadfile --no-loadscope-reorder
+
 tests: $(STAMP) browser $(S3PRL)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) $(BY_FILE)
 
 thorough: $(STAMP) browser $(S3PRL)/.installed  ## the tests with the longest ones, which `make test` leaves out
-	GDIST_THOROUGH=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	GDIST_THOROUGH=1 $(PYTEST) $(BY_FILE)
 
 # moto, which `make test` uses, is a server made for tests. These are two that people have: Azurite, Microsoft's emulator
 # of Azure's storage (telemetry off), and Ceph, where its packages are installed or Debian has them.
@@ -53,8 +57,7 @@ buckets: $(STAMP) $(AZURITE)  ## the bucket tests on moto, Azurite and Ceph (a q
 	command -v radosgw >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CEPH) >/dev/null 2>&1; } || true; \
 	if command -v radosgw >/dev/null; then servers=azurite,ceph; else echo "no Ceph: install $(CEPH)" >&2; fi; \
-	GDIST_BUCKETS=$$servers OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-		tests/pipeline/storage
+	GDIST_BUCKETS=$$servers $(PYTEST) --dist loadfile tests/pipeline/storage
 
 $(AZURITE):
 	@command -v npm >/dev/null || { echo "make buckets needs npm (apt-get install npm)" >&2; exit 1; }
@@ -101,7 +104,7 @@ newest: browser  ## the tests with the newest torch, torchaudio, transformers an
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
 	@rm -rf build *.egg-info
 	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|torchaudio|transformers|zarr) '
-	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(subst $(BIN),$(NEWEST)/bin,$(PYTEST)) $(BY_FILE)
 
 # s3prl, as its users have it, in a separate environment: it brings packages that gdist should never need. torch and
 # other shared packages come from .venv, which a .pth line adds.

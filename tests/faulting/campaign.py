@@ -168,7 +168,7 @@ class Campaign:
         """What is different in a result, compared with that of the undamaged artefact; empty if nothing is."""
         with self.lock:
             if (name, reading) not in self.readings:
-                folder = self.folder / f"whole-{name}-{reading}"
+                folder = self.folder / re.sub(r"\W+", "-", f"whole {name} {reading}")  # which pages need not quote
                 (folder / out.name).mkdir(parents=True)
                 it = artefact.put(self.made, folder)
                 code, said = self._read(worker, artefact, reading, it, folder / out.name)

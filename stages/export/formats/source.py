@@ -179,12 +179,20 @@ def _rewritten(module: str, imports: list[_Import], names: Mapping[str, str]) ->
 
 @contextmanager
 def imported(folder: Path, module: str) -> Iterator[ModuleType]:
-    """Import a module from a flat folder for the duration of a ``with`` block."""
+    """Import a module from a flat folder for the duration of a ``with`` block.
+
+    Raises:
+        OSError: a file that was written to the folder cannot be found there any more, as it has lost its permissions.
+    """
     package = ModuleType(f"export_{uuid.uuid4().hex}")
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package
     try:
         yield importlib.import_module(f"{package.__name__}.{module}")
+    except ModuleNotFoundError as error:
+        if (lost := error.name or "").startswith(f"{package.__name__}."):
+            raise OSError(f"{lost.rpartition('.')[2]}.py cannot be read back") from error
+        raise
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == package.__name__]:
             del sys.modules[name]

@@ -1,8 +1,10 @@
 """The store itself, without a teacher: what is committed reads back bit for bit, and nothing else counts as data."""
 
 import copy
+import functools
 import itertools
 import json
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -195,11 +197,25 @@ class TestReadingBack:
 class TestNothingElseIsTakenForData:
     """Whatever is lost, a read of the utterance names it; reads of the others still work."""
 
+    @pytest.fixture(scope="class")
+    def whole(self, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+        """A cache of each encoding, for reading only."""
+
+        @functools.cache
+        def of(encoding: str) -> Path:
+            folder = tmp_path_factory.mktemp("whole") / encoding
+            filled(folder, encoding)
+            return folder
+
+        return of
+
     @pytest.mark.parametrize("array", ["layers/00", "layers/02", WAVEFORM])
     @pytest.mark.parametrize("damage", ["missing", "empty", "torn", "flipped", "receipt"])
     @pytest.mark.parametrize("encoding", ENCODINGS)
-    def test_lost_rows(self, tmp_path: Path, array: str, damage: str, encoding: str) -> None:
-        filled(tmp_path, encoding)
+    def test_lost_rows(
+        self, whole: Callable[[str], Path], tmp_path: Path, array: str, damage: str, encoding: str
+    ) -> None:
+        shutil.copytree(whole(encoding), tmp_path, dirs_exist_ok=True)
         cache = Cache.open(str(tmp_path))
         victim, other = with_data(cache)[2], with_data(cache)[0]
         assert victim.pack != other.pack

@@ -133,7 +133,7 @@ class TestRequests:
         yield storage
         flaky.does()
 
-    @pytest.mark.parametrize("fault", ["status", "reset", "silence"])
+    @pytest.mark.parametrize("fault", ["status", "reset", pytest.param("silence", marks=pytest.mark.thorough)])
     def test_what_reads_a_part_asks_nothing_more(
         self, flaky: Flaky, storage: Storage, monkeypatch: pytest.MonkeyPatch, fault: str
     ) -> None:

@@ -27,6 +27,7 @@ from gdist.pipeline.manifest.table import Manifest
 from gdist.stages.export.export import rounding
 from gdist.stages.export.formats import hf
 from gdist.stages.export.formats.base import Export
+from gdist.stages.export.formats.source import imported
 from gdist.stages.frontend.padding import normalize
 from gdist.stages.students import STUDENTS, load_student
 from gdist.stages.students.heads import HEADS
@@ -197,7 +198,9 @@ print(json.dumps({"same": all(tensor.equal(tuned["student." + key]) for key, ten
 )
 
 
-@pytest.mark.parametrize(("target", "steps", "most"), [("text", 60, 0.9), ("speaker", 12, 0.2)])
+@pytest.mark.parametrize(
+    ("target", "steps", "most"), [pytest.param("text", 60, 0.9, marks=pytest.mark.thorough), ("speaker", 12, 0.2)]
+)
 def test_fine_tuning_with_trainer(
     nano: Path, tmp_path: Path, gdist: Callable[..., Result], target: str, steps: int, most: float
 ) -> None:
@@ -365,3 +368,13 @@ def test_an_export_that_differs_from_the_student_is_not_written(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before, "the earlier export is as it was"
     monkeypatch.undo()
     assert gdist("export", runs["distilhubert"], "--format", "hf", "--out", out).exit_code == 0, "it may be replaced"
+
+
+def test_a_file_that_cannot_be_read_back(tmp_path: Path) -> None:
+    """Its folder or its disk has changed since it was written."""
+    (tmp_path / "student.py").write_text("from .base import Base\n")
+    with pytest.raises(OSError, match=r"^base\.py cannot be read back$"), imported(tmp_path, "student"):
+        pass
+    (tmp_path / "base.py").write_text("import a_package_that_is_not_there\n")
+    with pytest.raises(ModuleNotFoundError, match="a_package"), imported(tmp_path, "student"):
+        pass

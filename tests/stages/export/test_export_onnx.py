@@ -113,6 +113,7 @@ def test_the_cards_example_refuses_too_few_samples(exported: Path) -> None:
 # --- opsets and float16 -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_float16_in_an_old_opset(runs: dict[str, Path], tmp_path: Path, gdist: Callable[..., Result]) -> None:
     out, options = tmp_path / "out", ("--precision", "fp16", "--opset", "17")
     result = gdist("export", runs["gendistiller"], "--format", "onnx", *options, "--out", out, "--json")
