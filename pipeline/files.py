@@ -23,6 +23,14 @@ def link_below(root: Path, path: Path) -> Path | None:
     return next((step for step in steps if step.is_symlink()), None)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder. A document may name one that nobody can have: then there is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 class UnreadableError(OSError):
     """Something that is there, and is not read; its text follows the thing's name: "is a FIFO, …"."""
 

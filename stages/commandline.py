@@ -152,11 +152,18 @@ def _trouble_in_words() -> Iterator[None]:
     """Say in words what a machine refuses, wherever it is first met: a name that no file can have, a file that may
     not be looked at, a disk that is full. Who expects it says more."""
     try:
-        yield
+        try:
+            yield
+        except RuntimeError as error:  # pathlib's own, in Python 3.12, of links that lead to each other
+            if not isinstance(error.__context__, OSError):
+                raise
+            raise error.__context__ from error
     except OSError as error:
         if error.errno in REFUSALS:
             where = f"{error.filename}: " if error.filename else ""
             raise RunError(f"{where}{error.strerror}", f"see to that, and {AGAIN}") from error
+        if error.errno == errno.ELOOP:
+            raise UsageError(f"{error.filename}: a link that leads back to itself", "name another place") from error
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise UsageError(

@@ -109,6 +109,8 @@ def test_each_command_names_it_or_mends_it(
         said += result.stderr
         if file == "student/model.safetensors" and name in ("report", "report of a sweep", "best"):
             assert not result.exit_code or re.search("has not been evaluated|has the metric", result.stderr)
+            told = f"{run / file} is missing: the run was finished"
+            assert (told in result.stderr) == (damage == "missing" and name != "best"), result.stderr
             continue  # an evaluation is of certain weights, and these are others
         hint = result.stderr.partition("  try: ")[2]
         optional = (file, damage) in {("run.json", "a table"), ("run.json", "missing"), ("eval.json", "missing")}

@@ -47,7 +47,7 @@ USUAL = {
 }  # fmt: skip
 
 
-def _places() -> Iterator[tuple[str, str]]:
+def places() -> Iterator[tuple[str, str]]:
     """Every command with each of its options and arguments that takes text."""
     for path, command in COMMANDS.items():
         for parameter in command.params:
@@ -101,7 +101,7 @@ def line_of(name: str, planted: str, value: str) -> list[str]:
     return [*words, *arguments]
 
 
-@pytest.mark.parametrize(("name", "planted"), [*_places()], ids=lambda each: each.replace(" ", "-"))
+@pytest.mark.parametrize(("name", "planted"), [*places()], ids=lambda each: each.replace(" ", "-"))
 def test_a_secret_in_a_location_is_not_repeated(
     here: Path, capfd: pytest.CaptureFixture[str], name: str, planted: str
 ) -> None:

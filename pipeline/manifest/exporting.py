@@ -99,7 +99,10 @@ def _new_folder(out: Path) -> Iterator[Path]:
         raise ManifestError(f"cannot export to {out}: {error.strerror or error}") from error
     try:
         yield staged
-        staged.replace(out.absolute())
+        try:
+            staged.replace(out.absolute())
+        except OSError as error:  # such as a link that leads nowhere
+            raise ManifestError(f"cannot export to {out}: {error.strerror or error}") from error
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise

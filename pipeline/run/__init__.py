@@ -29,7 +29,7 @@ from gdist.pipeline.run.documents import text_of
 from gdist.pipeline.run.identity import began_with, given_caches, identifying
 from gdist.pipeline.run.metrics import Metrics
 from gdist.pipeline.run.schema import Provenance
-from gdist.pipeline.run.whole import STUDENT, digests, marked, require_student
+from gdist.pipeline.run.whole import STUDENT, WEIGHTS, digests, marked, require_student
 from gdist.pipeline.storage.locations import in_shell
 
 STUDENT_FILES = "|".join(map(re.escape, STUDENT))
@@ -251,6 +251,11 @@ class Run(Checkpoints, Metrics):
     def note_finished(self) -> None:
         """Add the digests of the finished student's files and of the metrics to the run's provenance."""
         self.note(digests(self.student, self.metrics))
+
+    def say_lost_student(self) -> None:
+        """Say so, where the run was finished and its student's weights are not there any more."""
+        if not self.is_finished and "weights" in self.known():
+            say(f"{self.student / WEIGHTS} is missing: the run was finished, and counts as begun", style="yellow")
 
     def own_student(self, folder: Path) -> Path:
         """Return the folder of one of its students; RunError where it or a part of it is a link."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from gdist.pipeline.errors import RunError
 from gdist.pipeline.run.documents import read_document, text_of
-from gdist.pipeline.run.evaluated import Complete, Evaluated
+from gdist.pipeline.run.evaluated import Complete, Evaluated, References
 from gdist.pipeline.schema import SchemaError, conform, parse
 
 Evaluation = dict[str, Any]
@@ -57,8 +57,8 @@ def _require_coherent(found: Evaluation) -> None:
         raise SchemaError("its layers do not ascend")
     if math.isfinite(found["mean_cosine"]) and not all(map(_is_finite, rows)):
         raise SchemaError("its mean_cosine is a finite number, and those of its layers are not")
-    for name, reference in (found.get("references") or {}).items():
-        if not all(map(_is_finite, reference)):
+    for name in References.__annotations__:
+        if not all(map(_is_finite, (found.get("references") or {}).get(name, []))):
             raise SchemaError(f"its references.{name} has numbers that are not finite")
 
 

@@ -50,6 +50,10 @@ class Origin(OwnFolder):
         Raises:
             RunError: it is missing or damaged.
         """
-        path = self.own(self.folder / "run.json")
-        hint = f"rm -f {in_shell(path)}; then the `gdist train` of this run writes it anew, from its cache as it is"
-        return read_document(path, schema, hint)
+        return read_document(self.own(self.folder / "run.json"), schema, self.anew)
+
+    @property
+    def anew(self) -> str:
+        """What to type where run.json is damaged."""
+        path = in_shell(self.folder / "run.json")
+        return f"rm -f {path}; then the `gdist train` of this run writes it anew, from its cache as it is"

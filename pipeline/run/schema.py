@@ -4,7 +4,7 @@ A run may be anybody's. Its documents are read and written through these. What w
 student that diverged has it; other numbers are finite. Fields that no reader needs are not listed.
 """
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, Required, TypedDict
 
 from msgspec import Meta
 
@@ -42,6 +42,14 @@ class TeacherRecord(TypedDict, total=False):
     layers: Layers
 
 
+class KnownTeacher(TeacherRecord):
+    """A teacher that a student is evaluated and exported beside."""
+
+    name: Sentence  # type: ignore[misc]
+    family: Word  # type: ignore[misc]
+    fingerprint: Digits  # type: ignore[misc]
+
+
 class CacheRecord(TypedDict):
     """One of several caches of a run."""
 
@@ -51,14 +59,21 @@ class CacheRecord(TypedDict):
     encoding: NotRequired[Name]
 
 
-class StartRecord(TypedDict):
+class StartOf(TypedDict, total=False):
+    """Where the weights that a run began with come from."""
+
+    run: Sentence
+    step: Step
+    steps: Step
+
+
+class StartRecord(StartOf):
     """What a run began with: another student's weights."""
 
-    folder: Sentence
-    sha256: Sha256
-    step: NotRequired[Step]
-    run: NotRequired[Sentence]
-    teacher: NotRequired[Plain]
+    folder: Required[Sentence]
+    sha256: Required[Sha256]
+    teacher: Plain
+    exported: StartOf
 
 
 class FileRecord(TypedDict):
@@ -102,8 +117,17 @@ class Provenance(About):
 
     cache: Sentence  # type: ignore[misc]
     cache_checksum: Digits  # type: ignore[misc]
-    teacher: TeacherRecord  # type: ignore[misc]
+    teacher: KnownTeacher  # type: ignore[misc]
+    teachers: NotRequired[Annotated[dict[Name, KnownTeacher], Meta(min_length=1, max_length=MAX_TEACHERS)]]  # type: ignore[misc]
     signature: Digits  # type: ignore[misc]
+
+
+class Carded(Provenance):
+    """run.json of a run that can be exported with a model card."""
+
+    encoding: Name  # type: ignore[misc]
+    utterances: Annotated[dict[Word, Count], Meta(max_length=64)]  # type: ignore[misc]
+    versions: Versions  # type: ignore[misc]
 
 
 class Mark(TypedDict):
@@ -146,7 +170,7 @@ class Row(TypedDict):
 
 
 class Named(TypedDict):
-    """The table [student] of a resolved config."""
+    """The table [student] or [loss] of a resolved config."""
 
     name: Name
 
@@ -155,10 +179,13 @@ class Steps(TypedDict):
     """The table [train] of a resolved config."""
 
     steps: Step  # 0 in a run that was made without training, as StudentSuite makes one to export it
+    seed: NotRequired[Annotated[int, Meta(ge=0, lt=2**31)]]
+    thaw_step: NotRequired[Step]
 
 
 class Resolved(TypedDict):
     """config.toml of a run, as far as it is read without knowing the fields of students."""
 
     student: Named
+    loss: NotRequired[Named]
     train: Steps

@@ -76,6 +76,8 @@ class RunSummary:
                 result = result and result | {"steps": run.total, "finished": False}
             elif run.is_finished:
                 run.say_lost(rows, tables["train"]["steps"])
+            else:
+                run.say_lost_student()
             return cls(str(folder), name, tables, run.provenance(About), rows, result or {}, others)
         except FileNotFoundError as error:
             raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error

@@ -32,8 +32,10 @@ def by_teacher(groups: Sequence[Configuration], every: Sequence[Configuration]) 
 
 
 def _several(run: RunSummary) -> Mapping[str, Mapping[str, str]]:
+    """The run's teachers, where its evaluation is of each of them."""
     teachers: Mapping[str, Mapping[str, str]] = run.provenance.get("teachers") or {}
-    return teachers if run.eval.get("teachers") else {}
+    are_known = all("fingerprint" in teacher for teacher in teachers.values())
+    return teachers if are_known and len(run.eval.get("teachers") or {}) == len(teachers) else {}
 
 
 def _fidelity(run: RunSummary) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.console import say
 from gdist.pipeline.errors import CacheError
+from gdist.pipeline.files import is_there
 from gdist.pipeline.loading.joined import Joined, named_locations
 from gdist.pipeline.local.folder import LocalFolder
 from gdist.pipeline.run import Run
@@ -63,7 +64,7 @@ def of_run(run: Run, local: LocalFolder | None = None) -> Joined:
     try:
         return open_caches(run, given, local)
     except CacheError as error:
-        lost = [uri for _, uri in named_locations(given) if scheme_of(uri) == "file" and not folder_of(uri).exists()]
+        lost = [uri for _, uri in named_locations(given) if scheme_of(uri) == "file" and not is_there(folder_of(uri))]
         if not lost:
             raise
         relative = ", which is relative to the folder that training was started in" * (

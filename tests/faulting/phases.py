@@ -127,7 +127,9 @@ def _student(place: Place) -> Results:
     run = place.out / "run"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = {(row["step"], row["kind"]): row.get("loss", row.get("mean_cosine")) for row in rows}
-    weights = {name: data for name, data in contents(run).items() if re.match(r"student/|checkpoints/.*s$", name)}
+    # Which of the earlier checkpoints are kept depends on where it was stopped: there it writes one more.
+    last = f"checkpoints/step-{SETTINGS['train.steps']:07d}"
+    weights = {name: data for name, data in contents(run).items() if re.match(rf"student/|{last}/.*s$", name)}
     return weights | {"config.toml": (run / "config.toml").read_text().partition("[cache]")[0], "curve": curve}
 
 
@@ -148,6 +150,7 @@ def _page(place: Place) -> Results:
     return {"report": re.sub(r"/[^\s\"'<]*gdist-faults-[^/]+/[^/]+/", "PLACE/", page)}
 
 
+CHECKPOINTS = r"run/checkpoints/step-\d+(/.*)?"
 TENSORBOARD = r"run/tensorboard/.*|sweep/runs/[^/]+/tensorboard/.*"
 EXTRACT = Phase(
     lambda made, place: [
@@ -157,7 +160,7 @@ EXTRACT = Phase(
     Place.objects,
     own_cache=True,
 )
-TRAIN = Phase(train_line, _student, loose=TENSORBOARD)
+TRAIN = Phase(train_line, _student, loose=f"{TENSORBOARD}|{CHECKPOINTS}")
 REPAIR = Phase(
     lambda made, place: [
         *("verify", "--repair", place.cache, "--teacher", made.teacher, "--manifest", made.manifest),

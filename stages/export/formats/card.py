@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gdist.pipeline.errors import RunError
 from gdist.pipeline.framing import Framing
+from gdist.pipeline.run.schema import Carded
 from gdist.stages.export.formats.base import Export
 from gdist.stages.export.formats.card_figures import figures
 
@@ -73,10 +75,11 @@ USAGE = {"hf": HF, "s3prl": S3PRL}
 
 def card(export: Export, name: str) -> str:
     """Return ``README.md`` for an export in the format ``name``; it starts with the metadata that the Hub reads."""
-    config, provenance = export.student.config, export.run.provenance()
+    config, provenance = export.student.config, export.run.provenance(Carded)
     student, teacher = export.run.tables()["student"]["name"], provenance["teacher"]
     usage = USAGE[name].format(sample=SAMPLE, states=config.num_teacher_layers + 1, dim=config.hidden_size)
     title = f"{student} of {teacher['name']}"
+    of_teacher = f"; the teacher has {teacher['params'] / 1e6:.2f} M" if teacher.get("params") else ""
     lines = [
         *_metadata(teacher["name"], name),
         f"# {title}",
@@ -86,8 +89,7 @@ def card(export: Export, name: str) -> str:
         f"returns {config.num_teacher_layers + 1} hidden states in the teacher's shapes, {config.hidden_size} wide, "
         + frames_sentence(export.student.frontend.framing),
         "",
-        f"{export.student.num_parameters() / 1e6:.2f} M parameters; the teacher has {teacher['params'] / 1e6:.2f} M."
-        + _heads(export),
+        f"{export.student.num_parameters() / 1e6:.2f} M parameters{of_teacher}." + _heads(export),
         "",
         "## Use",
         "",
@@ -134,7 +136,10 @@ def _teachers(export: Export, name: str, provenance: Mapping[str, Any]) -> list[
     others = export.student.teachers[1:]
     if not others:
         return []
-    about = list(provenance["teachers"].values())
+    about = list(provenance.get("teachers", {}).values())
+    if len(about) != (count := len(export.student.teachers)):
+        path = export.run.folder / "run.json"
+        raise RunError(f"{path} is damaged: it names {len(about)} teachers of a student of {count}", export.run.anew)
     lines = [
         "## Teachers",
         "",
@@ -167,7 +172,7 @@ def _heads(export: Export) -> str:
 
 def _start(start: Mapping[str, Any]) -> str:
     told = start.get("exported", start)
-    step = f", step {told['step']} of {told['steps']}" if "step" in told else ""
+    step = f", step {told['step']} of {told['steps']}" if {"step", "steps"} <= told.keys() else ""
     return f"the weights of {told.get('run', 'another student')}{step}, SHA-256 `{start['sha256'][:12]}`"
 
 
@@ -183,7 +188,7 @@ def _provenance(export: Export, provenance: dict[str, Any]) -> list[str]:
         "utterances": ", ".join(f"{split} {count}" for split, count in provenance["utterances"].items()),
         "run": f"{export.run.name}, config `{provenance['signature']}`, {_steps(export)} steps",
         **({"begun with": _start(provenance["start"])} if provenance.get("start") else {}),
-        "loss": tables["loss"]["name"],
+        **({"loss": tables["loss"]["name"]} if "loss" in tables else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
     }
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
