@@ -1,6 +1,5 @@
-"""Which process on which machine: how a lock describes its owner, and whether it is still alive; cores and memory."""
+"""Which process on which machine: how a lock describes its owner, and whether it is still alive; and the cores."""
 
-import ctypes
 import os
 import socket
 from contextlib import suppress
@@ -30,15 +29,6 @@ def available_memory() -> int:
         limit = int((group / "memory.max").read_text(encoding="ascii"))
         found.append(max(limit - int((group / "memory.current").read_text(encoding="ascii")), 0))
     return min(found, default=1 << 32)
-
-
-def give_back_memory() -> None:
-    """Give the system what is free within this process; a C library that cannot (all but glibc) keeps it for later.
-
-    Batches of many lengths leave gaps of many sizes, of which glibc keeps more and more.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def is_here(seen: dict[str, Any]) -> bool:

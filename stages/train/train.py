@@ -20,7 +20,6 @@ from gdist.pipeline.framing import Framing
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import Splits, choose_splits, usable_entries
 from gdist.pipeline.local.folder import LocalFolder
-from gdist.pipeline.machine import give_back_memory
 from gdist.pipeline.run import Run
 from gdist.pipeline.storage.locations import in_shell
 from gdist.stages.device import enough_memory
@@ -228,7 +227,6 @@ def _validate(members: Sequence[Member], held_out: Callable[[float], Loader], li
             with member.attempt():
                 seen = member.splits.also_trained_on.get("valid")
                 member.report("valid", validations[member].means() | ({"also_trained_on": seen} if seen else {}))
-    give_back_memory()
 
 
 def at_most(entries: Sequence[Entry], seconds: float, framing: Framing) -> list[Entry]:
