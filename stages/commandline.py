@@ -154,10 +154,11 @@ def _trouble_in_words() -> Iterator[None]:
     try:
         try:
             yield
-        except RuntimeError as error:  # pathlib's own, in Python 3.12, of links that lead to each other
-            if not isinstance(error.__context__, OSError):
+        except RuntimeError as error:  # as Python 3.12's pathlib has links that lead to each other
+            cause = error.__context__
+            if not (isinstance(cause, OSError) and cause.errno == errno.ELOOP):
                 raise
-            raise error.__context__ from error
+            raise cause from error
     except OSError as error:
         if error.errno in REFUSALS:
             where = f"{error.filename}: " if error.filename else ""
