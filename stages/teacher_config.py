@@ -112,9 +112,19 @@ def require_plain(fields: Mapping[str, Any]) -> None:
 def require_config(fields: Mapping[str, Any]) -> None:
     """Raise SchemaError for what is no config of a teacher, and for one whose model is code."""
     conform(fields, TeacherConfig)
+    _require_buckets(fields)
     if fields.get("auto_map"):
         raise SchemaError("it has auto_map, by which its model is code of its own, and gdist runs no such code")
     require_plain(fields)
+
+
+def _require_buckets(fields: Mapping[str, Any]) -> None:
+    """Raise SchemaError where a distance has no bucket: a quarter of WavLM's buckets are for one distance each, and
+    those beyond are for what lies between there and the largest distance."""
+    defaults = {"num_buckets": 320, "max_bucket_distance": 800}  # transformers' own
+    buckets, farthest = (fields.get(name, default) for name, default in defaults.items())
+    if defaults.keys() & fields.keys() and farthest <= buckets // 4:
+        raise SchemaError(f"its max_bucket_distance of {farthest} is within a quarter of its {buckets} num_buckets")
 
 
 def _everywhere(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

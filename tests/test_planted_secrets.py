@@ -181,26 +181,26 @@ def test_a_study_in_a_bucket_writes_no_secret(here: Path, tmp_path_factory: pyte
     study.mkdir()
     keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), SECRET)
     with running("moto", folder) as server, reachable(server, server.port, **keys):
-        server.create("bucket")
+        server.create("planted")
         for step in (
-            ["manifest", "build", "s3://bucket/x", "--out", study / "none.parquet"],
-            ["extract", "--teacher", "teacher", "--manifest", "speech.parquet", "--cache", "s3://bucket/c", "--json"],
-            ["inspect", "s3://bucket/c", "--json"],
-            ["verify", "s3://bucket/c"],
-            ["copy", "s3://bucket/c", "s3://bucket/copied"],
-            ["train", "--cache", "s3://bucket/c", "--out", study / "run", *short_settings()],
+            ["manifest", "build", "s3://planted/x", "--out", study / "none.parquet"],
+            ["extract", "--teacher", "teacher", "--manifest", "speech.parquet", "--cache", "s3://planted/c"],
+            ["inspect", "s3://planted/c", "--json"],
+            ["verify", "s3://planted/c"],
+            ["copy", "s3://planted/c", "s3://planted/copied"],
+            ["train", "--cache", "s3://planted/c", "--out", study / "run", *short_settings()],
             ["eval", study / "run", "--probes", "none", "--json"],
             ["report", study / "run", "--out", study / "report.html"],
             ["export", study / "run", "--format", "hf", "--out", study / "exported"],
-            ["export-features", "s3://bucket/c", "--out", study / "features", "--to", "npy"],
+            ["export-features", "s3://planted/c", "--out", study / "features", "--to", "npy"],
         ):
             code, text = said([*map(str, step)])
             assert code == (2 if step[0] == "manifest" else 0), (step, text)  # there is nothing to list
             assert SECRET not in text
-        for key in server.keys("bucket", ""):
+        for key in server.keys("planted", ""):
             path = here / "bucket" / key
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(server.client.get_object(Bucket="bucket", Key=key)["Body"].read())
+            path.write_bytes(server.client.get_object(Bucket="planted", Key=key)["Body"].read())
     assert sum(path.is_file() for path in (here / "bucket").rglob("*")) > 40
     assert not hits(here / "bucket") and not hits(study)
 

@@ -67,7 +67,7 @@ class StartOf(TypedDict, total=False):
     steps: Step
 
 
-class StartRecord(StartOf):
+class StartRecord(StartOf, total=False):
     """What a run began with: another student's weights."""
 
     folder: Required[Sentence]

@@ -52,6 +52,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "wide": ({"hidden_size": 2**40}, "hidden_size"),
     "wide inside": ({"intermediate_size": 2**60}, "intermediate_size"),
     "many buckets": ({"num_buckets": 2**50}, "num_buckets"),
+    "a distance without a bucket": ({"num_buckets": 32, "max_bucket_distance": 8}, "max_bucket_distance of 8"),
     "no buckets": ({"num_buckets": 0}, "num_buckets"),
     "a fraction": ({"conv_stride": [0.5] * 7}, "conv_stride"),
     "negative": ({"num_attention_heads": -4}, "num_attention_heads"),
