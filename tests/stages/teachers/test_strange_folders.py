@@ -58,7 +58,9 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"num_attention_heads": -4}, "num_attention_heads"),
     "larger than its weights": ({"intermediate_size": 2**17}, "has the shape .*config.json describes"),
     "layers without weights": ({"num_hidden_layers": 9}, "lacks .* of the model's weights"),
-    "positions without weights": ({"num_buckets": 2**16, "max_bucket_distance": 1 << 20}, "has the shape .*config.json describes"),
+    "positions without weights": (
+        {"num_buckets": 2**16, "max_bucket_distance": 2**20}, "has the shape .*config.json describes",
+    ),
 }  # fmt: skip
 
 
