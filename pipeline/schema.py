@@ -12,9 +12,11 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from threading import Lock
 from typing import Annotated, Any, NoReturn, cast
 
 from msgspec import Meta, ValidationError, convert
+from msgspec.json import Decoder
 
 LARGEST = 2**53  # the largest integer that every reader of JSON keeps; 9 PB, or 17 million years of samples
 MEASURABLE = 1e30  # sums of squares of numbers up to this stay finite
@@ -28,6 +30,8 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 Xxh3 = Annotated[str, Meta(pattern="^[0-9a-f]{32}$", max_length=32)]
 Plain = dict[str, Any]  # a table whose own owner checks it
 
+_READY: set[Any] = set()  # what msgspec has prepared
+_PREPARING = Lock()
 _PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
 _KINDS = {
     "int": "an integer",
@@ -84,6 +88,7 @@ def conform[T](document: Any, schema: type[T]) -> T:
     Raises:
         SchemaError: something is missing in it, or has another type or size.
     """
+    _make_ready(schema)
     try:
         convert(document, schema)
     except ValidationError as error:
@@ -91,6 +96,18 @@ def conform[T](document: Any, schema: type[T]) -> T:
     except RecursionError as error:
         raise SchemaError("it is nested too deeply") from error
     return cast("T", document)
+
+
+def _make_ready(schema: Any) -> None:
+    """Let msgspec prepare a schema, in one thread at a time.
+
+    It notes a TypedDict as prepared before it is, so that one may contain itself. A second thread that met it in that
+    moment would read what is not there yet, and the process would crash.
+    """
+    if schema not in _READY:
+        with _PREPARING:
+            Decoder(schema)
+            _READY.add(schema)
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Documents are refused in words, and what is right passes as it is."""
 
 import json
+import subprocess
+import sys
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import pytest
@@ -99,3 +101,27 @@ def test_nothing_else_is_raised(document: dict[str, Any], data: bytes) -> None:
             attempt()
         except SchemaError as error:
             assert str(error).startswith("it")
+
+
+RACE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import NotRequired, TypedDict
+from gdist.pipeline.schema import Count, conform
+sys.setswitchinterval(1e-6)
+def first(schema, together):
+    together.wait()
+    conform({"b3": {"a7": 9}}, schema)
+with ThreadPoolExecutor(8) as threads:
+    for _ in range(60):
+        inner = TypedDict("inner", {f"a{i}": NotRequired[Count] for i in range(40)})
+        schema, together = TypedDict("outer", {f"b{i}": NotRequired[inner] for i in range(20)}), Barrier(8)
+        list(threads.map(first, [schema] * 8, [together] * 8))
+"""
+
+
+def test_threads_may_meet_at_a_schema_that_is_new() -> None:
+    """msgspec notes a TypedDict as prepared before it is: without a lock, all of this process would crash."""
+    done = subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
