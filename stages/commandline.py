@@ -152,19 +152,17 @@ def _trouble_in_words() -> Iterator[None]:
     """Say in words what a machine refuses, wherever it is first met: a name that no file can have, a file that may
     not be looked at, a disk that is full. Who expects it says more."""
     try:
-        try:
-            yield
-        except RuntimeError as error:  # as Python 3.12's pathlib has links that lead to each other
-            cause = error.__context__
-            if not (isinstance(cause, OSError) and cause.errno == errno.ELOOP):
-                raise
-            raise cause from error
+        yield
+    except RuntimeError as error:  # pathlib's own, in Python 3.12, of links that lead to each other
+        if not (isinstance(cause := error.__context__, OSError) and cause.errno == errno.ELOOP):
+            raise
+        raise _circle(cause) from error
     except OSError as error:
         if error.errno in REFUSALS:
             where = f"{error.filename}: " if error.filename else ""
             raise RunError(f"{where}{error.strerror}", f"see to that, and {AGAIN}") from error
         if error.errno == errno.ELOOP:
-            raise UsageError(f"{error.filename}: a link that leads back to itself", "name another place") from error
+            raise _circle(error) from error
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise UsageError(
@@ -176,6 +174,10 @@ def _trouble_in_words() -> Iterator[None]:
         raise UsageError(
             f"{error.object!r:.80}: its bytes are no UTF-8", "rename it, and type the new name"
         ) from error
+
+
+def _circle(error: OSError) -> UsageError:
+    return UsageError(f"{error.filename}: a link that leads back to itself", "name another place")
 
 
 @contextlib.contextmanager

@@ -32,7 +32,6 @@ PROBES = "ks,qbe,sid,lid"  # the probes that take seconds; `gdist eval` has more
 
 def demo(out: Path, as_json: bool) -> int:
     """Run the demo into ``out``; returns the exit code."""
-    str(out).encode()  # a name that is no text is refused at once, and not after the extraction
     speech = demo_folder()
     cache_uri, extraction = str(out / "cache"), out / "extract.json"
     _headline(1, "extract: the teacher runs once over 17 minutes of speech")

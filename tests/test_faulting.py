@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faulting.campaign import names, run, wrong_with
+from faulting.campaign import difference, names, run, wrong_with
 from faulting.damage import ARTEFACTS
 from faulting.faults import End
 from faulting.phases import PHASES, Place
@@ -44,6 +44,21 @@ def test_what_is_left_behind_is_seen(tmp_path: Path) -> None:
     (tmp_path / "run/tensorboard/events.1").touch()
     (tmp_path / "run/.student.tmp").touch()
     assert names(Place(tmp_path, ""), PHASES["train"]) == {"run", "run/tensorboard", "run/.student.tmp"}
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"checkpoints/step-0000005/model.safetensors": b"x", "student/a": b"a"}, ""),
+        ({"checkpoints/step-0000004/model.safetensors": b"other", "student/a": b"a"}, "step-0000004"),
+        ({"checkpoints/step-0000004/model.safetensors": b"x"}, "student/a"),
+        ({"checkpoints/step-0000006/model.safetensors": b"x", "student/a": b"a"}, "step-0000006"),
+    ],
+)
+def test_an_earlier_checkpoint_may_be_another_and_no_other_one(found: dict[str, bytes], told: str) -> None:
+    expected = {"checkpoints/step-0000004/model.safetensors": b"x", "student/a": b"a"}
+    said = difference(expected, lambda: found, PHASES["train"].loose)
+    assert told in said and bool(told) == bool(said)
 
 
 def test_each_name_means_one_thing() -> None:

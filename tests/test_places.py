@@ -11,7 +11,7 @@ from types import FrameType
 
 import pytest
 from click.testing import Result
-from conftest import THOROUGH, contents
+from conftest import contents
 from inotify import watched
 from test_train import SHORT
 
@@ -139,10 +139,7 @@ def attempt(gdist: Gdist, line: list[object], what: str) -> Result:
 @pytest.mark.parametrize("kind", ["link", "FIFO"])
 @pytest.mark.parametrize("name", RUN)
 def test_of_a_run(made: Path, tiny_cache: Path, tmp_path: Path, gdist: Gdist, name: str, kind: str) -> None:
-    commands = list(commands_on(tmp_path / "run", tiny_cache, tmp_path / "out").items())
-    if not THOROUGH:  # half of them, and the others where the kind is the other
-        commands = commands[(RUN.index(name) + ("link", "FIFO").index(kind)) % 2 :: 2]
-    for what, line in commands:
+    for what, line in commands_on(tmp_path / "run", tiny_cache, tmp_path / "out").items():
         for part in ("run", "outside", "out"):
             shutil.rmtree(tmp_path / part, ignore_errors=True)
         shutil.copytree(made / "run", tmp_path / "run")

@@ -252,9 +252,9 @@ class Run(Checkpoints, Metrics):
         """Add the digests of the finished student's files and of the metrics to the run's provenance."""
         self.note(digests(self.student, self.metrics))
 
-    def say_lost_student(self) -> None:
-        """Say so, where the run was finished and its student's weights are not there any more."""
-        if not self.is_finished and "weights" in self.known():
+    def say_lost_student(self, provenance: Mapping[str, Any]) -> None:
+        """Say so, where the run was finished, as ``provenance`` knows, and its student's weights are not there."""
+        if not self.is_finished and "weights" in provenance:
             say(f"{self.student / WEIGHTS} is missing: the run was finished, and counts as begun", style="yellow")
 
     def own_student(self, folder: Path) -> Path:

@@ -127,6 +127,12 @@ def lasting(uri: str) -> str:
     return uri if scheme_of(uri) != "file" else str(folder_of(uri))
 
 
+def require_text(uri: str) -> None:
+    """Raise UsageError for a new folder whose name is no text: no document could say where it is."""
+    if re.search("[\ud800-\udfff]", uri):
+        _refuse(repr(uri), "it has a byte that is not UTF-8, and no run could record it", "use a name without it")
+
+
 def require_no_server(uri: str, named_by: object, hint: str | None = None) -> None:
     """Refuse a web address that a document names, and nobody typed: reading it would ask a server of the document's
     author's choosing. A bucket is asked for at the store that is configured here.

@@ -24,7 +24,7 @@ from gdist.pipeline.storage.buckets import Bucket, is_repeated
 from gdist.pipeline.storage.failures import code_of, explain, first_line, is_missing_bucket, is_refused_range
 from gdist.pipeline.storage.hints import SYSTEM, hint
 from gdist.pipeline.storage.hub import is_read_only, require_lists, require_writable
-from gdist.pipeline.storage.locations import S3, Location, folder_of, scheme_of
+from gdist.pipeline.storage.locations import S3, Location, folder_of, require_text, scheme_of
 from gdist.pipeline.storage.requests import Request
 
 _memory: dict[Location, MemoryStore] = {}  # memory://NAME names one store for the life of the process
@@ -49,6 +49,7 @@ class Storage:
             elif scheme == "file":
                 self.folder = folder_of(uri)
                 if create:
+                    require_text(uri)
                     make_folder(self.folder)
                 elif not self.folder.is_dir():
                     raise OSError(0, "it is not a folder" if self.folder.exists() else "there is no such folder")

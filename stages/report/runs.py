@@ -60,7 +60,7 @@ class RunSummary:
         run = Run.open(folder)
         path, again = folder / EVALUATIONS[split], f"gdist eval {in_shell(location)}"
         try:
-            tables = run.tables()
+            tables, provenance = run.tables(), run.provenance(About)
             found = Evaluations(run, evaluated_at(location, split))
             result = found.on(split, speech)
             if result is None and evaluated:
@@ -77,8 +77,8 @@ class RunSummary:
             elif run.is_finished:
                 run.say_lost(rows, tables["train"]["steps"])
             else:
-                run.say_lost_student()
-            return cls(str(folder), name, tables, run.provenance(About), rows, result or {}, others)
+                run.say_lost_student(provenance)
+            return cls(str(folder), name, tables, provenance, rows, result or {}, others)
         except FileNotFoundError as error:
             raise RunError(f"{folder} lacks {Path(str(error.filename)).name}", "train it again") from error
         except SchemaError as error:

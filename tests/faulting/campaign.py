@@ -155,7 +155,7 @@ class Campaign:
         code, said = worker.nursery.run([str(word) for word in artefact.mend(self.made, it)])
         found += wrong_with(End(code, said))
         # What nothing can make again, such as curves, is said to be lost.
-        if code == 0 and str(it / file) not in said and (other := _other(whole, lambda: artefact.whole(it))):
+        if code == 0 and str(it / file) not in said and (other := difference(whole, lambda: artefact.whole(it))):
             found.append(f"mended, {other}")
         shutil.rmtree(folder)
         return "right" if end[0] == 0 else "refused", [f"{file}, {reading}: {what}" for what in found]
@@ -174,21 +174,22 @@ class Campaign:
                 code, said = self._read(worker, artefact, reading, it, folder / out.name)
                 assert code == 0, said
                 self.readings[name, reading] = dict(artefact.readings[reading].results(folder / out.name))
-        return _other(self.readings[name, reading], lambda: artefact.readings[reading].results(out))
+        return difference(self.readings[name, reading], lambda: artefact.readings[reading].results(out))
 
     @staticmethod
     def _differences(phase: Phase, usual: Undisturbed, place: Place, how: str) -> list[str]:
-        other = _other(usual.results, lambda: phase.results(place))
+        other = difference(usual.results, lambda: phase.results(place), phase.loose)
         return [f"{how}{other}"] * bool(other)
 
 
-def _other(expected: Mapping[str, object], read: Callable[[], Mapping[str, object]]) -> str:
-    """What is different in some results; empty if nothing is."""
+def difference(expected: Mapping[str, object], read: Callable[[], Mapping[str, object]], loose: str = "$^") -> str:
+    """What is different in some results; empty if nothing is. Those named like ``loose`` may be in one only."""
     try:
         results = dict(read())
     except (OSError, ValueError, KeyError) as error:
         return f"there is no result: {error}"
-    other = [key for key in expected.keys() | results.keys() if expected.get(key) != results.get(key)]
+    either = {key for key in expected.keys() ^ results.keys() if re.fullmatch(loose, key)}
+    other = [key for key in (expected.keys() | results.keys()) - either if expected.get(key) != results.get(key)]
     return f"other results: {', '.join(map(str, other[:3]))}" if other else ""
 
 

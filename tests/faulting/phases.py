@@ -96,7 +96,7 @@ class Phase:
         own_cache: whether the command writes the cache; else it reads the one that was made.
         in_bucket: whether the cache is in a bucket.
         again: what is typed besides when it is run once more: a sweep tries failed points again where it is asked to.
-        loose: names below the folder that an undisturbed run need not have in the same number.
+        loose: names below the folder that an undisturbed run need not have; what both have is the same.
     """
 
     line: Callable[[Made, Place], list[object]]
@@ -127,10 +127,9 @@ def _student(place: Place) -> Results:
     run = place.out / "run"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = {(row["step"], row["kind"]): row.get("loss", row.get("mean_cosine")) for row in rows}
-    # Which of the earlier checkpoints are kept depends on where it was stopped: there it writes one more.
-    last = f"checkpoints/step-{SETTINGS['train.steps']:07d}"
-    weights = {name: data for name, data in contents(run).items() if re.match(rf"student/|{last}/.*s$", name)}
-    return weights | {"config.toml": (run / "config.toml").read_text().partition("[cache]")[0], "curve": curve}
+    weights = {name: data for name, data in contents(run).items() if re.match(r"student/|checkpoints/.*s$", name)}
+    kept = {"checkpoints": len(list((run / "checkpoints").iterdir()))}
+    return weights | kept | {"config.toml": (run / "config.toml").read_text().partition("[cache]")[0], "curve": curve}
 
 
 def _evaluation(place: Place) -> Results:
@@ -150,7 +149,8 @@ def _page(place: Place) -> Results:
     return {"report": re.sub(r"/[^\s\"'<]*gdist-faults-[^/]+/[^/]+/", "PLACE/", page)}
 
 
-CHECKPOINTS = r"run/checkpoints/step-\d+(/.*)?"
+# Which of the checkpoints before the last are kept depends on where a training was stopped: there it writes one more.
+EARLIER = rf"(run/)?checkpoints/step-(?!{SETTINGS['train.steps']:07d})\d+(/.*)?"
 TENSORBOARD = r"run/tensorboard/.*|sweep/runs/[^/]+/tensorboard/.*"
 EXTRACT = Phase(
     lambda made, place: [
@@ -160,7 +160,7 @@ EXTRACT = Phase(
     Place.objects,
     own_cache=True,
 )
-TRAIN = Phase(train_line, _student, loose=f"{TENSORBOARD}|{CHECKPOINTS}")
+TRAIN = Phase(train_line, _student, loose=f"{TENSORBOARD}|{EARLIER}")
 REPAIR = Phase(
     lambda made, place: [
         *("verify", "--repair", place.cache, "--teacher", made.teacher, "--manifest", made.manifest),

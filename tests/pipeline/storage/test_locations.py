@@ -306,6 +306,14 @@ class TestRefusals:
 # --- what is the same place, and what a relative path means ---------------------------------------------------------
 
 
+def test_a_new_folder_has_a_name_that_a_run_can_record(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a byte that is not UTF-8, and no run could record it"):
+        Storage(f"{tmp_path}/a\udcff", create=True)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a\udcff").mkdir()
+    assert Storage(f"{tmp_path}/a\udcff").folder, "one that is there can be looked at"
+
+
 class TestSpellings:
     def test_a_slash_at_the_end_changes_nothing(self, tmp_path: Path) -> None:
         for uri in (f"memory://{uuid.uuid4()}/a", str(tmp_path / "a"), f"file://{tmp_path}/a"):
