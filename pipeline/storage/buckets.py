@@ -37,8 +37,9 @@ class Bucket:
     whose answer was lost, or a listing that breaks off, and it signs all tries with the credentials of the first.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri, self.location, self.patience = uri, Location.parse(uri), Patience.from_environment()
+    def __init__(self, uri: str, patience: Patience | None = None) -> None:
+        self.uri, self.location = uri, Location.parse(uri)
+        self.patience = patience or Patience.from_environment()
         self._settings = profile_settings() if self.location.scheme in S3 else {}
         require_endpoints(self._settings.get("endpoint"))
         self._stores: dict[float, Any] = {}

@@ -3,7 +3,8 @@
 import re
 
 _STATUS = re.compile(r"status code: (\d{3})([^:\n]*)")
-_CODE = re.compile(r"<Code>([\w.]+)</Code>")
+# In XML; of one object of several that were to be deleted, obstore has it in words.
+_CODE = re.compile(r"<Code>([\w.]+)</Code>|DeleteObjects request failed .* \(code: ([\w.]+)\)")
 _PLACE = re.compile(r"Error performing \w+ (https?://[^/\s]+)")
 _CAUSES = (
     (re.compile(r'error: "failed to lookup address information: ([^"]+)"'), "the host name is unknown ({})"),
@@ -26,7 +27,7 @@ def status_of(error: Exception) -> int:
 
 def code_of(error: Exception) -> str:
     """Return the store's own name for an error, such as ``NoSuchBucket``; "" where it gave none."""
-    return found[1] if (found := _CODE.search(str(error))) else ""
+    return found[1] or found[2] if (found := _CODE.search(str(error))) else ""
 
 
 def is_temporary(error: Exception) -> bool:

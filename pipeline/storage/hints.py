@@ -114,7 +114,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("UserProjectMissing", "", "its readers pay, and gdist cannot say for whom: copy it to a {bucket} of yours"),
 )
 _DENIED = re.compile("(AccessDenied|AuthorizationPermissionMismatch|InsufficientAccountPermissions|)")
-_DELETION = re.compile(r"Error performing (DELETE|POST|bulk delete)")
+_DELETION = re.compile(r"Error performing (DELETE|POST|bulk delete)|DeleteObjects request failed")
 _NO_CREDENTIALS = re.compile(r"169\.254\.|metadata\.google")
 
 
@@ -127,14 +127,14 @@ def hint(error: Exception, scheme: str) -> str | None:
     if is_read_only(scheme):
         return hint_for_web(error, scheme)
     words = _words(scheme)
-    text, code = str(error).partition("\n\nDebug source")[0], code_of(error)
+    text, code = _said(error), code_of(error)
     for codes, besides, advice in ROWS:
         if re.fullmatch(codes, code) and re.search(besides, text):
             return advice.format(again=AGAIN, **asdict(words))
     if _NO_CREDENTIALS.search(str(error)):
         # Without credentials in the environment, obstore asks the metadata server, which answers only in the cloud.
         return f"no credentials were found: set {words.keys}"
-    if status_of(error) in (401, 403) and _DENIED.fullmatch(code):
+    if _is_denial(error):
         return _denied(text, words)
     if type(error).__name__ == "InvalidPathError":  # obstore's, of a key in a listing
         return "rename or delete that object (rclone or the provider's console can), or choose another place"
@@ -146,6 +146,14 @@ def hint(error: Exception, scheme: str) -> str | None:
     return next((hint for number, hint in SYSTEM.items() if os.strerror(number) in str(error)), None)
 
 
+def lacks_permission(error: BaseException | None, scheme: str) -> bool:
+    """Whether a store refused one action, to somebody whom it knows: others may be allowed."""
+    if not isinstance(error, Exception) or not _is_denial(error) or _NO_CREDENTIALS.search(str(error)):
+        return False
+    # The rows are about more than permissions: clocks, keys, accounts.
+    return is_read_only(scheme) or hint(error, scheme) == _denied(_said(error), _words(scheme))
+
+
 def hint_for_opening(error: Exception, scheme: str) -> str:
     """Suggest what to do where a store cannot even be opened."""
     if scheme in AZURE and "Account must be specified" in str(error):
@@ -153,6 +161,16 @@ def hint_for_opening(error: Exception, scheme: str) -> str:
     if scheme in AZURE or scheme in GOOGLE:
         return f"check {_words(scheme).keys}; a cache is {PLACES}"
     return f"a cache is {PLACES}"
+
+
+def _is_denial(error: Exception) -> bool:
+    # The answer to a deletion of several objects is 200, and has a code for each that is not deleted.
+    of_one = "DeleteObjects request failed" in str(error) and code_of(error)
+    return (status_of(error) in (401, 403) or bool(of_one)) and bool(_DENIED.fullmatch(code_of(error)))
+
+
+def _said(error: Exception) -> str:
+    return str(error).partition("\n\nDebug source")[0]
 
 
 def _words(scheme: str) -> Words:

@@ -25,6 +25,7 @@ from gdist.pipeline.storage.failures import code_of, explain, first_line, is_mis
 from gdist.pipeline.storage.hints import SYSTEM, hint
 from gdist.pipeline.storage.hub import is_read_only, require_lists, require_writable
 from gdist.pipeline.storage.locations import S3, Location, folder_of, require_text, scheme_of
+from gdist.pipeline.storage.patience import Patience
 from gdist.pipeline.storage.requests import Request
 
 _memory: dict[Location, MemoryStore] = {}  # memory://NAME names one store for the life of the process
@@ -33,9 +34,10 @@ _STAGED = re.compile(r"#\d+$")  # obstore's local store writes PATH#1 and rename
 
 class Storage:
     """The objects under one URI, by key. All failures are CacheErrors that name the key and the likely cause. What is
-    ``read_only`` is a web server: nothing is written there, or listed."""
+    ``read_only`` is a web server: nothing is written there, or listed. ``patience`` is the environment's if none is
+    given."""
 
-    def __init__(self, uri: str, create: bool = False) -> None:
+    def __init__(self, uri: str, create: bool = False, patience: Patience | None = None) -> None:
         self.uri = uri
         self.folder: Path | None = None
         self.bucket: Bucket | None = None
@@ -55,7 +57,7 @@ class Storage:
                     raise OSError(0, "it is not a folder" if self.folder.exists() else "there is no such folder")
                 self.store = LocalStore(self.folder)
             else:
-                self.bucket = Bucket(uri)
+                self.bucket = Bucket(uri, patience)
                 self.store = self.bucket.reading
 
     def get(self, key: str, limit: int | None = None) -> bytes:

@@ -8,6 +8,8 @@ import obstore
 
 from gdist.pipeline.files import require_size
 
+PART = 5 << 20  # bytes of a part: the least that S3 takes, but for the last one
+
 
 class Request[T](NamedTuple):
     """What to ask of a store that is given later: each form takes the store and returns the answer."""
@@ -59,6 +61,26 @@ def put(key: str, data: bytes | memoryview, create: bool = False) -> Request[Any
         lambda store: obstore.put(store, key, data, **options),
         lambda store: obstore.put_async(store, key, data, **options),
     )
+
+
+def put_in_parts(key: str, data: bytes) -> Request[Any]:
+    """Write one whole object in parts, as other tools do with large ones and gdist never does."""
+    options: Any = {"use_multipart": True, "chunk_size": PART}
+    return Request(
+        lambda store: obstore.put(store, key, data, **options),
+        lambda store: obstore.put_async(store, key, data, **options),
+    )
+
+
+def some(prefix: str) -> Request[Sequence[Any]]:
+    """List objects below a prefix: those of the first answer, a thousand at most."""
+
+    async def later(store: Any) -> Sequence[Any]:
+        async for found in obstore.list(store, prefix=prefix or None, chunk_size=1000):
+            return found
+        return []
+
+    return Request(lambda store: next(iter(obstore.list(store, prefix=prefix or None, chunk_size=1000)), []), later)
 
 
 def objects(prefix: str) -> Request[Sequence[Any]]:
