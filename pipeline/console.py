@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -153,11 +153,18 @@ def emit(result: dict[str, Any] | list[Any]) -> None:
     sys.stdout.flush()
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table of results on stdout; numbers are right-aligned."""
+def print_lines(lines: list[str]) -> None:
+    """Print lines of results on stdout; each stays one line, however long it is."""
+    for line in lines:
+        _console(soft_wrap=True).print(harmless(line))
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]], words: bool = False) -> None:
+    """Print a table of results on stdout; numbers are right-aligned, ``words`` are not."""
     table = Table()
     for position, column in enumerate(columns):
-        table.add_column(Text(harmless(column)), justify="left" if position == 0 else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if words or position == 0 else "right"
+        table.add_column(Text(harmless(column)), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(harmless(cell)) for cell in row))
     console = _console()

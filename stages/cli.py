@@ -21,6 +21,7 @@ from gdist.stages.commandline import (
     use_option,
 )
 from gdist.stages.copy.command import copy_command
+from gdist.stages.doctor.command import doctor_command
 from gdist.stages.estimate.command import plan_command
 from gdist.stages.evaluate.command import eval_command
 from gdist.stages.export.command import export_command
@@ -49,6 +50,7 @@ def main(context: click.Context, log_json: bool, metrics: str | None) -> None:
 
     \b
     gdist demo                                            the whole pipeline on bundled speech, in minutes
+    gdist doctor  s3://bucket/libri                       the machine, and the place that will be used
     gdist manifest build LibriSpeech --out libri.parquet
     gdist plan    --teacher microsoft/wavlm-base-plus --manifest libri.parquet
     gdist extract --teacher microsoft/wavlm-base-plus --manifest libri.parquet --cache s3://bucket/libri
@@ -254,6 +256,7 @@ manifest.add_command(manifest_check)
 manifest.add_command(manifest_export)
 for _command in (
     demo_command,
+    doctor_command,
     manifest,
     plan_command,
     extract_command,

@@ -70,7 +70,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("stages.extract", "stages.train", "stages.caches"),
     ("stages.evaluate", "stages.estimate", "stages.standings"),
     ("stages.report", "stages.export", "stages.copy", "stages.sweep"),
-    ("stages.catalogue", "stages.manifests", "stages.demo", "stages.kept", "stages.features"),
+    ("stages.catalogue", "stages.manifests", "stages.demo", "stages.kept", "stages.features", "stages.doctor"),
     ("stages.testing",),
     ("stages.cli",),
 )

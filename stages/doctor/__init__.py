@@ -1,0 +1,1 @@
+"""`gdist doctor`: whether a machine can do the work."""

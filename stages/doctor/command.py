@@ -1,0 +1,34 @@
+"""`gdist doctor` on the command line."""
+
+import click
+
+from gdist.stages.commandline import command, json_option
+
+
+@command("doctor", short_help="Whether this machine can do the work.")
+@click.argument("uris", metavar="[URI]...", nargs=-1)
+@click.option(
+    "--local",
+    metavar="DIR",
+    envvar="GDIST_LOCAL",
+    help="The folder in which shards of buckets will be kept; its disk is checked too. [env: GDIST_LOCAL]",
+)
+@click.option("--read-only", is_flag=True, help="Write nothing: of the places, try only to list and to read.")
+@json_option
+def doctor_command(uris: tuple[str, ...], local: str | None, read_only: bool, as_json: bool) -> int:
+    """Check this machine: the packages, the GPUs, the processor and its memory, the disks, and each URI.
+
+    Of a bucket, each permission that gdist needs is tried on small objects with a new random name below the URI,
+    which are deleted afterwards, with the time that it takes. Of a folder, its disk is measured with a file of 64 MB.
+    Without a URI, the current folder is checked, and nothing uses the network. Keys are used and never shown.
+
+    The exit code is 1 if there is a problem at which work would stop. What is only worth knowing is a note.
+
+    \b
+    Example:  gdist doctor
+              gdist doctor s3://bucket/experiments /nvme
+              gdist doctor s3://bucket/libri --read-only --json
+    """
+    from gdist.stages.doctor import examine
+
+    return examine.doctor_command(uris, local, read_only, as_json)
