@@ -28,13 +28,15 @@ class Bucket:
 
     Attributes:
         folder: the new random name, below the place.
-        written: the keys of all objects that may be there now.
+        there: the sizes of the objects that the store has confirmed, by key.
+        left: the keys of all objects that may be there now: where no answer came, nobody knows.
     """
 
     def __init__(self, uri: str, storage: Storage) -> None:
         self.uri, self.storage = uri, storage
         self.folder = f"gdist-doctor-{secrets.token_hex(8)}"
-        self.written: dict[str, int] = {}
+        self.there: dict[str, int] = {}
+        self.left: list[str] = []
         self._data = os.urandom(IN_PARTS)
         self._large = self._data[:LARGE]  # what the large object has
         self._sent_at = self._stored_at = 0.0  # when it was sent, and when it was there
@@ -58,12 +60,12 @@ class Bucket:
                 yield from (each for each in check_listed(self.uri, self.storage, None) if each.name != "list")
             if listed.status == "ok" and large.status == "ok":
                 yield from self._listed_again()
-            if self.written:
+            if self.left:
                 yield self._tried("delete", self._delete)
         finally:
-            if self.written:  # interrupted, or of unknown outcome
+            if self.left:  # interrupted, or of unknown outcome
                 with suppress(GdistError):
-                    self.storage.delete(list(self.written))
+                    self.storage.delete(list(self.left))
 
     def _tried(self, name: str, action: Callable[[str], Check]) -> Check:
         """Do one thing; if the store refuses it, in its words."""
@@ -76,16 +78,17 @@ class Bucket:
             return problem(self.uri, name, "no", f"what was written a moment ago is not there: {error}", _STRANGE)
 
     def _new[T](self, name: str, size: int, write: Callable[[str], T]) -> tuple[T, float]:
-        """Write an object that is not there yet. It counts as written unless the store has refused it: where no
-        answer came, it may be there. Returns what ``write`` does, and seconds."""
+        """Write an object that is not there yet. Returns what ``write`` does, and seconds."""
         key = f"{self.folder}/{name}"
-        self.written[key] = size
+        self.left.append(key)
         try:
-            return timed(lambda: write(key))
+            answer = timed(lambda: write(key))
         except CacheError as error:
             if lacks_permission(error.__cause__, scheme_of(self.uri)):
-                del self.written[key]
+                self.left.remove(key)
             raise
+        self.there[key] = size
+        return answer
 
     def _list(self, name: str) -> Check:
         _, seconds = timed(lambda: self.storage.objects(self.folder))
@@ -150,7 +153,7 @@ class Bucket:
         except CacheError as error:
             yield refused(self.uri, "list what is there", "no", error)
             return
-        for key, size in self.written.items():
+        for key, size in self.there.items():
             if key not in found or found[key]["size"] != size:
                 means = "what was written a moment ago is not listed, or with another size: gdist would not find it"
                 yield problem(self.uri, "list what is there", "incomplete", means, _STRANGE)
@@ -159,15 +162,15 @@ class Bucket:
         yield of_clock(self.uri, stored, self._sent_at, self._stored_at)
 
     def _delete(self, name: str) -> Check:
-        keys = list(self.written)
+        keys = list(self.left)
         try:
             _, seconds = timed(lambda: self.storage.delete(keys))
         except CacheError as error:
-            self.written.clear()  # it was tried
+            self.left.clear()  # it was tried
             left = join(self.uri.rstrip("/"), self.folder)
             hint = f"{error.hint or f'see to that, and {AGAIN}'}; then delete {left}/"
             return problem(self.uri, name, "no", f"{error.message}; the objects of this check are left there", hint)
-        self.written.clear()
+        self.left.clear()
         try:
             self.storage.size(keys[-1])
         except FileNotFoundError:

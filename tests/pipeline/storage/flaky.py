@@ -31,6 +31,8 @@ FAULTS = {
     "stall-upload": "stops reading half-way through the request's body",
     "cut-download": "resets half-way through the answer's body",
     "stall-download": "stops half-way through the answer's body",
+    "unconditional": "forwards the request without If-None-Match, as a server does that does not know it",
+    "other-bytes": "changes the last byte of the answer's body",
 }
 WINDOW = 64 * 1024  # bytes in flight: small, so that a stalled upload is noticed by the sender and not buffered
 
@@ -145,7 +147,11 @@ class Proxy:
         if fault == "reset":
             _reset(writer)
         if fault not in ("reset", "silence"):
+            if fault == "unconditional":
+                head = re.sub(rb"\r\nif-none-match:[^\r]*", b"", head, flags=re.IGNORECASE)
             answer = await self.forward(head, body)
+            if fault == "other-bytes":
+                answer = answer[:-1] + bytes([answer[-1] ^ 1])
             if fault == "reset-after":
                 _reset(writer)
             elif fault != "silence-after":
