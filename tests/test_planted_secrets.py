@@ -43,7 +43,7 @@ LOCATIONS = (
 USUAL = {
     "teacher": "teacher", "cache": "cache", "uri": "cache", "caches": "cache", "source": "cache", "run": "run",
     "runs": "run", "folder": "run", "manifest": "speech.parquet", "path": "speech.parquet", "src": "speech.parquet",
-    "out": "out", "target": "out", "file": "ablation", "to": "kaldi",
+    "out": "out", "target": "out", "file": "ablation", "to": "kaldi", "uris": "cache",
 }  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_a_secret_in_a_location_is_not_repeated(
     here: Path, capfd: pytest.CaptureFixture[str], name: str, planted: str
 ) -> None:
     """Where a command takes text, and whatever it makes of it."""
-    places = LOCATIONS if planted in ("uri", "cache", "source") else LOCATIONS[:1] + LOCATIONS[3:4]
+    places = LOCATIONS if planted in ("uri", "uris", "cache", "source") else LOCATIONS[:1] + LOCATIONS[3:4]
     for place in places:
         for before, after in (((), ()), (("--log-json",), ("--json",))):
             takes_json = any(each.name == "as_json" for each in COMMANDS[tuple(name.split())].params)
@@ -128,6 +128,7 @@ def test_a_secret_in_a_location_is_not_repeated(
         ("verify", "s3://bucket/x"),
         ("copy", "cache", "s3://bucket/x"),
         ("caches", "s3://bucket/x"),
+        ("doctor", "s3://bucket/x", "gs://bucket/x", "az://container/x", "hf://datasets/a/b"),
         ("extract", "--teacher", "teacher", "--manifest", "speech.parquet", "--cache", "s3://bucket/x"),
         ("train", "--cache", "s3://bucket/x", "--out", "out"),
         ("manifest", "build", "s3://bucket/x", "--out", "m.parquet"),

@@ -42,12 +42,13 @@ def test_every_way_to_print_shows_the_name(name: str, shown: str, capsys: pytest
     console.say(f"say {name}", style="yellow")
     console.settle(f"settle {name}")
     console.print_table(f"title {name}", [f"column {name}"], [[f"cell {name}"]])
+    console.print_lines([f"line {name}"])
     with console.progress(f"title {name}", 2, "s") as advance:
         advance(2, f"note {name}")
     out, err = capsys.readouterr()
     for text in (f"say {shown}", f"settle {shown}", f"title {shown}: 2/2 s  note {shown}"):
         assert text in err
-    for text in (f"title {shown}", f"column {shown}", f"cell {shown}"):
+    for text in (f"title {shown}", f"column {shown}", f"cell {shown}", f"line {shown}"):
         assert text in out
     assert not OBEYED.search(out + err)
     console.emit({"name": name})
@@ -105,6 +106,7 @@ COMMANDS = (
     ("inspect", "{path}"),
     ("verify", "{path}"),
     ("caches", "{path}"),
+    ("doctor", "s3://bucket/{path}"),
     ("copy", "{path}", "{path}-copy"),
     ("plan", "--teacher", "{path}", "--hours", "1"),
     ("students", "--teacher", "{path}"),

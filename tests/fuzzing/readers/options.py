@@ -175,7 +175,7 @@ USUAL = {
     "teacher": "teacher", "cache": "cache", "uri": "cache", "caches": "cache", "source": "cache", "run": "run",
     "runs": "run", "folder": "empty", "manifest": "speech.parquet", "path": "speech.parquet", "src": "speech.parquet",
     "out": "out", "target": "out", "file": "sweep.toml", "local": "kept", "to": "kaldi", "kind": "auto",
-    "name": "hf",
+    "name": "hf", "uris": "cache",
 }  # fmt: skip
 ONE_STEP = ("train.steps=1", "train.warmup_steps=0", "train.batch_seconds=8")
 SHORT = {
@@ -183,6 +183,7 @@ SHORT = {
     "sweep": ("--dry-run",),
     "extract": ("--dry-run",),
     "eval": ("--probes", "none"),
+    "doctor": ("--read-only",),
 }
 
 
