@@ -27,13 +27,14 @@ class Bucket:
     """The checks of one place in a bucket.
 
     Attributes:
+        in_parts: whether to try an upload in parts too.
         folder: the new random name, below the place.
         there: the sizes of the objects that the store has confirmed, by key.
         left: the keys of all objects that may be there now: where no answer came, nobody knows.
     """
 
-    def __init__(self, uri: str, storage: Storage) -> None:
-        self.uri, self.storage = uri, storage
+    def __init__(self, uri: str, storage: Storage, in_parts: bool = False) -> None:
+        self.uri, self.storage, self.in_parts = uri, storage, in_parts
         self.folder = f"gdist-doctor-{secrets.token_hex(8)}"
         self.there: dict[str, int] = {}
         self.left: list[str] = []
@@ -55,7 +56,8 @@ class Bucket:
             if large.status == "ok":
                 yield self._tried("overwrite", self._overwrite)
                 yield from self._read_back()
-                yield self._in_parts("write in parts")
+                if self.in_parts:
+                    yield self._in_parts("write in parts")
             elif listed.status == "ok":  # reading may be allowed nevertheless
                 yield from (each for each in check_listed(self.uri, self.storage, None) if each.name != "list")
             if listed.status == "ok" and large.status == "ok":
@@ -138,7 +140,8 @@ class Bucket:
         return problem(self.uri, name, "wrong bytes", means, "look for a proxy between here and the store")
 
     def _in_parts(self, name: str) -> Check:
-        """gdist itself never uploads in parts, so this is only worth knowing."""
+        """gdist itself never uploads in parts, so this is only worth knowing. Nobody asks for it by default: the
+        parts of an upload that is killed cannot be deleted from here."""
         try:
             _, seconds = self._new("parts", IN_PARTS, lambda key: put_in_parts(self.storage, key, self._data))
         except CacheError as error:

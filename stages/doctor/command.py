@@ -14,8 +14,13 @@ from gdist.stages.commandline import command, json_option
     help="The folder in which shards of buckets will be kept; its disk is checked too. [env: GDIST_LOCAL]",
 )
 @click.option("--read-only", is_flag=True, help="Write nothing: of the places, try only to list and to read.")
+@click.option(
+    "--in-parts",
+    is_flag=True,
+    help="Try an upload in parts too, which gdist never does. If it is killed, its parts stay, unseen and paid for.",
+)
 @json_option
-def doctor_command(uris: tuple[str, ...], local: str | None, read_only: bool, as_json: bool) -> int:
+def doctor_command(uris: tuple[str, ...], local: str | None, read_only: bool, in_parts: bool, as_json: bool) -> int:
     """Check this machine: the packages, the GPUs, the processor and its memory, the disks, and each URI.
 
     Of a bucket, each permission that gdist needs is tried on small objects with a new random name below the URI,
@@ -31,4 +36,4 @@ def doctor_command(uris: tuple[str, ...], local: str | None, read_only: bool, as
     """
     from gdist.stages.doctor import examine
 
-    return examine.doctor_command(uris, local, read_only, as_json)
+    return examine.doctor_command(uris, local, read_only, in_parts, as_json)

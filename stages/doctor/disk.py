@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from gdist.pipeline import console
@@ -21,7 +21,7 @@ LITTLE_ROOM = 10 * 10**9  # bytes: a cache of some hours of speech
 SLOW = 20 * 10**6  # bytes per second
 
 
-def check_folder(folder: Path, named: bool, read_only: bool) -> Iterator[Check]:
+def check_folder(folder: Path, named: bool, read_only: bool) -> Generator[Check, None, None]:
     """Check one folder. Everything is written into a new folder below it, which is deleted whatever happens.
 
     Args:

@@ -1,7 +1,8 @@
 """`gdist doctor`: every check, one after another, and what they found."""
 
-import tempfile
-from collections.abc import Iterator
+import os
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ OF_MACHINE = ("gdist", "packages", "extras", "gpu", "cpu", "audio")  # areas; th
 COLUMNS = ["check", "", "found"]
 
 
-def doctor_command(uris: tuple[str, ...], local: str | None, read_only: bool, as_json: bool) -> int:
+def doctor_command(uris: tuple[str, ...], local: str | None, read_only: bool, in_parts: bool, as_json: bool) -> int:
     """Check the machine, its folders and each URI.
 
     Raises:
@@ -33,8 +34,8 @@ def doctor_command(uris: tuple[str, ...], local: str | None, read_only: bool, as
     stores, folders = _sorted(uris, local)
     checks: list[Check] = []
     try:
-        for check in _all(stores, folders, read_only):
-            checks.append(check)
+        with closing(_all(stores, folders, read_only, in_parts)) as found:  # what is interrupted cleans up behind it
+            checks.extend(found)
     finally:
         console.settle()
     problems = [check for check in checks if check.status == "problem"]
@@ -44,8 +45,8 @@ def doctor_command(uris: tuple[str, ...], local: str | None, read_only: bool, as
     else:
         _print(checks)
     if problems:
-        found = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise GdistError(f"work would stop at {found}")
+        count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise GdistError(f"work would stop at {count}")
     return EXIT_OK
 
 
@@ -63,12 +64,22 @@ def _sorted(uris: tuple[str, ...], local: str | None) -> tuple[list[str], dict[P
         if scheme_of(local) != "file":
             raise UsageError(f"--local {local}: it must be a folder on this machine", "give the path of a fast disk")
         folders[folder_of(local)] = True
-    for usual in ([] if uris else [Path.cwd()]) + [Path(tempfile.gettempdir())]:
-        folders.setdefault(usual, False)
+    if not uris:
+        with suppress(FileNotFoundError):  # it was deleted
+            folders.setdefault(Path.cwd(), False)
+    folders.setdefault(_temporary(), False)
     return stores, folders
 
 
-def _all(stores: list[str], folders: dict[Path, bool], read_only: bool) -> Iterator[Check]:
+def _temporary() -> Path:
+    """The folder for temporary files, found without writing to it, which tempfile would do."""
+    named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    return next((Path(path).absolute() for path in named if path and Path(path).is_dir()), Path("/tmp"))
+
+
+def _all(
+    stores: list[str], folders: dict[Path, bool], read_only: bool, in_parts: bool
+) -> Generator[Check, None, None]:
     console.wait_for("checking this machine …")
     for of_machine in MACHINE:
         yield from of_machine()
@@ -77,7 +88,7 @@ def _all(stores: list[str], folders: dict[Path, bool], read_only: bool) -> Itera
         yield from check_folder(folder, named, read_only)
     for uri in stores:
         console.wait_for(f"checking {uri} …")
-        yield from check_store(uri, read_only)
+        yield from check_store(uri, read_only, in_parts)
 
 
 def _print(checks: list[Check]) -> None:

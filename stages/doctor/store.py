@@ -1,6 +1,6 @@
 """A place in an object store or on a web server: how it is reached, and what may be done there."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 
 from gdist.pipeline.errors import GdistError, UsageError
@@ -27,8 +27,13 @@ def require_location(uri: str) -> None:
     Location.parse(uri)
 
 
-def check_store(uri: str, read_only: bool) -> Iterator[Check]:
-    """Check a place by its URI; ``read_only`` is implied where gdist only reads."""
+def check_store(uri: str, read_only: bool, in_parts: bool = False) -> Generator[Check, None, None]:
+    """Check a place by its URI.
+
+    Args:
+        read_only: write nothing; implied where gdist only reads.
+        in_parts: try to upload in parts too.
+    """
     location = Location.parse(uri)
     try:
         access = access_of(location)
@@ -50,4 +55,4 @@ def check_store(uri: str, read_only: bool) -> Iterator[Check]:
     elif read_only:
         yield from check_listed(uri, storage, itself)
     else:
-        yield from Bucket(uri, storage).checks()
+        yield from Bucket(uri, storage, in_parts).checks()

@@ -22,7 +22,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     folder.mkdir()
 
     def mount(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
             pytest.skip("this user may not mount a file system")
         return folder
@@ -87,7 +87,7 @@ def test_an_interrupted_check_leaves_nothing(tmp_path: Path) -> None:
         if check.name == "write":
             break
     assert list(tmp_path.iterdir()), "it is in the middle of it"
-    checks.close()  # type: ignore[attr-defined]  # a generator's
+    checks.close()
     assert not list(tmp_path.iterdir())
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch._dynamo  # which cannot be imported first where a GPU is pretended
 from click.testing import Result
 from packaging.specifiers import SpecifierSet
+from pretend import pretended
 
 from gdist.stages.doctor import gpu, processor, software
 
@@ -154,6 +157,27 @@ class TestGpus:
     ) -> None:
         check = gpu.of_driver(here, built, False, count, "as it says")
         assert check.status == status and words in check.means and (check.hint or status != "problem")
+
+    def test_a_gpu_computes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a pretended one; then as one for which this build of torch has no code, and one that others fill."""
+        with pretended() as counts:
+            *_, fine = gpu.check_gpus()
+            assert counts.launches.total() > 0 and fine.status == "ok" and "multiplied in" in fine.value
+            for said, words in (
+                ("CUDA error: no kernel image is available for execution on the device", "no code for this GPU"),
+                ("CUDA out of memory. Tried to allocate 2.00 MiB", "used by others"),
+            ):
+                monkeypatch.setattr(torch.cuda, "mem_get_info", raising(RuntimeError(said)))
+                *_, broken = gpu.check_gpus()
+                assert broken.status == "problem" and words in broken.means and broken.hint
+                assert broken.value.startswith("pretended GPU")
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def function(*_: object) -> None:
+        raise error
+
+    return function
 
 
 class TestLimits:
