@@ -21,7 +21,7 @@ from gdist.stages.doctor.store import check_store, require_location
 
 MACHINE = (check_gdist, check_packages, check_extras, check_onnx_runtime, check_gpus, check_processor, check_audio)
 OF_MACHINE = ("gdist", "packages", "extras", "gpu", "cpu", "audio")  # areas; the others are places
-COLUMNS = ["check", "", "found"]
+COLUMNS = ["check", "status", "found"]
 
 
 def doctor_command(uris: tuple[str, ...], local: str | None, read_only: bool, in_parts: bool, as_json: bool) -> int:
