@@ -52,7 +52,7 @@ def test_this_machine_can_do_the_work(gdist: Gdist, tmp_path: Path) -> None:
 
 
 def test_no_network_is_used_without_a_uri(tmp_path: Path) -> None:
-    """Every connection of the process is refused, and the command does not notice."""
+    """Every connection that Python would make is refused, and the command does not notice."""
     code = (
         "import socket, sys\n"
         "def refuse(*_): raise AssertionError('a connection')\n"
