@@ -1,4 +1,4 @@
-"""The report's scatter plots and dots with whiskers, as hand-written SVG like that of charts.py."""
+"""The report's scatter plots and dots with whiskers, drawn with what is in drawing.py."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from gdist.stages.report.charts import (
+from gdist.stages.report.drawing import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -14,18 +14,23 @@ from gdist.stages.report.charts import (
     NARROW,
     TOP,
     WIDE,
+    Box,
+    axes,
+    bent,
+    log_ticks,
     marker,
     number,
-    shape_of,
     shortened,
+    straight,
+    svg,
     ticks,
+    words,
 )
 
 RIGHT = 16  # pixels to the right of a scatter plot's axes
 WHISKER_GAP = 7.0  # pixels between whiskers that are side by side
 ROW, HEAD = 21, 24  # pixels per row of dots and whiskers, and above the first row
 LETTER_HEIGHT = 13
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ def scatter(
     show_y: Callable[[float], str],
     level: tuple[str, float] | None = None,
     side_by_side: bool = False,
+    log_y: bool = False,
 ) -> Markup:
     """A scatter plot with logarithmic x, and names where there is room for them.
 
@@ -63,61 +69,45 @@ def scatter(
         side_by_side: whether to move points with (almost) the same x apart, so that their whiskers do not overlap.
     """
     ys = [y for dot in dots for y in (dot.low, dot.high)] + ([level[1]] if level else [])
-    y_ticks = ticks(min(ys), max(ys))
+    y_ticks = log_ticks(min(ys) / 2, max(ys) * 2) if log_y else ticks(min(ys), max(ys))
+    scale = math.log if log_y else float
+    y_low, y_high = scale(min(*ys, *y_ticks)), scale(max(*ys, *y_ticks))
     low, high = math.log(min(dot.x for dot in dots)), math.log(max(dot.x for dot in dots))
     margin = 0.09 * (high - low) + 0.02
     low, high = low - margin, high + margin
-    x_ticks = log_ticks(math.exp(low), math.exp(high))
+    left, top, right, bottom = inside = (LEFT, TOP, NARROW - RIGHT, HEIGHT - BOTTOM)
 
     def place(x: float, y: float) -> tuple[float, float]:
-        share = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        across = (math.log(x) - low) / (high - low)
-        return LEFT + across * (NARROW - LEFT - RIGHT), HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+        share = (scale(y) - y_low) / (y_high - y_low)
+        return left + (math.log(x) - low) / (high - low) * (right - left), bottom - share * (bottom - top)
 
-    parts = [
-        f'<title>{escape(title)}</title><g class="axes"><text x="8" y="13" class="unit">{escape(y_label)}</text>'
-    ]
-    for y in y_ticks:
-        at = place(math.exp(low), y)[1]
-        parts.append(f'<line x1="{LEFT}" x2="{NARROW - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{number(y, y_ticks)}</text>')
-    for x in x_ticks:
-        at = place(x, y_ticks[0])[0]
-        parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{escape(show_x(x))}</text>')
-    parts.append(f'<text x="{(LEFT + NARROW) / 2:.1f}" y="{HEIGHT - 6}" text-anchor="middle" class="unit">')
-    parts.append(f"{escape(x_label)}</text></g>")
-    if level:
-        at = place(math.exp(low), level[1])[1]
-        parts.append(f'<g class="ref"><polyline points="{LEFT},{at:.1f} {NARROW - RIGHT},{at:.1f}"/>')
-        parts.append(f'<text x="{LEFT + 4}" y="{at - 5:.1f}">{escape(level[0])}</text></g>')
+    across = [(place(x, y_ticks[0])[0], show_x(x)) for x in log_ticks(math.exp(low), math.exp(high))]
+    up = [(place(1.0, y)[1], show_y(y) if log_y else number(y, y_ticks)) for y in y_ticks]
+    parts = [axes(inside, across, up, x_label, y_label)]
     spots = [place(dot.x, dot.y) for dot in dots]
     spots = _side_by_side(spots) if side_by_side else spots
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     if level:
-        taken.append((LEFT, at - 17, LEFT + 4 + LETTER * len(level[0]), at))
-    lines = [
-        (x - 2, place(dot.x, dot.high)[1], x + 2, place(dot.x, dot.low)[1])
+        at = place(1.0, level[1])[1]
+        line = bent([(left, at), (right, at)]) + words(left + 4, at - 5, level[0])
+        parts.append(f'<g class="ref">{line}</g>')
+        taken.append((left, at - 17, left + 4 + LETTER * len(level[0]), at))
+    ends = [
+        ((x, place(dot.x, dot.low)[1]), (x, place(dot.x, dot.high)[1]))
         for dot, (x, _) in zip(dots, spots, strict=True)
     ]
+    lines = [(x - 2, highest, x + 2, lowest) for (x, lowest), (_, highest) in ends]
     drawn = []
-    for dot, spot in zip(dots, spots, strict=True):
+    for dot, spot, whisker in zip(dots, spots, ends, strict=True):
         tip = f"{dot.name}: {show_y(dot.y)} with {show_x(dot.x)}"
-        whole = [f'<g class="{dot.style}">']
-        if dot.low < dot.high:
-            bottom, top = place(dot.x, dot.low)[1], place(dot.x, dot.high)[1]
-            whole.append(
-                f'<line class="whisker" x1="{spot[0]:.1f}" x2="{spot[0]:.1f}" y1="{bottom:.1f}" y2="{top:.1f}"/>'
-            )
-        whole.append(marker(shape_of(dot.style), spot, "weak" if dot.style in ("rest", "ref") else "strong", tip))
+        whole = [straight(*whisker, "whisker")] if dot.low < dot.high else []
+        whole.append(marker(dot.style, spot, dot.style not in ("rest", "ref"), tip))
         if dot.style != "rest":
-            whole.append(_label(shortened(dot.name, 20), spot, taken, lines))
-        drawn.append("".join([*whole, "</g>"]))
+            whole.append(_label(shortened(dot.name, 20), spot, inside, taken, lines))
+        drawn.append(f'<g class="{dot.style}">{"".join(whole)}</g>')
     parts += reversed(drawn)  # so that the best are on top
-    label = f"{title}: {y_label} against {x_label}"
-    return Markup(
-        f'<div class="chart"><svg viewBox="0 0 {NARROW} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(parts)}</svg></div>"
-    )
+    drawing = svg(parts, title, NARROW, HEIGHT, f"{title}: {y_label} against {x_label}")
+    return Markup('<div class="chart">{}</div>').format(drawing)
 
 
 def _side_by_side(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -140,7 +130,7 @@ def _side_by_side(spots: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return moved
 
 
-def _label(name: str, spot: tuple[float, float], taken: list[Box], lines: Sequence[Box]) -> str:
+def _label(name: str, spot: tuple[float, float], inside: Box, taken: list[Box], lines: Sequence[Box]) -> str:
     """A name next to its point where it overlaps nothing, or only whiskers; an empty string if there is no room."""
     (x, y), length = spot, LETTER * len(name)
     places = [(x + 8, y + 4), (x - 8 - length, y + 4)]
@@ -148,10 +138,10 @@ def _label(name: str, spot: tuple[float, float], taken: list[Box], lines: Sequen
     for avoided in ([*taken, *lines], taken):
         for left, base in places:
             box = (left, base - LETTER_HEIGHT + 2, left + length, base + 3)
-            inside = box[0] >= LEFT and box[2] <= NARROW and box[1] >= TOP - 14 and box[3] <= HEIGHT - BOTTOM
-            if inside and not any(_overlap(box, other) for other in avoided):
+            fits = box[0] >= inside[0] and box[1] >= inside[1] - 14 and box[2] <= NARROW and box[3] <= inside[3]
+            if fits and not any(_overlap(box, other) for other in avoided):
                 taken.append(box)
-                return f'<text x="{left:.1f}" y="{base:.1f}">{escape(name)}</text>'
+                return words(left, base, name)
     return ""
 
 
@@ -177,40 +167,27 @@ def _rows(
     far = chance is not None and _far(chance, known)
     known += [] if chance is None or far else [chance]
     x_ticks = ticks(min(known), max(known), 5 if width == WIDE else 3)
-    bottom = HEAD + ROW * len(dots)
+    edge, bottom = width - right, HEAD + ROW * len(dots)
 
     def place(value: float) -> float:
-        return left + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (width - left - right)
+        return left + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (edge - left)
 
-    parts = [f'<title>{escape(title)}</title><g class="axes">']
-    for x in x_ticks:
-        parts.append(f'<line x1="{place(x):.1f}" x2="{place(x):.1f}" y1="{HEAD - 4}" y2="{bottom}"/>')
-        parts.append(f'<text x="{place(x):.1f}" y="{bottom + 16}" text-anchor="middle">{number(x, x_ticks)}</text>')
-    middle = (left + width - right) / 2
-    parts.append(
-        f'<text x="{middle:.1f}" y="{bottom + 36}" text-anchor="middle" class="unit">{escape(label)}</text></g>'
-    )
+    parts = [axes((left, HEAD, edge, bottom), [(place(x), number(x, x_ticks)) for x in x_ticks], [], label)]
     if chance is not None:
-        at, ends = None if far else place(chance), (left, width - right)
-        parts.append(_guessing(f"guessing {show(chance)}", at, chance < min(known), ends, bottom))
+        at = None if far else place(chance)
+        parts.append(_guessing(f"guessing {show(chance)}", at, chance < min(known), (left, edge), bottom))
     for row, (dot, name, text) in enumerate(zip(dots, names, texts, strict=True)):
         y = HEAD + ROW * (row + 0.5)
         bounds = f", 95% interval {show(dot.low)} to {show(dot.high)}" if dot.low < dot.high else ""
         parts.append(f'<g class="{dot.style} row"><title>{escape(dot.name)}: {escape(text)}{bounds}</title>')
-        parts.append(f'<text x="0" y="{y + 4:.1f}">{escape(name)}</text>')
+        parts.append(words(0, y + 4, name))
         if dot.low < dot.high:
-            parts.append(
-                f'<line class="whisker" x1="{place(dot.low):.1f}" x2="{place(dot.high):.1f}" y1="{y}" y2="{y}"/>'
-            )
+            parts.append(straight((place(dot.low), y), (place(dot.high), y), "whisker"))
         if len(dot.values) > 1:
             parts += [f'<circle class="seed" cx="{place(value):.1f}" cy="{y}" r="2.6"/>' for value in dot.values]
-        parts.append(marker(shape_of(dot.style), (place(dot.y), y), "weak" if dot.style == "ref" else "strong", text))
-        parts.append(f'<text x="{width}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text></g>')
-    size = "wide" if width == WIDE else "narrow"
-    return Markup(
-        f'<svg class="{size}" viewBox="0 0 {width} {bottom + 44}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg>"
-    )
+        parts.append(marker(dot.style, (place(dot.y), y), dot.style != "ref", text))
+        parts.append(words(width, y + 4, text, "end") + "</g>")
+    return svg(parts, title, width, bottom + BOTTOM, size="wide" if width == WIDE else "narrow")
 
 
 def _far(chance: float, known: Sequence[float]) -> bool:
@@ -220,25 +197,10 @@ def _far(chance: float, known: Sequence[float]) -> bool:
 
 def _guessing(text: str, at: float | None, before: bool, ends: tuple[float, float], bottom: float) -> str:
     """The value of guessing: a line across the rows, or an arrow if it is far outside the axis (``at`` is None)."""
+    line = ""
     if at is None:
-        x, anchor, text = (ends[0], "start", f"← {text}") if before else (ends[1], "end", f"{text} →")
-        return f'<text class="guess" x="{x:.1f}" y="12" text-anchor="{anchor}">{escape(text)}</text>'
-    anchor = "start" if at < sum(ends) / 2 else "end"
-    line = f'<line class="chance" x1="{at:.1f}" x2="{at:.1f}" y1="{HEAD - 6}" y2="{bottom}"/>'
-    return f'{line}<text class="guess" x="{at:.1f}" y="12" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round multiples of powers of ten within low … high; the wider the range, the fewer multiples per power.
-
-    >>> log_ticks(0.9e6, 5.9e6), log_ticks(3, 4000), log_ticks(1.05e6, 1.09e6)
-    ([1000000.0, 2000000.0, 5000000.0], [10.0, 100.0, 1000.0], [1070000.0])
-    """
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)):
-        every = [float(f"{factor}e{power}") for power in powers for factor in factors]
-        found = [tick for tick in every if low <= tick <= high]
-        if len(found) <= 5:
-            break
-    middle = [float(f"{(low * high) ** 0.5:.{digits}g}") for digits in (2, 3, 4)]
-    return found or [next((tick for tick in middle if low <= tick <= high), middle[-1])]
+        at, text = (ends[0], f"← {text}") if before else (ends[1], f"{text} →")
+    else:
+        before = at < sum(ends) / 2
+        line = straight((at, HEAD - 6), (at, bottom), "chance")
+    return line + words(at, 12, text, "start" if before else "end", "guess")

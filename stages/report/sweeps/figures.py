@@ -1,6 +1,5 @@
 """The figures of a sweep: the Pareto front, the history of a search, and the values of numeric fields."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,14 +15,6 @@ from gdist.stages.report.sweeps.front import Placed
 Figures = list[tuple[str, Markup]]
 MAX_SIDE_BY_SIDE = 12  # points of about the same size that are moved apart; more would leave the axes
 MIN_VALUES = 3  # of a numeric field, from which it has a plot
-LIGHT = (  # what the page's stylesheet defines, for drawings that stand alone
-    "text{font:12.5px system-ui,sans-serif;fill:currentColor}.axes{color:#59626d}.axes line{stroke:#e1e3e0}"
-    "polyline{fill:none;stroke:currentColor;stroke-width:2}.leader{stroke-width:1;opacity:.5}"
-    ".ref polyline{stroke-dasharray:2 5}.rest polyline{stroke-width:1;opacity:.6}"
-    ".whisker{stroke:currentColor;stroke-width:1.6;opacity:.75}.strong{fill:currentColor}"
-    ".weak{fill:#fff;stroke:currentColor;stroke-width:1.4}.c1{color:#0067a6}.c2{color:#b84700}.c3{color:#00795a}"
-    ".c4{color:#9b3f78}.c5{color:#806000}.c6{color:#4f4bc4}.rest,.ref{color:#6b737c}"
-)
 
 
 def front(board: Board, points: Sequence[Placed], on_front: frozenset[str]) -> Figures:
@@ -117,16 +108,6 @@ def numeric(board: Board, factors: Sequence[Factor], effects: Sequence[Effect]) 
         )
         figures.append((title, drawn))
     return figures
-
-
-def standalone(drawing: Markup) -> str:
-    """A chart as an SVG file of its own, in light colors: the first of its drawings, for wide screens."""
-    found = re.search(r"<svg (.*?)>(.*?)</svg>", str(drawing), re.DOTALL)
-    assert found, "every chart contains a drawing"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {found[1]}><style>{LIGHT}</style>'
-        f'<rect x="-4" y="-4" width="102%" height="103%" fill="#fff"/>{found[2]}</svg>\n'
-    )
 
 
 def _plain_style(style: str) -> str:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.staging import write_atomically
+from gdist.stages.report.drawing import standalone
 from gdist.stages.report.story import short_name
 from gdist.stages.report.sweeps import figures, md_effects, md_tables
 from gdist.stages.report.sweeps.board import Board, measured
@@ -49,7 +50,7 @@ def write_page(sections: Sequence[tuple[str, Section]], out: Path, title: str | 
         stem = f"{out.stem}-{_slug(teacher)}" if several else out.stem
         drawn = {f"{stem}-{_slug(name)}.svg": (name, drawing) for name, drawing in _figures(section)}
         for file, (_, drawing) in drawn.items():
-            write_atomically(out.parent / file, figures.standalone(drawing))
+            write_atomically(out.parent / file, standalone(drawing))
         text = body(section, {name: f"![{name}]({file})" for file, (name, _) in drawn.items()})
         if several:
             parts.append(f"## Students of {short_name(teacher)}")

@@ -12,6 +12,7 @@ import pytest
 from gdist.pipeline.config import signature, to_toml
 from gdist.pipeline.errors import RunError, UsageError
 from gdist.stages.report import charts as report_charts
+from gdist.stages.report import drawing as report_drawing
 from gdist.stages.report import figures as report_figures
 from gdist.stages.report import heat as report_heat
 from gdist.stages.report import plots as report_plots
@@ -126,7 +127,7 @@ def runs(tmp_path: Path) -> list[RunSummary]:
 
 @pytest.mark.parametrize(
     "module",
-    [report_charts, report_figures, report_heat, report_plots, report_runs],
+    [report_charts, report_drawing, report_figures, report_heat, report_plots, report_runs],
 )
 def test_worked_examples(module: Any) -> None:
     result = doctest.testmod(module)
@@ -294,7 +295,7 @@ def test_whiskers_show_the_intervals(tmp_path: Path) -> None:
     run = RunSummary.read(make_run(tmp_path / "run", GENDISTILLER, probes=error_rate(0.30, 0.15), log_mel=None))
     [task] = report_probes.tasks([run])
     drawn = str(report_figures.probe(task, report_runs.configurations([run]), [run]))
-    ticks = re.findall(r'<text x="([\d.]+)" y="\d+" text-anchor="middle">([\d.]+)</text>', drawn.split("</g>")[0])
+    ticks = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle">([\d.]+)</text>', drawn.split("</g>")[0])
     (x0, v0), (x1, v1) = ((float(x), float(value)) for x, value in (ticks[0], ticks[-1]))
 
     def at(x: str) -> float:

@@ -171,7 +171,7 @@ def test_a_gap_is_drawn_where_a_layer_was_not_judged(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "They are compared at layers 4, 8, 12, where all were judged." in page
     assert "Not in the cache of these, and so not judged: <b>some</b> (layers 1–3, 5–7, 9–11)." in page
-    assert page.count("class='gap'") == 2 * 2 * 2  # between three layers; in two charts, wide and narrow
+    assert page.count('<polyline class="gap"') == 2 * 2 * 2  # between three layers; in two charts, wide and narrow
     column = re.findall(r'<th scope="row"[^>]*>(\d+)</th>\s*<td[^>]*>(.*?)</td>', page.split('class="heat')[1])
     assert [text for layer, text in column if int(layer) % 4] == ["–"] * 9
 
