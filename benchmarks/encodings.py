@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from timing import add_device
 
 from gdist.data_manifests import demo_folder
@@ -27,6 +28,8 @@ from gdist.stages.evaluate.evaluate import evaluate
 from gdist.stages.extract.extract import extract
 from gdist.stages.extract.layer_statistics import combined
 from gdist.stages.extract.plan import ExtractConfig
+from gdist.stages.report.drawing import standalone
+from gdist.stages.report.plots import Dot, scatter
 from gdist.stages.train.config import load_config
 from gdist.stages.train.train import train
 
@@ -114,60 +117,23 @@ def described(row: dict[str, Any], exact: dict[str, Any]) -> str:
 
 
 def drawing(rows: list[dict[str, Any]]) -> str:
-    """An SVG of two panels over bytes (logarithmic): the error (logarithmic), and the student with its seeds."""
-    width, height, left, top, gap = 420, 300, 60, 40, 90
-    xs = [math.log10(row["bytes_per_second"]) for row in rows]
-    lossy = [row for row in rows if row["relative_error"]]
-    panels = [
-        ("relative error of what is stored", [(row, [math.log10(row["relative_error"])]) for row in lossy], True)
-    ]
-    if "students" in rows[0]:
-        panels.append(("mean cosine of the student", [(row, row["students"]) for row in rows], False))
-    parts = []
-    for number, (title, points, logarithmic) in enumerate(panels):
-        ys = [value for _, values in points for value in values]
-        low_x, high_x, low_y, high_y = min(xs) - 0.1, max(xs) + 0.1, min(ys), max(ys)
-        margin = 0.12 * (high_y - low_y or 1)
-        low_y, high_y, x0 = low_y - margin, high_y + margin, left + number * (width + gap)
+    """An SVG of two plots over bytes (logarithmic): the error (logarithmic), and the student with its seeds."""
 
-        def place(x: float, y: float, x0: int = x0, low: float = low_y, high: float = high_y) -> tuple[float, float]:
-            across = (x - low_x) / (high_x - low_x)  # noqa: B023 — the same for both panels
-            return x0 + across * width, top + height - (y - low) / (high - low) * height
+    def dot(row: dict[str, Any], values: list[float]) -> Dot:
+        kilobytes = row["bytes_per_second"] / 1000
+        return Dot(row["encoding"], kilobytes, statistics.mean(values), "c1", min(values), max(values))
 
-        parts.append(f'<text x="{x0}" y="{top - 16}" class="title">{title}</text>')
-        parts.append(f'<rect x="{x0}" y="{top}" width="{width}" height="{height}" class="frame"/>')
-        for kb in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000):
-            if low_x <= math.log10(kb * 1000) <= high_x:
-                x, _ = place(math.log10(kb * 1000), low_y)
-                parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + height}" class="grid"/>')
-                parts.append(
-                    f'<text x="{x:.1f}" y="{top + height + 18}" class="tick" text-anchor="middle">{kb}</text>'
-                )
-        for step in range(5):
-            value = low_y + (high_y - low_y) * (step + 0.5) / 5
-            _, y = place(low_x, value)
-            label = f"{10**value:.0e}" if logarithmic else f"{value:.3f}"
-            parts.append(f'<text x="{x0 - 6}" y="{y + 4:.1f}" class="tick" text-anchor="end">{label}</text>')
-        parts.append(
-            f'<text x="{x0 + width / 2}" y="{top + height + 38}" class="tick" text-anchor="middle">'
-            "kB of layers per second of audio</text>"
+    def plot(title: str, dots: list[Dot], show: str, log_y: bool = False) -> Markup:
+        return scatter(
+            title, "kB of layers per second of audio", title, dots, "{:g}".format, show.format, log_y=log_y
         )
-        for row, values in points:
-            at = [place(math.log10(row["bytes_per_second"]), value) for value in values]
-            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="dot"/>' for x, y in at]
-            x, y = min(at, key=lambda point: point[1])
-            parts.append(
-                f'<text x="{x:.1f}" y="{y - 9:.1f}" class="name" text-anchor="middle">{row["encoding"]}</text>'
-            )
-    whole = left + len(panels) * (width + gap)
-    style = (
-        "text{font:13px system-ui,sans-serif;fill:#333}.title{font-weight:600}.tick{fill:#666;font-size:12px}"
-        ".name{font-weight:600}.frame{fill:none;stroke:#999}.grid{stroke:#ddd}.dot{fill:#2563eb;fill-opacity:.75}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} {top + height + 50}" role="img">'
-        f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
-    )
+
+    errors = [dot(row, [row["relative_error"]]) for row in rows if row["relative_error"]]
+    plots = [plot("relative error of what is stored", errors, "{:.0e}", log_y=True)] if errors else []
+    if "students" in rows[0]:
+        students = [dot(row, row["students"]) for row in rows]
+        plots.append(plot("mean cosine of the student, by seed", students, "{:.4f}"))
+    return standalone(*plots)
 
 
 if __name__ == "__main__":
