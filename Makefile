@@ -6,20 +6,29 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What is installed is pinned by requirements.lock, with hashes: change pyproject.toml, then run `make lock`.
 STAMP := $(VENV)/.installed
+PACKAGES := --require-hashes -r requirements.lock
 S3PRL := .venv-s3prl
 NEWEST := .venv-newest
+PYTHONS := 3.12 3.13 3.14
+# What releases are made with, pinned in a lock of its own: CI installs it where it builds, and nowhere else.
+RELEASE := .venv-release
+# Where a built wheel is installed, as a user does it.
+CLEAN := .venv-dist
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 CEPH := ceph-mon ceph-osd radosgw ceph-common
 PACKAGE := $(shell find pipeline stages data_manifests -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 # zarr needs Python >= 3.12. A machine's `python3` may be older while a newer one is installed next to it or under pyenv,
-# whose shims exist even for versions that are not switched on. So each candidate is run before it is chosen.
+# whose shims exist even for versions that are not switched on. So each candidate is run before it is chosen. `$(call
+# FIND_PYTHON,3.13)` takes no other version than that one.
 FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python3 \
 	$$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[2-4]*/bin/python /usr/local/bin/python3.1[2-4] 2>/dev/null); do \
-	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' \
+	"$$candidate" -c 'import sys, venv, ensurepip; \
+	sys.exit(not ((3, 12) <= sys.version_info < (3, 15) and sys.version.startswith("$(1)")))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests thorough buckets kills shared ranks faults fuzz soak schemas compiled gpu browser s3prl newest lock clean
+.PHONY: help demo test check lint types tests thorough buckets kills shared ranks faults fuzz soak schemas compiled gpu browser s3prl newest matrix \
+	$(addprefix python,$(PYTHONS)) dist dist-demo sbom licences lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,8 +53,9 @@ types: $(STAMP)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
-tests: $(STAMP) browser $(S3PRL)/.installed
-	$(PYTEST) $(BY_FILE)
+# s3prl is set up for .venv only; the tests that need it are skipped in other environments.
+tests: $(STAMP) browser $(if $(filter .venv,$(VENV)),$(S3PRL)/.installed)
+	$(PYTEST) $(BY_FILE) $(ARGS)
 
 thorough: $(STAMP) browser $(S3PRL)/.installed  ## the tests with the longest ones, which `make test` leaves out
 	GDIST_THOROUGH=1 $(PYTEST) $(BY_FILE)
@@ -95,16 +105,44 @@ gpu: $(STAMP)  ## on a machine with a GPU: tests/test_cuda.py, then all speeds, 
 	$(BIN)/python benchmarks/gpu.py $(STEPS)
 
 # Not what the lock pins, but what `pip install gdist` would fetch today. The environment is created from scratch each
-# time, and CI never uses it: what fails here is to be fixed before a user meets it. (Tests that need s3prl are skipped,
-# because s3prl is set up next to .venv.)
-newest: browser  ## the tests with the newest torch, torchaudio, transformers and zarr (in a separate environment)
+# time, and pull requests never wait for it: what fails here is to be fixed before a user meets it.
+newest:  ## the tests with the newest torch, torchaudio, transformers and zarr (in a separate environment; ARGS=)
+	@rm -rf $(NEWEST)
+	@$(MAKE) --no-print-directory $(NEWEST)/.installed VENV=$(NEWEST) PACKAGES="'.[dev]'"
+	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|torchaudio|transformers|zarr) '
+	@$(MAKE) --no-print-directory tests VENV=$(NEWEST) PACKAGES="'.[dev]'"
+
+# What the lock pins, on every Python that gdist is for; `make python3.13` is one of them. CI has each of them installed,
+# so that one that is not found is a failure there.
+matrix: $(addprefix python,$(PYTHONS))  ## the tests on Python 3.12 to 3.14, as far as they are found (PYTHONS=, ARGS=)
+
+$(addprefix python,$(PYTHONS)): python%:
+	@python=$$($(call FIND_PYTHON,$*)); \
+	if [ -n "$$python" ]; then $(MAKE) --no-print-directory tests VENV=.venv-$* PYTHON="$$python"; \
+	else echo "Python $*: none was found, so its tests are skipped" >&2; [ -z "$$CI" ]; fi
+
+# TAG and LINKS reach dist.py through the environment, never as part of a command line: in a workflow they are what
+# somebody called a tag.
+dist: $(RELEASE)/.installed  ## wheel and source distribution in dist/, built twice, compared and checked (TAG=, LINKS=)
+	PYTHONPATH=tests $(RELEASE)/bin/python -m release.dist dist
+	$(RELEASE)/bin/twine check --strict dist/*.whl dist/*.tar.gz
+
+dist-demo: dist  ## install the built wheel in an empty environment and run its `gdist demo` from another folder
+	PYTHONPATH=tests $(RELEASE)/bin/python -m release.clean_demo $(CLEAN) dist/*.whl
+
+sbom: $(RELEASE)/.installed  ## dist/gdist.cdx.json: what gdist and its extras bring, as CycloneDX
+	@mkdir -p dist
+	PYTHONPATH=tests $(RELEASE)/bin/python -m release.sbom dist/gdist.cdx.json
+
+licences: $(VENV)/.locked  ## docs/licences.md: the packages that gdist and its extras bring, with their licences
+	PYTHONPATH=tests $(BIN)/python -m release.licences
+
+$(RELEASE)/.installed: requirements-release.lock
 	@python=$$($(FIND_PYTHON)); \
 	[ -n "$$python" ] || { echo "gdist needs Python 3.12, 3.13 or 3.14 with venv, and found none." >&2; exit 1; }; \
-	rm -rf $(NEWEST) && "$$python" -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
-	@rm -rf build *.egg-info
-	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|torchaudio|transformers|zarr) '
-	$(subst $(BIN),$(NEWEST)/bin,$(PYTEST)) $(BY_FILE)
+	rm -rf $(RELEASE) && "$$python" -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-release.lock
+	@touch $@
 
 # s3prl, as its users have it, in a separate environment: it brings packages that gdist should never need. torch and
 # other shared packages come from .venv, which a .pth line adds.
@@ -132,7 +170,7 @@ $(VENV)/.locked: requirements.lock
 		echo "or name one: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.12" >&2; exit 1; \
 	fi; \
 	[ -x $(BIN)/python ] || { echo "creating $(VENV) with $$python"; "$$python" -m venv $(VENV); }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
 # The package itself is installed, not linked, so that a sub-package forgotten in pyproject.toml fails here and not on a
@@ -144,9 +182,10 @@ $(STAMP): $(VENV)/.locked pyproject.toml README.md $(PACKAGE)
 	@rm -rf build *.egg-info
 	@touch $@
 
-lock:  ## resolve pyproject.toml into requirements.lock
+lock:  ## resolve pyproject.toml into requirements.lock and requirements-release.lock (then: make licences)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.12 --universal --generate-hashes --no-header -o requirements.lock
+	$(BIN)/uv pip compile --group release --python-version 3.12 --universal --generate-hashes --no-header -o requirements-release.lock
 
 clean:  ## remove everything that make created
-	rm -rf $(VENV) $(S3PRL) $(NEWEST) .azurite build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(S3PRL) $(NEWEST) $(addprefix .venv-,$(PYTHONS)) $(RELEASE) $(CLEAN) dist .azurite build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
