@@ -29,7 +29,8 @@ def containers(part: str) -> dict[str, Any]:
 
 def test_the_pods_start_what_dask_has() -> None:
     for part, command in (("worker", dask_worker), ("scheduler", dask_scheduler)):
-        dask, name, *options = containers(part)["args"]
+        dask, name = containers(part)["command"]
+        options = containers(part).get("args", [])
         assert (dask, name) == ("dask", part)
         command.make_context(name, options)  # an option that it does not have ends here
     worker = containers("worker")
