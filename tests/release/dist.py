@@ -2,8 +2,8 @@
 
 They are made of what git tracks and nothing else: whatever lies about in the working tree cannot get into them. Every
 file gets the time of the last commit, the same mode and no owner, so that two builds have the same bytes wherever and
-whenever they are made, given the same setuptools (`requirements-release.lock` pins it). The wheel is built from the
-source distribution, which shows that this one is complete.
+whenever they are made, given the same setuptools (`requirements-release.lock` pins it) and the same zlib, which packs
+them. The wheel is built from the source distribution, which shows that this one is complete.
 
     python tests/release/dist.py OUT [--links URL] [--tag v1.2.3]      # or $LINKS and $TAG
 
@@ -106,10 +106,12 @@ def normalized(archive: Path, epoch: int) -> None:
 
 
 def made_by_build(what: str, sources: Path, out: Path, epoch: int) -> None:
-    """Without isolation: setuptools is the one that the lock pins, since another one may write other bytes."""
+    """Without isolation: setuptools is the one that the lock pins, since another one may write other bytes. And with
+    the usual umask: the modes of what setuptools writes are in the wheel.
+    """
     env = os.environ | {"SOURCE_DATE_EPOCH": str(epoch), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "build", "--no-isolation", what, "--outdir", str(out), str(sources)]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, umask=0o022)
     if done.returncode:
         raise SystemExit(f"{done.stdout}\nerror: {' '.join(command)} has failed")
 
