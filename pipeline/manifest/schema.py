@@ -125,6 +125,8 @@ def from_rows(rows: Iterable[Mapping[str, object]], where: str) -> pa.Table:
     try:
         for name in names:
             values = pa.array([row.get(name) for row in listed], (COLUMNS | OPTIONAL).get(name))
+            if _is_hollow(values.type):
+                raise ManifestError(f"{where}: the column {name} has an empty object, which Parquet cannot hold")
             columns[name] = values.cast(pa.string()) if pa.types.is_null(values.type) else values
     except OverflowError as error:
         odd = next((number for number, row in enumerate(listed, start=1) if _is_too_large(row.get(name))), 0)
@@ -134,6 +136,12 @@ def from_rows(rows: Iterable[Mapping[str, object]], where: str) -> pa.Table:
     except UnicodeEncodeError as error:
         raise ManifestError(f"{where}: not UTF-8: {error.object!r}", "rename the file") from error
     return conformed(pa.table(columns), where)
+
+
+def _is_hollow(kind: pa.DataType) -> bool:
+    """Whether a type is, or contains, a struct without fields."""
+    inside = [kind.field(at).type for at in range(kind.num_fields)]
+    return (pa.types.is_struct(kind) and not inside) or any(map(_is_hollow, inside))
 
 
 def _is_too_large(value: object) -> bool:

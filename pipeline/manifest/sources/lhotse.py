@@ -6,7 +6,7 @@ from typing import Any
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.seconds import ROUNDED, samples
 from gdist.pipeline.manifest.sources.base import ManifestRow, Source, lines, located
-from gdist.pipeline.manifest.sources.labels import RESERVED
+from gdist.pipeline.manifest.sources.labels import Labels
 from gdist.pipeline.schema import SchemaError, parse
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.paths import Place
@@ -33,8 +33,10 @@ class Lhotse(Source):
                 raise ValueError(f"its sources are {source['type']}; gdist reads one file or URL")
             return {"path": located(source["source"], src.parent)}
 
+        labels = labels_of_cuts()
         for number, line in enumerate(lines(src), start=1):
-            yield row_of(parsed(line, f"{src}, line {number}"), placed, src, f"{src}, line {number}")
+            yield row_of(parsed(line, f"{src}, line {number}"), placed, labels, src, f"{src}, line {number}")
+        labels.report()
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
         return bool(_KEYS & keys(first)) or '"PaddingCut"' in first
@@ -60,13 +62,19 @@ def parsed(line: str | bytes, where: str) -> dict[str, Any]:
     return entry
 
 
+def labels_of_cuts() -> Labels:
+    """What filters the labels of cuts. None is renamed: lhotse has gdist's own names for what gdist knows."""
+    return Labels(("speaker", "text", "language"))
+
+
 def row_of(
-    entry: dict[str, Any], placed: Callable[[dict[str, Any]], ManifestRow], src: Place, where: str
+    entry: dict[str, Any], placed: Callable[[dict[str, Any]], ManifestRow], labels: Labels, src: Place, where: str
 ) -> ManifestRow:
     """Make a row of a recording or a cut.
 
     Args:
         placed: turns one of the recording's sources into the columns that say where the audio is.
+        labels: from :func:`labels_of_cuts`; it notes what is left out.
 
     Raises:
         ManifestError: it is no segment of one file; the message names its type, and the hint what to do.
@@ -82,7 +90,7 @@ def row_of(
         if channel is not None:
             row["channel"] = channel
         if recording is not entry:
-            row |= _segment(entry, recording, rate, total) | _labels(entry)
+            row |= _segment(entry, recording, rate, total) | labels.of(_said(entry))
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ManifestError(
@@ -159,12 +167,11 @@ def _segment(cut: dict[str, Any], recording: dict[str, Any], rate: int, total: i
     return {"start": start, "num_samples": total - start if 0 < past <= ROUNDED * rate else length}
 
 
-def _labels(cut: dict[str, Any]) -> ManifestRow:
-    row: ManifestRow = {}
-    if len(supervisions := cut.get("supervisions") or []) == 1:
-        row |= {name: supervisions[0].get(name) for name in ("text", "speaker", "language")}
-        more = {"gender": supervisions[0].get("gender")} | (supervisions[0].get("custom") or {})
-        for name, value in more.items():
-            if name not in RESERVED and isinstance(value, str | int | float | bool):
-                row.setdefault(name, value)
-    return row
+def _said(cut: dict[str, Any]) -> dict[str, object]:
+    """What a cut says of its one supervision."""
+    if len(supervisions := cut.get("supervisions") or []) != 1:
+        return {}
+    said = supervisions[0]
+    own = {name: said.get(name) for name in ("text", "speaker", "language")}
+    more = {"gender": said.get("gender")} | (said.get("custom") or {})
+    return own | {name: value for name, value in more.items() if name not in own and value is not None}

@@ -5,7 +5,8 @@ from typing import Any
 
 from gdist.pipeline.errors import ManifestError
 from gdist.pipeline.manifest.sources.base import ManifestRow, Source, children, is_there, lines
-from gdist.pipeline.manifest.sources.lhotse import parsed, row_of
+from gdist.pipeline.manifest.sources.labels import Labels
+from gdist.pipeline.manifest.sources.lhotse import labels_of_cuts, parsed, row_of
 from gdist.pipeline.manifest.sources.tars import Member, members, text
 from gdist.pipeline.storage.paths import Place
 
@@ -21,13 +22,15 @@ class Shar(Source):
         """One row per cut; its audio stays in the tar, and the row says which bytes of it."""
         if not (shards := _cuts(src)):
             raise ManifestError(f"{src} has no cuts.000000.jsonl.gz", "give the folder that lhotse shar export wrote")
+        labels = labels_of_cuts()
         for cuts in shards:
             shard = cuts.name.split(".")[1]
             tar = src / f"recording.{shard}.tar"
             if not is_there(tar):
                 fields = sorted({path.name.split(".")[0] for path in children(src, "*.*.*")})
                 raise ManifestError(f"{src} has no recording.{shard}.tar; its fields are {', '.join(fields)}")
-            yield from _shard(cuts, tar)
+            yield from _shard(cuts, tar, labels)
+        labels.report()
 
     def recognizes(self, src: Place, first: str, second: str) -> bool:
         return bool(_cuts(src)) and bool(children(src, "*.*.tar"))
@@ -37,7 +40,7 @@ def _cuts(src: Place) -> list[Place]:
     return [*children(src, "cuts.*.jsonl.gz"), *children(src, "cuts.*.jsonl")]
 
 
-def _shard(cuts: Place, tar: Place) -> Iterator[ManifestRow]:
+def _shard(cuts: Place, tar: Place, labels: Labels) -> Iterator[ManifestRow]:
     """Read a shard: the tar has the audio of each cut, in the same order, each followed by its recording as JSON."""
     pairs = _pairs(tar)
     for number, line in enumerate(lines(cuts), start=1):
@@ -51,7 +54,7 @@ def _shard(cuts: Place, tar: Place) -> Iterator[ManifestRow]:
                 "cuts and recordings of a shard belong together: fetch or write both again",
             )
         place = audio.row()
-        yield row_of(cut | {"recording": recording}, lambda _, place=place: place, cuts, where)  # type: ignore[misc]
+        yield row_of(cut | {"recording": recording}, lambda _, place=place: place, labels, cuts, where)  # type: ignore[misc]
 
 
 def _pairs(tar: Place) -> Iterator[tuple[Member, dict[str, Any]]]:

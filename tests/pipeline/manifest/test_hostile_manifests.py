@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gdist.pipeline.errors import ManifestError, UsageError
+from gdist.pipeline.manifest.schema import from_rows
 from gdist.pipeline.manifest.table import Manifest, build
 from gdist.pipeline.storage.paths import RemotePath
 
@@ -45,6 +46,29 @@ def test_text_is_refused_in_words(tmp_path: Path, kind: str, name: str, text: st
         build(src, tmp_path / "m.parquet", kind)
     assert words in refused.value.message and name in refused.value.message
     assert not (tmp_path / "m.parquet").exists()
+
+
+def test_nested_labels_of_cuts_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"id": "s", "text": {}, "speaker": ["x"], "language": "en", "custom": {"age": 3, "more": {}}}
+    cut = {
+        "id": "c",
+        "start": 0,
+        "duration": 0.1,
+        "channel": 0,
+        "type": "MonoCut",
+        "recording": CUT | {"num_samples": 1600},
+    }
+    src = tmp_path / "c.jsonl"
+    src.write_text(json.dumps(cut | {"supervisions": [said]}))
+    manifest = build(src, tmp_path / "m.parquet", "lhotse")
+    assert [one.labels for one in manifest.utterances()] == [{"language": "en", "age": 3}]
+    assert "left out: more, speaker, text" in capsys.readouterr().err
+
+
+def test_an_empty_object_is_no_label(tmp_path: Path) -> None:
+    """Of a kind of one's own, whose rows nothing filters."""
+    with pytest.raises(ManifestError, match="the column phones has an empty object, which Parquet cannot hold"):
+        from_rows([{"id": "a", "path": "a.wav", "phones": [{}]}], "mine")
 
 
 def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
