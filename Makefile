@@ -27,7 +27,7 @@ FIND_PYTHON = for candidate in $(PYTHON) python3.12 python3.13 python3.14 python
 	sys.exit(not ((3, 12) <= sys.version_info < (3, 15) and sys.version.startswith("$(1)")))' \
 	>/dev/null 2>&1 && { echo "$$candidate"; break; }; done
 
-.PHONY: help demo test check lint types tests thorough buckets kills shared ranks faults fuzz soak schemas compiled gpu browser s3prl newest matrix \
+.PHONY: help demo test check lint types tests thorough buckets kills shared ranks faults fuzz soak docs pages newcomer schemas compiled gpu browser s3prl newest matrix \
 	$(addprefix python,$(PYTHONS)) dist dist-demo sbom licences lock clean
 
 help:  ## list the targets
@@ -94,8 +94,20 @@ fuzz: $(STAMP)  ## hostile inputs for every reader of documents, and counts (REA
 soak: $(STAMP)  ## an extraction, a training and an evaluation for an hour: memory, files and threads stay flat (OUT=, MINUTES=)
 	$(BIN)/python benchmarks/soak.py $(or $(OUT),/tmp/gdist-soak) --minutes $(or $(MINUTES),60)
 
-schemas: $(STAMP)  ## docs/schemas, JSON Schemas of all documents, from the code's types
-	$(BIN)/python tests/schemas.py
+docs: $(STAMP)  ## the documentation site, in site/: without a network; a broken link or a public name without words fails
+	$(BIN)/python -m sphinx -c docs -b html -W --keep-going -q . site
+	@echo "open site/index.html"
+
+pages: schemas  ## the pages and schemas that are made from the code: docs/reference, docs/schemas
+	$(BIN)/python docs/generate.py
+
+newcomer:  ## the first page and the tutorial as a newcomer has them, from an empty environment on, with the time each takes
+	@python=$$($(FIND_PYTHON)); \
+	[ -n "$$python" ] || { echo "gdist needs Python 3.12, 3.13 or 3.14 with venv, and found none." >&2; exit 1; }; \
+	PYTHONPATH=tests "$$python" tests/campaigns/newcomer.py "$$python"
+
+schemas: $(STAMP)  ## docs/schemas, JSON Schemas of all documents and of what --json prints, from the code's types
+	PYTHONPATH=tests $(BIN)/python tests/schemas.py
 
 compiled: $(STAMP)  ## train with torch.compile, and compare (a minute or two; needs a C++ compiler)
 	$(BIN)/python -m pytest -s --no-header tests/campaigns/compiled.py
@@ -188,4 +200,4 @@ lock:  ## resolve pyproject.toml into requirements.lock and requirements-release
 	$(BIN)/uv pip compile --group release --python-version 3.12 --universal --generate-hashes --no-header -o requirements-release.lock
 
 clean:  ## remove everything that make created
-	rm -rf $(VENV) $(S3PRL) $(NEWEST) $(addprefix .venv-,$(PYTHONS)) $(RELEASE) $(CLEAN) dist .azurite build *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(S3PRL) $(NEWEST) $(addprefix .venv-,$(PYTHONS)) $(RELEASE) $(CLEAN) dist .azurite build site *.egg-info gdist-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import printed
 import pyarrow as pa
 import pytest
 import torch
@@ -118,6 +119,8 @@ def gdist() -> Iterator[Callable[..., Result]]:
         result = runner.invoke(main, [str(arg) for arg in args])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception  # a bug: what users may see are GdistErrors, and those never get here
+        if "--json" in args and result.stdout:
+            printed.require([str(arg) for arg in args], result.stdout)
         return result
 
     yield run

@@ -3,9 +3,11 @@
 python tests/schemas.py
 """
 
+import functools
 import json
+import types
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
@@ -13,6 +15,7 @@ from gdist.pipeline.cache import schema as cache
 from gdist.pipeline.owner import OwnerDocument
 from gdist.pipeline.run import evaluated
 from gdist.pipeline.run import schema as run
+from gdist.stages.printed import PRINTED
 from gdist.stages.standings import schema as sweep
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
@@ -33,11 +36,33 @@ DOCUMENTS: dict[str, tuple[Any, str]] = {
 }
 
 
+DOCUMENTS |= {
+    f"printed-{command.replace(' ', '-')}": (Union[kinds], f"gdist {command} --json")  # noqa: UP007 — of a tuple
+    for command, kinds in PRINTED.items()
+}
+
+
+@functools.cache
+def schema_of(name: str) -> dict[str, Any]:
+    """One schema. What a command prints has no fields but those that its type has."""
+    kind, what = DOCUMENTS[name]
+    found = msgspec.json.schema(kind) if not name.startswith("printed-") else _strict(kind)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": what} | found
+
+
+def _strict(kind: Any) -> dict[str, Any]:
+    # A union of several objects cannot be decoded without a tag, so msgspec is asked for each of them.
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    schemas, definitions = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    for found in definitions.values():
+        if "properties" in found:
+            found["additionalProperties"] = False
+    return {"anyOf": list(schemas), "$defs": definitions}
+
+
 def text_of(name: str) -> str:
     """One schema, as it is in docs/schemas."""
-    kind, what = DOCUMENTS[name]
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": what}
-    return json.dumps(head | msgspec.json.schema(kind), indent=1) + "\n"
+    return json.dumps(schema_of(name), indent=1) + "\n"
 
 
 if __name__ == "__main__":

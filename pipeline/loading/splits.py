@@ -24,8 +24,9 @@ class DataConfig:
 
     Attributes:
         train_split, valid_split, test_split: patterns for the manifest's ``split`` column, comma-separated
-            (``train*`` matches LibriSpeech's train-clean-100). Where nothing matches ``valid_split``, a fixed
-            ``valid_fraction`` of the training utterances is held out, chosen by a hash of their ids.
+            (``train*`` matches LibriSpeech's train-clean-100).
+        valid_fraction: the share of the training utterances that is held out where nothing matches ``valid_split``,
+            chosen by a hash of their ids.
         crop_seconds: longer utterances are cropped in training; 0 keeps them whole. A crop starts on a chunk
             boundary of the cache, so that nothing is read unnecessarily, and the last crop may be shorter. The
             teacher computed the cached frames from the whole utterance; the student sees only the crop.

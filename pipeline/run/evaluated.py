@@ -25,13 +25,21 @@ class Fidelity(TypedDict):
     layer: Layer
     cosine: Measured
     relative_error: Measured
+    l1: NotRequired[Measured]
 
 
 Rows = Annotated[list[Fidelity], Meta(max_length=MAX_ROWS)]
 
 
 class Probed(TypedDict):
-    """What a probe found."""
+    """What a probe found.
+
+    Attributes:
+        low, high: the 95 % interval.
+        layer_weights: how much of each layer was used.
+        layer: the one that was chosen; null where all are weighed.
+        shuffled: with ``--control``, the same with shuffled labels.
+    """
 
     value: Measured
     higher_is_better: bool
@@ -44,6 +52,8 @@ class Probed(TypedDict):
     train_items: NotRequired[Count]
     classes: NotRequired[Count]
     shuffled: NotRequired[Measured | None]
+    learning_rate: NotRequired[Measured | None]
+    also: NotRequired[Annotated[dict[Word, Measured], Meta(max_length=64)]]
     layer_weights: NotRequired[Annotated[list[Measured], Meta(max_length=MAX_ROWS)]]
     layer: NotRequired[Annotated[int, Meta(ge=0, le=MAX_ROWS)] | None]
 
@@ -74,6 +84,9 @@ class OfTeacher(TypedDict):
     layers: Rows
     name: NotRequired[Sentence]
     fingerprint: NotRequired[Digits]
+    absent_layers: NotRequired[Layers | None]
+    predicted_layers: NotRequired[Layers | None]
+    references: NotRequired[References | None]
 
 
 class Weights(TypedDict):
@@ -85,7 +98,25 @@ class Weights(TypedDict):
 
 
 class Evaluated(TypedDict):
-    """eval.json and its like: what each of them must have, and the types of what else they may."""
+    """eval.json and its like: what each of them must have, and the types of what else they may.
+
+    Attributes:
+        layers: of those that are cached, from layer 1 on.
+        step, steps: how many it has learned from, and how many its run has.
+        params_with_heads: parameters, those of distillation included.
+        layer_0: whose it is: ``teacher`` if the student has its teacher's front-end, else ``own``.
+        data: the fields of the config that choose utterances.
+        split: what was measured on.
+        minutes: of each voice in each split that were read at most; 0 is all.
+        also_trained_on: how many of the split's utterances are training utterances too.
+        absent_layers: of the teacher's 0 … L, those that are not cached.
+        probed_layers: that probes read, of teacher and student alike.
+        teachers: of a student of several teachers, the name of each → what was found of it; the other fields are
+            about the first.
+        probes: name → what it found.
+        extensions: path and SHA-256 of probes in a file.
+        packages: package and version of probes that a package announces.
+    """
 
     mean_cosine: Measured
     layers: Rows

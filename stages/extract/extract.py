@@ -209,7 +209,8 @@ def show(result: dict[str, Any], dry_run: bool) -> None:
     amount = f"{result['utterances']} utterances, {console.duration(result['audio_seconds'])} of audio"
     if dry_run:
         console.say(f"would extract {amount}: {result['packs']} packs, at most {console.size(result['bytes'])}")
-        console.say(f"{result['packs_resumed']} packs are already in the cache; {result['objects']} shards and receipts in all")
+        there = f"{result['packs_resumed']} packs are already in the cache"
+        console.say(f"{there}; {result['objects']} shards and receipts in all")
     else:
         rows = [[str(row["layer"]), *layer_statistics.cells(row)] for row in result["layers"]]
         console.print_table("what is stored", ["layer", *layer_statistics.COLUMNS], rows)

@@ -19,6 +19,7 @@ class OptimConfig:
     """The [train] table. The defaults are DistilHuBERT's published schedule (arXiv 2110.01900 and its code).
 
     Attributes:
+        steps: optimizer steps. With the schedule ``constant``, a run can go on to more.
         batch_seconds: audio per batch, over all ranks together and including padding; 24 LibriSpeech utterances are
             about 300 s.
         accumulate: the number of batches whose gradients are added up for one step.
@@ -27,11 +28,19 @@ class OptimConfig:
         forcing_steps: over this many first steps, the share of generated layers that start from the teacher's state
             falls from 1 to the share that the student's ``history`` implies.
         thaw_step: with a frozen front-end, the first step at which it reads audio and is trained too; 0 means never.
+        lr: the largest learning rate, at the end of the warm-up.
+        warmup_steps: steps over which the rate rises from zero.
         schedule: what follows the linear warm-up: linear decay to zero, or a constant rate.
+        betas, eps, weight_decay: of AdamW; biases and norms are not decayed.
+        clip_norm: longer gradients are shortened to this norm.
         precision: fp32, or bf16 by autocast.
-        compile: torch.compile the student's Transformer layers.
+        compile: torch.compile the student's Transformer layers; on a CPU, this needs a C++ compiler.
+        seed: of the weights, dropout, augmentation and the layers of a step; and of the order of utterances, unless
+            ``data.seed`` is set.
+        device: where the student trains: auto, cpu, cuda or cuda:N. auto is a GPU where there is one.
         deterministic: on a GPU, use only kernels that give the same bits each time; see :mod:`.repeatable`.
         peer_timeout: how many seconds a rank waits for the others before it gives up.
+        log_every, validate_every, checkpoint_every: in steps.
         ema_decay: validate and keep an exponential average of the weights, with this decay per step; 0 means the
             last weights themselves.
         validate_seconds: at most this much held-out audio is used in each validation.

@@ -45,7 +45,7 @@ class Encoding(ABC):
             lossless compression.
         relative_error: ‖decoded − x‖ / ‖x‖ to expect for speech. For the floating-point encodings it is a bound that
             holds for every value; for the others it was measured on the bundled teacher and speech.
-        largest: the largest |x| that can be stored.
+        largest: the largest ``|x|`` that can be stored.
         lossless: decoding returns every bit.
         calibrated: tables are learned from a sample of the corpus when the cache is planned.
     """
