@@ -56,7 +56,7 @@ def under(package: str) -> set[str]:
 # From the ground up. A package imports from floors below its own, and from itself; never upwards, never sideways.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.errors", "pipeline.printing", "pipeline.framing", "pipeline.machine", "pipeline.schema"),
-    ("pipeline.console", "pipeline.files", "pipeline.logs"),
+    ("pipeline.console", "pipeline.files", "pipeline.logs", "pipeline.parquet"),
     ("pipeline.config", "pipeline.heartbeat", "pipeline.ids"),
     ("pipeline.made_with", "pipeline.observe", "pipeline.staging"),
     ("pipeline.own_files", "pipeline.owner"),

@@ -32,7 +32,8 @@ Line = Annotated[str, Meta(pattern=f"^[^{OBEYED}]*$", max_length=1 << 12)]
 Layer = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
 Layers = Annotated[list[Layer], Meta(min_length=1, max_length=MAX_LAYERS + 1)]
 Packs = Annotated[int, Meta(ge=0, le=MAX_PACKS)]
-Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+MAX_SECONDS = 1e9  # of an utterance or a batch: 31 years
+Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Measure = Annotated[float, Meta(ge=0, le=1e60)]  # its square is added up
 Few = Annotated[list[Plain], Meta(max_length=64)]
 

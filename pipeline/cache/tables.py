@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gdist.pipeline.cache.pages import Group, column_of, groups_of
+from gdist.pipeline.cache.pages import column_of
+from gdist.pipeline.parquet import Group, groups_of
 from gdist.pipeline.schema import SchemaError
 
 TIMES, LEAST = 64, 1 << 26  # a table takes so many times its bytes in memory at most, or so many bytes

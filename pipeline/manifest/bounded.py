@@ -1,5 +1,8 @@
 """A Parquet file may say in a few bytes that a text of a megabyte stands in a million rows. It is measured first."""
 
+import itertools
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -8,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gdist.pipeline.errors import ManifestError
+from gdist.pipeline.parquet import end_of, groups_of
 
 TIMES, LEAST = 64, 1 << 28  # a table may take so many times the bytes of its file; at least, and for small ones
 NUMBER_BYTES = 8  # that a value takes at most, apart from texts
@@ -19,19 +23,15 @@ def read_table(file: Path | BinaryIO, where: str) -> pa.Table:
 
     Raises:
         ManifestError: it would.
-        OSError, pyarrow.ArrowException: it cannot be read.
+        OSError, SchemaError, UnicodeDecodeError, pyarrow.ArrowException: it cannot be read.
     """
-    declared = pq.ParquetFile(file)
-    size = file.stat().st_size if isinstance(file, Path) else _length(file)
-    limit = max(TIMES * size, LEAST)
-    metadata, total = declared.metadata, 0
-    for place in range(metadata.num_row_groups):
-        group = metadata.row_group(place)
-        columns = [group.column(number) for number in range(group.num_columns)]
-        total += sum(abs(each.total_uncompressed_size) for each in columns)
-        total += NUMBER_BYTES * sum(abs(each.num_values) for each in columns)
+    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as source:
+        groups, size = groups_of(end_of(source)), source.seek(0, os.SEEK_END)
+    limit, total = max(TIMES * size, LEAST), 0
+    for chunk in itertools.chain.from_iterable(group.chunks for group in groups):
+        total += abs(chunk.plain) + NUMBER_BYTES * abs(chunk.values)
         _require(total, limit, where)
-    schema = declared.schema_arrow
+    schema = pq.ParquetFile(file).schema_arrow
     texts = [each.name for each in schema if each.type in _TEXTS]
     table = pq.ParquetFile(file, read_dictionary=texts).read()  # each different text once
     total = 0
@@ -41,6 +41,7 @@ def read_table(file: Path | BinaryIO, where: str) -> pa.Table:
             total += sum(map(_dense, column.chunks))
             _require(total, limit, where)
             table = table.set_column(place, name, column.cast(schema.field(place).type))
+    table.validate(full=True)  # texts are UTF-8, offsets are within them
     return table
 
 
@@ -48,11 +49,6 @@ def _dense(chunk: pa.DictionaryArray) -> int:
     """Bytes of all texts, each as often as it occurs."""
     lengths = pc.take(pc.binary_length(chunk.dictionary), chunk.indices)
     return (pc.sum(lengths.cast(pa.int64())).as_py() or 0) + 4 * len(chunk)
-
-
-def _length(file: BinaryIO) -> int:
-    file.seek(0, 2)
-    return file.tell()
 
 
 def _require(total: int, limit: int, where: str) -> None:

@@ -25,6 +25,7 @@ from gdist.pipeline.manifest.checking import best_gains, check
 from gdist.pipeline.manifest.schema import COLUMNS, OPTIONAL, conformed, from_rows, with_columns
 from gdist.pipeline.manifest.sources import Options, rows_of
 from gdist.pipeline.manifest.utterance import Problem, Progress, Utterance, header_of, in_threads
+from gdist.pipeline.schema import SchemaError
 from gdist.pipeline.staging import replacing
 from gdist.pipeline.storage.locations import in_shell, join
 from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
@@ -63,7 +64,7 @@ class Manifest:
         except FileNotFoundError as error:
             hint = f"build one: gdist manifest build AUDIO_FOLDER --out {in_shell(path)}"
             raise ManifestError(f"no manifest at {path}", hint) from error
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, SchemaError, UnicodeDecodeError, pa.ArrowException) as error:
             raise ManifestError(f"cannot read {path} as a Parquet manifest", other) from error
         return cls(conformed(table, str(path)), _root(path))
 

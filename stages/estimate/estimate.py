@@ -19,6 +19,7 @@ from gdist.pipeline import console
 from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.encode import compression
 from gdist.pipeline.cache.encodings import ENCODINGS
+from gdist.pipeline.cache.schema import MAX_SECONDS
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import EXIT_OK, UsageError
 from gdist.pipeline.framing import Framing
@@ -72,6 +73,7 @@ class EstimateConfig:
             value = getattr(self, name)
             possible = value is None or (value > 0 and math.isfinite(value))
             require(possible, f"--{name.replace('_', '-')} {value}: must be positive and finite")
+        require(self.max_seconds <= MAX_SECONDS, f"--max-seconds {self.max_seconds}: must be at most {MAX_SECONDS:g}")
         many = f"--hours {self.hours}: that is more than {MOST_UTTERANCES:,} utterances of {self.utterance_seconds} s"
         few = self.hours is None or self.hours * 3600 / self.utterance_seconds <= MOST_UTTERANCES
         require(few, many, "plan a part of it, and multiply")

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from gdist.pipeline.cache.encode import COMPRESS, UNCOMPRESSED, compression
 from gdist.pipeline.cache.encodings import ENCODINGS, encoding
 from gdist.pipeline.cache.index import joined
 from gdist.pipeline.cache.plan import Plan, array_specs
-from gdist.pipeline.cache.schema import MAX_PACK_FRAMES
+from gdist.pipeline.cache.schema import MAX_PACK_FRAMES, MAX_SECONDS
 from gdist.pipeline.config import require
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.extensions import Extension
@@ -70,8 +69,8 @@ class ExtractConfig:
         encoding(self.encoding)
         compression(self.compress)
         for option, seconds in (("--max-seconds", self.max_seconds), ("--batch-seconds", self.batch_seconds)):
-            possible = seconds is None or (seconds > 0 and math.isfinite(seconds))
-            require(possible, f"{option} {seconds}: must be positive and finite")
+            possible = seconds is None or 0 < seconds <= MAX_SECONDS
+            require(possible, f"{option} {seconds}: must be more than 0, and at most {MAX_SECONDS:g}")
         require(
             0 < self.pack_frames <= MAX_PACK_FRAMES and self.pack_frames % layout.CHUNK_FRAMES == 0,
             f"--pack-frames {self.pack_frames}: must be a multiple of {layout.CHUNK_FRAMES}, "

@@ -15,6 +15,7 @@ from gdist.pipeline import console
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.errors import UsageError
 from gdist.pipeline.framing import SAMPLE_RATE
+from gdist.pipeline.schema import LARGEST
 from gdist.stages.features import kmeans
 from gdist.stages.features.folder import RECORDS, OutFolder
 from gdist.stages.features.formats import FORMATS, TOKENS, format_named
@@ -66,6 +67,8 @@ class FeaturesConfig:
                             ("--shard-size", self.piece_bytes)):  # fmt: skip
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: it must be at least 1")
+            if value is not None and value > LARGEST:
+                raise UsageError(f"{name} {value}: it must be at most {LARGEST:,}")
 
 
 def export_features(config: FeaturesConfig, show_progress: bool = True) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from cyclonedx.schema import SchemaVersion  # type: ignore[import-not-found]
 from cyclonedx.spdx import is_expression, is_supported_id  # type: ignore[import-not-found]
 from cyclonedx.validation.json import JsonStrictValidator  # type: ignore[import-not-found]
+
 from release.lock import ROOT, brought_by, extras, part, read_lock, wanted
 
 

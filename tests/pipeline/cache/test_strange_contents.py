@@ -17,7 +17,7 @@ from click.testing import Result
 from conftest import extracted
 from numcodecs.zstd import Zstd
 
-from gdist.pipeline.cache import pages, tables
+from gdist.pipeline.cache import tables
 from gdist.pipeline.cache.arrays import ArraySpec, whole_pack
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.index import read, to_table
@@ -26,6 +26,7 @@ from gdist.pipeline.cache.tables import Bounded
 from gdist.pipeline.errors import CacheDamagedError, GdistError
 from gdist.pipeline.framing import WAV2VEC2
 from gdist.pipeline.ids import Ids
+from gdist.pipeline.parquet import Thrift
 from gdist.pipeline.schema import SchemaError
 
 Gdist = Callable[..., Result]
@@ -162,11 +163,11 @@ class TestBombs:
 
 
 def test_a_page_s_head_by_hand() -> None:
-    assert pages.Thrift(memoryview(bytes.fromhex("150015c80100")), 0).struct() == {1: 0, 2: 100}
-    assert pages.Thrift(memoryview(bytes.fromhex("2c150200")), 0).struct.__doc__
+    assert Thrift(memoryview(bytes.fromhex("150015c80100")), 0).struct() == {1: 0, 2: 100}
+    assert Thrift(memoryview(bytes.fromhex("2c150200")), 0).struct.__doc__
     for data in ("15", "15c8", "19ff", "1c" * 20, "15" + "ff" * 12, "1b00", "19fcff7f"):
         with pytest.raises(SchemaError):
-            pages.Thrift(memoryview(bytes.fromhex(data)), 0).struct()
+            Thrift(memoryview(bytes.fromhex(data)), 0).struct()
 
 
 def test_a_large_index_is_what_it_was() -> None:
