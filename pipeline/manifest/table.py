@@ -32,6 +32,8 @@ from gdist.pipeline.storage.paths import Place, RemotePath, is_uri, place
 
 __all__ = ["Manifest", "Problem", "Progress", "Utterance", "build", "check"]
 
+MAX_PIECES, MAX_ROWS = 100_000, 50_000_000  # that an utterance, and a manifest, are cut into
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -171,7 +173,11 @@ class Manifest:
     def split(self, seconds: float) -> "Manifest":
         """Cut utterances longer than ``seconds`` into equal consecutive segments: ID-0000, ID-0001, …
 
-        The pieces lose their ``text``, which belongs to the whole. Utterances of unknown length stay as they are.
+        The pieces lose their ``text``, which belongs to the whole. Utterances of unknown length stay as they are, and
+        so do those that claim to be longer than 100,000 pieces: no recording is, and extraction quarantines them.
+
+        Raises:
+            ManifestError: there would be more than 50 million pieces.
         """
         if not seconds >= 1:
             raise UsageError(f"cannot split utterances every {seconds} s", "use 1 second or more")
@@ -180,6 +186,12 @@ class Manifest:
         for row, u in enumerate(self.utterances()):
             total, limit = u.num_samples, int(seconds * (u.sample_rate or 0))
             pieces = -(-total // limit) if total and limit else 1
+            pieces = pieces if pieces <= MAX_PIECES else 1
+            if len(rows) + pieces > MAX_ROWS:
+                raise ManifestError(
+                    f"there would be more than {MAX_ROWS:,} segments of {seconds:g} s",
+                    "split fewer utterances at a time, or into longer segments",
+                )
             for piece in range(pieces):
                 first = (total or 0) * piece // pieces
                 rows.append(row)

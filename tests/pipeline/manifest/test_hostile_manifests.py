@@ -71,6 +71,19 @@ def test_an_empty_object_is_no_label(tmp_path: Path) -> None:
         from_rows([{"id": "a", "path": "a.wav", "phones": [{}]}], "mine")
 
 
+def test_a_length_that_is_no_length_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A billion seconds would be fifty million segments, and take minutes."""
+    rows = [
+        {"id": name, "path": "a.wav", "start": 0, "num_samples": samples, "sample_rate": 16_000}
+        for name, samples in (("a", 16_000 * 10**9), ("b", 16_000 * 50))
+    ]
+    split = Manifest(from_rows(rows, "mine"), "/").split(20)
+    assert [one.id for one in split.utterances()] == ["a", "b-0000", "b-0001", "b-0002"]
+    monkeypatch.setattr("gdist.pipeline.manifest.table.MAX_ROWS", 3)
+    with pytest.raises(ManifestError, match="more than 3 segments of 20 s"):
+        Manifest(from_rows(rows, "mine"), "/").split(20)
+
+
 def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gdist.pipeline.manifest.sources.base._UNPACKED", 0)
     src = tmp_path / "c.jsonl.gz"
