@@ -54,7 +54,8 @@ class Links(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, as `make docs` builds it: a warning is an error."""
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-c", "docs", "-b", "html", "-W", "--keep-going", "-q", "-E", ".", out]
+    options = ["-c", "docs", "-b", "html", "-W", "--keep-going", "-q", "-E"]
+    command = [sys.executable, "-m", "sphinx", *options, ".", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out

@@ -22,10 +22,11 @@ class Reader:
 
     def __init__(self, uri: str) -> None:
         self.group = zarr.open_group(uri, mode="r")
-        self.root: Any = self.group.attrs["gdist"]
+        self.root: dict[str, Any] = dict(self.group.attrs["gdist"])  # type: ignore[arg-type]
         if self.root["format"] != 1:
             raise ValueError(f"{uri} has format {self.root['format']}, and this reads format 1")
-        self.uri, self.identity = uri, self.root["identity"]
+        self.identity: dict[str, Any] = dict(self.root["identity"])
+        self.uri = uri
         self.index = pq.read_table(f"{uri}/index.parquet")
 
     def entry(self, name: str) -> dict[str, Any]:
