@@ -27,7 +27,16 @@ Layers = Annotated[list[Layer], Meta(max_length=MAX_ROWS)]
 Step = Annotated[int, Meta(ge=0, le=10**15)]
 Digits = Annotated[str, Meta(max_length=256)]
 Versions = Annotated[dict[Word, Word], Meta(max_length=64)]
-Machine = Annotated[dict[Word, Word | Count], Meta(max_length=16)]
+
+
+class Machine(TypedDict, total=False):
+    """What something was made on; bytes of ``memory``."""
+
+    system: Word
+    processor: Word
+    cores: Count
+    memory: Count
+    gpu: Word
 
 
 class TeacherRecord(TypedDict, total=False):
