@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pages import Block, blocks, run
 
@@ -68,6 +69,21 @@ def test_the_notebook(after_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     printed = capsys.readouterr().out.splitlines()
     assert [line[:9] for line in printed[-12:]] == [f"layer {layer:2}:" for layer in range(1, 13)]
     assert all(float(line[10:]) > 0.4 for line in printed[-12:])
+
+
+def test_hidden_states_by_onnx_runtime(after_demo: Path, path: str) -> None:
+    """The program on the page about deploying, on the student of the tutorial."""
+    theirs = {
+        "exports/first-int8 speech.wav": "exports/student-int8 recordings/allison/prompt-en-your.wav",
+        "$ pip install 'gdist[onnx]'      # where you export\n": "",
+        "$ gdist export runs/first --format onnx --quantize int8 --out exports/first-int8\n": "",
+        "$ pip install onnxruntime        # where it runs: no PyTorch, no gdist\n": "",
+    }
+    found = [block for block in blocks(DOCS / "onnx.md", theirs) if block.text]
+    assert [block.language for block in found] == ["python", "console"]
+    for block in found:
+        run(block, after_demo, path)
+    assert np.load(after_demo / "layer-12.npy").shape == (30, 192)
 
 
 @pytest.mark.parametrize(
