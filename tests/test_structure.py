@@ -65,7 +65,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.audio", "pipeline.local", "pipeline.run"),
     ("pipeline.manifest", "pipeline.cache"),
     ("pipeline.loading",),
-    ("stages.frontend", "stages.device", "stages.commandline", "stages.teacher_config"),
+    ("stages.frontend", "stages.device", "stages.commandline", "stages.teacher_config", "stages.printed"),
     ("stages.teachers", "stages.students"),
     ("stages.extract", "stages.train", "stages.caches"),
     ("stages.evaluate", "stages.estimate", "stages.standings"),

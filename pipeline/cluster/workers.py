@@ -195,7 +195,7 @@ class Cluster:
         """The number of workers at this moment."""
         try:
             return int(self.client.scheduler_info(n_workers=0)["n_workers"])
-        except OSError as error:
+        except (OSError, KeyError) as error:  # an empty answer: the connection is gone
             raise self.lost() from error
 
     def lost(self) -> ClusterError:

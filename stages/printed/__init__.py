@@ -7,7 +7,7 @@ checked against them. A field is added where the command makes it, and here; non
 from typing import Any
 
 from gdist.pipeline.run.evaluated import Evaluated
-from gdist.stages.printed import caches, manifests, students, sweeps, tables
+from gdist.stages.printed import caches, copies, manifests, students, sweeps, tables
 
 # Command → the types of what it may print, the usual one first.
 PRINTED: dict[str, tuple[Any, ...]] = {
@@ -21,14 +21,14 @@ PRINTED: dict[str, tuple[Any, ...]] = {
     "caches": (caches.Found,),
     "inspect": (caches.Inspected,),
     "verify": (caches.Verified,),
-    "copy": (caches.Copied, caches.WouldCopy),
-    "local": (caches.Kept,),
+    "copy": (copies.Copied, copies.WouldCopy),
+    "local": (copies.Kept,),
     "train": (students.Trained,),
     "sweep": (sweeps.Swept,),
     "best": (sweeps.Best,),
     "eval": (Evaluated, list[Evaluated]),
     "export": (students.Exported,),
-    "export-features": (caches.ExportedFeatures,),
+    "export-features": (copies.ExportedFeatures,),
     "recipes": (list[tables.Recipe], tables.RecipeText),
     "students": (list[tables.StudentSize],),
     "teachers": (list[tables.TeacherFamily],),

@@ -3,7 +3,7 @@
 from typing import Any, NotRequired, TypedDict
 
 from gdist.pipeline.run.evaluated import Evaluated
-from gdist.stages.printed.caches import Extracted, Verified
+from gdist.stages.printed.caches import Extracted, Findings
 
 
 class Trained(TypedDict):
@@ -66,7 +66,7 @@ class Demo(TypedDict):
     """
 
     extract: Extracted
-    verify: Verified
+    verify: Findings
     train: dict[str, Trained]
     eval: list[Evaluated]
     beats_references: dict[str, dict[str, bool]]

@@ -482,6 +482,16 @@ def test_jobs_that_a_killed_run_left_on_the_workers_are_removed(address: str, tm
             assert (tmp_path / "old/closed").exists() and not (tmp_path / "new/closed").exists()
 
 
+def test_a_connection_that_is_gone_is_a_lost_scheduler(address: str) -> None:
+    """Asked in that moment, Dask's client knows nothing about the scheduler, and raises nothing."""
+    with cluster.connect(address, LANES) as connected, pytest.MonkeyPatch.context() as patch:
+        assert connected.workers() > 0
+        patch.setattr(connected.client, "_scheduler_identity", {})
+        patch.setattr(connected.client, "status", "closing")
+        with pytest.raises(ClusterError, match=f"the scheduler at {address} was lost"):
+            connected.workers()
+
+
 @pytest.mark.thorough
 def test_the_scheduler_is_killed(
     running: Running, address: str, tiny_teacher: Path, speech: Path, tmp_path: Path, expected: dict[str, bytes]
