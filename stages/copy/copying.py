@@ -74,7 +74,7 @@ def copy(config: CopyConfig, prices: Prices, show_progress: bool = True) -> dict
     """Copy a cache, or continue to.
 
     Returns:
-        the fields of ``gdist copy --json`` (see docs/commands.md).
+        the fields of ``gdist copy --json`` (see docs/reference/json.md).
 
     Raises:
         UsageError: the options ask for what the source does not have, or the places overlap.

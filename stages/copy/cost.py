@@ -40,7 +40,7 @@ class Requests:
 
 
 def estimate(source: Cache, chosen: Chosen, plan: Plan | None, target: str, prices: Prices) -> dict[str, Any]:
-    """Return the fields of ``gdist copy --dry-run --json`` (see docs/commands.md). Nothing is written.
+    """Return the fields of ``gdist copy --dry-run --json`` (see docs/reference/json.md). Nothing is written.
 
     What is at the target counts as kept where it has the right size; a copy also compares its bytes.
 

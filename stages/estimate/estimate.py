@@ -101,7 +101,7 @@ def break_even(once: float, online: float, cached: float) -> int | None:
 
 
 def estimate(config: EstimateConfig, prices: Prices) -> dict[str, Any]:
-    """Estimate the fields of ``gdist plan --json`` (see docs/commands.md)."""
+    """Estimate the fields of ``gdist plan --json`` (see docs/reference/json.md)."""
     teacher = read_teacher_config(config.teacher, config.window)
     layers = parse_layers(config.layers, teacher["num_hidden_layers"])
     corpus = corpus_of(config, frontend_of(teacher).framing)

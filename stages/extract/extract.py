@@ -44,7 +44,7 @@ def extract(config: ExtractConfig, show_progress: bool = True) -> dict[str, Any]
     """Run the teacher over the manifest into a new cache, complete an unfinished cache, or add to a finished one.
 
     Returns:
-        the fields of ``gdist extract --json`` (see docs/commands.md).
+        the fields of ``gdist extract --json`` (see docs/reference/json.md).
     """
     if config.cluster is None:
         return _extract(config, show_progress)

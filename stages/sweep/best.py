@@ -22,7 +22,7 @@ def best(folder: Path, metric: str | None = None, split: str | None = None) -> d
         metric, split: by default, those by which the sweep itself judges its points.
 
     Returns:
-        the fields of ``gdist best --json`` (see docs/commands.md).
+        the fields of ``gdist best --json`` (see docs/reference/json.md).
 
     Raises:
         RunError: the folder contains no sweep, or nothing in it is finished.

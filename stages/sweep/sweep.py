@@ -24,7 +24,7 @@ def sweep(config: SweepConfig, show_progress: bool = True) -> dict[str, Any]:
     """Do what is left of a sweep.
 
     Returns:
-        the fields of ``gdist sweep --json`` (see docs/commands.md).
+        the fields of ``gdist sweep --json`` (see docs/reference/json.md).
 
     Raises:
         ConfigError: the file or a point in it is impossible; nothing has run then.

@@ -15,7 +15,7 @@ from gdist.stages.sweep.rates import Rates
 
 
 def result(folder: SweepFolder, plan: Plan, chosen: Sequence[Point], tally: Tally) -> dict[str, Any]:
-    """What ``--json`` prints (see docs/commands.md).
+    """What ``--json`` prints (see docs/reference/json.md).
 
     Args:
         chosen: the points that this call was about.

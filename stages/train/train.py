@@ -56,7 +56,7 @@ def train(
             run is, so a later call names it again.
 
     Returns:
-        the fields of ``gdist train --json`` (see docs/commands.md); None on every rank except the first.
+        the fields of ``gdist train --json`` (see docs/reference/json.md); None on every rank except the first.
 
     Raises:
         CacheError: the cache cannot be used for this student.
