@@ -15,12 +15,12 @@ def _validator(name: str) -> jsonschema.Draft202012Validator:
 def require(arguments: list[str], stdout: str) -> None:
     """Raise an AssertionError if this is not what the command prints, by its schema."""
     words = [word for word in arguments if not word.startswith("-")]
-    name = next(
-        (f"printed-{'-'.join(words[:n])}" for n in (2, 1) if f"printed-{'-'.join(words[:n])}" in DOCUMENTS), ""
-    )
-    assert name, f"what `gdist {words[0]} --json` prints has no type in gdist.stages.printed"
+    # Before the command may be a value of an option of gdist's own, such as that of --metrics.
+    choices = (f"printed-{'-'.join(words[at : at + length])}" for at in range(len(words)) for length in (2, 1))
+    name = next((choice for choice in choices if choice in DOCUMENTS), None)
+    assert name, f"what `gdist {' '.join(words[:2])} --json` prints has no type in gdist.stages.printed"
     try:
         _validator(name).validate(json.loads(stdout))
     except jsonschema.ValidationError as error:
         deepest = jsonschema.exceptions.best_match([error])
-        raise AssertionError(f"gdist {' '.join(words[:2])}: {deepest.json_path}: {deepest.message:.600}") from None
+        raise AssertionError(f"{name}: {deepest.json_path}: {deepest.message:.600}") from None

@@ -33,6 +33,7 @@ class Exported(TypedDict):
         step, steps: how many it has learned from, and how many its run has.
         max_difference: of any hidden state, loaded back.
         code: of ``hf`` and ``s3prl``: the modules that ship.
+        entry: of ``s3prl``: its name in hubconf.py.
         quantize, precision, opset: of ``onnx``.
         fidelity: of int8 and fp16, to the float32 student.
     """
@@ -50,6 +51,7 @@ class Exported(TypedDict):
     files: list[str]
     bytes: int
     code: NotRequired[list[str]]
+    entry: NotRequired[str]
     quantize: NotRequired[str | None]
     precision: NotRequired[str]
     opset: NotRequired[int]
