@@ -16,7 +16,7 @@ from gdist.pipeline.run.schema import (
     Step,
     Versions,
 )
-from gdist.pipeline.schema import Count, Finite, Plain, Sentence, Sha256, Word
+from gdist.pipeline.schema import Count, Finite, Plain, Positive, Sentence, Sha256, Word
 
 
 class Fidelity(TypedDict):
@@ -65,7 +65,7 @@ class Reference(TypedDict, total=False):
     """The teacher, or log-mel, beside a student."""
 
     name: Sentence
-    params: Count | None
+    params: Positive | None
     fingerprint: Digits
     probes: Probes
 
@@ -126,8 +126,8 @@ class Evaluated(TypedDict):
     steps: NotRequired[Step]
     finished: NotRequired[bool]
     weights: NotRequired[Weights]
-    params: NotRequired[Count]
-    params_with_heads: NotRequired[Count]
+    params: NotRequired[Positive]
+    params_with_heads: NotRequired[Positive]
     predicted_layers: NotRequired[Layers | None]
     layer_0: NotRequired[Word]
     cache: NotRequired[Sentence]
@@ -164,7 +164,7 @@ class Complete(TypedDict):
     run: Sentence
     student: Name
     weights: Weights
-    params: Count
+    params: Positive
     cache: Sentence
     split: Word
     minutes: Annotated[float, Meta(ge=0, le=1e9)]
@@ -180,7 +180,7 @@ class Shown(TypedDict):
     """What a report needs of an evaluation."""
 
     layers: Annotated[list[Fidelity], Meta(min_length=1, max_length=MAX_ROWS)]
-    params: Count
+    params: Positive
     utterances: Count
     split: Word
     probes: NotRequired[dict[str, "ShownProbe"] | None]

@@ -45,7 +45,7 @@ class TeacherRecord(TypedDict, total=False):
     name: Sentence
     family: Word
     fingerprint: Digits
-    params: Count | None
+    params: Positive | None
     num_layers: Annotated[int, Meta(ge=0, le=MAX_ROWS)]
     dim: Positive
     layers: Layers
@@ -101,8 +101,8 @@ class About(TypedDict, total=False):
     layers: Layers
     student: Name
     student_config: Plain
-    params: Count
-    params_with_heads: Count
+    params: Positive
+    params_with_heads: Positive
     teacher: TeacherRecord
     caches: Annotated[list[CacheRecord], Meta(min_length=1, max_length=MAX_TEACHERS)]
     teachers: Annotated[dict[Name, TeacherRecord], Meta(min_length=1, max_length=MAX_TEACHERS)]
