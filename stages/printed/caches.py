@@ -21,11 +21,18 @@ class LayerStatistics(TypedDict):
     cosine: float
 
 
+class RemarkExample(TypedDict):
+    """An utterance of which it was noticed, and what that was."""
+
+    id: str
+    what: str
+
+
 class Remark(TypedDict):
     """Something that was noticed of audio."""
 
     utterances: int
-    example: str
+    example: RemarkExample
 
 
 class _Extraction(TypedDict):
