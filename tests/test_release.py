@@ -127,7 +127,7 @@ class TestDistributions:
         assert len(targets) > 20 and all((ROOT / target).exists() for target in targets)
         for page in (dist.for_the_index(text, None), dist.for_the_index(text, "https://example.org/blob/v1")):
             assert not re.search(r"\]\((?!https?:|#)", page)
-        assert "https://example.org/blob/v1/docs/buckets.md#what-to-do" in dist.for_the_index(
+        assert "https://example.org/blob/v1/docs/release.md#containers" in dist.for_the_index(
             text, "https://example.org/blob/v1"
         )
 

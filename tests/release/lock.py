@@ -41,15 +41,15 @@ class Pinned:
 def read_lock(path: Path = LOCK) -> dict[str, Pinned]:
     """Name → package, in the file's order.
 
-    >>> read_lock()["markdown-it-py"].asked_by
-    frozenset({'rich'})
+    >>> sorted(read_lock()["markdown-it-py"].asked_by)
+    ['mdit-py-plugins', 'myst-parser', 'rich']
     """
     found = {}
     for text in re.split(r"^(?=[a-z0-9])", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
         head = re.match(r"([a-z0-9-]+)==([^ ;]+)(?: ; ([^\\]+?))? \\\n", text)
         assert head is not None, f"a line that is no pinned package: {text[:80]!r}"
         name, version, marker = head.groups()
-        asked_by = frozenset(re.findall(r"^    #(?: via)?\s+([a-z0-9-]+)", text, re.MULTILINE))
+        asked_by = frozenset(re.findall(r"^    #(?: via (?=\S)|   )\s*([a-z0-9-]+)", text, re.MULTILINE))
         found[name] = Pinned(name, version, marker or "", asked_by, text)
     return found
 
