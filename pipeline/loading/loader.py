@@ -157,7 +157,7 @@ class Loader:
         finally:
             fetching.close()
             # Whoever interrupts it does not wait for what a bucket may never answer.
-            pool.shutdown(wait=not isinstance(sys.exception(), KeyboardInterrupt), cancel_futures=True)
+            pool.shutdown(wait=not _is_interrupted(sys.exception()), cancel_futures=True)
 
     def _upcoming(
         self, fetching: Fetching, left: float
@@ -272,3 +272,12 @@ class Loader:
     @cached_property
     def _side(self) -> SideStream:
         return SideStream(self.device)
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether this is an interruption, or came of one: a generator is closed while that passes by."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
