@@ -34,7 +34,6 @@ html_css_files = ["site.css"]
 html_title = f"gdist {release}"
 html_copy_source = False
 html_show_copyright = False
-myst_enable_extensions = ["fieldlist"]
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"

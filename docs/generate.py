@@ -81,7 +81,7 @@ def _description(text: str) -> Iterator[str]:
 def config() -> str:
     """The page of the fields of a run's config."""
     from gdist.pipeline.loading import DataConfig
-    from gdist.stages.students import STUDENTS, StudentConfig
+    from gdist.stages.students import STUDENTS, StudentConfig, student_fields
     from gdist.stages.train.augment import AugmentConfig
     from gdist.stages.train.config import OptimConfig
     from gdist.stages.train.losses import LossConfig
@@ -111,27 +111,19 @@ also its first Transformer layers, of which a cache contains two, for a student 
 or nothing |
 """,
     ]
-    common = _of_student(StudentConfig)
+    every = [field.name for field in dataclasses.fields(StudentConfig)]
+    common = [name for name in student_fields("gendistiller") if name in every]
     parts.append(
         "All other fields follow from the teacher where its config has them; the defaults are for where it has not.\n"
     )
     parts.append(_table("Every student", "student", StudentConfig, common))
     for name, student in sorted(STUDENTS.own.items()):
-        fields = [field for field in _of_student(student.config_class) if field not in common]
+        fields = [field for field in student_fields(name) if field not in common]
         parts.append(_table(f"`{name}`", "student", student.config_class, fields))
     parts.append(_table("[loss]", "loss", LossConfig))
     parts.append(_table("[data]", "data", DataConfig))
     parts.append(_table("[augment]", "augment", AugmentConfig))
     return "\n".join(parts)
-
-
-def _of_student(kind: Any) -> list[str]:
-    """The fields that may be set; the others follow from the teacher."""
-    from gdist.stages.students import _FROM_TEACHER
-    from gdist.stages.students.fine_tuning import FineTuningConfig
-
-    inherited = {field.name for field in dataclasses.fields(FineTuningConfig)} | set(_FROM_TEACHER)
-    return [field.name for field in dataclasses.fields(kind) if field.name not in inherited]
 
 
 def _table(title: str, table: str, kind: Any, names: list[str] | None = None) -> str:

@@ -18,6 +18,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def total_memory() -> int | None:
+    """Return how many bytes of memory the machine has; None where it does not say."""
+    with suppress(OSError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
 def available_memory() -> int:
     """Return how many bytes of memory could be used without swapping: of the machine, or of this control group."""
     found = []

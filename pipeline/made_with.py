@@ -4,7 +4,6 @@ It is recorded in runs, evaluations and exports, and compared nowhere. No names 
 """
 
 import json
-import os
 import platform
 import subprocess
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from gdist.pipeline.machine import cores
+from gdist.pipeline.machine import cores, total_memory
 
 PACKAGES = ("gdist", "torch", "transformers", "zarr")
 
@@ -31,8 +30,8 @@ def made_with(device: str = "cpu") -> dict[str, Any]:
     machine: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "cores": cores()}
     if processor := _processor():
         machine["processor"] = processor
-    with suppress(OSError, ValueError):
-        machine["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if memory := total_memory():
+        machine["memory"] = memory
     if device.startswith("cuda"):
         import torch
 

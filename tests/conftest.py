@@ -152,6 +152,14 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.fixture
+def flaky(server: Any) -> Iterator[Any]:
+    """A module's own ``server`` behind a proxy, which does what it is asked, before the test and after it."""
+    server.does()
+    yield server
+    server.does()
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens at."""
     with socket.socket() as probe:

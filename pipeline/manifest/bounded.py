@@ -34,6 +34,7 @@ def read_table(file: Path | BinaryIO, where: str) -> pa.Table:
     schema = pq.ParquetFile(file).schema_arrow
     texts = [each.name for each in schema if each.type in _TEXTS]
     table = pq.ParquetFile(file, read_dictionary=texts).read()  # each different text once
+    table.validate(full=True)  # before anything is made of it: texts are UTF-8, offsets are within them
     total = 0
     for place, name in enumerate(table.column_names):
         column = table.column(place)
@@ -41,7 +42,6 @@ def read_table(file: Path | BinaryIO, where: str) -> pa.Table:
             total += sum(map(_dense, column.chunks))
             _require(total, limit, where)
             table = table.set_column(place, name, column.cast(schema.field(place).type))
-    table.validate(full=True)  # texts are UTF-8, offsets are within them
     return table
 
 

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdist.pipeline.printing import without_credentials
-from gdist.pipeline.storage.credentials import profile_settings, require_endpoint, require_endpoints
-from gdist.pipeline.storage.hub import ENDPOINT
+from gdist.pipeline.storage import hub
+from gdist.pipeline.storage.credentials import (
+    AZURE_ENDPOINTS,
+    S3_ENDPOINTS,
+    S3_REGIONS,
+    profile_settings,
+    require_endpoints,
+)
 from gdist.pipeline.storage.locations import AZURE, GOOGLE, HUB, S3, Location
 
-_S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _GCLOUD = "~/.config/gcloud/application_default_credentials.json"
 
 
@@ -45,18 +50,16 @@ def access_of(location: Location) -> Access:
     if location.scheme in GOOGLE:
         return Access("https://storage.googleapis.com", "", _google_credentials())
     if location.scheme in HUB:
-        require_endpoint("HF_ENDPOINT", os.environ.get("HF_ENDPOINT"))
-        named = "HF_ENDPOINT" if os.environ.get("HF_ENDPOINT") else ""
-        token = "the token of HF_TOKEN" if os.environ.get("HF_TOKEN", "").strip() else ""
-        return Access(os.environ.get("HF_ENDPOINT") or ENDPOINT, named, token)
+        token = "the token of HF_TOKEN" if hub.headers(location) else ""
+        return Access(hub.endpoint(), _first(("HF_ENDPOINT",)), token)
     return Access(without_credentials(location.root), "", "")
 
 
 def _of_s3() -> Access:
     environment, profile = os.environ, profile_settings()
     require_endpoints(profile.get("endpoint"))
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or profile.get("region")
-    named = _first(_S3_ENDPOINTS) or ("endpoint_url in ~/.aws" if "endpoint" in profile else "")
+    region = environment.get(_first(S3_REGIONS)) or profile.get("region")
+    named = _first(S3_ENDPOINTS) or ("endpoint_url in ~/.aws" if "endpoint" in profile else "")
     endpoint = (
         environment.get(named) or profile.get("endpoint") or f"https://s3.{region or 'us-east-1'}.amazonaws.com"
     )
@@ -84,7 +87,7 @@ def _of_azure(location: Location) -> Access:
         address = os.environ.get("AZURITE_BLOB_STORAGE_URL") or "http://127.0.0.1:10000"
         return Access(without_credentials(address), "AZURE_STORAGE_USE_EMULATOR", "the emulator's key")
     account = location.account or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME") or "ACCOUNT"
-    named = _first(("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"))
+    named = _first(AZURE_ENDPOINTS)
     kinds = {
         "an account's key": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY"),
         "a shared access signature": ("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"),

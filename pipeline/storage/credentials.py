@@ -11,16 +11,16 @@ from gdist.pipeline.storage.failures import first_line
 
 _PROFILE_KEYS = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key",
          "aws_session_token": "session_token", "region": "region", "endpoint_url": "endpoint"}  # fmt: skip
+S3_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")  # variables, the first one that is set counts
+S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+AZURE_ENDPOINTS = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 
 
 def profile_settings() -> dict[str, Any]:
     """Read what the profile in ~/.aws adds to the environment. The environment wins, as in other tools."""
     environment = os.environ
     profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE")
-    given = {
-        "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
-        "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-    }
+    given = {"region": S3_REGIONS, "endpoint": S3_ENDPOINTS}
     elsewhere = ("AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", "AWS_WEB_IDENTITY_TOKEN_FILE")
     found: dict[str, str] = {}
     for variable, default, prefix in (
@@ -53,7 +53,6 @@ def profile_settings() -> dict[str, Any]:
 
 
 _ENDPOINT = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?(/[\w./~%{}-]*)?", re.ASCII | re.IGNORECASE)
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 
 
 def require_endpoints(profile: str | None) -> None:
@@ -63,7 +62,9 @@ def require_endpoints(profile: str | None) -> None:
     Args:
         profile: the endpoint of a profile in ~/.aws, if there is one.
     """
-    given = {variable: os.environ.get(variable) for variable in _ENDPOINTS} | {"endpoint_url in ~/.aws": profile}
+    given = {variable: os.environ.get(variable) for variable in S3_ENDPOINTS + AZURE_ENDPOINTS} | {
+        "endpoint_url in ~/.aws": profile
+    }
     for name, endpoint in given.items():
         require_endpoint(name, endpoint)
 

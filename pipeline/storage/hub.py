@@ -27,9 +27,14 @@ def address(location: Location) -> str:
     """
     if location.scheme in WEB:
         return f"{location.root}/{quote(location.key)}"
-    endpoint = (os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
-    require_endpoint("HF_ENDPOINT", endpoint)
-    return f"{endpoint}/{location.bucket}/resolve/{location.account or 'main'}/{quote(location.key)}"
+    return f"{endpoint()}/{location.bucket}/resolve/{location.account or 'main'}/{quote(location.key)}"
+
+
+def endpoint() -> str:
+    """Return the Hub's address: what HF_ENDPOINT names, or Hugging Face's own. UsageError where that is none."""
+    named = (os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+    require_endpoint("HF_ENDPOINT", named)
+    return named
 
 
 def headers(location: Location) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdist.pipeline import console
-from gdist.pipeline.machine import available_memory, cores
+from gdist.pipeline.machine import available_memory, cores, total_memory
 from gdist.stages.doctor.check import Check, note, ok
 
 LITTLE_MEMORY = 4 * 10**9  # bytes: a Base teacher with its batches, or a student in training, takes about as much
@@ -61,10 +61,7 @@ def check_processor() -> Iterator[Check]:
     """Cores and memory."""
     allowed = limits()
     yield of_cores(cores(), os.cpu_count() or 1, allowed.cores)
-    total = None
-    with suppress(OSError, ValueError):
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield of_memory(available_memory(), total, allowed.memory)
+    yield of_memory(available_memory(), total_memory(), allowed.memory)
 
 
 def of_cores(usable: int, all_cores: int, allowed: float | None) -> Check:

@@ -97,8 +97,9 @@ def _check(package: Package) -> Check:
 
 def check_extras() -> Iterator[Check]:
     """What is optional: what each extra is for, and the command that brings it."""
+    every = packages()
     for extra, purpose in EXTRAS.items():
-        wanted = [package for package in packages() if package.extra == extra]
+        wanted = [package for package in every if package.extra == extra]
         found = ", ".join(f"{each.name} {each.installed}" for each in wanted if each.installed)
         lacking = [each.name for each in wanted if not each.installed]
         unfit = [f"{each.name}{each.wanted}" for each in wanted if each.installed and not each.fits]

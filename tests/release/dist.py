@@ -62,16 +62,23 @@ def for_the_index(text: str, links: str | None) -> str:
     '[buckets](https://h/blob/v1/docs/buckets.md#what-to-do), [zarr](https://zarr.dev)'
     >>> for_the_index("[docs/buckets.md](docs/buckets.md#names), [the licence](LICENSE)", None)
     '`docs/buckets.md`, the licence (`LICENSE`)'
+
+    A picture is shown where there is an address for it: that of the file itself, not of the page about it.
+
+    >>> for_the_index("![a report](docs/report.png)", "https://h/blob/v1"), for_the_index("![a](b.png)", None)
+    ('![a report](https://h/raw/v1/docs/report.png)', '')
     """
 
     def absolute(match: re.Match[str]) -> str:
-        label, target = match.groups()
+        picture, label, target = match.groups()
+        if picture:
+            return f"![{label}]({links.rstrip('/').replace('/blob/', '/raw/')}/{target})" if links else ""
         if links:
             return f"[{label}]({links.rstrip('/')}/{target})"
         page = target.partition("#")[0]
         return f"`{page}`" if label == page else f"{label} (`{page}`)"
 
-    return re.sub(r"\[([^][]+)\]\((?![a-z]+:|#)([^)\s]+)\)", absolute, text)
+    return re.sub(r"(!?)\[([^][]+)\]\((?![a-z]+:|#)([^)\s]+)\)", absolute, text)
 
 
 def copy_sources(names: list[str], folder: Path, links: str | None, epoch: int) -> None:

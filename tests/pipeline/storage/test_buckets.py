@@ -38,13 +38,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield proxy
 
 
-@pytest.fixture
-def flaky(server: Flaky) -> Iterator[Flaky]:
-    server.does()
-    yield server
-    server.does()
-
-
 @pytest.fixture(scope="module")
 def cache_uri(server: Flaky, tiny_cache: Path) -> str:
     """``tiny_cache`` in the bucket, for reading only."""

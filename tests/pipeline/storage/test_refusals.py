@@ -28,13 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flaky]:
         yield proxy
 
 
-@pytest.fixture
-def flaky(server: Flaky) -> Iterator[Flaky]:
-    server.does()
-    yield server
-    server.does()
-
-
 # --- what does not pass ---------------------------------------------------------------------------------------------
 
 REFUSALS: list[tuple[dict[str, Any], str, str]] = [

@@ -34,13 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flaky]:
         yield proxy
 
 
-@pytest.fixture
-def flaky(server: Flaky) -> Iterator[Flaky]:
-    server.does()
-    yield server
-    server.does()
-
-
 def examined(gdist: Gdist, uri: str, *more: str) -> dict[str, dict[str, Any]]:
     """What was found of one place, by name."""
     checks = found(gdist("doctor", uri, *more, "--json"))
