@@ -91,6 +91,30 @@ window_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
+class _Ends:
+    """How a command line ends: an interruption exits with 130 wherever it comes, also while options are read, where
+    click itself would print "Aborted!" and exit with 1."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **settings: Any) -> Any:
+        """Run a command line; see :meth:`click.Command.main`."""
+        run = functools.partial(super().main, *args, **settings)  # type: ignore[misc]  # it is click's
+        if not standalone_mode:
+            return run(standalone_mode=False)
+        try:
+            code = run(standalone_mode=False)
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("interrupted", err=True)  # click has ended the line that shows ^C
+            code = EXIT_INTERRUPTED
+        sys.exit(code)
+
+
+class Command(_Ends, click.Command):
+    """A command of gdist."""
+
+
 def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """A command whose GdistErrors become a message on stderr and their exit code, and whose Ctrl-C exits with 130.
 
@@ -125,7 +149,7 @@ def command(name: str, kept: str = "", **settings: Any) -> Callable[[Callable[..
                 code = 0
             sys.exit(code or 0)
 
-        return click.command(name, click.Command, **settings)(guarded)
+        return click.command(name, Command, **settings)(guarded)
 
     return wrap
 
@@ -208,7 +232,7 @@ def leave_threads(code: int) -> None:
         os._exit(code)
 
 
-class InOrder(click.Group):
+class InOrder(_Ends, click.Group):
     """Lists its commands in the order in which they are used, not alphabetically."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.errors import CacheError, UsageError
 from gdist.stages.cli import main
+from gdist.stages.commandline import Command, InOrder
 
 Gdist = Callable[..., Result]
 HEAVY = ("torch", "torchaudio", "transformers", "zarr", "pyarrow", "numpy", "soundfile", "matplotlib", "sklearn")
@@ -202,6 +203,16 @@ class TestExitCodes:
         assert result.exit_code == 130 and result.stderr == "\ninterrupted\n"
         result = self.ending(interrupt, kept="its checkpoints are kept")
         assert result.exit_code == 130 and "run the same command again to continue" in result.stderr
+
+    @pytest.mark.parametrize("group", [False, True])
+    def test_an_interrupt_while_options_are_read(self, group: bool) -> None:
+        def interrupt(context: click.Context, parameter: click.Parameter, value: object) -> None:
+            raise KeyboardInterrupt
+
+        option = click.Option(["--seed"], callback=interrupt)
+        going = InOrder("all", params=[option], commands=[Command("go")]) if group else Command("go", params=[option])
+        result = CliRunner().invoke(going, ["--seed=1", *["go"] * group])
+        assert result.exit_code == 130 and result.stderr == "\ninterrupted\n"
 
     def test_what_a_command_keeps_is_said_where_it_helps(self) -> None:
         def fail() -> int:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -90,9 +91,15 @@ def interrupt(process: ForkServerProcess) -> None:
 
 
 def server() -> ForkServerContext:
-    """What starts processes."""
+    """What starts processes, in which an interruption waits from their first moment until they can end in order."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
+    resource_tracker.ensure_running()  # the server would start it, and let interruptions through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the server and its processes inherit
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
@@ -105,6 +112,7 @@ def start(context: ForkServerContext, job: Job, threads: int, gpu: int | None) -
 
 def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None:
     """What a process does: the command, as if it were typed, with its output in the log."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # before there is a thread that it could reach instead
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     os.setsid()  # Ctrl-C reaches the sweep alone, which asks its processes to stop once
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -115,7 +123,8 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     try:
-        command = _command(arguments[0], threads)
+        command = _command(arguments[0], threads)  # within an import, an interruption would look like any error
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         command.main(arguments[1:], prog_name=f"gdist {arguments[0]}")
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
@@ -125,19 +134,15 @@ def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None
 
 
 def _command(name: str, threads: int) -> click.Command:
-    """Load a command. An interruption waits until that is done: within an import it would look like any error."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        import torch
+    """Load a command."""
+    import torch
 
-        from gdist.stages.evaluate.command import eval_command
-        from gdist.stages.sweep.together import together_command
-        from gdist.stages.train.command import train_command
+    from gdist.stages.evaluate.command import eval_command
+    from gdist.stages.sweep.together import together_command
+    from gdist.stages.train.command import train_command
 
-        torch.set_num_threads(threads)
-        return {"train": train_command, "together": together_command, "eval": eval_command}[name]
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    torch.set_num_threads(threads)
+    return {"train": train_command, "together": together_command, "eval": eval_command}[name]
 
 
 def _end_with_the_sweep() -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import safetensors.torch
 import torch
 from click.testing import Result
 
-from gdist.stages.sweep.jobs import PRELOAD
+from gdist.stages.sweep.jobs import server
 from gdist.stages.sweep.points import Point, Points
 from gdist.stages.sweep.spec import read_spec
 
@@ -64,9 +63,7 @@ def weights(found: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
 
 def start(file: Path, cache: Path, out: Path, *options: object) -> ForkServerProcess:
     """A sweep in a process of its own. It is forked from the server that sweeps have, so that it begins at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_sweep, args=([str(part) for part in (file, cache, out, *options)],))
+    process = server().Process(target=_sweep, args=([str(part) for part in (file, cache, out, *options)],))
     process.start()
     return process
 
@@ -75,7 +72,8 @@ def _sweep(arguments: list[str]) -> None:
     from gdist.stages.cli import main
 
     # The processes of this sweep come from the same server too: another one would import everything again.
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+    forkserver._forkserver.ensure_running = forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silence, stream)
