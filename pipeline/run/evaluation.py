@@ -55,8 +55,11 @@ def _require_coherent(found: Evaluation) -> None:
     layers = [row["layer"] for row in rows]
     if layers != sorted(set(layers)):
         raise SchemaError("its layers do not ascend")
-    if math.isfinite(found["mean_cosine"]) and not all(map(_is_finite, rows)):
+    is_finite, are_finite = math.isfinite(found["mean_cosine"]), all(map(_is_finite, rows))
+    if is_finite and not are_finite:
         raise SchemaError("its mean_cosine is a finite number, and those of its layers are not")
+    if are_finite and not is_finite:
+        raise SchemaError("its mean_cosine is not a finite number, and those of its layers are")
     for name in References.__annotations__:
         if not all(map(_is_finite, (found.get("references") or {}).get(name, []))):
             raise SchemaError(f"its references.{name} has numbers that are not finite")

@@ -139,7 +139,8 @@ def probe(task: Task, groups: Sequence[Configuration], runs: Sequence[RunSummary
     ]
     dots = [_probe_dot(name, style, result, 0.0) for name, style, result in found if result]
     dots.sort(key=lambda dot: -task.merit(dot.y))
-    return whiskers(f"{task.title}: {_measure(task)}", _measure(task), dots, task.show, task.chance)
+    chance = task.chance if math.isfinite(task.chance) else None
+    return whiskers(f"{task.title}: {_measure(task)}", _measure(task), dots, task.show, chance)
 
 
 def _by_params(

@@ -1,5 +1,6 @@
 """`gdist report`: one self-contained page about one or more runs. It reads the runs' files, and loads no model."""
 
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -131,7 +132,7 @@ def report_command(
         else:
             why = "has not been evaluated, or its student has changed since (gdist eval)"
             ready = only_ready(folders, _is_evaluated, why)
-            evaluated = [RunSummary.read(folder) for folder in ready]
+            evaluated = _without_diverged([RunSummary.read(folder) for folder in ready])
             count = len(evaluated)
             write_report(evaluated, out, about=_about_cache)
     except OSError as error:
@@ -158,6 +159,21 @@ def _sections(
     if not found and failed is not None:
         raise failed
     return found
+
+
+def _without_diverged(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Those that can be ranked and drawn; it is said which are left out.
+
+    Raises:
+        RunError: there is none.
+    """
+    kept = [run for run in runs if math.isfinite(run.cosine)]
+    if not kept:
+        raise RunError("training diverged: no student's mean cosine is a number", "train with a lower train.lr")
+    for run in runs:
+        if run not in kept:
+            console.say(f"left out: {run.folder} diverged: its mean cosine is not a number", style="yellow")
+    return kept
 
 
 def _is_evaluated(location: Path) -> bool:

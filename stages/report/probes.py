@@ -4,6 +4,7 @@ Two values are called different only if their 95 % intervals do not overlap. Thi
 difference would be, and with a few hundred test items, readers need that strictness.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -89,9 +90,9 @@ def result(task: Task, runs: Sequence[RunSummary]) -> Result | None:
 
 
 def reference(task: Task, runs: Sequence[RunSummary], key: str) -> Result | None:
-    """The result of the ``teacher`` or ``log_mel`` on a task, from the first run that has it."""
+    """The result of the ``teacher`` or ``log_mel`` on a task, from the first run that has it as a finite number."""
     found = (_raw(task, (run.eval.get(key) or {}).get("probes")) for run in runs)
-    return _combined([raw for raw in found if raw][:1])
+    return _combined([raw for raw in found if raw and math.isfinite(raw["value"])][:1])
 
 
 def alike(task: Task, groups: Sequence[Configuration]) -> Alike:
@@ -218,12 +219,13 @@ def _combined(raws: Sequence[Mapping[str, Any]]) -> Result | None:
     if not raws:
         return None
     values = tuple(float(raw["value"]) for raw in raws)
+    value = Spread.over(values)
     low, high = (fmean(float(raw[bound]) for raw in raws) for bound in ("low", "high"))
+    if not math.isfinite(high - low):  # too few test items for an interval
+        low = high = value.mean
     layers = [layer_read(raw) for raw in raws]
     chosen = tuple(sorted({layer for layer in layers if layer is not None}))
-    return Result(
-        Spread.over(values), low, high, values, raws[0], () if None in layers else chosen, _mean_weights(raws)
-    )
+    return Result(value, low, high, values, raws[0], () if None in layers else chosen, _mean_weights(raws))
 
 
 def _mean_weights(raws: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:

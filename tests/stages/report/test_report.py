@@ -2,7 +2,9 @@
 
 import doctest
 import json
+import math
 import re
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,48 @@ def test_it_names_the_winner_at_each_layer(runs: list[RunSummary], tmp_path: Pat
     assert "No better than “h₀ copied”: <b>distilhubert</b> at layers 1–2." in page
     assert "The best student is <b>distilhubert</b> (89.2%); the teacher has 89.6% and log-mel has 86.7%." in page
     assert "<b>distilhubert</b> (4, 8, 12)" in page
+
+
+def fields(table: Any, *place: str | int) -> Iterator[tuple[str | int, ...]]:
+    """The places of all fractions of a document; of a list's items, the first one's."""
+    if isinstance(table, float):
+        yield place
+    elif isinstance(table, dict):
+        for key, value in table.items():
+            yield from fields(value, *place, key)
+    elif isinstance(table, list):
+        yield from fields(table[:1] and table[0], *place, 0)
+
+
+def test_what_has_no_value_is_not_drawn(tmp_path: Path) -> None:
+    """NaN in each field of eval.json in turn: of a student that diverged, an interval of too few items, and so on."""
+    folders = [make_run(tmp_path / "one", GENDISTILLER), make_run(tmp_path / "two", DISTILHUBERT)]
+    text = (folders[0] / "eval.json").read_text()
+    reported = []
+    for *parts, last in fields(json.loads(text)):
+        changed = inner = json.loads(text)
+        for part in parts:
+            inner = inner[part]
+        inner[last] = math.nan
+        (folders[0] / "eval.json").write_text(json.dumps(changed))
+        try:
+            report_command(folders, tmp_path / "report.html")
+        except RunError as error:
+            assert "eval.json" in error.message
+        else:
+            reported.append(last)
+            drawn = re.findall(r"<svg.*?</svg>", (tmp_path / "report.html").read_text(), re.DOTALL)
+            assert drawn and not any("nan" in drawing for drawing in drawn), (*parts, last)
+    assert {"low", "high", "chance"} <= set(reported) and "value" in reported  # of the teacher and of log-mel
+
+
+def test_a_student_that_diverged_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [make_run(tmp_path / "one", [math.nan] * 12), make_run(tmp_path / "two", DISTILHUBERT)]
+    report_command(folders, tmp_path / "report.html")
+    assert "one diverged" in capsys.readouterr().err
+    assert "<title>two" in (tmp_path / "report.html").read_text()
+    with pytest.raises(RunError, match="diverged"):
+        report_command(folders[:1], tmp_path / "report.html")
 
 
 def test_a_student_that_beats_every_reference(tmp_path: Path) -> None:
