@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -40,6 +41,12 @@ LONG = ("test_real_demo.py", "test_sweep_cluster.py")
 def one_thread() -> None:
     """Tiny tensors: threads would only wait for each other. And the same sums in every process."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def listening() -> None:
+    """What a shell starts in its background ignores Ctrl-C (`make test &`), and so would all that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_teacher(folder: Path, seed: int = 0, **fields: Any) -> Path:

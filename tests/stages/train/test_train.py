@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,15 @@ def test_a_real_process_killed_and_interrupted(tiny_cache: Path, tmp_path: Path)
     assert contents(tmp_path / "whole" / "student") == contents(out / "student")
 
 
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """A lost terminal ends processes, even where `nohup make test` had switched that off."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up")
 @pytest.mark.parametrize("number", ASKED)
 def test_asked_to_stop(number: int, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a person, a scheduler or a lost terminal: the step is kept, and the same command goes on from there."""
