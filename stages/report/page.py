@@ -1,6 +1,5 @@
 """`gdist report`: one self-contained page about one or more runs. It reads the runs' files, and loads no model."""
 
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -167,11 +166,11 @@ def _without_diverged(runs: Sequence[RunSummary]) -> list[RunSummary]:
     Raises:
         RunError: there is none.
     """
-    kept = [run for run in runs if math.isfinite(run.cosine)]
+    kept = [run for run in runs if not run.has_diverged]
     if not kept:
         raise RunError("training diverged: no student's mean cosine is a number", "train with a lower train.lr")
     for run in runs:
-        if run not in kept:
+        if run.has_diverged:
             console.say(f"left out: {run.folder} diverged: its mean cosine is not a number", style="yellow")
     return kept
 

@@ -95,6 +95,11 @@ class RunSummary:
         return curve[-1][1] if curve else math.nan
 
     @property
+    def has_diverged(self) -> bool:
+        """Whether its student has no mean cosine: it can be neither ranked nor drawn."""
+        return not math.isfinite(self.cosine)
+
+    @property
     def student(self) -> str:
         return str(self.eval.get("student") or self.config.get("student", {}).get("name", ""))
 

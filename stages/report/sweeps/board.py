@@ -52,7 +52,7 @@ class Point:
     @property
     def evaluated(self) -> list[RunSummary]:
         """The runs whose evaluations can be shown: those of students that diverged cannot."""
-        return [run for run in self.finished.values() if run.eval and math.isfinite(run.cosine)]
+        return [run for run in self.finished.values() if run.eval and not run.has_diverged]
 
     @property
     def any(self) -> RunSummary | None:
