@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from threading import Lock
+from threading import Lock, Thread
 from typing import Annotated, Any, NoReturn, cast
 
 from msgspec import Meta, ValidationError, convert
@@ -99,15 +99,22 @@ def conform[T](document: Any, schema: type[T]) -> T:
 
 
 def _make_ready(schema: Any) -> None:
-    """Let msgspec prepare a schema, in one thread at a time.
-
-    It notes a TypedDict as prepared before it is, so that one may contain itself. A second thread that met it in that
-    moment would read what is not there yet, and the process would crash.
-    """
+    """Let msgspec prepare a schema, in a thread of its own: it swallows what Ctrl-C raises within it."""
     if schema not in _READY:
-        with _PREPARING:
-            Decoder(schema)
-            _READY.add(schema)
+        preparing = Thread(target=_prepare, args=(schema,))
+        preparing.start()
+        preparing.join()  # which Ctrl-C, as any signal, interrupts
+
+
+def _prepare(schema: Any) -> None:
+    """Prepare a schema, one at a time.
+
+    msgspec notes a TypedDict as prepared before it is, so that one may contain itself. A second thread that met it in
+    that moment would read what is not there yet, and the process would crash.
+    """
+    with _PREPARING:
+        Decoder(schema)
+        _READY.add(schema)
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

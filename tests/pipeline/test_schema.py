@@ -1,6 +1,7 @@
 """Documents are refused in words, and what is right passes as it is."""
 
 import json
+import signal
 import subprocess
 import sys
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -125,3 +126,30 @@ def test_threads_may_meet_at_a_schema_that_is_new() -> None:
     """msgspec notes a TypedDict as prepared before it is: without a lock, all of this process would crash."""
     done = subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+class Typist:
+    """A remark of a type, in whose preparation Ctrl-C is typed once."""
+
+    types = False
+
+    def __hash__(self) -> int:
+        if self.types:
+            self.types = False
+            signal.raise_signal(signal.SIGINT)
+        return 1
+
+
+TYPIST = Typist()
+
+
+class Typed(TypedDict):
+    count: Annotated[int, TYPIST]
+
+
+def test_an_interruption_while_a_schema_is_prepared_is_not_lost() -> None:
+    """msgspec swallows exceptions of that moment: a training would go on, as if nobody had asked it to stop."""
+    TYPIST.types = True
+    with pytest.raises(KeyboardInterrupt):
+        conform({"count": 1}, Typed)
+    assert not TYPIST.types and conform({"count": 1}, Typed) == {"count": 1}
