@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -91,28 +91,34 @@ def interrupt(process: ForkServerProcess) -> None:
 
 
 def server() -> ForkServerContext:
-    """What starts processes, in which an interruption waits from their first moment until they can end in order."""
+    """What starts processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    resource_tracker.ensure_running()  # the server would start it, and let interruptions through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the server and its processes inherit
+    return context
+
+
+def begin(process: ForkServerProcess) -> None:
+    """Start a process in which an interruption waits from its first moment on, until it lets interruptions through.
+
+    It inherits that from the server, which is started with the first process.
+    """
+    resource_tracker.ensure_running()  # else the server's start would, and would let interruptions through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        forkserver.ensure_running()
+        process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return context
 
 
 def start(context: ForkServerContext, job: Job, threads: int, gpu: int | None) -> ForkServerProcess:
     """Start a process that does a job."""
     process = context.Process(target=_work, args=(job.arguments, str(job.log), threads, gpu), name=job.name)
-    process.start()
+    begin(process)
     return process
 
 
 def _work(arguments: list[str], log: str, threads: int, gpu: int | None) -> None:
     """What a process does: the command, as if it were typed, with its output in the log."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # before there is a thread that it could reach instead
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     os.setsid()  # Ctrl-C reaches the sweep alone, which asks its processes to stop once
     signal.signal(signal.SIGINT, signal.default_int_handler)

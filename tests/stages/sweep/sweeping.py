@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from click.testing import Result
 
-from gdist.stages.sweep.jobs import server
+from gdist.stages.sweep.jobs import begin, server
 from gdist.stages.sweep.points import Point, Points
 from gdist.stages.sweep.spec import read_spec
 
@@ -64,7 +64,7 @@ def weights(found: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
 def start(file: Path, cache: Path, out: Path, *options: object) -> ForkServerProcess:
     """A sweep in a process of its own. It is forked from the server that sweeps have, so that it begins at once."""
     process = server().Process(target=_sweep, args=([str(part) for part in (file, cache, out, *options)],))
-    process.start()
+    begin(process)
     return process
 
 
@@ -72,7 +72,7 @@ def _sweep(arguments: list[str]) -> None:
     from gdist.stages.cli import main
 
     # The processes of this sweep come from the same server too: another one would import everything again.
-    forkserver._forkserver.ensure_running = forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
