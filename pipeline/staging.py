@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import randbelow
 from typing import BinaryIO
 
 NEW, EARLIER = "new", "earlier"  # in a workshop: what is being made, and what it replaces
@@ -26,9 +27,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Whatever has the name ``path`` is replaced. If that is a link, the link itself is: nothing is written through it.
     """
     for left in _left_over(path.parent, rf"\.{re.escape(path.name)}\.\d+\.tmp", stat.S_ISREG):
-        left.unlink()
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _created(staged) as file:
+        with suppress(OSError):  # its writer was about to finish
+            left.unlink()
+    staged, file = _created(path)
+    with file:
         held = os.dup(file.fileno())  # it stays locked when ``file`` is closed, which shows whether all is written
         try:
             yield file
@@ -42,15 +44,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.close(held)
 
 
-def _created(path: Path) -> BinaryIO:
-    """Create a file that is locked for this process."""
+def _created(path: Path) -> tuple[Path, BinaryIO]:
+    """Create a file beside ``path`` that is locked for this process. Returns its name, too."""
     while True:
-        path.unlink(missing_ok=True)  # left by a killed process that had the same process id
-        # "x" opens only a file that did not exist, and so never follows a link of that name.
-        file = path.open("xb")
+        # A new name, which nobody can have planted, and under which nobody takes it for another file.
+        staged = path.with_name(f".{path.name}.{randbelow(10**7)}.tmp")
+        try:
+            file = staged.open("xb")
+        except FileExistsError:
+            continue
         _lock(file.fileno())
-        if path.exists():
-            return file
+        if staged.exists():
+            return staged, file
         file.close()  # another process took it for left over before it was locked
 
 
@@ -104,28 +109,30 @@ def _clear_up(place: Path) -> None:
     pattern = rf"\.{re.escape(place.name)}\.[a-z0-9_]{{8}}{re.escape(_SUFFIX)}"
     for left in _left_over(place.parent, pattern, stat.S_ISDIR):
         aside = left / EARLIER
-        if not {each.name for each in left.iterdir()} - {NEW, EARLIER}:
-            if aside.is_dir() and not aside.is_symlink() and not place.exists():
-                aside.rename(place)
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # its writer was about to finish, or it may not be moved: it stays
+            if not {each.name for each in left.iterdir()} - {NEW, EARLIER}:
+                if aside.is_dir() and not aside.is_symlink() and not place.exists():
+                    aside.rename(place)
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _left_over(folder: Path, pattern: str, kind: Callable[[int], bool]) -> Iterator[Path]:
     """Yield what has a name like ``pattern``, is no link, and belongs to no process that lives; locked meanwhile."""
-    with suppress(OSError):
+    try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if re.fullmatch(pattern, entry.name)]
-        for path in map(folder.joinpath, names):
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError:
-                continue
-            try:
-                if kind(os.fstat(descriptor).st_mode) and _lock(descriptor, fcntl.LOCK_NB):
-                    with suppress(OSError):
-                        yield path
-            finally:
-                os.close(descriptor)
+    except OSError:
+        return
+    for path in map(folder.joinpath, names):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if kind(os.fstat(descriptor).st_mode) and _lock(descriptor, fcntl.LOCK_NB):
+                yield path
+        finally:
+            os.close(descriptor)
 
 
 def _lock(descriptor: int, how: int = 0) -> bool:

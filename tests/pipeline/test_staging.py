@@ -1,6 +1,7 @@
 """What a process leaves that is killed while it writes, and who removes it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import contents
 
+from gdist.pipeline import staging
 from gdist.pipeline.staging import EARLIER, NEW, put, replacing, workshop, write_atomically
 
 WAITING = """
@@ -44,11 +46,13 @@ def end(process: subprocess.Popen[str]) -> None:
 class TestFiles:
     def test_the_next_writer_removes_what_a_killed_one_left(self, tmp_path: Path) -> None:
         process = writer("file", tmp_path / "page.html")
+        (staged,) = tmp_path.iterdir()
+        assert re.fullmatch(r"\.page\.html\.\d+\.tmp", staged.name)
         write_atomically(tmp_path / "page.html", "whole")
-        assert f".page.html.{process.pid}.tmp" in contents(tmp_path), "it is still at work"
+        assert staged.exists(), "it is still at work"
         end(process)
         write_atomically(tmp_path / "other.html", "another's")
-        assert f".page.html.{process.pid}.tmp" in contents(tmp_path), "another file's is left alone"
+        assert staged.exists(), "another file's is left alone"
         write_atomically(tmp_path / "page.html", "whole")
         assert contents(tmp_path).keys() == {"page.html", "other.html"}
 
@@ -66,6 +70,20 @@ class TestFiles:
         write_atomically(tmp_path / "page.html", "whole")
         assert os.path.lexists(planted) and (tmp_path / ".page.html.old.tmp").exists()
         assert (tmp_path / "mine").read_text() == "mine"
+
+    def test_one_that_was_about_to_finish(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It renames what it wrote just when the next writer has found that."""
+        other, lock = tmp_path / ".page.7.tmp", staging._lock
+        other.write_text("other")
+
+        def finish(*args: int) -> bool:
+            if other.exists():
+                other.rename(tmp_path / "page")
+            return lock(*args)
+
+        monkeypatch.setattr(staging, "_lock", finish)
+        write_atomically(tmp_path / "page", "whole")
+        assert contents(tmp_path) == {"page": b"whole"}
 
     def test_many_writers_of_one_file_at_once(self, tmp_path: Path) -> None:
         code = (
