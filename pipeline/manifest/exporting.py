@@ -1,7 +1,5 @@
 """A manifest, written as another toolkit's: checked first, so that nothing is lost without a word."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from gdist.pipeline.manifest.seconds import headers
 from gdist.pipeline.manifest.table import Manifest
 from gdist.pipeline.manifest.targets import TARGETS, Item, Target
 from gdist.pipeline.manifest.utterance import Utterance
+from gdist.pipeline.staging import NEW, put, workshop
 from gdist.pipeline.storage.locations import in_shell
 from gdist.pipeline.storage.paths import is_uri
 
@@ -87,22 +86,16 @@ def _require_expressible(items: Sequence[Item], target: Target, check: str) -> N
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write to, which is renamed to ``out`` at the end; a failure leaves nothing."""
+    """Give a folder to write to, which becomes ``out`` at the end of the ``with``; a failure leaves nothing."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ManifestError(
             f"cannot export to {out}: it is there and not empty", "choose another --out, or remove it"
         )
-    staged = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    place = out.absolute()
     try:
-        staged.mkdir(parents=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with workshop(place) as made:
+            yield made / NEW
+            put(made, place)
     except OSError as error:
         raise ManifestError(f"cannot export to {out}: {error.strerror or error}") from error
-    try:
-        yield staged
-        try:
-            staged.replace(out.absolute())
-        except OSError as error:  # such as a link that leads nowhere
-            raise ManifestError(f"cannot export to {out}: {error.strerror or error}") from error
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise

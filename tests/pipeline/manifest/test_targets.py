@@ -153,6 +153,15 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     assert "not empty" in refused() and [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
+def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
+    speech(tmp_path / "a.wav")
+    manifest = Manifest(pa.table({"id": ["a"], "path": ["a.wav"]}), str(tmp_path))
+    (tmp_path / ".out.abcd1234.gdist" / "new").mkdir(parents=True)
+    (tmp_path / "out").mkdir()  # an empty folder is filled
+    export(manifest, "kaldi", tmp_path / "out", "m.parquet")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "out"}
+
+
 def test_the_same_speech_by_any_toolkit_is_the_same_cache(
     tmp_path: Path, tiny_teacher: Path, speech: Path, gdist: Callable[..., Result]
 ) -> None:
