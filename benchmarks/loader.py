@@ -22,7 +22,7 @@ the machine changes less. `stage_GBps` and `stage_of_plain` are those of `stage`
 *warm*: the files are in the page cache. *cold*: they were dropped from it (posix_fadvise) before every turn; caches
 of the disk or the host cannot be dropped. `two layers` is the loader with two of the layers; the bytes it reads are
 those that the kernel counted. `--s3` does the same through moto's S3 server on this machine; `plain` is then a
-download of the same objects one after another. Axes: T frames, D features.
+download of the same objects one after another. Axes: B utterances, L layers, T frames, D features.
 """
 
 import argparse
@@ -45,60 +45,19 @@ import numpy as np
 import obstore
 import torch
 import zarr
-from made_up import ABOUT, NOBODYS
+from made_up import write_cache
 from torch import Tensor
 
-from gdist.pipeline import framing
 from gdist.pipeline.cache import arrays, layout, stage
 from gdist.pipeline.cache.cache import Cache
-from gdist.pipeline.cache.encode import COMPRESS
-from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_arrays, layer_name
-from gdist.pipeline.cache.shards import Layout, crc32c, zstd
+from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
+from gdist.pipeline.cache.shards import crc32c, zstd
 from gdist.pipeline.cache.wanted import samples_of
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.on_device import OnDevice
 from gdist.pipeline.storage.objects import Storage
-
-DIM, LAYERS = 768, range(13)
-
-
-def build(uri: str, minutes: float, encoding: str, pack_frames: int) -> None:
-    """Write a cache of utterances of 2 to 15 s."""
-    rng = np.random.default_rng(0)
-    lengths: list[tuple[str, int, str | None]] = []
-    while sum(samples for _, samples, _ in lengths) < minutes * 60 * framing.SAMPLE_RATE:
-        lengths.append((f"u{len(lengths):04d}", int(rng.uniform(2, 15) * framing.SAMPLE_RATE), None))
-    identity = {
-        "layers": [*LAYERS],
-        "dim": DIM,
-        "encoding": encoding,
-        "compress": COMPRESS,
-        "framing": framing.WAV2VEC2.to_dict(),
-        "chunk_frames": 128,
-        "pack_frames": pack_frames,
-    }
-    entries = layout.place(lengths, 10**9, layout.CHUNK_FRAMES, pack_frames)
-    cache = Cache.create(uri, Plan(NOBODYS | identity, ABOUT, entries))
-    walk_TD = np.cumsum(rng.standard_normal((2 * pack_frames, DIM), np.float32), axis=0)
-    walk_TD = (walk_TD[16:] - walk_TD[:-16]) * rng.lognormal(-2.0, 0.7, DIM).astype(np.float32)
-    for task in cache.todo():
-        rows = {name: spec.empty_pack() for name, spec in cache.specs.items()}
-        for entry in cache.pack_entries(task.pack):
-            start = entry.start_frame - task.pack * pack_frames
-            for layer in LAYERS:
-                first = int(rng.integers(len(walk_TD) - entry.num_frames))
-                hidden_TD = torch.from_numpy(walk_TD[first : first + entry.num_frames])
-                stored = cache.encoding.encode(hidden_TD[None], torch.tensor([entry.num_frames]), {})
-                for folder, values in stored.items():
-                    destination = rows[layer_name(layer, folder)]
-                    at = start * len(destination) // pack_frames
-                    destination[at : at + values.shape[1]] = values[0].numpy()
-            samples = np.cumsum(rng.integers(-300, 301, entry.num_samples)) % 8192
-            stop = start + entry.num_rows(cache.framing)
-            rows[WAVEFORM][start:stop].reshape(-1)[: entry.num_samples] = samples
-        cache.commit(task, rows, {}, {})
 
 
 class WithZarr:
@@ -156,8 +115,7 @@ class Bench:
         """Seconds, not counting the time to read the bytes into memory."""
         took = 0.0
         for key in self.keys:
-            found = self.reader.layouts[key.split("/c/")[0]]
-            assert isinstance(found, Layout)
+            found = self.cache.specs[key.split("/c/")[0]].layout
             shard = np.frombuffer(self.cache.storage.get(key), np.uint8)
             index = shard[-found.index_bytes : -4].view("<u8").reshape(-1, 2).tolist()
             chunks = [shard[offset : offset + length - 4] for offset, length in index]
@@ -316,7 +274,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         uri = options.cache or f"{scratch}/cache"
         if Cache.find(uri) is None:
-            build(uri, options.minutes, options.encoding, options.pack_frames)
+            write_cache(uri, options.minutes, options.encoding, options.pack_frames)
         results = measure(Cache.open(uri), options)
         if options.s3:
             with Moto() as there:

@@ -1,6 +1,18 @@
-"""What the identity of a cache has beside the shape of its arrays, for caches that no teacher made."""
+"""Caches that no teacher made: what their identity has beside the shape of their arrays, and a whole one.
+
+Axes: T frames, D features.
+"""
 
 from typing import Any
+
+import numpy as np
+import torch
+
+from gdist.pipeline import framing
+from gdist.pipeline.cache import layout
+from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.encode import COMPRESS
+from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_name
 
 NOBODYS: dict[str, Any] = {
     "teacher": {
@@ -18,3 +30,41 @@ NOBODYS: dict[str, Any] = {
     "batch_seconds": 32.0,
 }
 ABOUT = {"gdist": "0", "teacher": "of/nobody", "device": "cpu"}
+DIM, LAYERS = 768, range(13)
+
+
+def write_cache(uri: str, minutes: float, encoding: str, pack_frames: int) -> None:
+    """Write utterances of 2 to 15 s in WavLM Base's shapes, with values that compress as activations do."""
+    rng = np.random.default_rng(0)
+    lengths: list[tuple[str, int, str | None]] = []
+    while sum(samples for _, samples, _ in lengths) < minutes * 60 * framing.SAMPLE_RATE:
+        lengths.append((f"u{len(lengths):04d}", int(rng.uniform(2, 15) * framing.SAMPLE_RATE), None))
+    identity = {
+        "layers": [*LAYERS],
+        "dim": DIM,
+        "encoding": encoding,
+        "compress": COMPRESS,
+        "framing": framing.WAV2VEC2.to_dict(),
+        "chunk_frames": 128,
+        "pack_frames": pack_frames,
+    }
+    entries = layout.place(lengths, 10**9, layout.CHUNK_FRAMES, pack_frames)
+    cache = Cache.create(uri, Plan(NOBODYS | identity, ABOUT, entries))
+    walk_TD = np.cumsum(rng.standard_normal((2 * pack_frames, DIM), np.float32), axis=0)
+    walk_TD = (walk_TD[16:] - walk_TD[:-16]) * rng.lognormal(-2.0, 0.7, DIM).astype(np.float32)
+    for task in cache.todo():
+        rows = {name: spec.empty_pack() for name, spec in cache.specs.items()}
+        for entry in cache.pack_entries(task.pack):
+            start = entry.start_frame - task.pack * pack_frames
+            for layer in LAYERS:
+                first = int(rng.integers(len(walk_TD) - entry.num_frames))
+                hidden_TD = torch.from_numpy(walk_TD[first : first + entry.num_frames])
+                stored = cache.encoding.encode(hidden_TD[None], torch.tensor([entry.num_frames]), {})
+                for folder, values in stored.items():
+                    destination = rows[layer_name(layer, folder)]
+                    at = start * len(destination) // pack_frames
+                    destination[at : at + values.shape[1]] = values[0].numpy()
+            samples = np.cumsum(rng.integers(-300, 301, entry.num_samples)) % 8192
+            stop = start + entry.num_rows(cache.framing)
+            rows[WAVEFORM][start:stop].reshape(-1)[: entry.num_samples] = samples
+        cache.commit(task, rows, {}, {})
