@@ -121,7 +121,9 @@ def verify_command(
     from gdist.pipeline.extensions import use
     from gdist.stages.extract import inspection
     from gdist.stages.extract.sources import Sources
-    from gdist.stages.teachers import FAMILIES
 
-    use(uses, ENCODINGS, FAMILIES)
+    if uses:  # else transformers, half of a start's time, is loaded only where a teacher runs
+        from gdist.stages.teachers import FAMILIES
+
+        use(uses, ENCODINGS, FAMILIES)
     return inspection.verify_command(uri, as_json, repair, Sources(teacher, manifest, device, uses))

@@ -17,7 +17,6 @@ from gdist.pipeline.framing import SAMPLE_RATE, Framing
 from gdist.pipeline.storage.hub import is_read_only
 from gdist.pipeline.storage.locations import in_shell, scheme_of
 from gdist.stages.extract import layer_statistics
-from gdist.stages.extract.repair import repair
 from gdist.stages.extract.sources import Sources
 
 
@@ -113,6 +112,8 @@ def verify_command(
     repaired: list[str] = []
     try:
         if repairing:
+            from gdist.stages.extract.repair import repair  # and with it transformers
+
             found, repaired = repair(uri, sources, show_progress=not as_json)
         else:
             cache = open_cache(uri)

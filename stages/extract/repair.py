@@ -16,8 +16,10 @@ import numpy as np
 from gdist.pipeline import console
 from gdist.pipeline.cache import arrays, plan
 from gdist.pipeline.cache.cache import Cache
+from gdist.pipeline.cache.copied import require_extracted
 from gdist.pipeline.cache.encode import encoded, record
 from gdist.pipeline.cache.lock import Lock, require_token
+from gdist.pipeline.cache.needs import Needs, repair_command
 from gdist.pipeline.cache.plan import NO_SAMPLE, WAVEFORM, Task
 from gdist.pipeline.cache.remains import Remains, remains
 from gdist.pipeline.cache.summary import Receipt, head_key, table_key
@@ -25,13 +27,14 @@ from gdist.pipeline.cache.verify import Findings, examine
 from gdist.pipeline.errors import CacheDamagedError, CacheMismatchError
 from gdist.pipeline.manifest.table import Manifest, Utterance
 from gdist.pipeline.storage.objects import Storage, seal
+from gdist.stages.device import choose_device
 from gdist.stages.extract.documents import open_restoring, restore_copy, restore_root, restore_teacher
 from gdist.stages.extract.extractor import Computed, Extractor
 from gdist.stages.extract.pack_audio import PackAudio, decode_pack, stored_audio
 from gdist.stages.extract.plan import measure
 from gdist.stages.extract.receipts import audio_of_shard, from_shards
-from gdist.stages.extract.sources import Sources, find_teacher
-from gdist.stages.teachers import Teacher
+from gdist.stages.extract.sources import Sources
+from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
 
 
 def repair(uri: str, sources: Sources, show_progress: bool = True) -> tuple[Findings, list[str]]:
@@ -225,3 +228,33 @@ def without(heard: PackAudio, quarantine: Collection[str]) -> PackAudio:
             heard.of(entry).numpy().fill(NO_SAMPLE)
     kept = [entry for entry in heard.entries if entry.id not in quarantine]
     return dataclasses.replace(heard, entries=kept)
+
+
+def find_teacher(cache: Cache, sources: Sources) -> Teacher:
+    """Load the teacher that the cache was made with.
+
+    Raises:
+        CacheMismatchError: a different teacher was given, or the cache is a copy which no teacher can make again.
+    """
+    require_extracted(cache.uri, cache.gdist, "run the teacher to repair")
+    name = sources.teacher or cache.gdist["about"]["teacher"]
+    command = repair_command(cache.uri, cache.gdist, Needs(teacher=True), manifest=sources.manifest)
+    teacher = load_teacher(
+        name,
+        precision=cache.identity["precision"],
+        device=choose_device(sources.device, "--device "),
+        final_norm=cache.identity["teacher"]["final_norm"],
+        window=cache.identity["teacher"].get("window"),
+    )
+    made_with = cache.identity["teacher"]
+    if teacher.fingerprint != made_with["fingerprint"]:
+        raise CacheMismatchError(f"{name} is not the teacher that {cache.uri} was extracted with", command)
+    extension = FAMILIES.extension(teacher.family)
+    if (extension.sha256 if extension else None) != made_with.get("sha256"):
+        raise CacheMismatchError(
+            f"the family {teacher.family} is not run by the code that {cache.uri} was extracted with",
+            "--use FILE.py:CLASS names that code; the cache keeps the file under teacher/"
+            if "sha256" in made_with
+            else "leave --use out: gdist's own made it",
+        )
+    return teacher

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.copied import require_extracted
-from gdist.pipeline.cache.needs import Needs, repair_command, teacher_of
+from gdist.pipeline.cache.needs import repair_command, teacher_of
 from gdist.pipeline.cache.plan import WAVEFORM
 from gdist.pipeline.cache.verify import Findings
-from gdist.pipeline.errors import CacheError, CacheMismatchError
-from gdist.stages.device import choose_device
-from gdist.stages.teachers import FAMILIES, Teacher, load_teacher
+from gdist.pipeline.errors import CacheError
 
 
 @dataclass(frozen=True)
@@ -58,33 +55,3 @@ def audio_lost(found: Findings) -> set[int]:
     packs = {damage.pack for damage in found.bad if damage.array == WAVEFORM and damage.pack is not None}
     packs |= {left.task.pack for left in found.remains.values() if left.needs.manifest}
     return packs | {task.pack for task in found.missing if task.waveform and task not in found.remains}
-
-
-def find_teacher(cache: Cache, sources: Sources) -> Teacher:
-    """Load the teacher that the cache was made with.
-
-    Raises:
-        CacheMismatchError: a different teacher was given, or the cache is a copy which no teacher can make again.
-    """
-    require_extracted(cache.uri, cache.gdist, "run the teacher to repair")
-    name = sources.teacher or cache.gdist["about"]["teacher"]
-    command = repair_command(cache.uri, cache.gdist, Needs(teacher=True), manifest=sources.manifest)
-    teacher = load_teacher(
-        name,
-        precision=cache.identity["precision"],
-        device=choose_device(sources.device, "--device "),
-        final_norm=cache.identity["teacher"]["final_norm"],
-        window=cache.identity["teacher"].get("window"),
-    )
-    made_with = cache.identity["teacher"]
-    if teacher.fingerprint != made_with["fingerprint"]:
-        raise CacheMismatchError(f"{name} is not the teacher that {cache.uri} was extracted with", command)
-    extension = FAMILIES.extension(teacher.family)
-    if (extension.sha256 if extension else None) != made_with.get("sha256"):
-        raise CacheMismatchError(
-            f"the family {teacher.family} is not run by the code that {cache.uri} was extracted with",
-            "--use FILE.py:CLASS names that code; the cache keeps the file under teacher/"
-            if "sha256" in made_with
-            else "leave --use out: gdist's own made it",
-        )
-    return teacher
