@@ -34,7 +34,11 @@ sys.meta_path.insert(0, Absent())
 """
 PACK_FRAMES = 512  # small packs, so that a minute of speech fills several
 THOROUGH = "GDIST_THOROUGH" in os.environ  # set by `make thorough`
-LONG = ("test_real_demo.py", "test_sweep_cluster.py")
+# Files that take longest, which come first: workers that take files in turn then end together.
+LONG = (
+    "test_real_demo.py", "test_tutorial.py", "test_places.py", "test_sweep.py", "test_export.py", "test_faulting.py",
+    "test_own_files.py", "test_export_onnx.py", "test_cluster.py", "test_sweep_cluster.py", "test_buckets.py",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -135,13 +139,12 @@ def gdist() -> Iterator[Callable[..., Result]]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the longest tests to `make thorough`: each has a shorter relative in `make test`. A test that is named on
-    the command line is run. What takes longest of the others comes first: workers that take files in turn then end
-    together."""
+    the command line is run."""
     named = config.option.keyword or any("::" in argument for argument in config.args)
     if not THOROUGH and not named:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="module")

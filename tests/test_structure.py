@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,20 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(module: str) -> Iterator[str]:
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """A source as Python parses it; read once, as many rules ask for it."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
+def imports(module: str) -> tuple[str, ...]:
     """Every module that ``module`` imports, at its top or inside a function, by full name."""
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    return tuple(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
+    for node in nodes_of(MODULES[module]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -150,9 +162,8 @@ def test_only_cluster_and_crew_know_dask() -> None:
 def test_nothing_imports_bare_packages() -> None:
     """They import from a checkout and not from an installation."""
     assert not importers("pipeline", "stages", "data_manifests")
-    tests = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "tests").rglob("*.py"))}
-    for path, tree in tests.items():
-        for node in ast.walk(tree):
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in nodes_of(path):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not {"pipeline", "stages", "data_manifests"} & {name.split(".")[0] for name in names}, path
@@ -164,7 +175,7 @@ def test_nothing_unpickles() -> None:
     source = MODULES["gdist.stages.teachers.pickled"].read_text(encoding="utf-8")
     assert source.count("pickle.") == source.count("pickle.UnpicklingError")
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in ast.unparse(node), module
 
@@ -175,7 +186,7 @@ def test_what_is_printed_is_printed_in_one_place() -> None:
     assert importers("rich") == {"gdist.pipeline.console"}
     calls = [
         ast.unparse(node)
-        for node in ast.walk(ast.parse(MODULES["gdist.pipeline.console"].read_text(encoding="utf-8")))
+        for node in nodes_of(MODULES["gdist.pipeline.console"])
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Console", "TextColumn")
     ]
     assert all("markup=False" in call for call in calls) and sum(call.startswith("Console") for call in calls) == 1
@@ -187,7 +198,7 @@ def test_what_is_printed_is_printed_in_one_place() -> None:
 
 def test_no_bare_except_and_no_star() -> None:
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             assert not (isinstance(node, ast.ExceptHandler) and node.type is None), module
             assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*"), module
 

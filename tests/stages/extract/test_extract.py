@@ -439,7 +439,9 @@ class TestKilled:
         assert nursery.exit_code() == 0
         assert contents(folder) == contents(tiny_cache)
 
-    @pytest.mark.parametrize("lives", [0, 2, 7, 12, 29, 50])  # of 65
+    @pytest.mark.parametrize(  # of 65
+        "lives", [0, 7, 29, *(pytest.param(lives, marks=pytest.mark.thorough) for lives in (2, 12, 50))]
+    )
     def test_an_interrupted_run_exits_with_130_and_can_be_resumed(
         self, nursery: Nursery, tiny_teacher: Path, speech: Path, tiny_cache: Path, tmp_path: Path, lives: int
     ) -> None:
