@@ -47,6 +47,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy -p gdist.pipeline -p gdist.stages -p gdist.data_manifests
 	$(BIN)/mypy tests
+	$(BIN)/mypy benchmarks
 
 # One thread each: the threads of several processes would wait for each other's cores. One process more than there are
 # cores, since a quarter of the time is waiting: for servers, clusters and processes to start.

@@ -36,7 +36,8 @@ def two(teacher: str, utterances: int, repeats: int) -> None:
     demo = Manifest.read(demo_folder() / "demo.parquet")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         demo.take(range(0, len(demo.table), len(demo.table) // utterances)).write(f"{folder}/m.parquet")
-        clusters, found = {}, {}
+        clusters: dict[int, cluster.Cluster] = {}
+        found: dict[int, list[tuple[float, float]]] = {}
         for repeat in range(repeats):
             for n in (1, 2):
                 config = ExtractConfig(
@@ -93,7 +94,8 @@ def pin(core: int) -> None:
 
 def cpu_seconds() -> float:
     """CPU seconds that this process has used."""
-    return sum(psutil.Process().cpu_times()[:2])
+    times = psutil.Process().cpu_times()
+    return float(times.user + times.system)
 
 
 if __name__ == "__main__":

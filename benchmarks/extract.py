@@ -70,7 +70,7 @@ def speech(minutes: float, join_seconds: float, out: Path) -> Path:
     ]
     order = np.random.default_rng(0).permutation(len(sentences))
     turn = 0
-    rows = []
+    rows: list[dict[str, Any]] = []
     while sum(row["num_samples"] for row in rows) < minutes * 60 * framing.SAMPLE_RATE:
         pieces: list[Any] = []
         while not pieces or sum(map(len, pieces)) < join_seconds * framing.SAMPLE_RATE:

@@ -27,7 +27,8 @@ from step_parts import step_parts
 from timing import timed_both
 
 from gdist.pipeline import framing
-from gdist.pipeline.cache.cache import Cache, Span
+from gdist.pipeline.cache.by_name import Span
+from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.stages.train.config import TrainConfig
@@ -106,8 +107,8 @@ def beside_s3prl(options: argparse.Namespace, cache: Cache, configs: dict[str, T
         }
         ours = {f"cached, {name}": Ours(cache, config, reader, batches) for name, config in configs.items()}
         ways |= {way: own.step for way, own in ours.items()}
-        for way in ways.values():
-            way(0, 1)  # warm up
+        for step in ways.values():
+            step(0, 1)  # warm up
         for place in range(options.rounds):
             for turn in range(options.steps):
                 for way, step in ways.items():
@@ -118,7 +119,7 @@ def beside_s3prl(options: argparse.Namespace, cache: Cache, configs: dict[str, T
                 parts.setdefault(way, []).append(own.parts(place, 2 + (place + 1) * options.steps))
     seconds = [seconds_of(spans) for spans in batches for _ in range(options.steps)]
     reference = took["s3prl"]
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for way, times in took.items():
         wall, cpu = ([r[kind] / t[kind] for r, t in zip(reference, times, strict=True)] for kind in (0, 1))
         rows[way] = {

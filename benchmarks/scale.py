@@ -35,6 +35,8 @@ from gdist.pipeline.loading.batch import Selection
 from gdist.pipeline.loading.loader import Loader
 from gdist.pipeline.loading.splits import DataConfig, choose_splits, usable_entries
 from gdist.pipeline.storage.objects import Storage, sha256
+from gdist.pipeline.storage.patience import Patience
+from gdist.pipeline.storage.requests import Request
 
 BATCH_SECONDS, CROP_SECONDS = 320.0, 15.0
 LAYERS, DIM = list(range(13)), 768
@@ -109,13 +111,13 @@ def use(folder: Path) -> None:
     requests = 0
     repeat, construct = Storage._repeat, Storage.__init__
 
-    def counted(self: Storage, request: Callable[[Any], Any], size: int = 0) -> Any:
+    def counted[T](self: Storage, request: Request[T], size: int = 0) -> T:
         nonlocal requests
         requests += 1
         return repeat(self, request, size)
 
-    def as_a_bucket(self: Storage, uri: str, create: bool = False) -> None:
-        construct(self, uri, create)
+    def as_a_bucket(self: Storage, uri: str, create: bool = False, patience: Patience | None = None) -> None:
+        construct(self, uri, create, patience)
         self.folder = None
 
     Storage._repeat, Storage.__init__ = counted, as_a_bucket  # type: ignore[method-assign]
@@ -170,7 +172,8 @@ def main() -> None:
         make(options.folder, options.utterances) if options.step == "make" else use(options.folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder, found = options.folder or Path(temporary) / "cache", {}
+        folder: Path = options.folder or Path(temporary) / "cache"
+        found: dict[str, float] = {}
         for step in ("make", "use") if not (folder / "zarr.json").exists() else ("use",):
             arguments = ["--step", step, "--folder", str(folder), "--utterances", str(options.utterances)]
             ran = subprocess.run(

@@ -22,7 +22,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from zarr.storage import MemoryStore
 
 from gdist.pipeline import framing
 from gdist.pipeline.cache import layout, shards
-from gdist.pipeline.cache.arrays import ArraySpec, Reader, metadata, shard_key
+from gdist.pipeline.cache.arrays import THREADS, ArraySpec, Reader, metadata, shard_key
 from gdist.pipeline.cache.encode import COMPRESS, encoded
 from gdist.pipeline.cache.encodings import ENCODINGS
 from gdist.pipeline.cache.entries import Entry
@@ -67,6 +67,11 @@ def best(
         function()
         seconds.append(clock() - began)
     return min(seconds)
+
+
+def with_threads(each: Sequence["Reading"], cores: int) -> None:
+    """Read on so many cores, with as many threads."""
+    on_cores(each[cores - 1], cores)
 
 
 def two_of_one(function: Callable[[int], object], turns: int) -> float:
@@ -195,12 +200,10 @@ def reading(folder: Path, spec: ArraySpec, entries: list[Entry], packs: list[Row
         files = sorted(path for path in (cache / "rows" / "c").rglob("*") if path.is_file())
         shards.PLAIN_BYTES = 1 << 62 if compress == "old" else 1 << 14
         name = {COMPRESS: "read", "none": "read_none", "old": "read_old"}[compress]
-        one, two, usual = (Reading(cache, spec, ranges, threads) for threads in (1, 2, None))
+        one, two, usual = (Reading(cache, spec, ranges, threads) for threads in (1, 2, THREADS))
         warm = best(partial(on_cores, one, 1), turns, clock=time.process_time)
         figures[f"{name}_warm_GBps"] = size / warm
-        figures[f"{name}_two_cores_of_one"] = two_of_one(
-            lambda cores, each=(one, two): on_cores(each[cores - 1], cores), turns
-        )
+        figures[f"{name}_two_cores_of_one"] = two_of_one(partial(with_threads, (one, two)), turns)
         cold = best(partial(on_cores, usual, 1), turns, partial(drop, files))
         plain = best(partial(plain_read, files), turns, partial(drop, files))
         stored = sum(file.stat().st_size for file in files) / GB
@@ -213,9 +216,7 @@ def reading(folder: Path, spec: ArraySpec, entries: list[Entry], packs: list[Row
 class Reading:
     """Reads all ranges, pack after pack, into the same memory."""
 
-    def __init__(
-        self, folder: Path, spec: ArraySpec, ranges: list[list[tuple[int, int]]], threads: int | None
-    ) -> None:
+    def __init__(self, folder: Path, spec: ArraySpec, ranges: list[list[tuple[int, int]]], threads: int) -> None:
         self.reader, self.ranges = Reader(Storage(str(folder)), {"rows": spec}, threads), ranges
         self.memory = np.empty(0, np.uint8)
 

@@ -135,7 +135,7 @@ def main() -> int:
         check=True,
         capture_output=True,
     )
-    settings = {
+    settings: dict[str, object] = {
         "train.steps": 10**7, "train.schedule": "constant", "train.batch_seconds": 8, "train.log_every": 5,
         "train.checkpoint_every": 20, "train.validate_every": 100, "train.validate_seconds": 20,
         "train.keep_every": 100, "student.predict_layers": "4,8,12",
@@ -149,8 +149,8 @@ def main() -> int:
     steps = sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").iterdir())
     names = [f"{run}@{step}" for step in steps] * 1000
     samples = watch(["eval", *names[:2000], "--probes", "sid,ks"], seconds, out / "eval.log")
-    done = [*re.findall(r"eval: (\d+)/", (out / "eval.log").read_text()), "0"]
-    flat.append(report("eval", samples, f"{max(map(int, done))} evaluations"))
+    counts = [int(done) for done in re.findall(r"eval: (\d+)/", (out / "eval.log").read_text())]
+    flat.append(report("eval", samples, f"{max(counts, default=0)} evaluations"))
     return 0 if all(flat) else 1
 
 

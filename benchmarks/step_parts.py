@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from timing import Laps
 
-from gdist.pipeline.cache.cache import Span
+from gdist.pipeline.cache.by_name import Span
 from gdist.pipeline.loading.loader import Loader
 from gdist.stages.train.learner import Learner
 from gdist.stages.train.losses import cosine, masked_mean
@@ -36,7 +36,7 @@ def step_parts(
     whole_BTD = None
     if selection.waveforms:
         with laps("front-end, forward"), autocast():
-            whole_BTD = learner.objective.encode(batch, None)
+            whole_BTD = learner.objective.encode(batch)
         given[0] = whole_BTD.detach().requires_grad_()
     with laps("layers and heads, forward"), autocast():
         prediction_BKTD = student.learn(selection.plan, given, batch.num_frames_B).float()
@@ -49,10 +49,10 @@ def step_parts(
     with laps("the reported cosine"):
         masked_mean(cosine(cut_BKTD.detach(), target_BKTD), mask_BT)
     with laps("layers and heads, backward"):
-        prediction_BKTD.backward(cut_BKTD.grad)
+        torch.autograd.backward(prediction_BKTD, cut_BKTD.grad)
     if whole_BTD is not None:
         with laps("front-end, backward"):
-            whole_BTD.backward(given[0].grad)
+            torch.autograd.backward(whole_BTD, given[0].grad)
     with laps("clipping and optimizer"):
         learner._update(number)
     return laps.seconds

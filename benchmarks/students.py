@@ -179,7 +179,8 @@ def speed(
 def cosines(forms: Sequence[str], source: str, folder: Path, seconds: float, device: str) -> dict[str, float]:
     """The cosine between each form of a model and the same model in PyTorch and float32."""
     waveform_1S = speech(seconds)
-    found, references = {}, {}
+    found: dict[str, float] = {}
+    references: dict[str, torch.Tensor] = {}
     for form in forms:
         name = form.split()[0]
         states = load(form, source, folder, torch.get_num_threads(), device)(waveform_1S)

@@ -40,7 +40,8 @@ from extract import speech, wavlm_base
 from peer import beside_s3prl, seconds_of, show_beside_s3prl
 from timing import add_device, timed
 
-from gdist.pipeline.cache.cache import Cache, Span
+from gdist.pipeline.cache.by_name import Span
+from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Batch, Selection
 from gdist.pipeline.loading.loader import Loader
@@ -175,8 +176,8 @@ def compare(
         done["(b)"] = [(1.0, cached(cold, spans, reader, whole["frozen"]))]
         return {way: done[way] for way in (*teachers, "cached", "(a)", "(b)", "(c)")}
 
-    for way in ways(0).values():
-        way[0][1](1)  # warm up
+    for steps in ways(0).values():
+        steps[0][1](1)  # warm up
     took: dict[str, list[float]] = {}
     seconds = []
     for place in range(options.rounds):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bucket_steps.server import Traffic
-from bucket_steps.setting import NOT_THERE, LocalFolder, Say, Setting, opened, shards_of
+from bucket_steps.setting import Say, Setting, opened, shards_of
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading import loader
 from gdist.pipeline.loading.batch import Selection
@@ -22,7 +22,7 @@ class Passes:
     """Epochs of one loader.
 
     Args:
-        epochs: nothing is read ahead of the last one, unless the loader is an older one, which always reads ahead.
+        epochs: nothing is read ahead of the last one.
     """
 
     def __init__(self, cache: Cache, batch_seconds: float, epochs: int = 1) -> None:
@@ -31,11 +31,7 @@ class Passes:
         self.loader = Loader(cache, entries, selection, batch_seconds)
         self.counts = iter([len(self.loader.epoch_batches(epoch)) for epoch in range(epochs)])
         self.audio_seconds = sum(entry.num_frames for entry in entries) / cache.framing.frames_per_second
-        self.batches = (
-            self.loader.stream(sum(len(self.loader.epoch_batches(epoch)) for epoch in range(epochs)))
-            if hasattr(self.loader, "stream")
-            else iter(self.loader)
-        )
+        self.batches = self.loader.stream(sum(len(self.loader.epoch_batches(epoch)) for epoch in range(epochs)))
 
     def epoch(self) -> float:
         """Seconds until the last batch of the next epoch is there."""
@@ -66,7 +62,7 @@ def run(setting: Setting, say: Say) -> None:
         usual(setting, say, name, folder)
         for latency in (0.0, 0.1):
             setting.line(latency)
-            seconds, traffic = first(setting, name, LocalFolder is not None)
+            seconds, traffic = first(setting, name)
             of_line(setting, say, f"{name} {1000 * latency:.0f} ms", folder, seconds, traffic)
 
 
@@ -76,13 +72,10 @@ def usual(setting: Setting, say: Say, name: str, folder: Path) -> None:
     units = sum(-(-size // PART) for size in shards.values())
     setting.line()
     with setting.new_folder() as near:
-        cache = opened(setting.uri(name), near if LocalFolder else None)
+        cache = opened(setting.uri(name), near)
         usable_entries(cache, layers=cache.layers)
         say(f"{name} requests_to_open", float(setting.bucket.traffic().others))
     streams(setting, say, name, folder, units)
-    if LocalFolder is None:
-        say(f"{name} second_pass_of_local", NOT_THERE)
-        return
     setting.line()
     with setting.new_folder() as near:
         seconds = one_pass(opened(setting.uri(name), near), setting)
@@ -101,29 +94,23 @@ def usual(setting: Setting, say: Say, name: str, folder: Path) -> None:
 
 
 def streams(setting: Setting, say: Say, name: str, folder: Path, units: int) -> None:
-    """Without a local folder. An older loader always reads ahead: the requests of its second epoch are counted, since
-    what it reads ahead at the end belongs to the third, and as much of the second was read in the first."""
+    """Without a local folder."""
     setting.line()
-    exact = hasattr(Loader, "stream")
-    passes = Passes(Cache.open(setting.uri(name)), setting.options.batch_seconds, epochs=1 if exact else 2)
+    passes = Passes(Cache.open(setting.uri(name)), setting.options.batch_seconds)
     before = setting.bucket.traffic()
     seconds, after = passes.epoch(), setting.bucket.traffic()
-    of_pass = after
-    if not exact:
-        passes.epoch()
-        before, after = after, setting.bucket.traffic()
     passes.close()
     size = sum(shards_of(Cache.open(str(folder))).values())
-    of_line(setting, say, f"{name} 30 ms, streamed", folder, seconds, of_pass)
+    of_line(setting, say, f"{name} 30 ms, streamed", folder, seconds, after)
     say(f"{name} gets_per_shard, streamed", (after.gets - before.gets) / units)
     say(f"{name} bytes_fetched_of_cache, streamed", (after.bytes - before.bytes) / size)
     say(f"{name} pass_of_local, streamed", one_pass(Cache.open(str(folder)), setting) / seconds)
 
 
-def first(setting: Setting, name: str, local: bool) -> tuple[float, Traffic]:
+def first(setting: Setting, name: str) -> tuple[float, Traffic]:
     """Seconds of a first pass, and what it took."""
     with setting.new_folder() as near:
-        seconds = one_pass(opened(setting.uri(name), near if local else None), setting)
+        seconds = one_pass(opened(setting.uri(name), near), setting)
         return seconds, setting.bucket.traffic()
 
 
@@ -140,9 +127,6 @@ def half(setting: Setting, say: Say) -> None:
     loader.RESIDENT_BYTES = 0
     shards = shards_of(Cache.open(str(setting.folder("many"))))
     size = sum(shards.values())
-    if LocalFolder is None:
-        say("half_limit_hits", NOT_THERE)
-        return
     setting.line()
     with setting.new_folder() as near:
         for number in (1, 2, 3):

@@ -156,9 +156,9 @@ def listing(folder: Path, query: dict[str, str]) -> bytes:
     if len(keys) > PAGE:
         parts.append(f"<NextContinuationToken>{escape(keys[PAGE - 1])}</NextContinuationToken>")
     for key in keys[:PAGE]:
-        path = found[key]
+        at_key = found[key]
         parts.append(
-            _entry(key, path) if path else f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>"
+            _entry(key, at_key) if at_key else f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>"
         )
     text = f'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult>{"".join(parts)}</ListBucketResult>'
     return text.encode()

@@ -6,21 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bucket_steps.content import Content
 from bucket_steps.server import Bucket
 from gdist.pipeline.cache.arrays import shard_key
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.plan import WAVEFORM, layer_arrays
-
-try:  # gdist before --local has no such folder, and is measured with the same command
-    from gdist.pipeline.local.folder import LocalFolder
-except ImportError:
-    LocalFolder = None  # type: ignore[assignment,misc]
+from gdist.pipeline.local.folder import LocalFolder
 
 Say = Callable[[str, float | str], None]
-NOT_THERE = "left out: this gdist has no --local"
 
 
 @dataclass
@@ -85,5 +79,4 @@ def opened(uri: str, near: Path | None, limit: int | None = None) -> Cache:
     """Open a cache, with a local folder where one is given."""
     if near is None:
         return Cache.open(uri)
-    local: Any = LocalFolder(near, limit)
-    return Cache.open(uri, local=local)  # type: ignore[call-arg,unused-ignore]
+    return Cache.open(uri, local=LocalFolder(near, limit))

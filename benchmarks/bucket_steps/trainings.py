@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bucket_steps.passes import Passes
-from bucket_steps.setting import NOT_THERE, LocalFolder, Say, Setting
+from bucket_steps.setting import Say, Setting
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.loading import loader
 from gdist.pipeline.run import Run
@@ -84,9 +84,6 @@ def data_wait(setting: Setting, say: Say) -> None:
             "--local, second": (setting.uri("int8"), near),
         }
         for way, (uri, local) in ways.items():
-            if local and LocalFolder is None:
-                say(f"data_wait {way}", NOT_THERE)
-                continue
             setting.line()
             out = runs / way.replace(" ", "-")
             finish([started(setting, uri, out, steps, setting.options.batch_seconds, pace, local)])
@@ -105,11 +102,8 @@ def eight(setting: Setting, say: Say) -> None:
     for count in (1, 8):
         with setting.new_folder() as near, setting.new_folder() as runs:
             setting.line()
-            local = near if LocalFolder else None
             seeds = {seed: runs / str(seed) for seed in range(count)}
-            finish(
-                [started(setting, uri, out, steps, batch_seconds, 1e9, local, seed) for seed, out in seeds.items()]
-            )
+            finish([started(setting, uri, out, steps, batch_seconds, 1e9, near, seed) for seed, out in seeds.items()])
             fetched.append(setting.bucket.traffic())
     say("eight_runs_bytes_of_one", fetched[1].bytes / fetched[0].bytes)
     say("eight_runs_gets_of_one", fetched[1].gets / fetched[0].gets)

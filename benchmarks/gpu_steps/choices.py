@@ -135,7 +135,7 @@ def optimizers(setting: Setting, say: Say) -> None:
     weights = [nn.Parameter(torch.randn(size, size, device=setting.device)) for _ in range(40)]
     for weight in weights:
         weight.grad = torch.randn_like(weight)
-    kinds: dict[str, dict[str, bool]] = {
+    kinds: dict[str, dict[str, Any]] = {
         "fused": {"fused": True},
         "foreach": {"foreach": True},
         "plain": {"foreach": False},

@@ -12,7 +12,7 @@ Axes: B batch, S samples, T frames, D features.
 
 import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ def compare(setting: Setting, precision: str, encoding: str, with_loop: bool) ->
     return figures
 
 
-def on_device(setting: Setting, plan: Any, utterances: dict[str, Any]) -> Ready:
+def on_device(setting: Setting, plan: Any, utterances: Mapping[str, Any]) -> Ready:
     """The batches of extraction, as tensors on the device."""
     ready: Ready = []
     for pack in range(plan.packs):
@@ -130,4 +130,4 @@ def in_a_loop(setting: Setting, some: list[Any], precision: str) -> float:
     out.mkdir(exist_ok=True)
     loop(model, some[:2], precision, True, out)  # warm up
     took = setting.seconds(lambda: loop(model, some, precision, True, out))
-    return sum(utterance.num_samples / utterance.sample_rate for utterance in some) / took
+    return float(sum(utterance.num_samples / utterance.sample_rate for utterance in some)) / took

@@ -1,12 +1,13 @@
 """Students in use against their teacher: seconds of audio per second."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import AutoModel
 
 from gdist.stages.students import STUDENTS, student_config
-from gdist.stages.teachers import load_teacher
+from gdist.stages.teachers import Teacher, load_teacher
 from gpu_steps.setting import Say, Setting
 
 SHAPES = ((1, 1), (1, 5), (1, 15), (16, 15))  # (utterances, seconds)
@@ -26,9 +27,14 @@ def run(setting: Setting, say: Say) -> None:
             speeds: dict[str, float] = {}
             with torch.inference_mode(), torch.autocast(setting.device, torch.bfloat16, enabled=precision == "bf16"):
                 for name, model in models.items():
-                    took = setting.clock(lambda model=model, x=waveform_BS: model(x, output_hidden_states=True))
+                    took = setting.clock(partial(model, waveform_BS, output_hidden_states=True))
                     speeds[name] = utterances * seconds / took * 1e3
-            took = setting.clock(lambda x=waveform_BS, n=num_samples_B, own=own: list(own.hidden_states(x, n)))
+            took = setting.clock(partial(all_states, own, waveform_BS, num_samples_B))
             speeds["teacher in gdist"] = utterances * seconds / took * 1e3
             over = {f"{name} over teacher": speeds[name] / speeds["teacher"] for name in STUDENTS.own}
             say(**{f"{precision}, {utterances} × {seconds} s": speeds | over})
+
+
+def all_states(teacher: Teacher, waveform_BS: torch.Tensor, num_samples_B: torch.Tensor) -> list[torch.Tensor]:
+    """Every hidden state, which a teacher gives one after another."""
+    return list(teacher.hidden_states(waveform_BS, num_samples_B))

@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,8 +118,12 @@ def speed(setting: Setting, cache: Cache, config: TrainConfig, teacher: Teacher 
         for number in (1, 2):  # warm up
             step(number, next(stream))
         heard = 0.0
-        steps = range(3, 4 if setting.small else 11)
-        took = setting.seconds(lambda: [step(number, next(stream)) for number in steps])
+
+        def measured() -> None:
+            for number in range(3, 4 if setting.small else 11):
+                step(number, next(stream))
+
+        took = setting.seconds(measured)
     return heard / took
 
 
@@ -142,7 +147,7 @@ def loader(setting: Setting, say: Say) -> None:
             next(stream)
             some = itertools.islice(stream, 2 if setting.small else 24)
             frames: list[int] = []
-            took = setting.seconds(lambda some=some, frames=frames: frames.extend(batch.frames for batch in some))
+            took = setting.seconds(partial(frames.extend, (batch.frames for batch in some)))
         say(**{f"{encoding} stored_GBps": frame * sum(frames) / 1e9 / took, f"{encoding} batches": len(frames)})
 
 
@@ -159,7 +164,7 @@ def launches(setting: Setting, say: Say) -> None:
         selection = learner.objective.training_selection(0, 0)
         batch = reader.read(spans, selection)
         learner.step(1, [batch])
-        counted = calls(setting, lambda learner=learner, batch=batch: learner.step(2, [batch]))
+        counted = calls(setting, partial(learner.step, 2, [batch]))
         say(**{f"step of {', '.join((name, precision, *fields))}": counted})
     teacher = load_teacher(setting.teacher, precision="bf16", device=setting.device)
     num_samples_B = torch.full((2 if setting.small else 25,), 16_000 if setting.small else 192_000)

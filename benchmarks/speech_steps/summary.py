@@ -1,6 +1,6 @@
 """What the manifest holds and what was left out, as a table for people and as one JSON value."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +28,7 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def _figures(rows: Sequence[ManifestRow]) -> dict[str, Any]:
-    seconds = Counter[str]()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for row in rows:
         seconds[str(row["split"])] += _seconds(row)
     return {

@@ -120,17 +120,21 @@ def _apart(setting: Setting, configs: Sequence[TrainConfig]) -> tuple[Seconds, S
     reader = Loader(cache, entries, choose, setting.options.batch_seconds, configs[0].data.crop_seconds)
     reading = students = Seconds(0.0, 0.0)
     for step in range(setting.options.steps + 1):  # the first warms up
-        spans, selection = _place(reader, step)
-        batches: list[Batch] = []
-        read = partial(reader.read, spans, selection)
-        took = Seconds(*timed_both(lambda read=read, batches=batches: batches.append(read())))
-        batch = replace(batches[0], total_frames=batches[0].frames)
+        took, batch = _read(reader, step)
+        batch = replace(batch, total_frames=batch.frames)
         costs = [Seconds(*timed_both(partial(learner.step, step + 1, [batch]))) for learner in learners]
         if step:
             reading += took
             for cost in costs:
                 students += cost
     return reading, students
+
+
+def _read(reader: Loader, number: int) -> tuple[Seconds, Batch]:
+    """The ``number``-th batch from the start, and how long reading it took."""
+    spans, selection = _place(reader, number)
+    found: list[Batch] = []
+    return Seconds(*timed_both(lambda: found.append(reader.read(spans, selection)))), found[0]
 
 
 def _place(reader: Loader, number: int) -> tuple[Any, Any]:
