@@ -22,8 +22,6 @@ the page cache, and server, proxy and gdist share the machine's cores. All figur
     data_wait                the share of its time that `gdist train` waits for data. The student learns at 0.8 of
                              the pace at which the loader reads from this disk; the cores stay free, as beside a GPU
     copy_of_line             `gdist copy` to a folder, over a plain download
-
-An older gdist without --local is measured by the same command; what it does not have is left out.
 """
 
 import argparse

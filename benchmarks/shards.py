@@ -200,7 +200,7 @@ def reading(folder: Path, spec: ArraySpec, entries: list[Entry], packs: list[Row
         files = sorted(path for path in (cache / "rows" / "c").rglob("*") if path.is_file())
         shards.PLAIN_BYTES = 1 << 62 if compress == "old" else 1 << 14
         name = {COMPRESS: "read", "none": "read_none", "old": "read_old"}[compress]
-        one, two, usual = (Reading(cache, spec, ranges, threads) for threads in (1, 2, THREADS))
+        one, two, usual = (Reading(cache, how, ranges, threads) for threads in (1, 2, THREADS))
         warm = best(partial(on_cores, one, 1), turns, clock=time.process_time)
         figures[f"{name}_warm_GBps"] = size / warm
         figures[f"{name}_two_cores_of_one"] = two_of_one(partial(with_threads, (one, two)), turns)

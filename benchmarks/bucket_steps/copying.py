@@ -12,9 +12,6 @@ from gdist.pipeline.cache.cache import Cache
 
 def run(setting: Setting, say: Say) -> None:
     """The time of a copy, less that of the same command with --dry-run, which is mostly Python's start."""
-    if subprocess.run([*GDIST, "copy", "--help"], capture_output=True, check=False).returncode:
-        say("copy_of_line", "left out: this gdist has no `gdist copy`")
-        return
     for name in ("int8", "fp16"):
         uri, folder = setting.uri(name), setting.folder(name)
         with setting.new_folder() as copy:

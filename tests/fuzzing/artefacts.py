@@ -1,5 +1,6 @@
 """Real artefacts to begin with, made once for all processes of a campaign: speech, a teacher, a cache, a run."""
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
     it says of other places stays true."""
     if HOME not in os.environ:
         os.environ[HOME] = tempfile.mkdtemp(prefix="gdist-fuzzing-")
+        atexit.register(shutil.rmtree, os.environ[HOME], ignore_errors=True)
     path = Path(os.environ[HOME]) / name
     if not path.exists():
         own = path.with_name(f"{uuid.uuid4().hex}-{name}")

@@ -84,9 +84,9 @@ def outcome_of(reader: Reader, data: bytes) -> str:
     return "read"
 
 
-def work(name: str, seed: int, first: int, last: int, results: int) -> None:
+def work(name: str, seed: int, first: int, last: int, results: int, folder: str) -> None:
     """Read the inputs of a reader, in the process that was started for it; one line of JSON each."""
-    with tempfile.TemporaryDirectory(prefix="gdist-fuzz-") as folder, os.fdopen(results, "w", buffering=1) as out:
+    with os.fdopen(results, "w", buffering=1) as out:
         reader = reader_class(name)(Path(folder))
         print("{}", file=out)  # everything is imported and made: from now on an input has its ten seconds
         size = _memory("VmSize")
@@ -109,16 +109,23 @@ def campaign(name: str, seed: int, inputs: int, patience: float = HANG_SECONDS) 
     """Give one reader its inputs, each of which has ``patience`` seconds."""
     counts, first = Counts(), 0
     while first < inputs:
-        for number, outcome, megabytes in _of_one_process(name, seed, first, inputs, patience):
-            counts.add(number, outcome, megabytes)
-            first = number + 1
+        with tempfile.TemporaryDirectory(prefix="gdist-fuzz-", ignore_cleanup_errors=True) as folder:
+            for number, outcome, megabytes in _of_one_process(name, seed, first, inputs, patience, folder):
+                counts.add(number, outcome, megabytes)
+                first = number + 1
     return counts
 
 
-def _of_one_process(name: str, seed: int, first: int, last: int, patience: float) -> Iterator[tuple[int, str, float]]:
-    """Yield what a process says of its inputs, until it ends; and how it ended, where it did not reach the last."""
+def _of_one_process(
+    name: str, seed: int, first: int, last: int, patience: float, folder: str
+) -> Iterator[tuple[int, str, float]]:
+    """Yield what a process says of its inputs, until it ends; and how it ended, where it did not reach the last.
+
+    Args:
+        folder: an empty one for the reader, which the process may not live to remove.
+    """
     ours, theirs = os.pipe()
-    code = f"from fuzzing.campaign import work; work({name!r}, {seed}, {first}, {last}, {theirs})"
+    code = f"from fuzzing.campaign import work; work({name!r}, {seed}, {first}, {last}, {theirs}, {folder!r})"
     path = os.pathsep.join(filter(None, [*map(str, IMPORTED), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-c", code], pass_fds=[theirs], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -172,15 +179,15 @@ def main(settings: dict[str, str]) -> int:
     """Run the campaign that the environment describes. Returns the exit code."""
     names = settings.get("READER", "").split() or list(READERS)
     seed, inputs = int(settings.get("SEED") or 0), int(settings.get("INPUTS") or 10_000)
-    kept = Path(settings.get("KEPT") or tempfile.mkdtemp(prefix="gdist-found-"))
-    bad = 0
+    kept, bad = settings.get("KEPT", ""), 0
     for name in names:
         counts = campaign(name, seed, inputs)
         print(line_of(name, counts), flush=True)
         _show(counts.found)
         bad += len(counts.found)
         if counts.found:
-            _keep(kept / name, name, seed, counts.found)
+            kept = kept or tempfile.mkdtemp(prefix="gdist-found-")
+            _keep(Path(kept) / name, name, seed, counts.found)
     print(f"{bad} inputs were not refused in words; they are in {kept}" if bad else "every input was read or refused")
     return 1 if bad else 0
 
