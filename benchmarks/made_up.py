@@ -1,6 +1,6 @@
 """Caches that no teacher made: what their identity has beside the shape of their arrays, and a whole one.
 
-Axes: T frames, D features.
+Axes: B utterances, L layers, M measures, T frames, D features.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.encode import COMPRESS
 from gdist.pipeline.cache.plan import WAVEFORM, Plan, layer_name
+from gdist.stages.extract.layer_statistics import BatchMeasures, Statistics
 
 NOBODYS: dict[str, Any] = {
     "teacher": {
@@ -52,6 +53,10 @@ def write_cache(uri: str, minutes: float, encoding: str, pack_frames: int) -> No
     cache = Cache.create(uri, Plan(NOBODYS | identity, ABOUT, entries))
     walk_TD = np.cumsum(rng.standard_normal((2 * pack_frames, DIM), np.float32), axis=0)
     walk_TD = (walk_TD[16:] - walk_TD[:-16]) * rng.lognormal(-2.0, 0.7, DIM).astype(np.float32)
+    walk_1TD, lengths_B = torch.from_numpy(walk_TD)[None], torch.tensor([len(walk_TD)])
+    measures = BatchMeasures(lengths_B, cache.encoding)
+    measures.add(walk_1TD, cache.encoding.encode(walk_1TD, lengths_B, {}), {})
+    measured_LMB = measures.result().expand(len(LAYERS), -1, -1)
     for task in cache.todo():
         rows = {name: spec.empty_pack() for name, spec in cache.specs.items()}
         for entry in cache.pack_entries(task.pack):
@@ -67,4 +72,6 @@ def write_cache(uri: str, minutes: float, encoding: str, pack_frames: int) -> No
             samples = np.cumsum(rng.integers(-300, 301, entry.num_samples)) % 8192
             stop = start + entry.num_rows(cache.framing)
             rows[WAVEFORM][start:stop].reshape(-1)[: entry.num_samples] = samples
-        cache.commit(task, rows, {}, {})
+        statistics = Statistics(task.layers, DIM)
+        statistics.add(measured_LMB, [len(walk_TD)])  # those of the whole walk, for each of its excerpts
+        cache.commit(task, rows, {}, statistics.summary())
