@@ -51,19 +51,15 @@ def write_cache(uri: str, minutes: float, encoding: str, pack_frames: int) -> No
     }
     entries = layout.place(lengths, 10**9, layout.CHUNK_FRAMES, pack_frames)
     cache = Cache.create(uri, Plan(NOBODYS | identity, ABOUT, entries))
-    walk_TD = np.cumsum(rng.standard_normal((2 * pack_frames, DIM), np.float32), axis=0)
-    walk_TD = (walk_TD[16:] - walk_TD[:-16]) * rng.lognormal(-2.0, 0.7, DIM).astype(np.float32)
-    walk_1TD, lengths_B = torch.from_numpy(walk_TD)[None], torch.tensor([len(walk_TD)])
-    measures = BatchMeasures(lengths_B, cache.encoding)
-    measures.add(walk_1TD, cache.encoding.encode(walk_1TD, lengths_B, {}), {})
-    measured_LMB = measures.result().expand(len(LAYERS), -1, -1)
+    walk_TD = activations(rng, 2 * pack_frames, DIM)
+    summary = statistics_of(walk_TD, cache)
     for task in cache.todo():
         rows = {name: spec.empty_pack() for name, spec in cache.specs.items()}
         for entry in cache.pack_entries(task.pack):
             start = entry.start_frame - task.pack * pack_frames
             for layer in LAYERS:
                 first = int(rng.integers(len(walk_TD) - entry.num_frames))
-                hidden_TD = torch.from_numpy(walk_TD[first : first + entry.num_frames])
+                hidden_TD = walk_TD[first : first + entry.num_frames]
                 stored = cache.encoding.encode(hidden_TD[None], torch.tensor([entry.num_frames]), {})
                 for folder, values in stored.items():
                     destination = rows[layer_name(layer, folder)]
@@ -72,6 +68,21 @@ def write_cache(uri: str, minutes: float, encoding: str, pack_frames: int) -> No
             samples = np.cumsum(rng.integers(-300, 301, entry.num_samples)) % 8192
             stop = start + entry.num_rows(cache.framing)
             rows[WAVEFORM][start:stop].reshape(-1)[: entry.num_samples] = samples
-        statistics = Statistics(task.layers, DIM)
-        statistics.add(measured_LMB, [len(walk_TD)])  # those of the whole walk, for each of its excerpts
-        cache.commit(task, rows, {}, statistics.summary())
+        cache.commit(task, rows, {}, summary)
+
+
+def activations(rng: np.random.Generator, frames: int, dim: int) -> torch.Tensor:
+    """``[T, D]`` like a layer's: smooth in time, channels of different sizes."""
+    steps = rng.standard_normal((frames + 16, dim), np.float32)
+    np.cumsum(steps, axis=0, out=steps)
+    return torch.from_numpy((steps[16:] - steps[:-16]) * rng.lognormal(-2.0, 0.7, dim).astype(np.float32))
+
+
+def statistics_of(walk_TD: torch.Tensor, cache: Cache) -> dict[str, Any]:
+    """What a receipt says of all layers if each is an excerpt of the same frames: their statistics."""
+    walk_1TD, lengths_B = walk_TD[None], torch.tensor([len(walk_TD)])
+    measures = BatchMeasures(lengths_B, cache.encoding)
+    measures.add(walk_1TD, cache.encoding.encode(walk_1TD, lengths_B, {}), {})
+    statistics = Statistics(cache.layers, walk_TD.shape[1])
+    statistics.add(measures.result().expand(len(cache.layers), -1, -1), [len(walk_TD)])
+    return statistics.summary()

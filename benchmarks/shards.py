@@ -32,6 +32,7 @@ import numpy as np
 import torch
 import xxhash
 from google_crc32c import value as crc32c
+from made_up import activations
 from null_teacher import null_teacher
 from torch import Tensor
 from zarr.storage import MemoryStore
@@ -101,13 +102,6 @@ def planned(packs: int, pack_frames: int = layout.PACK_FRAMES) -> list[Entry]:
     rng = np.random.default_rng(0)
     lengths = [(f"u{n:05d}", int(rng.uniform(2, 15) * framing.SAMPLE_RATE), None) for n in range(60 * packs)]
     return [entry for entry in layout.place(lengths, 10**9, pack_frames=pack_frames) if entry.pack < packs]
-
-
-def walk(frames: int, dim: int) -> Tensor:
-    """Rows like activations: float32 [frames, dim], smooth in time, channels of different sizes."""
-    rng = np.random.default_rng(0)
-    steps = np.cumsum(rng.standard_normal((frames + 16, dim), np.float32), axis=0)
-    return torch.from_numpy((steps[16:] - steps[:-16]) * rng.lognormal(-2.0, 0.7, dim).astype(np.float32))
 
 
 def make_rows(encoding: str, dim: int, entries: list[Entry], pack: int, hidden_TD: Tensor) -> tuple[ArraySpec, Rows]:
@@ -284,7 +278,10 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()  # as extraction does
     torch.set_num_threads(len(CORES))
-    entries, hidden_TD = planned(options.packs), walk(layout.PACK_FRAMES, options.dim)
+    entries, hidden_TD = (
+        planned(options.packs),
+        activations(np.random.default_rng(0), layout.PACK_FRAMES, options.dim),
+    )
     found: dict[str, Any] = {"machine": machine(options.turns)}
     show("the machine", found["machine"])
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -298,7 +295,12 @@ def main() -> None:
             found[encoding] = figures
     found |= found.get("fp16", {})
     if options.null_packs:
-        null = null_teacher(options.null_packs, options.layers, walk(layout.PACK_FRAMES, options.dim), options.folder)
+        null = null_teacher(
+            options.null_packs,
+            options.layers,
+            activations(np.random.default_rng(0), layout.PACK_FRAMES, options.dim),
+            options.folder,
+        )
         show("null teacher, fp16", null)
         found |= null
     if options.json:

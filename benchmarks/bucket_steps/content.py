@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from extract import wavlm_base
+from made_up import activations, statistics_of
 from torch import Tensor
 
 from gdist.pipeline import framing
@@ -18,7 +19,6 @@ from gdist.pipeline.cache import layout
 from gdist.pipeline.cache.cache import Cache
 from gdist.pipeline.cache.plan import WAVEFORM, Task, layer_name
 from gdist.pipeline.manifest.table import Manifest
-from gdist.stages.extract.layer_statistics import BatchMeasures, Statistics
 from gdist.stages.extract.plan import ExtractConfig, make_plan
 from gdist.stages.teachers import load_teacher
 
@@ -41,12 +41,8 @@ class Content:
 
     @cached_property
     def walk(self) -> Tensor:
-        """Rows like activations: smooth in time, channels of different sizes."""
-        rng = np.random.default_rng(0)
-        steps = rng.standard_normal((WALK + 16, self.teacher.dim), np.float32)
-        np.cumsum(steps, axis=0, out=steps)
-        walk_TD = (steps[16:] - steps[:-16]) * rng.lognormal(-2.0, 0.7, self.teacher.dim).astype(np.float32)
-        return torch.from_numpy(walk_TD)
+        """Rows like activations."""
+        return activations(np.random.default_rng(0), WALK, self.teacher.dim)
 
     @cached_property
     def audio(self) -> Rows:
@@ -72,13 +68,9 @@ class Content:
         cache = Cache.create(str(uri), plan)
         stored = cache.encoding.encode(self.walk[None], torch.tensor([WALK]), {})
         walks = {folder: rows[0].numpy() for folder, rows in stored.items()}
-        measures = BatchMeasures(torch.tensor([WALK]), cache.encoding)
-        measures.add(self.walk[None], stored, {})
-        measured_LMB = measures.result().expand(len(cache.layers), -1, -1)
+        summary = statistics_of(self.walk, cache)
         for task in cache.todo():
-            statistics = Statistics(task.layers, self.teacher.dim)
-            statistics.add(measured_LMB, [WALK])  # those of the whole walk, for each of its excerpts
-            cache.commit(task, self._rows(cache, task, walks), {}, statistics.summary())
+            cache.commit(task, self._rows(cache, task, walks), {}, summary)
         cache.summarize()
         return Cache.open(str(uri))
 
